@@ -1,0 +1,91 @@
+"""The application that every program starts from: error envelope, request frame, metrics, and settings they share."""
+
+import ipaddress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from kit import __version__
+from kit.errors import install_error_handlers
+from kit.guard import AdminGuard, BrowserGuard, KeyRing, Network
+from kit.logs import LogFormat
+from kit.metrics import HttpMetrics, metrics_route
+from kit.middleware import RequestFrame
+from kit.settings import Settings
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class HttpSettings(Settings):
+    """What every HTTP server of the cluster takes from its environment."""
+
+    host: str = Field("127.0.0.1", description="the address to listen on, 0.0.0.0 for all")
+    port: int = Field(ge=1, le=65535, description="the port to listen on, 1 to 65535")
+    log_level: str = Field(
+        "INFO", pattern="(?i)^(debug|info|warning|error)$", description="debug, info, warning, error"
+    )
+    log_format: LogFormat = Field("auto", description="auto (console on a terminal, else json), json or console")
+    allowed_hosts: CommaSeparated = Field(
+        (), description="comma-separated host names to answer to, beyond IP addresses and names without a dot"
+    )
+    allowed_origins: CommaSeparated = Field(
+        (), description="comma-separated web origins (https://chat.example.org) whose pages may call this server"
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="the bearer token for routes that change something, needed off ADMIN_TRUSTED_NETWORKS"
+    )
+    admin_trusted_networks: CommaSeparated = Field(
+        ("127.0.0.0/8", "::1/128"), description="comma-separated networks from which changes need no token"
+    )
+
+    @field_validator("allowed_hosts", "allowed_origins", "admin_trusted_networks", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("admin_trusted_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    def browser_guard(self) -> BrowserGuard:
+        """The Host and Origin check of these settings."""
+        return BrowserGuard(self.allowed_hosts, self.allowed_origins)
+
+    def admin_guard(self) -> AdminGuard:
+        """The check of requests that change something."""
+        networks: list[Network] = [ipaddress.ip_network(network) for network in self.admin_trusted_networks]
+        return AdminGuard(self.admin_token.get_secret_value() if self.admin_token else None, networks)
+
+
+def create_app(
+    *, title: str, settings: HttpSettings, metrics: HttpMetrics, keys: KeyRing, lifespan: Lifespan | None = None
+) -> FastAPI:
+    """Make the FastAPI application with everything that does not depend on what it serves.
+
+    The caller adds its routes. `keys` guards /v1. Nothing is read from the environment here.
+    """
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan)
+    install_error_handlers(app)
+    app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
+    app.add_api_route("/metrics", metrics_route(metrics), methods=["GET"], include_in_schema=False)
+    return app
+
+
+def admin_only(guard: AdminGuard) -> object:
+    """A FastAPI dependency for routes that change something; put it into `dependencies=[...]`."""
+
+    def check(request: Request) -> None:
+        client = request.client.host if request.client else None
+        refusal = guard.refusal(client, request.headers.get("authorization"))
+        if refusal is not None:
+            raise refusal
+
+    return Depends(check)

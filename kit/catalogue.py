@@ -1,0 +1,121 @@
+"""The catalogue, `models.yaml`: what the cluster serves, each model pinned to a commit. Read by every part of it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from kit.errors import ModelNotFound
+from kit.settings import SettingsError
+
+Kind = Literal["llm", "multimodal", "embedding", "reranker", "transcription"]
+
+# The Hub's own rule for names (https://huggingface.co/docs/hub/repositories): no path can hide in one.
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
+REPO = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
+VIRTUAL_MODEL = "cluster"
+
+
+class Entry(BaseModel):
+    """One model of the catalogue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="the key in models.yaml, a short name")
+    kind: Kind
+    hf_repo: str = Field(description="the repository on the Hugging Face Hub, ORG/NAME")
+    revision: str = Field("main", min_length=1, max_length=200, description="a commit (40 hex digits), branch or tag")
+    aliases: tuple[str, ...] = ()
+    optional: bool = Field(False, description="the cluster counts as complete without it")
+    description: str = ""
+    allow_patterns: tuple[str, ...] | None = None
+    ignore_patterns: tuple[str, ...] | None = None
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    context_length: int | None = Field(None, ge=1, description="tokens, prompt and answer together")
+    supports_tools: bool = False
+
+    @field_validator("name", "aliases")
+    @classmethod
+    def _names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in (value,) if isinstance(value, str) else value:
+            if not NAME.match(name):
+                raise ValueError(f"{name!r} is not a model name: letters, digits, '.', '_', '-', at most 96")
+            if name == VIRTUAL_MODEL:
+                raise ValueError(f"{name!r} is taken: it stands for the best model of the cluster")
+        return value
+
+    @field_validator("hf_repo")
+    @classmethod
+    def _repo(cls, value: str) -> str:
+        if not REPO.match(value):
+            raise ValueError(f"{value!r} is not a repository, ORG/NAME")
+        return value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything a request may call this model: its name, its aliases, its repository."""
+        return (self.name, *self.aliases, self.hf_repo)
+
+
+class Catalogue:
+    """The models of one `models.yaml`, looked up by name, alias or repository."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        """Raises SettingsError when two models claim one name."""
+        self._by_any_name: dict[str, Entry] = {}
+        self._entries = {entry.name: entry for entry in entries}
+        for entry in entries:
+            for name in entry.names:
+                other = self._by_any_name.setdefault(name, entry)
+                if other is not entry:
+                    raise SettingsError(f"models.yaml: {other.name} and {entry.name} both claim the name {name!r}")
+
+    @classmethod
+    def load(cls, path: Path) -> "Catalogue":
+        """Read and check the file at `path`.
+
+        Raises SettingsError that names the file, the model, the key and what is wrong with it.
+        """
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"The catalogue {path} cannot be read: {error.strerror}. Set CATALOGUE.") from error
+        except yaml.YAMLError as error:
+            raise SettingsError(f"The catalogue {path} is not YAML: {error}") from error
+        if not isinstance(document, dict) or not document:
+            raise SettingsError(f"The catalogue {path} holds no models. It maps a name to {{kind, hf_repo, ...}}.")
+        return cls([_entry(path, name, fields) for name, fields in document.items()])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, name: str) -> Entry | None:
+        """The model that goes by `name` (a name, alias or repository), or None."""
+        return self._by_any_name.get(name)
+
+    def resolve(self, name: str) -> Entry:
+        """Like `find`, but raises ModelNotFound, which lists the names there are."""
+        entry = self.find(name)
+        if entry is None:
+            raise ModelNotFound(name, self._entries)
+        return entry
+
+
+def _entry(path: Path, name: object, fields: object) -> Entry:
+    if not isinstance(fields, dict):
+        raise SettingsError(f"{path}: {name}: expected {{kind, hf_repo, ...}}, got {fields!r}")
+    try:
+        return Entry.model_validate({**fields, "name": str(name)})
+    except ValidationError as error:
+        problems = [
+            f"{path}: {name}: {'.'.join(str(part) for part in problem['loc'])}: "
+            f"{problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+            for problem in error.errors()
+        ]
+        raise SettingsError("\n".join(problems)) from error

@@ -1,0 +1,195 @@
+"""OpenAI's error envelope, everywhere: one base class, one place that turns it into a response.
+
+Source of the shape: https://platform.openai.com/docs/guides/error-codes and the official client's error classes.
+"""
+
+import http
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+class ApiError(Exception):
+    """An answer that is an error. Subclasses fix status, type and code; the message says what to do next."""
+
+    status = 500
+    type = "internal_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status or self.status
+        self.type = type or self.type
+        self.code = code or self.code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The envelope `{"error": {"message", "type", "param", "code"}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def encoded(self) -> bytes:
+        """The envelope as UTF-8 JSON, for code that writes to a socket itself."""
+        return json.dumps(self.body(), ensure_ascii=False).encode()
+
+
+class InvalidRequest(ApiError):
+    """The request itself is wrong; sending it again unchanged will not help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidApiKey(ApiError):
+    """No key, or one that is not known here."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ApiError):
+    """The caller may not do this from where it stands."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(ApiError):
+    """No such thing at this address."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(ApiError):
+    """The named model is not served here; the message lists those that are."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+    def __init__(self, model: str, known: Iterable[str]) -> None:
+        names = ", ".join(sorted(known)) or "none yet"
+        super().__init__(f"The model {model!r} does not exist here. Models that do: {names}.", param="model")
+
+
+class PayloadTooLarge(ApiError):
+    """The body is over a limit; the message names the limit and the setting that moves it."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class _RetryLater(ApiError):
+    """An error that passes by itself: carries `Retry-After` in whole seconds, at least 1."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, param: str | None = None) -> None:
+        super().__init__(message, param=param, headers={"Retry-After": str(max(1, math.ceil(retry_after)))})
+
+
+class Busy(_RetryLater):
+    """Too much work is waiting already."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "busy"
+
+
+class NoHealthyBackend(_RetryLater):
+    """Every service that could answer is down; the message names them."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "no_healthy_backend"
+
+
+class ModelLoading(_RetryLater):
+    """The model is on its way; the message says how far it is."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "model_loading"
+
+
+class BadGateway(ApiError):
+    """A backend broke the connection or answered what is not HTTP."""
+
+    status = 502
+    type = "upstream_error"
+    code = "bad_gateway"
+
+
+class UpstreamTimeout(ApiError):
+    """A backend did not answer within its deadline."""
+
+    status = 504
+    type = "upstream_error"
+    code = "upstream_timeout"
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error of `app` leave in the envelope: ours, FastAPI's validation, Starlette's 404 and 405.
+
+    Bugs are answered by `kit.middleware`, which also logs them under their request id.
+    """
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+
+
+def respond(error: ApiError) -> JSONResponse:
+    """Turn `error` into its HTTP response."""
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _answer_api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return respond(error)
+
+
+async def _answer_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    if not problems:
+        return respond(InvalidRequest("The request is not valid."))
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return respond(InvalidRequest(f"{where or 'body'}: {first['msg']}{more}", param=where))
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    reason = http.HTTPStatus(error.status_code).phrase
+    if error.status_code == 404:
+        message = f"No route {request.method} {request.url.path}. GET /docs lists what is here."
+    elif error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}."
+    else:
+        message = str(error.detail or reason)
+    kind = "invalid_request_error" if error.status_code < 500 else "internal_error"
+    code = reason.lower().replace(" ", "_")
+    headers = error.headers
+    return respond(ApiError(message, status=error.status_code, type=kind, code=code, headers=headers))

@@ -1,0 +1,142 @@
+"""Who may ask: Host and Origin checks, API keys, and the admin token. Pure decisions, usable off ASGI too.
+
+Why Host and Origin: a cluster on localhost has no password by default, and a web page that its user merely visits can
+send requests to localhost (cross-site) or rebind its own domain name to 127.0.0.1. The first carries a foreign
+`Origin`, the second a foreign `Host`. See https://owasp.org/www-community/attacks/DNS_Rebinding.
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from kit.errors import ApiError, Forbidden, InvalidApiKey
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class BrowserGuard:
+    """Decides on the `Host` and `Origin` of a request.
+
+    `allowed_hosts` are names (no port) beyond those always allowed: IP addresses and names without a dot (localhost,
+    Compose service names), since no public domain can be rebound to either. `.example.org` allows every name below it.
+    `allowed_origins` are whole origins (`https://chat.example.org`) beyond the request's own.
+    """
+
+    def __init__(self, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
+        self._hosts = {host.lower() for host in allowed_hosts}
+        self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
+
+    def refusal(self, host: str | None, origin: str | None) -> ApiError | None:
+        """Return the error to answer with, or None when the request may pass."""
+        name = _host_name(host or "")
+        if not self._allows_host(name):
+            return Forbidden(
+                f"The Host {host!r} is not one this server answers to. Add it to ALLOWED_HOSTS if it is yours.",
+                code="host_not_allowed",
+            )
+        if origin is not None and not self._allows_origin(origin.lower(), (host or "").lower()):
+            return Forbidden(
+                f"Web pages from {origin!r} may not call this server. Add the origin to ALLOWED_ORIGINS if it is yours.",
+                code="origin_not_allowed",
+            )
+        return None
+
+    def _allows_host(self, name: str) -> bool:
+        if not name:
+            return False
+        if "." not in name and ":" not in name:
+            return True
+        if (
+            name in self._hosts
+            or any(h.startswith(".") and name.endswith(h) for h in self._hosts)
+            or "*" in self._hosts
+        ):
+            return True
+        return name.endswith(".localhost") or _is_address(name)
+
+    def _allows_origin(self, origin: str, host: str) -> bool:
+        if origin in self._origins or "*" in self._origins:
+            return True
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:
+            return False
+
+
+class KeyRing:
+    """Bearer keys. An empty ring lets everybody in."""
+
+    def __init__(self, keys: Iterable[str], *, variable: str) -> None:
+        self._keys = [key.encode() for key in keys if key]
+        self._variable = variable
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def refusal(self, authorization: str | None) -> ApiError | None:
+        """Return the 401 to answer with, or None when the `Authorization` header holds a known key."""
+        if not self._keys:
+            return None
+        key = bearer(authorization)
+        if key is None:
+            return InvalidApiKey(f"No API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
+        presented = key.encode()
+        # Every key is compared, so that the time taken tells nothing about which one came close.
+        if not any([hmac.compare_digest(presented, known) for known in self._keys]):
+            return InvalidApiKey(f"This API key is not known here. Known keys are in {self._variable}.")
+        return None
+
+
+class AdminGuard:
+    """Decides on requests that change something: free from the `trusted` networks, by token from elsewhere."""
+
+    def __init__(self, token: str | None, trusted: Sequence[Network]) -> None:
+        self._token = token.encode() if token else None
+        self._trusted = trusted
+
+    def refusal(self, client: str | None, authorization: str | None) -> ApiError | None:
+        """Return the error to answer with, or None. `client` is the peer's address as the socket tells it."""
+        if client is None or self._trusts(client):
+            return None
+        if self._token is None:
+            return Forbidden(
+                f"Changes from {client} are refused: set ADMIN_TOKEN on the server and send it as a bearer token, "
+                "or send the request from the machine itself.",
+                code="admin_token_not_set",
+            )
+        key = bearer(authorization)
+        if key is None or not hmac.compare_digest(key.encode(), self._token):
+            return InvalidApiKey("This route changes something: send 'Authorization: Bearer ADMIN_TOKEN'.")
+        return None
+
+    def _trusts(self, client: str) -> bool:
+        try:
+            address = ipaddress.ip_address(client.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._trusted)
+
+
+def bearer(authorization: str | None) -> str | None:
+    """Return the token of an `Authorization: Bearer TOKEN` header (scheme in any case), or None."""
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _host_name(host: str) -> str:
+    """Strip the port of a Host header: `[::1]:80` gives `::1`, `localhost:80` gives `localhost`."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower().rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""What happens around every request, as one plain ASGI middleware that never buffers.
+
+In order: a request id, the Host and Origin check, the key check on /v1, the access log line, the metrics.
+"""
+
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kit.errors import ApiError, respond
+from kit.guard import BrowserGuard, KeyRing
+from kit.metrics import HttpMetrics
+
+log = structlog.get_logger("access")
+
+# Polled every few seconds by machines: logged only when they fail.
+QUIET_PATHS = frozenset({"/health", "/metrics", "/gpu-stats"})
+MAX_REQUEST_ID = 128
+
+
+def request_id_from(value: str | None) -> str:
+    """Keep a caller's request id when it is short and printable ASCII (it goes into logs and headers), else make one."""
+    if value and len(value) <= MAX_REQUEST_ID and value.isascii() and value.isprintable():
+        return value
+    return secrets.token_hex(8)
+
+
+class RequestFrame:
+    """Wraps an ASGI application. `keys` guards paths under /v1 only; the rest is for operators and health checks."""
+
+    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics, browser: BrowserGuard, keys: KeyRing) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._browser = browser
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection scope; anything but HTTP passes through untouched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = request_id_from(headers.get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        exchange = _Exchange(scope, send, request_id, self._metrics)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                refusal = self._refusal(scope, headers)
+                app = self._app if refusal is None else respond(refusal)
+                await app(scope, receive, exchange.send)
+            except Exception as error:
+                log.error("bug", method=scope["method"], path=scope["path"], exc_info=error)
+                if exchange.started:
+                    raise  # the server cuts the connection, which is the only honest end of half an answer
+                bug = ApiError(f"Internal error. The server's log has its cause under request id {request_id}.")
+                await respond(bug)(scope, receive, exchange.send)
+            finally:
+                exchange.finish()
+
+    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        refusal = self._browser.refusal(headers.get("host"), headers.get("origin"))
+        if refusal is None and scope["path"].startswith("/v1/"):
+            refusal = self._keys.refusal(headers.get("authorization"))
+        return refusal
+
+
+class _Exchange:
+    """One request's bookkeeping, from its arrival until its answer has gone or been given up."""
+
+    def __init__(self, scope: Scope, send: Send, request_id: str, metrics: HttpMetrics) -> None:
+        self._scope = scope
+        self._send = send
+        self._request_id = request_id
+        self._metrics = metrics
+        self._began = time.perf_counter()
+        self._status = 0
+        self._first_byte_s = 0.0
+        metrics.in_flight.inc()
+
+    @property
+    def started(self) -> bool:
+        """Whether the answer's head has gone out."""
+        return self._status != 0
+
+    async def send(self, message: Message) -> None:
+        """Pass `message` on, with the request id in the answer's head."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._first_byte_s = time.perf_counter() - self._began
+            MutableHeaders(scope=message)["x-request-id"] = self._request_id
+        await self._send(message)
+
+    def finish(self) -> None:
+        """Write the log line and the metrics; called once, whatever happened."""
+        # The template (`/models/{name}`), not the path: a label per model or per scanner's guess would grow for ever.
+        route = getattr(self._scope.get("route"), "path", "other")
+        # 499 is nginx's code for a client that left before its answer began.
+        status = self._status or 499
+        method = self._scope["method"]
+        self._metrics.in_flight.dec()
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(self._first_byte_s or time.perf_counter() - self._began)
+        if status < 400 and self._scope["path"] in QUIET_PATHS:
+            return
+        client = self._scope.get("client")
+        log.info(
+            "request",
+            method=method,
+            path=self._scope["path"],
+            status=status,
+            ms=round((time.perf_counter() - self._began) * 1000, 1),
+            client=client[0] if client else None,
+        )

@@ -1,0 +1,264 @@
+"""The frame of every model service: it listens at once, loads its model in the background, and tells how far it is.
+
+A service gives `ModelService` a coroutine that turns a folder of verified files into an engine, and adds its OpenAI
+routes to `create_service_app`. `/health`, `/gpu-stats`, `/v1/models` and `/metrics` are the same everywhere.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import Field, SecretStr
+
+from kit.app import HttpSettings, create_app
+from kit.catalogue import Catalogue, Entry, Kind
+from kit.errors import ModelNotFound
+from kit.gpu import gpu_stats
+from kit.guard import KeyRing
+from kit.loading import Loading
+from kit.metrics import HttpMetrics
+from kit.model_files import ModelFilesError, fetch_model
+from kit.settings import SettingsError
+
+log = structlog.get_logger(__name__)
+
+Report = Callable[[float, str], None]
+
+# Fetching is the first half of the progress that /health shows, loading the second.
+FETCH_SHARE = 0.5
+RETRY_FIRST_S = 1.0
+RETRY_MOST_S = 15.0
+
+
+class Engine(Protocol):
+    """What runs the model. Made in the background; `aclose` frees the device and ends every thread and process."""
+
+    name: str
+    device: str
+
+    async def aclose(self) -> None: ...
+
+
+E = TypeVar("E", bound=Engine)
+LoadEngine = Callable[[Path, Report], Awaitable[E]]
+
+
+class ServiceSettings(HttpSettings):
+    """What every model service takes from its environment."""
+
+    service_name: str = Field(description="the name of this service, as the gateway and the logs show it")
+    model: str = Field(description="a name, alias or repository of the catalogue")
+    catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
+    registry_url: str = Field("http://127.0.0.1:8090", description="where the registry answers")
+    registry_token: SecretStr | None = Field(None, description="the bearer token for the registry, if it asks for one")
+    model_cache: Path = Field(Path.home() / ".cache" / "gpu-cluster" / "models", description="a folder for model files")
+    model_dir: Path | None = Field(None, description="a folder to load instead of asking the registry")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    api_keys: SecretStr | None = Field(None, description="comma-separated bearer keys that /v1 asks for")
+
+    def entry(self, *kinds: Kind) -> Entry:
+        """The catalogue's entry for MODEL.
+
+        Raises SettingsError when there is none, or when it is not of one of `kinds`.
+        """
+        catalogue = Catalogue.load(self.catalogue)
+        try:
+            entry = catalogue.resolve(self.model)
+        except ModelNotFound as error:
+            raise SettingsError(f"MODEL={self.model} is not in {self.catalogue}. {error.message}") from error
+        if entry.kind not in kinds:
+            raise SettingsError(f"MODEL={self.model} is of kind {entry.kind}; this service runs {' or '.join(kinds)}.")
+        return entry
+
+    def key_ring(self) -> KeyRing:
+        """The keys that /v1 of this service asks for."""
+        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        return KeyRing((key.strip() for key in keys), variable="API_KEYS")
+
+
+class ModelService(Generic[E]):
+    """One model's life in this process: fetch, load, serve, close."""
+
+    def __init__(self, settings: ServiceSettings, entry: Entry, load_engine: LoadEngine[E]) -> None:
+        self.settings = settings
+        self.entry = entry
+        self.loading = Loading(entry.name)
+        self.metrics = HttpMetrics(settings.service_name)
+        self._load_engine = load_engine
+        self._engine: E | None = None
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+
+    def engine(self) -> E:
+        """The engine. Raises ModelLoading, or a 503 with the reason when loading failed."""
+        if self._engine is None:
+            refusal = self.loading.refusal()
+            assert refusal is not None, "healthy without an engine"
+            raise refusal
+        return self._engine
+
+    @property
+    def loaded(self) -> E | None:
+        """The engine, or None while there is none."""
+        return self._engine
+
+    def check_model(self, name: str | None) -> str:
+        """Return the catalogue name for a request's `model`; no name means this model.
+
+        Raises ModelNotFound for any other model's name.
+        """
+        if name and name not in self.entry.names:
+            raise ModelNotFound(name, self.entry.names)
+        return self.entry.name
+
+    @contextlib.asynccontextmanager
+    async def running(self, _app: FastAPI) -> AsyncIterator[None]:
+        """The application's lifespan: loads in the background, closes the engine at the end."""
+        task = asyncio.create_task(self._load(), name="load model")
+        try:
+            yield
+        finally:
+            self._stop.set()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            if self._engine is not None:
+                await self._engine.aclose()
+
+    async def _load(self) -> None:
+        try:
+            folder = self.settings.model_dir or await self._fetch()
+            self.loading.report(FETCH_SHARE, "loading the model")
+            self._engine = await self._load_engine(folder, self._report_load)
+        except Exception as error:
+            log.error("model failed to load", model=self.entry.name, exc_info=error)
+            self.loading.fail(str(error) or type(error).__name__)
+            return
+        self.loading.finish()
+        seconds = round(time.monotonic() - self._started, 1)
+        log.info("model ready", model=self.entry.name, engine=self._engine.name, seconds=seconds)
+
+    async def _fetch(self) -> Path:
+        """Fetch the files, waiting for a registry that is not up or a model that is not mirrored yet."""
+        delay = RETRY_FIRST_S
+        while True:
+            try:
+                return await in_daemon_thread(self._fetch_once)
+            except ModelFilesError as error:
+                if not error.may_pass:
+                    raise
+                if delay == RETRY_FIRST_S:
+                    log.warning("model files not there yet", model=self.entry.name, reason=str(error))
+                self.loading.report(0.0, f"waiting: {error}")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RETRY_MOST_S)
+
+    def _fetch_once(self) -> Path:
+        token = self.settings.registry_token
+        return fetch_model(
+            self.entry,
+            registry_url=self.settings.registry_url,
+            token=token.get_secret_value() if token else None,
+            cache=self.settings.model_cache,
+            report=lambda done, detail: self.loading.report(done * FETCH_SHARE, detail),
+            stop=self._stop,
+        )
+
+    def _report_load(self, done: float, detail: str) -> None:
+        self.loading.report(FETCH_SHARE + done * (1 - FETCH_SHARE), detail)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """The status code and body of `GET /health`."""
+        now = self.loading.now
+        engine = self._engine
+        body: dict[str, Any] = {
+            "status": now.status,
+            "service": self.settings.service_name,
+            "kind": self.entry.kind,
+            "model": self.entry.name,
+            "engine": engine.name if engine else None,
+            "device": engine.device if engine else self.settings.device,
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+        }
+        if now.status != "healthy":
+            body |= {"progress": now.progress, "detail": now.detail}
+        return (200 if now.status == "healthy" else 503), body
+
+    def models(self) -> dict[str, Any]:
+        """The body of `GET /v1/models`: one entry per name this service answers to."""
+        extra = {"kind": self.entry.kind, "context_length": self.entry.context_length}
+        return {
+            "object": "list",
+            "data": [
+                {"id": name, "object": "model", "created": 0, "owned_by": self.settings.service_name, **extra}
+                | ({} if name == self.entry.name else {"root": self.entry.name})
+                for name in self.entry.names
+            ],
+        }
+
+
+def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
+    """Make a model service's application with the routes that all of them share."""
+    app = create_app(
+        title=title,
+        settings=service.settings,
+        metrics=service.metrics,
+        keys=service.settings.key_ring(),
+        lifespan=service.running,
+    )
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """200 when the model answers; 503 with `progress` and `detail` while it loads, or with the reason it failed."""
+        status, body = service.health()
+        return JSONResponse(body, status_code=status)
+
+    @app.get("/gpu-stats")
+    async def gpus() -> dict[str, Any]:
+        """Memory, load, temperature and power of the GPUs that this service may see."""
+        return await asyncio.to_thread(gpu_stats)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The names that this service answers to."""
+        return service.models()
+
+    return app
+
+
+T = TypeVar("T")
+
+
+async def in_daemon_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run `function` in a thread of its own that does not keep the process alive.
+
+    Unlike `asyncio.to_thread`, whose executor is joined at exit: Ctrl-C in the middle of a long load must not wait.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # None only where T admits it
+
+    def work() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = (function(*args), None)
+        except BaseException as error:
+            outcome = (None, error)
+        with contextlib.suppress(RuntimeError):  # the loop has gone: nobody waits for the result any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, name=getattr(function, "__name__", "work"), daemon=True).start()
+    return await future

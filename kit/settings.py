@@ -1,0 +1,88 @@
+"""Settings from the environment: one base class, secrets from files, and failures a person can act on.
+
+Every program of the cluster subclasses `Settings`, gives each field a `description`, and calls `load_settings` once at
+start. Nothing else reads the environment.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class SettingsError(Exception):
+    """The environment holds a value the program cannot start with; the message names variable, value and remedy."""
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """Reads the field `x` from the file that the variable `X_FILE` names, as Docker and Kubernetes hand secrets in."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return (value or None, key, value_is_complex) for one field.
+
+        Raises SettingsError when the file is named but cannot be read.
+        """
+        variable = f"{field_name.upper()}_FILE"
+        path = os.environ.get(variable)
+        if not path or f"{field_name}_file" in self.settings_cls.model_fields:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise SettingsError(f"{variable}={path} cannot be read: {error.strerror}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values of all fields whose `X_FILE` variable is set."""
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """Base of every program's settings. An empty variable counts as unset, as `X=` in an env file is meant."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, then environment, then `X_FILE`."""
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+def load_settings(settings_class: type[S], **overrides: Any) -> S:
+    """Build `settings_class` from `overrides` and the environment.
+
+    Raises SettingsError with one line per wrong variable: its name, what it got, what it takes.
+    """
+    try:
+        return settings_class(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(settings_class, error)) from error
+
+
+def _explain(settings_class: type[BaseSettings], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        field = settings_class.model_fields.get(name)
+        got = "is not set" if problem["type"] == "missing" else f"is {_shown(field, problem['input'])}"
+        takes = f" It takes: {field.description}" if field is not None and field.description else ""
+        lines.append(f"{name.upper()} {got}: {problem['msg'].removeprefix('Value error, ')}.{takes}")
+    return "\n".join(lines)
+
+
+def _shown(field: FieldInfo | None, value: object) -> str:
+    """Show a wrong value, except a secret's: settings errors end up in logs."""
+    secret = field is not None and "Secret" in str(field.annotation)
+    return "set to a value not shown here" if secret else repr(value)
