@@ -1,0 +1,1 @@
+"""Ratios against peers, one command each: `python -m bench.NAME`."""

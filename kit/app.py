@@ -1,4 +1,4 @@
-"""The application that every program starts from: error envelope, request frame, metrics, and settings they share."""
+"""The application that every program starts from: error envelope, request frame, metrics, shared settings."""
 
 import ipaddress
 from collections.abc import Callable

@@ -37,7 +37,7 @@ class BrowserGuard:
             )
         if origin is not None and not self._allows_origin(origin.lower(), (host or "").lower()):
             return Forbidden(
-                f"Web pages from {origin!r} may not call this server. Add the origin to ALLOWED_ORIGINS if it is yours.",
+                f"Web pages from {origin!r} may not call this server. Add it to ALLOWED_ORIGINS if it is yours.",
                 code="origin_not_allowed",
             )
         return None
@@ -56,7 +56,7 @@ class BrowserGuard:
         return name.endswith(".localhost") or _is_address(name)
 
     def _allows_origin(self, origin: str, host: str) -> bool:
-        if origin in self._origins or "*" in self._origins:
+        if origin in self._origins:
             return True
         try:
             return urlsplit(origin).netloc == host
@@ -82,8 +82,7 @@ class KeyRing:
         if key is None:
             return InvalidApiKey(f"No API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
         presented = key.encode()
-        # Every key is compared, so that the time taken tells nothing about which one came close.
-        if not any([hmac.compare_digest(presented, known) for known in self._keys]):
+        if not any(hmac.compare_digest(presented, known) for known in self._keys):
             return InvalidApiKey(f"This API key is not known here. Known keys are in {self._variable}.")
         return None
 

@@ -6,6 +6,7 @@ The standard library's records (uvicorn, engines) pass through the same renderer
 import logging
 import logging.config
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -30,7 +31,8 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
         shared.append(structlog.processors.format_exc_info)
         renderer: Any = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer()
+        # Plain tracebacks: the rich ones print local variables, and with them keys and prompts.
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -64,6 +66,6 @@ class _Service:
     def __init__(self, service: str) -> None:
         self._service = service
 
-    def __call__(self, _logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event.setdefault("service", self._service)
         return event

@@ -22,7 +22,7 @@ MAX_REQUEST_ID = 128
 
 
 def request_id_from(value: str | None) -> str:
-    """Keep a caller's request id when it is short and printable ASCII (it goes into logs and headers), else make one."""
+    """Keep a caller's id when it is short, printable ASCII (it goes into logs and headers); else make one."""
     if value and len(value) <= MAX_REQUEST_ID and value.isascii() and value.isprintable():
         return value
     return secrets.token_hex(8)

@@ -60,5 +60,5 @@ def listen(name: str, host: str, port: int) -> socket.socket:
 
 def fail(message: str) -> NoReturn:
     """Print `message` to stderr and exit with EX_CONFIG."""
-    print(message, file=sys.stderr)
+    sys.stderr.write(message + "\n")
     raise SystemExit(EXIT_CONFIG)

@@ -43,7 +43,9 @@ class Engine(Protocol):
     name: str
     device: str
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """End the engine; called once, when the service stops."""
+        ...
 
 
 E = TypeVar("E", bound=Engine)
@@ -255,7 +257,7 @@ async def in_daemon_thread(function: Callable[..., T], *args: Any) -> T:
     def work() -> None:
         try:
             outcome: tuple[T | None, BaseException | None] = (function(*args), None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # carried to the awaiting task, which raises it
             outcome = (None, error)
         with contextlib.suppress(RuntimeError):  # the loop has gone: nobody waits for the result any more
             loop.call_soon_threadsafe(settle, *outcome)

@@ -1,0 +1,1 @@
+"""The model services: thin frames around engines that other people keep."""
