@@ -1,0 +1,231 @@
+"""A store in a folder of this machine: no server needed, the same layout as the bucket.
+
+Everything is written beside its place, fsynced and renamed, and the folder is fsynced after the rename: after a power
+cut a blob or document is there whole or not at all, and what was said to be there is there.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key
+
+CHUNK = 1 << 20
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class FileStore:
+    """See `registry.store.Store`. Several processes may use one folder at once."""
+
+    def __init__(self, root: Path) -> None:
+        """Make the folder if need be. Raises StoreError when it cannot be used."""
+        self._root = root.expanduser().absolute()
+        self._incoming = self._root / "incoming"
+        self._lock = threading.Lock()
+        with self._failures("make"):
+            for folder in (self._incoming, self._root / "blobs" / "sha256"):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def where(self) -> str:
+        """The folder, as STORE spells it."""
+        return f"file:{self._root}"
+
+    def check(self) -> None:
+        """Prove that the folder is there and can be listed."""
+        with self._failures("read"):
+            next(os.scandir(self._root), None)
+
+    def free_bytes(self) -> int | None:
+        """The room on the folder's disk that this user may fill."""
+        with self._failures("read"):
+            return shutil.disk_usage(self._root).free
+
+    def blob_size(self, digest: str) -> int | None:
+        """The blob's size, or None."""
+        try:
+            return self._blob(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Write to `incoming/`, hash on the way, rename when the digest is right."""
+        if self.blob_size(digest) == size:
+            return
+        temporary = self._incoming / f"{digest}.{secrets.token_hex(4)}"
+        hasher, done = hashlib.sha256(), 0
+        try:
+            with self._failures("write to"), temporary.open("xb", buffering=0) as file:
+                for chunk in _shielded(chunks):
+                    done += len(chunk)
+                    if done > size:
+                        break
+                    hasher.update(chunk)
+                    _write_all(file.fileno(), chunk)
+                if done != size or hasher.hexdigest() != digest:
+                    raise DigestMismatch(_mismatch(digest, size, hasher.hexdigest(), done))
+                os.fchmod(file.fileno(), 0o444)
+                os.fsync(file.fileno())
+            with self._failures("write to"):
+                self._publish(temporary, self._blob(digest))
+        except _SourceFailed as failure:
+            raise failure.error from failure.error.__cause__
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes in pieces of 1 MiB."""
+        with self._failures("read"), self._blob(digest).open("rb", buffering=0) as file:
+            file.seek(start)
+            left = None if end is None else end - start
+            while left is None or left > 0:
+                chunk = file.read(CHUNK if left is None else min(CHUNK, left))
+                if not chunk:
+                    return
+                if left is not None:
+                    left -= len(chunk)
+                yield chunk
+
+    def delete_blob(self, digest: str) -> None:
+        """Unlink the blob; readers that have it open read on to its end."""
+        with self._failures("write to"):
+            self._blob(digest).unlink(missing_ok=True)
+
+    def list_blobs(self) -> Iterator[str]:
+        """Yield the names of the files in `blobs/sha256`."""
+        with self._failures("read"), os.scandir(self._root / "blobs" / "sha256") as entries:
+            for entry in entries:
+                yield entry.name
+
+    def local_path(self, digest: str) -> Path | None:
+        """The blob's file."""
+        return self._blob(digest)
+
+    def presign(self, digest: str, *, inside: bool) -> str | None:
+        """A folder has no URLs."""
+        return None
+
+    def get_document(self, key: str) -> Document | None:
+        """Read the document's file."""
+        with self._failures("read"):
+            try:
+                text = (self._root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        document: Document = json.loads(text)
+        return document
+
+    def put_document(self, key: str, document: Document) -> None:
+        """Replace the document's file."""
+        temporary = self._incoming / f"document.{secrets.token_hex(8)}"
+        try:
+            with self._failures("write to"):
+                with temporary.open("xb", buffering=0) as file:
+                    _write_all(file.fileno(), json.dumps(document, ensure_ascii=False, indent=1).encode())
+                    os.fsync(file.fileno())
+                self._publish(temporary, self._root / key)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete_document(self, key: str) -> None:
+        """Unlink the document, and the folders that it leaves empty."""
+        path = self._root / key
+        with self._failures("write to"):
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder.parent in (self._root, folder):
+                    return
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return  # not empty, or already gone
+
+    def list_documents(self, prefix: str) -> list[str]:
+        """All files below the folder `prefix`."""
+        with self._failures("read"):
+            return sorted(
+                str(path.relative_to(self._root)) for path in (self._root / prefix).rglob("*") if path.is_file()
+            )
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Lock against the threads of this process, then against other processes (`registry import`)."""
+        with self._lock, (self._root / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _blob(self, digest: str) -> Path:
+        return self._root / blob_key(digest)
+
+    def _publish(self, temporary: Path, final: Path) -> None:
+        while True:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.replace(final)
+                break
+            except FileNotFoundError:
+                if not temporary.exists():
+                    raise
+                # Somebody removed the empty folder between mkdir and rename.
+        for folder in (final.parent, *final.parent.parents):
+            _fsync_folder(folder)
+            if folder == self._root:
+                break
+
+    @contextlib.contextmanager
+    def _failures(self, verb: str) -> Iterator[None]:
+        """Turn the operating system's errors into ours, once, here."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StoreFull(
+                    f"The disk of {self.where} is full ({error.strerror}). "
+                    "Free some space, delete a model, or set STORE to another place."
+                ) from error
+            raise StoreError(f"Cannot {verb} {self.where}: {error.strerror or error} ({error.filename}).") from error
+
+
+class _SourceFailed(Exception):
+    """Carries an error of the source of a blob past the handling of the store's own errors."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _shielded(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from chunks
+    except Exception as error:
+        raise _SourceFailed(error) from error
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mismatch(digest: str, size: int, got: str, got_size: int) -> str:
+    if got_size != size:
+        return f"expected {size} bytes, got {'more' if got_size > size else got_size}"
+    return f"expected sha256 {digest}, got {got}"

@@ -1,0 +1,223 @@
+"""The read side of the Hugging Face Hub's HTTP API: with HF_ENDPOINT set to the registry, every client works unchanged.
+
+The paths are taken apart here and not by the router: clients send a revision such as `refs/pr/1` as one segment with
+escaped slashes, and routers unescape before they match.
+"""
+
+import base64
+import binascii
+import json
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlencode
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
+
+from kit.errors import ApiError, InvalidRequest, NotFound
+from kit.hub_names import check_path
+from registry import hub_json
+from registry.library import MAIN, Library, RepoUnknown, RevisionUnknown
+from registry.manifest import FileEntry, Manifest
+
+PAGE = 1000
+_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits"})
+READ = ["GET", "HEAD"]
+
+
+class HubApi:
+    """Answers the Hub's questions from a library."""
+
+    def __init__(self, library: Library, *, internal_hosts: tuple[str, ...]) -> None:
+        self._library = library
+        self._internal_hosts = frozenset(host.lower() for host in internal_hosts)
+
+    def router(self) -> APIRouter:
+        """The routes, to be included in an application."""
+        router = APIRouter(tags=["Hugging Face Hub API"])
+        router.add_api_route("/api/models", self.search, methods=READ, operation_id="hub_search")
+        router.add_api_route("/api/models/{path:path}", self.read, methods=READ, include_in_schema=False)
+        router.add_api_route("/api/models/{path:path}", self.paths_info, methods=["POST"], include_in_schema=False)
+        for path in ("/{name}/resolve/{path:path}", "/{org}/{name}/resolve/{path:path}"):
+            router.add_api_route(path, self.resolve, methods=READ, include_in_schema=False)
+        return router
+
+    def search(self, request: Request, search: str = "", author: str = "", limit: int = PAGE) -> JSONResponse:
+        """The models that are here, filtered by words in their name; `author` is the part before the slash."""
+        words = search.lower().split()
+        found = []
+        for repo in self._library.repos():
+            if all(word in repo.lower() for word in words) and (not author or repo.startswith(author + "/")):
+                found.append(hub_json.model_summary(self._library.manifest(repo, MAIN)))
+        return JSONResponse(found[: max(limit, 0)])
+
+    def read(self, request: Request) -> JSONResponse:
+        """`/api/models/{id}` and everything below it that is read."""
+        repo, verb, rest = self._parse_api_path(request)
+        query = request.query_params
+        if verb == "refs":
+            return JSONResponse(hub_json.refs(self._library.refs(repo)))
+        manifest = self._manifest(repo, rest[0] if rest else MAIN)
+        if verb in ("", "revision"):
+            return JSONResponse(hub_json.model_info(manifest, blobs=_flag(query.get("blobs"))))
+        if verb == "tree":
+            return self._tree(request, manifest, "/".join(rest[1:]))
+        if verb == "commits":
+            return JSONResponse(hub_json.commits(manifest))
+        raise NotFound(f"{request.url.path} takes POST.")
+
+    def _tree(self, request: Request, manifest: Manifest, folder: str) -> JSONResponse:
+        query = request.query_params
+        recursive, expand = _flag(query.get("recursive")), _flag(query.get("expand"))
+        entries = hub_json.tree(manifest, folder.strip("/"), recursive=recursive, expand=expand)
+        if entries is None:
+            raise _entry_not_found(manifest, folder)
+        start = _cursor(query.get("cursor"))
+        size = _page_size(query.get("limit"))
+        headers = {}
+        if start + size < len(entries):
+            more = dict(query) | {"cursor": base64.urlsafe_b64encode(str(start + size).encode()).decode()}
+            headers["Link"] = f'<{request.url.replace(query=urlencode(more))}>; rel="next"'
+        return JSONResponse(entries[start : start + size], headers=headers)
+
+    async def paths_info(self, request: Request) -> JSONResponse:
+        """`POST /api/models/{id}/paths-info/{rev}`, as a form (huggingface_hub) or as JSON (huggingface.js)."""
+        repo, verb, rest = self._parse_api_path(request)
+        if verb != "paths-info":
+            raise NotFound("This registry serves the reading side of the Hub's API only.")
+        paths, expand = _wanted_paths(await request.body(), request.headers.get("content-type", ""))
+        manifest = self._manifest(repo, rest[0] if rest else MAIN)
+        return JSONResponse(hub_json.paths_info(manifest, paths, expand=expand))
+
+    def resolve(self, request: Request) -> Response:
+        """`/{id}/resolve/{rev}/{path}`: a file's head, or the file: by redirection to the store, or as the body."""
+        segments = _segments(request)
+        at = 1 if segments[1:2] == ["resolve"] else 2
+        repo, rest = "/".join(segments[:at]), segments[at + 1 :]
+        if segments[at : at + 1] != ["resolve"] or len(rest) < 2:
+            raise NotFound("The address of a file is /ORG/NAME/resolve/REVISION/PATH.")
+        manifest = self._manifest(self._repo(repo), rest[0])
+        path = "/".join(rest[1:])
+        file = manifest.file(check_path(path))
+        if file is None:
+            raise _entry_not_found(manifest, path)
+        headers = {
+            "X-Repo-Commit": manifest.commit,
+            "ETag": f'"{file.etag}"',
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "no-transform",
+            "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2])}",
+        }
+        if file.lfs:
+            headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(file.size)
+            return Response(headers=headers, media_type="application/octet-stream")
+        return self._body(request, file, headers)
+
+    def _body(self, request: Request, file: FileEntry, headers: dict[str, str]) -> Response:
+        store = self._library.store
+        local = store.local_path(file.sha256)
+        if local is not None:
+            if not local.is_file():
+                raise ApiError(
+                    f"The bytes of {file.path} are gone from the store. Download the model again.", code="blob_missing"
+                )
+            return BlobResponse(local, headers=headers, media_type="application/octet-stream")
+        inside = (request.url.hostname or "") in self._internal_hosts
+        url = store.presign(file.sha256, inside=inside)
+        if url is not None:
+            return RedirectResponse(url, status_code=302, headers=headers)
+        return StreamingResponse(store.read_blob(file.sha256), headers=headers | {"Content-Length": str(file.size)})
+
+    def _parse_api_path(self, request: Request) -> tuple[str, str, list[str]]:
+        """Return (repository, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
+        segments = _segments(request)[2:]
+        length = 1 if len(segments) == 1 or segments[1] in _VERBS else 2
+        verb = segments[length] if len(segments) > length else ""
+        if verb and verb not in _VERBS:
+            raise NotFound(
+                f"No route {request.method} {request.url.path}. The Hub's reading side is here, no more of it."
+            )
+        return self._repo("/".join(segments[:length])), verb, segments[length + 1 :]
+
+    def _repo(self, id: str) -> str:
+        try:
+            return self._library.find_repo(id)
+        except RepoUnknown:
+            known = ", ".join(self._library.repos()) or "none yet"
+            message = f"The repository {id!r} is not in this registry. Those that are: {known}."
+            raise _hub_error("RepoNotFound", message, code="model_not_found") from None
+
+    def _manifest(self, repo: str, revision: str) -> Manifest:
+        try:
+            return self._library.manifest(repo, revision)
+        except RevisionUnknown:
+            known = ", ".join(f"{ref} ({commit[:12]})" for ref, commit in self._library.refs(repo).items())
+            message = f"{repo} is here, but not at revision {revision!r}. What is: {known}."
+            raise _hub_error("RevisionNotFound", message) from None
+
+
+class BlobResponse(FileResponse):
+    """Starlette's answer from a file (ranges, 206, 416, If-Range), read in pieces fit for gigabytes."""
+
+    chunk_size = 1 << 20
+
+
+def _hub_error(hub_code: str, message: str, *, code: str = "not_found", **headers: str) -> ApiError:
+    # A header takes Latin-1 without line ends; the body has the message whole.
+    plain = message.encode("ascii", "replace").decode()
+    return NotFound(message, code=code, headers={"X-Error-Code": hub_code, "X-Error-Message": plain, **headers})
+
+
+def _entry_not_found(manifest: Manifest, path: str) -> ApiError:
+    message = f"{manifest.repo} at {manifest.commit} has no {path!r}. GET /api/models/{manifest.repo} lists its files."
+    return _hub_error("EntryNotFound", message, **{"X-Repo-Commit": manifest.commit})
+
+
+def _segments(request: Request) -> list[str]:
+    """The path's segments, each unescaped by itself."""
+    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    segments = [unquote(segment) for segment in raw.decode("latin-1").strip("/").split("/")]
+    if "" in segments:
+        raise InvalidRequest("The path has empty parts.")
+    return segments
+
+
+def _flag(value: str | None) -> bool:
+    return value is not None and value.lower() in ("1", "true", "")
+
+
+def _cursor(value: str | None) -> int:
+    if value is None:
+        return 0
+    try:
+        return max(int(base64.urlsafe_b64decode(value)), 0)
+    except (ValueError, binascii.Error) as error:
+        raise InvalidRequest("cursor: follow the Link header of the page before.", param="cursor") from error
+
+
+def _page_size(value: str | None) -> int:
+    if value is None:
+        return PAGE
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= PAGE:
+        raise InvalidRequest(f"limit: a number from 1 to {PAGE}.", param="limit")
+    return int(value)
+
+
+def _wanted_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:
+    fields: dict[str, Any]
+    try:
+        if "json" in content_type:
+            fields = json.loads(body)
+            paths = fields.get("paths", [])
+            expand = bool(fields.get("expand", False))
+        else:
+            form = parse_qs(body.decode())
+            paths, expand = form.get("paths", []), _flag(form.get("expand", ["false"])[0])
+    except (ValueError, AttributeError) as error:
+        raise InvalidRequest("The body must be a form or a JSON object with `paths`.") from error
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise InvalidRequest("paths: a list of paths in the repository.", param="paths")
+    return paths, expand

@@ -1,0 +1,124 @@
+"""Manifests in the shapes that the Hugging Face Hub's API gives them. Pure: no store, no request.
+
+Read off https://huggingface.co/docs/hub/api and off what huggingface_hub parses (`ModelInfo`, `RepoFile`, `RepoFolder`,
+`GitRefs`). No field ever names Xet: clients would leave for Hugging Face's own storage.
+"""
+
+import hashlib
+from typing import Any
+
+from registry.manifest import FileEntry, Manifest, lfs_pointer
+
+Json = dict[str, Any]
+
+
+def model_info(manifest: Manifest, *, blobs: bool) -> Json:
+    """`GET /api/models/{id}`; `blobs` adds sizes and digests to the files."""
+    siblings = [_sibling(file) if blobs else {"rfilename": file.path} for file in manifest.files]
+    return model_summary(manifest) | {"siblings": siblings, "usedStorage": manifest.size}
+
+
+def model_summary(manifest: Manifest) -> Json:
+    """One line of `GET /api/models`."""
+    paths = {file.path for file in manifest.files}
+    library = "sentence-transformers" if "modules.json" in paths else None
+    author = manifest.repo.partition("/")[0] if "/" in manifest.repo else None
+    return {
+        "id": manifest.repo,
+        "modelId": manifest.repo,
+        "author": author,
+        "sha": manifest.commit,
+        "createdAt": manifest.created,
+        "lastModified": manifest.created,
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": [library] if library else [],
+        **({"library_name": library} if library else {}),
+    }
+
+
+def tree(manifest: Manifest, folder: str, *, recursive: bool, expand: bool) -> list[Json] | None:
+    """`GET .../tree/{rev}/{folder}`: folders and files below `folder` ('' is the root), or None without such a one."""
+    prefix = folder + "/" if folder else ""
+    inside = [file for file in manifest.files if file.path.startswith(prefix)]
+    if not inside and folder:
+        return None
+    entries: dict[str, Json] = {}
+    for file in inside:
+        parts = file.path.removeprefix(prefix).split("/")
+        depths = range(1, len(parts)) if recursive else range(1, min(len(parts), 2))
+        for depth in depths:
+            path = prefix + "/".join(parts[:depth])
+            entries.setdefault(path, _folder(manifest, path, expand))
+        if recursive or len(parts) == 1:
+            entries[file.path] = _file(manifest, file, expand)
+    return [entries[path] for path in sorted(entries)]
+
+
+def paths_info(manifest: Manifest, paths: list[str], *, expand: bool) -> list[Json]:
+    """`POST .../paths-info/{rev}`: the entries among `paths` that exist, files and folders."""
+    found = []
+    for path in dict.fromkeys(path.strip("/") for path in paths):
+        file = manifest.file(path)
+        if file is not None:
+            found.append(_file(manifest, file, expand))
+        elif any(other.path.startswith(path + "/") for other in manifest.files):
+            found.append(_folder(manifest, path, expand))
+    return found
+
+
+def refs(targets: dict[str, str]) -> Json:
+    """`GET .../refs`: everything that is not a commit counts as a branch, since the Hub tells no client which it is."""
+    branches = [
+        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in sorted(targets.items())
+    ]
+    return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+
+
+def commits(manifest: Manifest) -> list[Json]:
+    """`GET .../commits/{rev}`: the one commit that is known here; its history stayed at the source."""
+    title = f"Mirrored from {manifest.source.place}"
+    return [{"id": manifest.commit, "title": title, "message": "", "authors": [], "date": manifest.created}]
+
+
+def _sibling(file: FileEntry) -> Json:
+    entry: Json = {"rfilename": file.path, "size": file.size, "blobId": file.git_sha1, "sha256": file.sha256}
+    if file.lfs:
+        entry["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": _pointer_size(file)}
+    return entry
+
+
+def _file(manifest: Manifest, file: FileEntry, expand: bool) -> Json:
+    # `sha256` is ours: it lets another registry verify small files too. The Hub's clients pass over unknown keys.
+    entry: Json = {
+        "type": "file",
+        "oid": file.git_sha1,
+        "size": file.size,
+        "path": file.path,
+        "sha256": file.sha256,
+    }
+    if file.lfs:
+        entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": _pointer_size(file)}
+    return entry | (_last_commit(manifest) if expand else {})
+
+
+def _folder(manifest: Manifest, path: str, expand: bool) -> Json:
+    # The Hub gives git's tree id. Clients only show it; this one changes, like git's, with what is below the folder.
+    hasher = hashlib.sha256(path.encode())
+    for file in manifest.files:
+        if file.path.startswith(path + "/"):
+            hasher.update(f"\n{file.path} {file.sha256}".encode())
+    entry: Json = {"type": "directory", "oid": hasher.hexdigest()[:40], "size": 0, "path": path}
+    return entry | (_last_commit(manifest) if expand else {})
+
+
+def _last_commit(manifest: Manifest) -> Json:
+    commit = commits(manifest)[0]
+    return {"lastCommit": {key: commit[key] for key in ("id", "title", "date")}}
+
+
+def _pointer_size(file: FileEntry) -> int:
+    return len(lfs_pointer(file.sha256, file.size))

@@ -1,0 +1,34 @@
+"""From the STORE setting to a store."""
+
+from pathlib import Path
+
+from kit.settings import SettingsError
+from registry.file_store import FileStore
+from registry.settings import RegistrySettings
+from registry.store import Store, StoreError
+
+
+def open_store(settings: RegistrySettings) -> Store:
+    """Make the store that the settings name. Raises SettingsError when it cannot be used as configured."""
+    scheme, _, place = settings.store.partition(":")
+    try:
+        if scheme == "file":
+            return FileStore(Path(place))
+        return _open_s3(settings, place.strip("/"))
+    except StoreError as error:
+        raise SettingsError(f"STORE={settings.store}: {error}") from error
+
+
+def _open_s3(settings: RegistrySettings, bucket: str) -> Store:
+    from registry.s3_store import S3Store  # boto3 is only needed, and only installed, where the store is on S3
+
+    if not settings.s3_access_key or settings.s3_secret_key is None:
+        raise SettingsError("STORE is on S3: set S3_ACCESS_KEY and S3_SECRET_KEY (or their _FILE variants).")
+    return S3Store(
+        bucket,
+        endpoint=settings.s3_endpoint,
+        public_endpoint=settings.s3_public_endpoint,
+        region=settings.s3_region,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+    )

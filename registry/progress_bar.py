@@ -1,0 +1,57 @@
+"""A progress bar on stderr when that is a terminal, nothing otherwise. Needs no package: a server has no use for one."""
+
+import sys
+import time
+from typing import Self, TextIO
+
+_WIDTH = 28
+_REDRAW_S = 0.1
+
+
+class ProgressBar:
+    """Bytes done of a total, with the file being worked on. A context manager: leaves a clean line at its end."""
+
+    def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
+        self._title = title
+        self._total = total
+        self._done = 0
+        self._stream = stream or sys.stderr
+        self._shown = self._stream.isatty()
+        self._began = time.monotonic()
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def advance(self, label: str, count: int) -> None:
+        """Another `count` bytes are done, of the file `label`."""
+        self.show(label, self._done + count, self._total)
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """Draw `done` of `total` bytes, if it is a terminal and not drawn a moment ago."""
+        self._done, self._total = done, total
+        now = time.monotonic()
+        if not self._shown or now - self._drawn < _REDRAW_S:
+            return
+        self._drawn = now
+        share = min(done / total, 1.0) if total else 0.0
+        bar = "█" * int(share * _WIDTH) + "░" * (_WIDTH - int(share * _WIDTH))
+        rate = done / max(now - self._began, 0.001)
+        self._stream.write(
+            f"\r\x1b[K{self._title} {bar} {share:4.0%} of {human_bytes(total)}, {human_bytes(rate)}/s  {label}"
+        )
+        self._stream.flush()
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes in decimal units, as disks and downloads are sold: 269.1 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,73 @@
+"""What the registry takes from its environment."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from kit.app import CommaSeparated, HttpSettings
+from kit.catalogue import Catalogue
+from kit.guard import KeyRing
+
+
+class RegistrySettings(HttpSettings):
+    """The registry's settings."""
+
+    port: int = Field(8090, ge=1, le=65535, description="the port to listen on, 1 to 65535")
+    store: str = Field(
+        "file:~/.local/share/gpu-cluster/registry",
+        pattern=r"^(file:.+|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/?)$",
+        description="where models are kept: file:PATH (a folder) or s3://BUCKET",
+    )
+    s3_endpoint: str = Field("http://127.0.0.1:9000", description="the S3 server as the registry reaches it, a URL")
+    s3_public_endpoint: str | None = Field(
+        None, description="the same server as clients outside the registry's network reach it, if that differs, a URL"
+    )
+    s3_internal_hosts: CommaSeparated = Field(
+        ("registry",),
+        description="comma-separated names by which clients inside the registry's network call it; they get "
+        "S3_ENDPOINT's URLs, all others S3_PUBLIC_ENDPOINT's",
+    )
+    s3_region: str = Field("us-east-1", description="the region, as the S3 server names it")
+    s3_access_key: str | None = Field(None, description="the S3 user; S3_ACCESS_KEY_FILE reads it from a file")
+    s3_secret_key: SecretStr | None = Field(
+        None, description="the S3 password; S3_SECRET_KEY_FILE reads it from a file"
+    )
+    catalogue: Path | None = Field(
+        None, description="the path of models.yaml; without it ./models.yaml if there is one"
+    )
+    hf_endpoint: str = Field(
+        "https://huggingface.co",
+        description="where to mirror from: the Hub, a mirror of it, or another registry, a URL",
+    )
+    hf_token: SecretStr | None = Field(None, description="a token for gated models; sent to HF_ENDPOINT only")
+    api_keys: SecretStr | None = Field(
+        None, description="comma-separated bearer keys, one of which reading asks for; Hub clients send HF_TOKEN"
+    )
+    jobs: int = Field(2, ge=1, le=32, description="how many models to download at once")
+    files_per_job: int = Field(4, ge=1, le=32, description="how many files of one model to download at once")
+
+    @field_validator("s3_internal_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("s3_endpoint", "s3_public_endpoint", "hf_endpoint")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("not a URL of the form http://HOST:PORT")
+        return value.rstrip("/")
+
+    def load_catalogue(self) -> Catalogue:
+        """The catalogue, empty when none is named and ./models.yaml is not there. Raises SettingsError."""
+        path = self.catalogue or Path("models.yaml")
+        return Catalogue.load(path) if self.catalogue or path.exists() else Catalogue([])
+
+    def key_ring(self) -> KeyRing:
+        """The keys that reading asks for."""
+        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        return KeyRing((key.strip() for key in keys), variable="API_KEYS")

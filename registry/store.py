@@ -1,0 +1,106 @@
+"""Where bytes and documents lie. One small interface; `file_store` and `s3_store` implement it.
+
+Blobs are content-addressed (`blobs/sha256/<digest>`), documents are small JSON objects under a key. All methods block,
+may be called from many threads at once, and are atomic: a reader sees a blob or document whole or not at all. A method
+that fails leaves nothing behind that a reader could see.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+Document = dict[str, Any]
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; the message says why and what to do."""
+
+
+class StoreFull(StoreError):
+    """No room for what was to be written."""
+
+
+class DigestMismatch(StoreError):
+    """The bytes given are not the bytes promised. Nothing was stored."""
+
+
+class Store(Protocol):
+    """A place for blobs and documents."""
+
+    @property
+    def where(self) -> str:
+        """The place in words for people, without credentials: `file:/data` or `s3://bucket at http://minio:9000`."""
+        ...
+
+    def check(self) -> None:
+        """Prove that the store can be read. Raises StoreError within a few seconds when it cannot."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """The room left, or None where nobody can tell."""
+        ...
+
+    def blob_size(self, digest: str) -> int | None:
+        """The size of the blob with this sha256 (64 hex digits) in bytes, or None when it is not here."""
+        ...
+
+    def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Take `size` bytes from `chunks`, in order, and keep them under their sha256, which must be `digest`.
+
+        Memory is bounded whatever the size. A blob that is there already is not read again from `chunks`. An exception
+        from `chunks` passes through. Raises DigestMismatch, StoreFull, StoreError.
+        """
+        ...
+
+    def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from `start` up to `end` (exclusive; None: all). Raises StoreError when it is not here."""
+        ...
+
+    def delete_blob(self, digest: str) -> None:
+        """Remove a blob; one that is not here is no error."""
+        ...
+
+    def list_blobs(self) -> Iterator[str]:
+        """Yield the digests of all blobs."""
+        ...
+
+    def local_path(self, digest: str) -> Path | None:
+        """The file that holds a blob, where it lies in a file of this machine."""
+        ...
+
+    def presign(self, digest: str, *, inside: bool) -> str | None:
+        """A URL that gives the blob to whoever holds it, for an hour; None where the store has no URLs.
+
+        `inside`: for a client in the store's own network; otherwise the URL uses the public endpoint, if there is one.
+        """
+        ...
+
+    def get_document(self, key: str) -> Document | None:
+        """The document under `key`, or None."""
+        ...
+
+    def put_document(self, key: str, document: Document) -> None:
+        """Write or replace the document under `key`; it is durable on return."""
+        ...
+
+    def delete_document(self, key: str) -> None:
+        """Remove the document under `key`; none is no error."""
+        ...
+
+    def list_documents(self, prefix: str) -> list[str]:
+        """The keys of all documents below `prefix` (which ends in '/'), sorted."""
+        ...
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the store's one lock: what publishes and what deletes never run at once. Held for moments only."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+def blob_key(digest: str) -> str:
+    """The key of a blob below the store's root."""
+    return f"blobs/sha256/{digest}"
