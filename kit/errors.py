@@ -13,6 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 
 class ApiError(Exception):
@@ -157,6 +159,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
 
 
 def respond(error: ApiError) -> JSONResponse:
@@ -193,3 +196,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     code = reason.lower().replace(" ", "_")
     headers = error.headers
     return respond(ApiError(message, status=error.status_code, type=kind, code=code, headers=headers))
+
+
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    """The client left: no bug, and nobody reads this. 499 is nginx's code for it, which the logs and metrics show."""
+    return Response(status_code=499)
