@@ -1,0 +1,1 @@
+"""Embeddings, reranking and scoring over HTTP: sentence-transformers behind OpenAI's routes."""

@@ -1,0 +1,8 @@
+"""`python -m services.embedding`: serve until SIGINT or SIGTERM. Settings come from the environment."""
+
+from kit.server import run
+from services.embedding.app import create_app
+from services.embedding.settings import EmbeddingSettings
+
+if __name__ == "__main__":
+    run("embedding", EmbeddingSettings, create_app)

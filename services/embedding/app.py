@@ -1,0 +1,50 @@
+"""The embedding service's application: settings in, FastAPI out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from kit.catalogue import Kind
+from kit.service import ModelService, Report, create_service_app, in_daemon_thread
+from services.embedding import torch_engine
+from services.embedding.batching import Batcher
+from services.embedding.choosing import BatchLimits
+from services.embedding.engine import TextEngine
+from services.embedding.metrics import BatchMetrics
+from services.embedding.routes import create_routes
+from services.embedding.settings import EmbeddingSettings
+
+# Opens the engine for the model in a folder. Blocks; called in a thread of its own.
+OpenEngine = Callable[[Path, Kind, EmbeddingSettings, Report], TextEngine]
+
+
+def open_torch(folder: Path, kind: Kind, settings: EmbeddingSettings, report: Report) -> TextEngine:
+    """Open the PyTorch engine as the settings say."""
+    return torch_engine.open_engine(
+        folder, kind, device=settings.device, dtype=settings.dtype, cpu_threads=settings.cpu_threads, report=report
+    )
+
+
+def create_app(settings: EmbeddingSettings, open_engine: OpenEngine = open_torch) -> FastAPI:
+    """Make the application; the model loads once it runs.
+
+    Raises SettingsError when MODEL is not an embedding model or reranker of the catalogue.
+    """
+    entry = settings.entry("embedding", "reranker")
+
+    async def load(folder: Path, report: Report) -> Batcher:
+        engine = await in_daemon_thread(open_engine, folder, entry.kind, settings, report)
+        return Batcher(
+            engine,
+            limits=BatchLimits(settings.max_batch_size, settings.max_batch_tokens),
+            max_wait_s=settings.max_wait_ms / 1000,
+            max_queue=settings.max_queue,
+            metrics=batch_metrics,
+        )
+
+    service = ModelService(settings, entry, load)
+    batch_metrics = BatchMetrics(service.metrics.registry)
+    app = create_service_app(service, title=f"Embeddings: {entry.name}")
+    app.include_router(create_routes(service, settings))
+    return app

@@ -1,0 +1,220 @@
+"""Dynamic batching: texts of all waiting requests share the engine's batches, one thread tokenizes and computes."""
+
+import asyncio
+import bisect
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kit.errors import ApiError, Busy
+from kit.service import in_daemon_thread
+from services.embedding.choosing import BatchLimits, choose
+from services.embedding.engine import TextEngine, Tokens
+from services.embedding.inputs import Work, too_long
+from services.embedding.metrics import BatchMetrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The answer: one row per text, in the request's order, and how many tokens were read."""
+
+    rows: "Sequence[NDArray[np.float32]]"
+    tokens: int
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request on its way. The worker thread fills `rows`; the event loop reads only `future`."""
+
+    work: Work
+    future: "asyncio.Future[Rows]"
+    cancelled: bool = False
+    tokens: int = 0
+    left: int = 0
+    rows: "list[NDArray[np.float32] | None]" = field(default_factory=list)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """One text of a job. Ordered by length, then arrival."""
+
+    job: _Job
+    index: int
+    tokens: Tokens
+    number: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return len(self.tokens), self.number
+
+
+class Batcher:
+    """Owns an engine and the thread that runs it.
+
+    `submit` may be called by any number of tasks of one event loop. It never blocks the loop; `aclose` ends the thread
+    after the batch that is being computed.
+    """
+
+    def __init__(
+        self, engine: TextEngine, *, limits: BatchLimits, max_wait_s: float, max_queue: int, metrics: BatchMetrics
+    ) -> None:
+        self.engine = engine
+        self.name = engine.name
+        self.device = engine.device
+        self._limits = limits
+        self._max_wait_s = max_wait_s
+        self._max_queue = max_queue
+        self._metrics = metrics
+        self._in_flight = 0
+        self._wake = threading.Condition()
+        self._inbox: list[_Job] = []
+        self._stopping = False
+        self._pending: list[_Item] = []
+        self._numbers = itertools.count()
+        self._sharing = False
+        self._thread = threading.Thread(target=self._run, name="embedding worker", daemon=True)
+        self._thread.start()
+
+    async def submit(self, work: Work) -> Rows:
+        """Compute `work`; cancelling this drops what has not started.
+
+        Raises Busy when MAX_QUEUE texts are in flight, InvalidRequest when a text is too long for the model.
+        """
+        if self._in_flight + len(work) > self._max_queue:
+            raise Busy(
+                f"{self._in_flight} texts are being embedded and MAX_QUEUE is {self._max_queue}. Try again shortly."
+            )
+        job = _Job(work, asyncio.get_running_loop().create_future())
+        self._count(len(work))
+        with self._wake:
+            self._inbox.append(job)
+            self._wake.notify()
+        try:
+            return await job.future
+        finally:
+            job.cancelled = True
+            self._count(-len(work))
+
+    def _count(self, texts: int) -> None:
+        self._in_flight += texts
+        self._metrics.in_flight.set(self._in_flight)
+
+    async def aclose(self) -> None:
+        """End the thread, then the engine."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        await in_daemon_thread(self._thread.join)
+        await self.engine.aclose()
+
+    # Everything below runs in the worker thread.
+
+    def _run(self) -> None:
+        while (jobs := self._next_jobs()) is not None:
+            for job in jobs:
+                self._take(job)
+            self._pending = [item for item in self._pending if not item.job.cancelled]
+            if self._pending:
+                self._compute()
+
+    def _next_jobs(self) -> list[_Job] | None:
+        """Wait until there is something to do; None when the batcher stops."""
+        with self._wake:
+            while not (self._inbox or self._pending or self._stopping):
+                self._wake.wait()
+            self._gather()
+            if self._stopping:
+                return None
+            jobs, self._inbox = self._inbox, []
+            return jobs
+
+    def _gather(self) -> None:
+        """Give clients that were just answered together the time to ask again together.
+
+        Only then: a client that is alone would wait for nothing.
+        """
+        deadline = time.monotonic() + self._max_wait_s
+        while self._sharing and not self._stopping:
+            waiting = len(self._pending) + sum(len(job.work) for job in self._inbox)
+            left = deadline - time.monotonic()
+            if waiting >= self._limits.size or left <= 0:
+                return
+            self._wake.wait(left)
+
+    def _take(self, job: _Job) -> None:
+        """Tokenize a job's texts and put them among the pending, or answer it with what is wrong."""
+        if job.cancelled:
+            return
+        work = job.work
+        try:
+            tokens = self.engine.tokenize(work.texts, prompt=work.prompt, cut=work.cut) if work.texts else work.tokens
+            self._refuse_long(tokens)
+        except ApiError as error:
+            self._fail([job], error)
+            return
+        except Exception as error:
+            log.error("tokenizing failed", exc_info=error)
+            self._fail([job], ApiError("The texts could not be tokenized; the server's log has the cause."))
+            return
+        job.left = len(tokens)
+        job.rows = [None] * len(tokens)
+        job.tokens = sum(len(item) for item in tokens)
+        for index, item in enumerate(tokens):
+            bisect.insort(self._pending, _Item(job, index, item, next(self._numbers)), key=lambda item: item.key)
+
+    def _refuse_long(self, tokens: Sequence[Tokens]) -> None:
+        for index, item in enumerate(tokens):
+            if len(item) > self.engine.max_tokens:
+                raise too_long(index, f"{len(item)} tokens", self.engine.max_tokens)
+
+    def _compute(self) -> None:
+        oldest = min(range(len(self._pending)), key=lambda index: self._pending[index].number)
+        chosen = choose([len(item.tokens) for item in self._pending], oldest, self._limits)
+        batch = self._pending[chosen]
+        del self._pending[chosen]
+        jobs = {item.job for item in batch}
+        self._sharing = len(jobs) > 1
+        began = time.monotonic()
+        try:
+            rows = self.engine.run([item.tokens for item in batch])
+        except Exception as error:
+            log.error("batch failed", texts=len(batch), exc_info=error)
+            self._fail(list(jobs), ApiError("The engine failed on this batch; the server's log has the cause."))
+            return
+        width = max(len(item.tokens) for item in batch)
+        self._metrics.batch(texts=len(batch), width=width, seconds=time.monotonic() - began)
+        for item, row in zip(batch, rows, strict=True):
+            item.job.rows[item.index] = row
+            item.job.left -= 1
+        self._deliver([job for job in jobs if job.left == 0])
+
+    def _deliver(self, jobs: list[_Job]) -> None:
+        def settle() -> None:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_result(Rows([row for row in job.rows if row is not None], job.tokens))
+
+        if jobs:
+            jobs[0].future.get_loop().call_soon_threadsafe(settle)
+
+    def _fail(self, jobs: list[_Job], error: ApiError) -> None:
+        def settle() -> None:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
+
+        for job in jobs:
+            job.cancelled = True
+        jobs[0].future.get_loop().call_soon_threadsafe(settle)

@@ -1,0 +1,31 @@
+"""What the batcher tells Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class BatchMetrics:
+    """Sizes, widths and durations of batches, and the texts in flight."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.in_flight = Gauge("embedding_texts_in_flight", "Texts accepted and not answered yet.", registry=registry)
+        self._texts = Histogram(
+            "embedding_batch_texts",
+            "Texts per computed batch.",
+            registry=registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        )
+        self._tokens = Counter(
+            "embedding_computed_tokens_total", "Tokens computed, padding included.", registry=registry
+        )
+        self._seconds = Histogram(
+            "embedding_batch_seconds",
+            "Seconds that a batch computed.",
+            registry=registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )
+
+    def batch(self, *, texts: int, width: int, seconds: float) -> None:
+        """Count one batch of `texts` rows, each `width` tokens wide."""
+        self._texts.observe(texts)
+        self._tokens.inc(texts * width)
+        self._seconds.observe(seconds)
