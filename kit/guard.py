@@ -18,13 +18,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class BrowserGuard:
     """Decides on the `Host` and `Origin` of a request.
 
-    `allowed_hosts` are names (no port) beyond those always allowed: IP addresses and names without a dot (localhost,
-    Compose service names), since no public domain can be rebound to either. `.example.org` allows every name below it.
-    `allowed_origins` are whole origins (`https://chat.example.org`) beyond the request's own.
+    `allowed_hosts` are names (a port is ignored) beyond those always allowed: IP addresses and names without a dot
+    (localhost, Compose service names), since no public domain can be rebound to either. `.example.org` allows every
+    name below it, `*` every name.
+    `allowed_origins` are whole origins (`https://chat.example.org`) beyond the request's own, or `*` for every page.
     """
 
     def __init__(self, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
-        self._hosts = {host.lower() for host in allowed_hosts}
+        self._hosts = {_host_name(host) for host in allowed_hosts}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
 
     def refusal(self, host: str | None, origin: str | None) -> ApiError | None:
@@ -56,7 +57,7 @@ class BrowserGuard:
         return name.endswith(".localhost") or _is_address(name)
 
     def _allows_origin(self, origin: str, host: str) -> bool:
-        if origin in self._origins:
+        if origin in self._origins or "*" in self._origins:
             return True
         try:
             return urlsplit(origin).netloc == host
@@ -81,8 +82,7 @@ class KeyRing:
         key = bearer(authorization)
         if key is None:
             return InvalidApiKey(f"No API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
-        presented = key.encode()
-        if not any(hmac.compare_digest(presented, known) for known in self._keys):
+        if not any(_same(key, known) for known in self._keys):
             return InvalidApiKey(f"This API key is not known here. Known keys are in {self._variable}.")
         return None
 
@@ -95,17 +95,21 @@ class AdminGuard:
         self._trusted = trusted
 
     def refusal(self, client: str | None, authorization: str | None) -> ApiError | None:
-        """Return the error to answer with, or None. `client` is the peer's address as the socket tells it."""
-        if client is None or self._trusts(client):
+        """Return the error to answer with, or None.
+
+        `client` is the peer's address as the socket tells it. None is trusted by nobody: a peer that resets its
+        connection right after sending has no address any more, wherever it was.
+        """
+        if client is not None and self._trusts(client):
             return None
         if self._token is None:
             return Forbidden(
-                f"Changes from {client} are refused: set ADMIN_TOKEN on the server and send it as a bearer token, "
-                "or send the request from the machine itself.",
+                f"Changes from {client or 'an unknown address'} are refused: set ADMIN_TOKEN on the server and send it "
+                "as a bearer token, or send the request from the machine itself.",
                 code="admin_token_not_set",
             )
         key = bearer(authorization)
-        if key is None or not hmac.compare_digest(key.encode(), self._token):
+        if key is None or not _same(key, self._token):
             return InvalidApiKey("This route changes something: send 'Authorization: Bearer ADMIN_TOKEN'.")
         return None
 
@@ -125,12 +129,18 @@ def bearer(authorization: str | None) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
+def _same(presented: str, known: bytes) -> bool:
+    """Compare in constant time. Header text is latin-1 decoded bytes, so this gets back what the client sent."""
+    return hmac.compare_digest(presented.encode("latin-1", "backslashreplace"), known)
+
+
 def _host_name(host: str) -> str:
     """Strip the port of a Host header: `[::1]:80` gives `::1`, `localhost:80` gives `localhost`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower().rstrip(".")
+    # RFC 3986, 3.2.3: the port may be empty.
+    return (name if colon and (not port or port.isdigit()) else host).lower().rstrip(".")
 
 
 def _is_address(name: str) -> bool:

@@ -1,0 +1,53 @@
+"""An application behind a real uvicorn on a port of the kernel's choice, in a thread of this process."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from kit.app import HttpSettings, create_app
+from kit.guard import KeyRing
+from kit.metrics import HttpMetrics
+from kit.settings import load_settings
+
+READY_WITHIN_S = 20
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@contextlib.contextmanager
+def serve(app: ASGIApp, **options: Any) -> Iterator[tuple[str, int]]:
+    """Serve `app`; yields its (host, port)."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, **options))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        assert server.ready.wait(READY_WITHIN_S), "the server did not start"
+        yield listener.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(READY_WITHIN_S)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def bare_app(*, keys: Sequence[str] = (), metrics: HttpMetrics | None = None, **settings: Any) -> Any:
+    """The frame's application without any routes of a service; `settings` as in HttpSettings."""
+    return create_app(
+        title="test",
+        settings=load_settings(HttpSettings, **{"port": 1, **settings}),
+        metrics=metrics or HttpMetrics("test"),
+        keys=KeyRing(keys, variable="API_KEYS"),
+    )

@@ -1,0 +1,96 @@
+"""Routes that change something, over real sockets: who is let in by where it stands, and who needs the token."""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Request
+
+from kit.app import HttpSettings, admin_only
+from kit.settings import load_settings
+from tests.kit.served import bare_app, serve
+
+PAUSE_LIMIT_S = 20
+
+
+class Changes:
+    """An application with one route that changes something, and one that holds the event loop until told to go on."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.done = threading.Event()
+        self.paused = threading.Event()
+        self.go_on = threading.Event()
+        self.app: FastAPI = bare_app()
+        guard = load_settings(HttpSettings, port=1, admin_token="secret").admin_guard()
+        self.app.add_api_route("/change", self._change, methods=["POST"], dependencies=[admin_only(guard)])
+        self.app.add_api_route("/pause", self._pause)
+        self.app.add_api_route("/last", self._last)
+
+    async def _change(self, request: Request) -> dict[str, Any]:
+        self.made.append(str(request.client))
+        return {"client": request.client.host if request.client else None}
+
+    async def _pause(self) -> None:
+        self.paused.set()
+        self.go_on.wait(PAUSE_LIMIT_S)
+
+    async def _last(self) -> None:
+        pass
+
+
+@pytest.fixture
+def changes() -> Iterator[tuple[Changes, str]]:
+    changes = Changes()
+    with serve(changes.app) as (host, port):
+        yield changes, f"http://{host}:{port}"
+
+
+def test_loopback_needs_no_token(changes: tuple[Changes, str]) -> None:
+    """`curl -X DELETE` on the machine itself works as the quick reference shows it."""
+    assert httpx2.post(changes[1] + "/change").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "forwarded",
+    [
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-For": "203.0.113.9, 127.0.0.1"},
+        {"X-Forwarded-For": ""},
+        {"Forwarded": "for=127.0.0.1"},
+    ],
+)
+def test_forwarded_requests_need_the_token(changes: tuple[Changes, str], forwarded: dict[str, str]) -> None:
+    """A reverse proxy on the same machine does not lend its loopback address to the whole world."""
+    site, url = changes
+    refused = httpx2.post(url + "/change", headers=forwarded)
+    assert refused.status_code == 401
+    assert site.made == []
+    passed = httpx2.post(url + "/change", headers={**forwarded, "Authorization": "Bearer secret"})
+    assert passed.status_code == 200
+
+
+def test_a_peer_that_resets_is_not_trusted(changes: tuple[Changes, str]) -> None:
+    """A request whose sender has reset the connection has no address left; it must not count as local.
+
+    While the loop is busy the kernel accepts, keeps the bytes and then the reset: the server reads a whole request
+    from a socket that can no longer tell its peer.
+    """
+    site, url = changes
+    address = httpx2.URL(url)
+    pause = threading.Thread(target=httpx2.get, args=[url + "/pause"], kwargs={"timeout": PAUSE_LIMIT_S})
+    pause.start()
+    assert site.paused.wait(PAUSE_LIMIT_S)
+    for _ in range(3):
+        with socket.create_connection((address.host, address.port)) as peer:
+            peer.sendall(b"POST /change HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    site.go_on.set()
+    pause.join()
+    assert httpx2.get(url + "/last").status_code == 200  # accepted after the three, so they have been dealt with
+    assert site.made == []

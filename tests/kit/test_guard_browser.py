@@ -1,0 +1,169 @@
+"""Host and Origin: what a browser on the user's machine may and may not send to a server on localhost."""
+
+import pytest
+
+from kit.guard import BrowserGuard
+
+REBOUND = "rebind.attacker.example"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:8080",
+        "LOCALHOST:8080",
+        "LocalHost",
+        "localhost.",
+        "localhost.:8080",
+        "localhost:",
+        "chat.localhost:8080",
+        "gateway",
+        "gateway:8080",
+        "llm-primary:8000",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "127.1.2.3:1",
+        "192.168.7.9:8080",
+        "10.0.0.1",
+        "[::1]",
+        "[::1]:8080",
+        "[FE80::1]:8080",
+        "[2001:db8::7]:8080",
+        "[::ffff:127.0.0.1]:8080",
+    ],
+)
+def test_addresses_and_names_without_a_dot_are_always_answered(host: str) -> None:
+    """No public domain name can be rebound to these, so they need no configuration."""
+    assert BrowserGuard().refusal(host, None) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        REBOUND,
+        f"{REBOUND}:8080",
+        REBOUND.upper(),
+        f"{REBOUND}.",
+        f"{REBOUND}.:8080",
+        "127.0.0.1.nip.example",
+        "127.0.0.1.attacker.example:8080",
+        "localhost.attacker.example",
+        "attacker.localhost.example",
+        "notlocalhost.example",
+        "1.2.3",
+        "1.2.3.4.5",
+        "0x7f.0.0.1",
+        "user@evil.example",
+        "[::1].attacker.example.:80".replace("[", "").replace("]", ""),
+        "::1.evil.example",
+        "[not-an-address:]",
+        "[",
+        "[]",
+        ":8080",
+        "",
+        ".",
+        "evil.example:80:80",
+        "evil.example:http",
+    ],
+)
+def test_foreign_host_is_refused(host: str) -> None:
+    """A page that rebound its domain to 127.0.0.1 still sends its own name, and that is the end of it."""
+    refusal = BrowserGuard().refusal(host, None)
+    assert refusal is not None
+    assert (refusal.status, refusal.type, refusal.code) == (403, "permission_error", "host_not_allowed")
+    assert "ALLOWED_HOSTS" in refusal.message
+
+
+def test_missing_host_is_refused() -> None:
+    """HTTP/1.1 demands a Host; a request without one is nobody's browser and nobody's client."""
+    assert BrowserGuard().refusal(None, None) is not None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "passes"),
+    [
+        ("chat.example.org", "chat.example.org", True),
+        ("chat.example.org", "CHAT.example.org:443", True),
+        ("chat.example.org", "chat.example.org.", True),
+        ("Chat.Example.Org", "chat.example.org", True),
+        ("chat.example.org.", "chat.example.org", True),
+        ("chat.example.org:8443", "chat.example.org:8443", True),
+        ("chat.example.org", "other.example.org", False),
+        ("chat.example.org", "achat.example.org", False),
+        ("chat.example.org", "chat.example.org.evil.example", False),
+        (".example.org", "a.example.org", True),
+        (".example.org", "a.b.example.org", True),
+        (".example.org", "example.org", False),
+        (".example.org", "evilexample.org", False),
+        ("*", "anything.example", True),
+        ("*", "", False),
+    ],
+)
+def test_allowed_hosts(allowed: str, host: str, passes: bool) -> None:
+    """ALLOWED_HOSTS names hosts exactly, or everything below a domain, or everything."""
+    assert (BrowserGuard([allowed]).refusal(host, None) is None) is passes
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("localhost:8080", "http://localhost:8080"),
+        ("LOCALHOST:8080", "http://localhost:8080"),
+        ("localhost:8080", "HTTP://LOCALHOST:8080"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("gateway", "http://gateway"),
+        ("localhost", "https://localhost"),
+    ],
+)
+def test_own_pages_may_call(host: str, origin: str) -> None:
+    """The dashboard's own requests carry the server's own origin."""
+    assert BrowserGuard().refusal(host, origin) is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "http://evil.example",
+        "https://evil.example:8080",
+        "http://localhost:3000",
+        "http://localhost",
+        "http://127.0.0.1:8080",
+        "http://localhost:8080.evil.example",
+        "http://evil.example/localhost:8080",
+        "http://evil.example?localhost:8080",
+        "http://user@localhost:8080",
+        "http://[::1",
+        "file://",
+        "chrome-extension://abcdef",
+        "localhost:8080",
+    ],
+)
+def test_other_pages_may_not_call(origin: str) -> None:
+    """A page of any other origin is refused, `null` (sandboxed frames, files) and broken ones included."""
+    refusal = BrowserGuard().refusal("localhost:8080", origin)
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (403, "origin_not_allowed")
+    assert "ALLOWED_ORIGINS" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "passes"),
+    [
+        ("https://chat.example.org", "https://chat.example.org", True),
+        ("https://chat.example.org/", "https://chat.example.org", True),
+        ("HTTPS://Chat.Example.org", "https://chat.example.org", True),
+        ("https://chat.example.org", "http://chat.example.org", False),
+        ("https://chat.example.org", "https://chat.example.org:8443", False),
+        ("https://chat.example.org", "https://chat.example.org.evil.example", False),
+        ("https://chat.example.org", "null", False),
+        ("null", "null", True),
+        ("*", "https://anything.example", True),
+    ],
+)
+def test_allowed_origins(allowed: str, origin: str, passes: bool) -> None:
+    """ALLOWED_ORIGINS names whole origins: scheme, host and port count."""
+    assert (BrowserGuard((), [allowed]).refusal("localhost:8080", origin) is None) is passes
