@@ -45,7 +45,7 @@ def open_engine(folder: Path, kind: Kind, *, device: str, dtype: Dtype, cpu_thre
         "model_kwargs": {"dtype": getattr(torch, dtype)},
     }
     report(0.5, f"loading the weights onto {device}")
-    disable_progress_bar()  # /health shows the progress; bars make no sense in a log
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped; bars spoil a log
     engine: TextEngine
     if kind == "reranker":
         engine = CrossEncoderEngine(CrossEncoder(str(folder), **options))
