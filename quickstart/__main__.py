@@ -1,0 +1,138 @@
+"""`scripts/quickstart.sh` after the installation: publish the models, start everything, show how to use it, stop it."""
+
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from kit.settings import SettingsError
+from quickstart import preflight, smoke
+from quickstart.board import Board
+from quickstart.logs import follow
+from quickstart.options import ROOT, Options, parse
+from quickstart.packages import PackagesError
+from quickstart.plan import Plan, make_plan
+from quickstart.processes import ProcessError, Supervisor, end, running_pid
+from quickstart.publish import PublishError, choose_source, publish, write_catalogue
+from quickstart.ready import NotReadyError, wait_listening, wait_ready
+
+EXPECTED = (
+    preflight.PreflightError,
+    ProcessError,
+    PackagesError,
+    PublishError,
+    NotReadyError,
+    SettingsError,
+    smoke.SmokeError,
+)
+
+
+def main() -> None:
+    """Run the quickstart; exits 0 on a clean end, 1 with a message when something is off, 130 on Ctrl-C."""
+    options = parse()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        if options.stop:
+            stop_left_over(options.home)
+        else:
+            run(options)
+    except EXPECTED as error:
+        print(f"\n{error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\nStopped. Everything has ended; the next start reuses models and packages.")
+        raise SystemExit(130) from None
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """A closed terminal or a `kill` ends the cluster as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def run(options: Options) -> None:
+    """Start the cluster and stay with it. Raises one of EXPECTED."""
+    began = time.monotonic()
+    catalogue_path = options.home / "models.yaml"
+    source = choose_source(options.models, catalogue_path)
+    present = catalogue_path.exists()
+    catalogue = write_catalogue(catalogue_path, source, vision=options.with_vision)
+    plan = make_plan(
+        catalogue, catalogue_path, options.home, vision=options.with_vision, port_offset=options.port_offset
+    )
+    preflight.check(options.home, plan.programs, models_present=present)
+    where = "the Hugging Face Hub" if source == "hub" else "packages (converted copies, see quickstart/packages.txt)"
+    print(f"Models from {where}; state and logs in {_shown(options.home)}", flush=True)
+    with Supervisor(options.home, plan.programs) as supervisor:
+        supervisor.start(plan.registry.name)
+        supervisor.start(plan.gateway.name)
+        wait_listening(plan.registry, supervisor)
+        with Board() as board:
+            for program in plan.services:
+                assert program.model is not None
+                entry = catalogue.resolve(program.model)
+                publish(entry, plan.registry, options.home, partial(board.show, program.name))
+                supervisor.start(program.name)
+            wait_ready(plan, supervisor, board)
+        print(f"The cluster answers after {time.monotonic() - began:.0f} s.", flush=True)
+        if options.smoke:
+            smoke.run(plan)
+        else:
+            print(how_to_use(plan))
+            stay(plan, supervisor)
+
+
+def stay(plan: Plan, supervisor: Supervisor) -> None:
+    """Follow the logs until Ctrl-C. A program that has given up is told once; the others go on."""
+    told = ""
+    for _ in follow(supervisor.logs, [program.name for program in plan.programs]):
+        try:
+            supervisor.check()
+        except ProcessError as error:
+            if str(error) != told:
+                told = str(error)
+                print(f"\n{told}\nThe rest goes on. Mend it and start again.\n", file=sys.stderr)
+
+
+def stop_left_over(home: Path) -> None:
+    """End a cluster that an earlier start left running, say because its terminal was killed."""
+    pid = running_pid(home)
+    if pid is None:
+        print("No cluster of this folder is running.")
+        return
+    end(pid)
+    print(f"Stopped the cluster with pid {pid}.")
+
+
+def how_to_use(plan: Plan) -> str:
+    """Commands to copy and paste."""
+    gateway = plan.gateway.url
+    lines = [
+        "",
+        "Ask a model:",
+        f"  curl {gateway}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        """    -d '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'""",
+        "Embed a text:",
+        f"""  curl {gateway}/v1/embeddings -H 'Content-Type: application/json' -d '{{"input": "Hello world"}}'""",
+        "Transcribe speech:",
+        f"  curl {gateway}/v1/audio/transcriptions -F file=@quickstart/sentence.wav -F model=whisper",
+        "With the official Python client:",
+        f"""  OpenAI(base_url="{gateway}/v1", api_key="none")""",
+        "See the cluster:",
+        f"  {gateway}/dashboard   {gateway}/docs   {plan.registry.url}/models",
+        "",
+        "The logs follow. Ctrl-C stops everything.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Real requests through the gateway, their answers and timings printed, and a verdict."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from quickstart.plan import Plan
+
+SPEECH = Path(__file__).with_name("sentence.wav")
+SPOKEN = Path(__file__).with_name("sentence.txt")
+TIMEOUT_S = 180.0
+
+# A prompt and the fact that a right answer holds. A model of 135 million parameters may miss one.
+FACTS = (
+    ("What is the capital of France?", "paris"),
+    ("What is the largest planet in our solar system?", "jupiter"),
+    ("Who wrote Romeo and Juliet?", "shakespeare"),
+    ("What is the chemical formula of water?", "h2o"),
+    ("On which continent is Egypt?", "africa"),
+)
+FACTS_NEEDED = 4
+DIMENSIONS = 384
+RELATED = ("A man is eating pasta.", "Someone has a plate of spaghetti.")
+UNRELATED = "The stock market fell on Tuesday."
+# The same request that a person would copy, so that what is measured is what they get.
+ASK: dict[str, Any] = {"temperature": 0, "max_tokens": 40}
+
+
+class SmokeError(Exception):
+    """Some answer was wrong or missing; the message lists each."""
+
+
+def run(plan: Plan) -> None:
+    """Send one of each kind of request to the gateway. Raises SmokeError when anything is off."""
+    keys = [key for key in os.environ.get("GATEWAY_API_KEYS", "").split(",") if key]
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    problems: list[str] = []
+    with httpx2.Client(base_url=plan.gateway.url, headers=headers, timeout=TIMEOUT_S) as client:
+        checks = [_facts, _streamed, _embeddings, _transcription]
+        if any(program.name == "multimodal" for program in plan.services):
+            checks.append(_image)
+        for check in checks:
+            try:
+                problems += check(client)
+            except httpx2.HTTPStatusError as error:
+                problems.append(f"{error.request.url} answered {error.response.status_code}: {_text(error.response)}")
+            except httpx2.HTTPError as error:
+                problems.append(f"{check.__name__.strip('_')}: {type(error).__name__}: {error}")
+    if problems:
+        raise SmokeError("The cluster is up, but not right:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    print("\nAll answers are right.")
+
+
+def _facts(client: httpx2.Client) -> list[str]:
+    right = 0
+    for prompt, fact in FACTS:
+        took, answer = _timed(partial(_post, client, "/v1/chat/completions", _chat(prompt)))
+        text = answer["choices"][0]["message"]["content"].strip()
+        found = fact in text.lower()
+        right += found
+        print(f"\n{'✓' if found else '✗'} {prompt}  ({took:.1f} s)\n  {_short(text)}", flush=True)
+    if right < FACTS_NEEDED:
+        return [f"only {right} of {len(FACTS)} chat answers held the expected fact"]
+    return []
+
+
+def _streamed(client: httpx2.Client) -> list[str]:
+    prompt = FACTS[0][0]
+    began = time.perf_counter()
+    first = 0.0
+    pieces: list[str] = []
+    ended = False
+    with client.stream("POST", "/v1/chat/completions", json=_chat(prompt) | {"stream": True}) as answer:
+        if answer.is_error:
+            answer.read()
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if line == "data: [DONE]":
+                ended = True
+            elif line.startswith("data: "):
+                first = first or time.perf_counter() - began
+                pieces += [choice["delta"].get("content") or "" for choice in json.loads(line[6:])["choices"]]
+    took = time.perf_counter() - began
+    chunks = sum(1 for piece in pieces if piece)
+    text = "".join(pieces).strip()
+    print(
+        f"\n✓ {prompt}  (streamed: first {first:.2f} s, all {took:.1f} s, {chunks} chunks)\n  {_short(text)}",
+        flush=True,
+    )
+    problems = [] if ended else ["the stream did not end with data: [DONE]"]
+    return problems if chunks > 1 else [*problems, f"the stream came in {chunks} chunk(s)"]
+
+
+def _embeddings(client: httpx2.Client) -> list[str]:
+    took, answer = _timed(lambda: _post(client, "/v1/embeddings", {"input": [*RELATED, UNRELATED]}))
+    one, two, other = (item["embedding"] for item in answer["data"])
+    near, far = _dot(one, two), _dot(one, other)
+    norm = math.sqrt(_dot(one, one))
+    print(f"\n✓ 3 embeddings, {len(one)} dimensions, norm {norm:.4f}  ({took:.2f} s)")
+    print(f"  {RELATED[0]!r} ~ {RELATED[1]!r}: {near:.2f}, ~ {UNRELATED!r}: {far:.2f}", flush=True)
+    problems = []
+    if len(one) != DIMENSIONS or abs(norm - 1) > 1e-3:
+        problems.append(f"the embedding has {len(one)} dimensions and norm {norm:.4f}, not {DIMENSIONS} and 1")
+    if near <= far:
+        problems.append("related sentences are not closer than unrelated ones")
+    return problems
+
+
+def _transcription(client: httpx2.Client) -> list[str]:
+    def ask() -> Any:
+        files = {"file": (SPEECH.name, SPEECH.read_bytes(), "audio/wav")}
+        answer = client.post("/v1/audio/transcriptions", files=files, data={"model": "whisper", "language": "en"})
+        return answer.raise_for_status().json()
+
+    took, answer = _timed(ask)
+    text = answer["text"].strip()
+    print(f"\n✓ {SPEECH.name}  ({took:.1f} s)\n  {text}", flush=True)
+    missing = _words(SPOKEN.read_text()) - _words(text)
+    return [f"the transcription lacks the words {', '.join(sorted(missing))}"] if missing else []
+
+
+def _image(client: httpx2.Client) -> list[str]:
+    # One red pixel: enough to see that an image goes in and words come out. The model's weights are random.
+    png = (
+        "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+        "AAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+    )
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": png}}]
+    body = {"messages": [{"role": "user", "content": content}], **ASK}
+    took, answer = _timed(lambda: _post(client, "/v1/chat/completions", body))
+    text = answer["choices"][0]["message"]["content"].strip()
+    print(f"\n✓ an image question, answered by {answer['model']}  ({took:.1f} s; random weights)\n  {_short(text)}")
+    return [] if text else ["the image question got an empty answer"]
+
+
+def _chat(prompt: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}], **ASK}
+
+
+def _post(client: httpx2.Client, path: str, body: dict[str, Any]) -> Any:
+    return client.post(path, json=body).raise_for_status().json()
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began, result
+
+
+def _dot(one: list[float], two: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, two, strict=True))
+
+
+def _words(text: str) -> set[str]:
+    return set("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 160 else line[:159] + "…"
+
+
+def _text(response: httpx2.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]

