@@ -1,0 +1,78 @@
+"""What users see when a part of the running cluster dies."""
+
+import os
+import signal
+import time
+
+import httpx2
+import pytest
+
+from tests.support.cluster import Quickstart
+
+# The gateway's poll interval and a poll's deadline; the death itself is seen sooner where traffic finds it.
+REPORT_S = 6.0
+BACK_S = 180.0
+
+
+def services(cluster: Quickstart) -> dict[str, dict[str, object]]:
+    answer: dict[str, dict[str, dict[str, object]]] = httpx2.get(f"{cluster.url(8080)}/services", timeout=10).json()
+    return answer["services"]
+
+
+def embed(cluster: Quickstart) -> httpx2.Response:
+    return httpx2.post(f"{cluster.url(8080)}/v1/embeddings", json={"input": "x"}, timeout=60)
+
+
+@pytest.mark.parametrize(("port", "service"), [(8002, "embedding"), (8004, "transcription"), (8000, "llm-primary")])
+def test_killed_service(cluster: Quickstart, port: int, service: str) -> None:
+    """kill -9 of a service: reported at once, the others go on, its model is a 503 that names it, and it comes back."""
+    os.kill(cluster.pid_on(port), signal.SIGKILL)
+    deadline = time.monotonic() + REPORT_S
+    while services(cluster)[service]["healthy"]:
+        assert time.monotonic() < deadline, "the gateway did not report the dead service"
+        time.sleep(0.05)
+
+    refused = ask_model_of(cluster, service)
+    assert refused.status_code == 503
+    assert service in refused.json()["error"]["message"]
+    assert refused.json()["error"]["code"] in ("no_healthy_backend", "model_loading")
+    assert int(refused.headers["retry-after"]) >= 1
+
+    other = embed(cluster) if service != "embedding" else ask_model_of(cluster, "llm-primary")
+    assert other.status_code == 200, other.text
+
+    deadline = time.monotonic() + BACK_S
+    while not services(cluster)[service]["healthy"]:
+        assert time.monotonic() < deadline, "the service was not started again"
+        time.sleep(0.2)
+    assert ask_model_of(cluster, service).status_code == 200
+
+
+def ask_model_of(cluster: Quickstart, service: str) -> httpx2.Response:
+    if service == "embedding":
+        return embed(cluster)
+    if service == "transcription":
+        from tests.cluster.test_openai_client import SPEECH
+
+        files = {"file": ("sentence.wav", SPEECH.read_bytes(), "audio/wav")}
+        url = f"{cluster.url(8080)}/v1/audio/transcriptions"
+        return httpx2.post(url, files=files, data={"model": "whisper"}, timeout=120)
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    return httpx2.post(f"{cluster.url(8080)}/v1/chat/completions", json=body, timeout=120)
+
+
+def test_killed_registry(cluster: Quickstart) -> None:
+    """The registry may die: models that are loaded go on answering, and it comes back."""
+    os.kill(cluster.pid_on(8090), signal.SIGKILL)
+    assert embed(cluster).status_code == 200
+    deadline = time.monotonic() + BACK_S
+    while cluster.health(8090) != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_torch_is_the_cpu_build() -> None:
+    """A quickstart on a machine without a GPU installs no CUDA."""
+    import torch
+
+    assert torch.version.cuda is None

@@ -1,0 +1,122 @@
+"""Every curl command of docs/quick-reference.md that needs no Docker, run as it stands in the document."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import PORTS, ROOT, Quickstart
+
+DOCUMENT = ROOT / "docs" / "quick-reference.md"
+PROMISED = ROOT.parent / "shared" / "quick-reference.md"
+
+# llm-secondary, MinIO and Chat UI run in the cluster's compose file only.
+ELSEWHERE = ("localhost:8001", "localhost:9000", "localhost:9001", "localhost:3000")
+
+
+def commands() -> list[str]:
+    """The curl commands of the bash blocks, continued lines joined; of `watch`, the command that it repeats."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL):
+        for command in _statements(block):
+            watched = re.fullmatch(r"watch -n \d+ '(.*)'", command, flags=re.DOTALL)
+            command = watched[1] if watched else command
+            if command.startswith("curl") and not any(address in command for address in ELSEWHERE):
+                found.append(command)
+    unique = list(dict.fromkeys(found))
+    # What deletes a model goes last.
+    return sorted(unique, key=lambda command: "DELETE" in command)
+
+
+def _statements(block: str) -> list[str]:
+    """The statements of a shell block: a quote or a backslash at a line's end carries on to the next."""
+    statements: list[str] = []
+    open_statement = ""
+    for line in block.splitlines():
+        if not open_statement and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        open_statement += line
+        if line.endswith("\\") or open_statement.count("'") % 2:
+            open_statement += "\n"
+            continue
+        statements.append(open_statement.strip())
+        open_statement = ""
+    return statements
+
+
+def test_the_document_is_the_one_that_was_promised() -> None:
+    """The copy that ships is the user's own text, where that is at hand."""
+    if not PROMISED.exists():
+        pytest.skip("the original is not beside this checkout")
+    assert DOCUMENT.read_text() == PROMISED.read_text()
+
+
+def test_the_commands_are_found() -> None:
+    """The extraction sees what a reader sees, both jq dashboards among it."""
+    found = commands()
+    assert len(found) >= 14
+    assert sum("jq" in command and "response_ms" in command for command in found) == 1
+    assert any(command.endswith('| jq ".services"') for command in found)
+    assert [command for command in found if "DELETE" in command] == found[-1:]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_works_as_written(cluster: Quickstart, command: str) -> None:
+    """The command exits 0 and prints JSON that holds no error and no null where the document promises a value."""
+    assert shutil.which("jq"), "jq is needed: apt-get install jq"
+    if cluster.offset:
+        for port in PORTS:
+            command = command.replace(f"localhost:{port}", f"localhost:{port + cluster.offset}")
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    values = _json_values(done.stdout)
+    assert values, f"nothing was printed; stderr: {done.stderr}"
+    for value in values:
+        assert value is not None
+        assert not (isinstance(value, dict) and value.get("error")), value
+    _check(command, values)
+
+
+def _json_values(text: str) -> list[object]:
+    decoder = json.JSONDecoder()
+    values, rest = [], text.strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        values.append(value)
+        rest = rest[end:].strip()
+    return values
+
+
+def _check(command: str, values: list[object]) -> None:
+    """What a reader expects to see, by the kind of command."""
+    first = values[0]
+    if "response_ms" in command:
+        assert len(values) == 4
+        assert all(isinstance(v, dict) and set(v) == {"name", "healthy", "response_ms"} for v in values)
+        assert all(v["healthy"] is True and v["response_ms"] > 0 for v in values)  # type: ignore[index]
+        return
+    assert isinstance(first, dict)
+    if "chat/completions" in command:
+        assert first["choices"][0]["message"]["content"].strip()
+    elif "/v1/embeddings" in command:
+        assert len(first["data"][0]["embedding"]) == 384
+    elif command.endswith('| jq ".services"'):
+        assert set(first) == {"llm-primary", "embedding", "multimodal", "transcription"}
+    elif "/download" in command:
+        assert first["status"] in ("queued", "downloading")
+    elif "DELETE" in command:
+        assert "smollm2" in json.dumps(first)
+    elif "/models/qwen" in command:
+        assert (first["name"], first["status"]) == ("smollm2", "ready")
+    elif "8080/services" in command:
+        assert first["healthy"] == first["total"] == 4
+
+
+def test_shipped_copy_matches_the_path_in_the_readme() -> None:
+    """The README sends people to the copy."""
+    assert "docs/quick-reference.md" in Path(ROOT / "README.md").read_text()
