@@ -1,31 +1,210 @@
 """Model files from the registry into a local folder: verified, resumable, shared between services.
 
-(Interface; the implementation follows.)
+`kit.model_source` asks the registry, `kit.model_cache` knows the folders; here is the order of things.
 """
 
+import errno
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from kit.catalogue import Entry
+from kit.model_cache import ModelCache, VerifiedFolder, check_stop
+from kit.model_source import CHUNK, Listing, ModelFilesError, RegistrySource, RemoteFile, SourceDown
 
+__all__ = ["ModelFilesError", "fetch_model"]
 
-class ModelFilesError(Exception):
-    """The files could not be had. `may_pass` says whether waiting and trying again can help."""
+log = structlog.get_logger(__name__)
 
-    def __init__(self, message: str, *, may_pass: bool) -> None:
-        super().__init__(message)
-        self.may_pass = may_pass
+Report = Callable[[float, str], None]
+
+# How often in a row a file's stream may break without bringing a byte, and the pauses between.
+TRIES = 5
+PAUSE_FIRST_S = 0.5
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def fetch_model(
-    entry: Entry,
-    *,
-    registry_url: str,
-    token: str | None,
-    cache: Path,
-    report: Callable[[float, str], None],
-    stop: threading.Event,
+    entry: Entry, *, registry_url: str, token: str | None, cache: Path, report: Report, stop: threading.Event
 ) -> Path:
-    """Return a local folder that holds exactly the verified files of `entry`."""
-    raise NotImplementedError
+    """Return a local folder that holds exactly the verified files of `entry`.
+
+    Blocks for as long as that takes. Every file's digest is checked when it arrives; a file that was verified before is
+    not read again while its size and time stay the same. The folder's name is the commit, so a revision that moves gets
+    a new folder. `report` is told the share done (0..1) and what is going on; `stop` ends the fetch within a moment.
+    When the registry is down, a complete folder from before is used. Several processes may ask for one model at once:
+    one fetches, the others wait. Raises ModelFilesError.
+    """
+    try:
+        with RegistrySource(registry_url, token) as source:
+            return _Fetch(entry, source, ModelCache(cache, entry.hf_repo), report, stop).run()
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise ModelFilesError(
+                f"The disk of {cache} is full ({error.strerror}). Free some space or set MODEL_CACHE.",
+                may_pass=False,
+            ) from error
+        raise ModelFilesError(
+            f"The model cache {cache} cannot be used: {error.strerror or error} ({error.filename}). Set MODEL_CACHE.",
+            may_pass=False,
+        ) from error
+
+
+class _Fetch:
+    """One call of `fetch_model`."""
+
+    def __init__(
+        self, entry: Entry, source: RegistrySource, cache: ModelCache, report: Report, stop: threading.Event
+    ) -> None:
+        self._entry = entry
+        self._source = source
+        self._cache = cache
+        self._report = report
+        self._stop = stop
+        self._done = 0
+        self._total = 0
+
+    def run(self) -> Path:
+        """Return the folder."""
+        check_stop(self._stop)
+        self._report(0.0, f"asking the registry at {self._source.url}")
+        try:
+            listing = self._source.listing(self._entry)
+        except SourceDown as error:
+            return self._without_registry(error)
+        self._total = listing.size
+        folder = self._cache.complete(listing, self._stop)
+        if folder is None:
+            with self._cache.locked(self._report_waiting, self._stop):
+                # Another process may have finished it while this one waited.
+                folder = self._cache.complete(listing, self._stop) or self._fill(listing)
+        self._cache.note_revision(self._entry.revision, listing.commit)
+        self._report(1.0, "files verified")
+        return folder
+
+    def _without_registry(self, error: SourceDown) -> Path:
+        folder = self._cache.last_complete(self._entry.revision, self._stop)
+        if folder is None:
+            raise ModelFilesError(
+                f"{error} {self._entry.name} is not in {self._cache.home} yet. Start the registry or set REGISTRY_URL.",
+                may_pass=True,
+            ) from error
+        log.warning("registry down, using the model files from before", reason=str(error), folder=str(folder))
+        self._report(1.0, "files from before")
+        return folder
+
+    def _report_waiting(self) -> None:
+        self._report(0.0, f"waiting for another process that is fetching {self._entry.name}")
+
+    def _fill(self, listing: Listing) -> Path:
+        part = self._cache.part(listing)
+        # What is already right in the folder of this commit (a damaged one, then) need not come again.
+        present = VerifiedFolder(part.folder.with_name(listing.commit))
+        missing = []
+        for file in listing.files:
+            if present.has(file, self._stop) or part.has(file, self._stop):
+                self._done += file.size
+            else:
+                missing.append(file)
+        self._check_room(part.folder, missing)
+        for file in missing:
+            self._fetch_file(listing, file, part)
+        return self._cache.publish(listing, part)
+
+    def _check_room(self, folder: Path, missing: list[RemoteFile]) -> None:
+        needed = 0
+        for file in missing:
+            path = folder / file.path
+            needed += max(file.size - (path.stat().st_size if path.is_file() else 0), 0)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise ModelFilesError(
+                f"The disk of {folder.parent} is full: {self._entry.name} needs {_human(needed)} more, {_human(free)} "
+                "are free. Free some space or set MODEL_CACHE to another folder.",
+                may_pass=False,
+            )
+
+    def _fetch_file(self, listing: Listing, file: RemoteFile, part: VerifiedFolder) -> None:
+        path = part.folder / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            resumed = path.is_file() and path.stat().st_size > 0
+            if self._download(listing, file, path):
+                part.remember(file)
+                return
+            if not resumed:
+                break
+            # What was there from before may be what is wrong: once more, from the first byte.
+        raise ModelFilesError(
+            f"{file.path} of {self._entry.hf_repo} arrived damaged from {self._source.url}: expected {file.digest}. "
+            f"Check it there: POST {self._source.url}/models/{self._entry.name}/verify.",
+            may_pass=False,
+        )
+
+    def _download(self, listing: Listing, file: RemoteFile, path: Path) -> bool:
+        """Append to `path` what it lacks of `file`. False when the whole is not what was promised: then it is gone."""
+        hasher, done = file.hasher(), 0
+        with path.open("a+b", buffering=0) as stream:
+            stream.seek(0)
+            while chunk := stream.read(CHUNK):
+                check_stop(self._stop)
+                hasher.update(chunk)
+                done += len(chunk)
+            self._advance(file, done, done)
+            breaks = 0
+            while done < file.size:
+                before = done
+                try:
+                    for chunk in self._source.read(self._entry, listing, file, done):
+                        check_stop(self._stop)
+                        _write_all(stream.fileno(), chunk)
+                        hasher.update(chunk)
+                        done += len(chunk)
+                        self._advance(file, len(chunk), done)
+                        if done > file.size:
+                            break
+                    if done < file.size:
+                        raise SourceDown(f"{self._source.url} ended {file.path} after {done} of {file.size} bytes.")
+                except SourceDown as error:
+                    breaks = 1 if done > before else breaks + 1
+                    self._pause_after(error, breaks)
+            os.fsync(stream.fileno())
+        if done == file.size and file.is_proved_by(hasher):
+            return True
+        path.unlink()
+        self._done -= done
+        return False
+
+    def _advance(self, file: RemoteFile, count: int, done: int) -> None:
+        self._done += count
+        share = self._done / self._total if self._total else 1.0
+        percent = 100 * done // file.size if file.size else 100
+        self._report(min(share, 1.0), f"fetching {file.path} {min(percent, 100)} % of {_human(file.size)}")
+
+    def _pause_after(self, error: SourceDown, breaks: int) -> None:
+        """Wait before the stream is taken up again, or give up. `breaks` in a row brought no byte."""
+        if breaks > TRIES:
+            raise ModelFilesError(
+                f"{error} Gave up after {TRIES} tries; what was fetched is kept.", may_pass=True
+            ) from error
+        self._stop.wait(PAUSE_FIRST_S * 2 ** (breaks - 1))
+        check_stop(self._stop)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _human(count: int) -> str:
+    """`count` bytes as people read them: 269 MB."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= factor:
+            value = count / factor
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count} B"

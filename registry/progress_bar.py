@@ -1,4 +1,4 @@
-"""A progress bar on stderr when that is a terminal, nothing otherwise. Needs no package: a server has no use for one."""
+"""A progress bar on stderr when that is a terminal, nothing otherwise; without any package."""
 
 import sys
 import time

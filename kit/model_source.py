@@ -1,0 +1,173 @@
+"""The registry as the source of model files: what a model consists of, and the bytes of each file.
+
+Spoken through the Hub API, so any server with that API will do. Blocking; one instance per fetch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx2
+
+from kit.catalogue import Entry
+from kit.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
+
+CHUNK = 1 << 20
+CONNECT_TIMEOUT_S = 5.0
+STALL_TIMEOUT_S = 15.0
+
+
+class ModelFilesError(Exception):
+    """The files could not be had. `may_pass` says whether waiting and trying again can help."""
+
+    def __init__(self, message: str, *, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+class SourceDown(Exception):
+    """The registry does not answer, or broke off in the middle; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a model as the registry describes it."""
+
+    path: str
+    size: int
+    digest: str
+    """`sha256:<64 hex>`, or `git-sha1:<40 hex>` where the server has only git's blob id (small files on the Hub)."""
+
+    def hasher(self) -> "hashlib._Hash":
+        """A fresh hash that, fed with the content, gives `digest`."""
+        if self.digest.startswith("sha256:"):
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+
+    def is_proved_by(self, hasher: "hashlib._Hash") -> bool:
+        """Whether what `hasher` was fed is this file."""
+        return self.digest.partition(":")[2] == hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a model at one commit."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+
+class RegistrySource:
+    """Asks one registry. A context manager: closes its connections at the end."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        self._client = httpx2.Client(
+            # An explicit transport: the registry is in our own network, whatever HTTP_PROXY says of the internet.
+            transport=httpx2.HTTPTransport(),
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
+            timeout=httpx2.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            follow_redirects=True,  # to the object store; the client drops our token when the origin changes
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def listing(self, entry: Entry) -> Listing:
+        """What `entry` consists of at its revision, its allow and ignore patterns applied.
+
+        Raises SourceDown, or ModelFilesError when the registry answers but has no such model, or nonsense.
+        """
+        address = f"{self.url}/api/models/{entry.hf_repo}/revision/{quote(entry.revision, safe='')}?blobs=1"
+        try:
+            response = self._client.get(address)
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise self._down(error) from error
+        if response.status_code == 404:
+            raise ModelFilesError(
+                f"{entry.hf_repo} at {entry.revision} is not in the registry at {self.url}. Mirror it with "
+                f"scripts/offline-setup.sh, or POST {self.url}/models/{entry.name}/download.",
+                may_pass=True,
+            )
+        self._check(response, "the list of files")
+        try:
+            return _parse_listing(response.json(), entry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelFilesError(
+                f"{address} gave no list of files that could be used: {error!r}. Is REGISTRY_URL a registry?",
+                may_pass=False,
+            ) from error
+
+    def read(self, entry: Entry, listing: Listing, file: RemoteFile, start: int) -> Iterator[bytes]:
+        """Yield the bytes of `file` from `start` on, in pieces of at most 1 MiB.
+
+        Raises SourceDown when the stream breaks (go on from the last byte had), ModelFilesError when it is refused.
+        """
+        url = f"{self.url}/{entry.hf_repo}/resolve/{listing.commit}/{quote(file.path)}"
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            with self._client.stream("GET", url, headers=headers) as response:
+                self._check(response, file.path)
+                skip = (
+                    start if response.status_code == 200 else 0
+                )  # a server that ignores Range begins at the beginning
+                for chunk in response.iter_raw(CHUNK):
+                    rest = chunk[skip:]
+                    skip = max(skip - len(chunk), 0)
+                    if rest:
+                        yield rest
+        except httpx2.TransportError as error:
+            raise self._down(error) from error
+
+    def _check(self, response: httpx2.Response, what: str) -> None:
+        status = response.status_code
+        if status in (200, 206):
+            return
+        if status in (401, 403):
+            raise ModelFilesError(
+                f"The registry at {self.url} refuses {what} ({status}). Set REGISTRY_TOKEN to one of its API_KEYS.",
+                may_pass=False,
+            )
+        if status == 429 or status >= 500:
+            raise SourceDown(f"The registry at {self.url} answered {status} for {what}.")
+        raise ModelFilesError(
+            f"{response.url.copy_with(query=None)} answered {status} for {what}. Download the model there again.",
+            may_pass=True,
+        )
+
+    def _down(self, error: Exception) -> SourceDown:
+        reason = str(error) or type(error).__name__
+        return SourceDown(f"The registry at {self.url} does not answer ({reason}).")
+
+
+def _parse_listing(document: dict[str, Any], entry: Entry) -> Listing:
+    commit = str(document["sha"])
+    if not COMMIT.fullmatch(commit):
+        raise BadName(f"{commit!r} is not a commit")
+    siblings = {str(sibling["rfilename"]): sibling for sibling in document["siblings"]}
+    check_paths(sibling["rfilename"] for sibling in document["siblings"])
+    paths = chosen(siblings, entry.allow_patterns, entry.ignore_patterns)
+    if not paths:
+        raise BadName("no file is left after allow_patterns and ignore_patterns")
+    return Listing(commit, tuple(_remote_file(path, siblings[path]) for path in sorted(paths)))
+
+
+def _remote_file(path: str, sibling: dict[str, Any]) -> RemoteFile:
+    sha256 = (sibling.get("lfs") or {}).get("sha256") or sibling.get("sha256")
+    digest = f"sha256:{sha256}" if sha256 else f"git-sha1:{sibling['blobId']}"
+    if not (SHA256 if sha256 else COMMIT).fullmatch(digest.partition(":")[2]):
+        raise BadName(f"{path} comes with the digest {digest!r}")
+    size = int(sibling["size"])
+    if size < 0:
+        raise BadName(f"{path} comes with the size {size}")
+    return RemoteFile(path, size, digest)
