@@ -41,7 +41,8 @@ class Supervisor:
         self._config = home / "supervisord.conf"
         self._socket = _socket_path(home)
         self._process: subprocess.Popen[bytes] | None = None
-        self._rpc: xmlrpc.client.ServerProxy | None = None
+        self._transport = SupervisorTransport(None, None, serverurl=f"unix://{self._socket}")
+        self._rpc = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 
     def __enter__(self) -> "Supervisor":
         """Start supervisord, with no program running yet. Raises ProcessError."""
@@ -66,12 +67,10 @@ class Supervisor:
 
     def start(self, name: str) -> None:
         """Start one program; its readiness shows in its `/health`."""
-        assert self._rpc is not None
         self._rpc.supervisor.startProcess(name, False)
 
     def check(self) -> None:
         """Raises ProcessError when a program has given up: its configuration is wrong or it died again and again."""
-        assert self._rpc is not None
         for info in self._rpc.supervisor.getAllProcessInfo():  # type: ignore[union-attr]  # XML-RPC is untyped
             if info["statename"] == "FATAL" or (info["statename"] == "EXITED" and info["exitstatus"] != 0):  # type: ignore[index,call-overload]
                 raise ProcessError(self._last_words(str(info["name"])))  # type: ignore[index,call-overload]
@@ -80,6 +79,7 @@ class Supervisor:
         """End every program (SIGTERM, later SIGKILL) and supervisord. Returns when none is left."""
         if self._process is None:
             return
+        self._transport.close()
         end(self._process.pid, self._process)
         self._process = None
         self._socket.unlink(missing_ok=True)
@@ -87,12 +87,11 @@ class Supervisor:
 
     def _connect(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        transport = SupervisorTransport(None, None, serverurl=f"unix://{self._socket}")
-        self._rpc = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         while True:
             try:
                 self._rpc.supervisor.getState()
             except (OSError, xmlrpc.client.Error) as error:
+                self._transport.close()
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     log = self.logs / "supervisord.log"
@@ -124,7 +123,7 @@ class Supervisor:
                 f"environment={environment}\nautostart=false\nautorestart=unexpected\n"
                 # A wrong setting or a taken port does not mend itself: such an exit is not tried again.
                 f"exitcodes=0,{EXIT_CONFIG}\n"
-                f"startsecs=2\nstartretries=3\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
+                f"startsecs=2\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
                 f"redirect_stderr=true\nstdout_logfile={_escaped(self.logs / program.name)}.log\n"
                 "stdout_logfile_maxbytes=20MB\nstdout_logfile_backups=1\n"
             )

@@ -1,0 +1,85 @@
+"""The installer: when it skips, what it refuses, what it says when pip fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quickstart import install
+
+ROOT = Path(install.__file__).parent.parent
+
+
+def test_current_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stamp that matches the lock, torch's version and the place means that nothing is to be done."""
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(install, "VENV", venv)
+    lock = tmp_path / "some.txt"
+    lock.write_text("a==1 \\\n    --hash=sha256:0\nb-c==2 \\\n    --hash=sha256:1\n")
+    stamp = venv / ".installed-some"
+    assert install.packages_in(lock) == 2
+    assert not install.is_current(lock, stamp)
+    stamp.write_text(install.stamp_of(lock))
+    assert install.is_current(lock, stamp)
+    lock.write_text("a==2\n")
+    assert not install.is_current(lock, stamp)
+
+
+def test_full_disk_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too little space is said at once, with what is there and what is needed."""
+    monkeypatch.setattr(install, "NEEDED_GB", 10**9)
+    with pytest.raises(install.InstallError, match=r"GB free; packages and models need .* GB"):
+        install.check_disk()
+
+
+def test_pip_failure_shows_pips_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package that does not exist ends in a message with pip's reason, the log's path and a way on."""
+    monkeypatch.setattr(install, "LOG", tmp_path / "install.log")
+    with pytest.raises(install.InstallError) as caught:
+        install.run_pip(sys.executable, ["--no-index", "no-such-package-at-all==1"], 1, "Installing nothing")
+    assert "No matching distribution" in str(caught.value)
+    assert "PIP_INDEX_URL" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "failed" in capsys.readouterr().out
+
+
+def test_broken_environment_is_made_anew(tmp_path: Path) -> None:
+    """An interpreter that is gone, or that points nowhere, does not count as an environment."""
+    assert not install.venv_works(tmp_path / "bin" / "python")
+    dangling = tmp_path / "python"
+    dangling.symlink_to(tmp_path / "gone")
+    assert not install.venv_works(dangling)
+    assert install.venv_works(Path(sys.executable))
+
+
+def test_installer_needs_nothing_installed() -> None:
+    """install and options run in a bare Python, with no third-party package in sight."""
+    program = "import quickstart.install, quickstart.options"
+    subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_unsupported_python_is_told_what_to_install(tmp_path: Path) -> None:
+    """Without a Python that the lock supports, the script says which ones it needs and how to get one."""
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": str(old)}
+    done = subprocess.run(
+        ["bash", "scripts/quickstart.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "3.11, 3.12 or 3.13" in done.stderr
+
+
+def test_help_works_before_anything_is_installed() -> None:
+    """--help makes no environment."""
+    done = subprocess.run(
+        ["bash", "scripts/quickstart.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "--smoke" in done.stdout
+    assert "Installing" not in done.stdout

@@ -1,0 +1,161 @@
+"""Processes under a real supervisord: started, restarted, given up, ended, and found again."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from quickstart import preflight, processes
+from quickstart.plan import Program
+from quickstart.processes import ProcessError, Supervisor, end, running_pid
+
+DEADLINE_S = 30
+
+
+class Script(Program):
+    """A program that runs a line of Python instead of a module."""
+
+    @property
+    def command(self) -> list[str]:
+        return [*super().command[:1], "-c", self.module]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def child_of(supervisor: Supervisor) -> int:
+    """Wait for supervisord's one child and return its pid."""
+    assert supervisor._process is not None
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        children = processes._descendants(supervisor._process.pid)
+        if children:
+            return children[0]
+        time.sleep(0.02)
+    raise AssertionError("no child was started")
+
+
+def wait_gone(pid: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while processes._alive(pid):
+        assert time.monotonic() < deadline, f"{pid} still runs"
+        time.sleep(0.02)
+
+
+SLEEP = "__import__('time').sleep(300)"
+
+
+def test_leaving_ends_every_process(tmp_path: Path) -> None:
+    """After the block no process is left, nor the files that would make the next start believe otherwise."""
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.start("one")
+        pid = child_of(supervisor)
+        assert running_pid(tmp_path) is not None
+    wait_gone(pid)
+    assert running_pid(tmp_path) is None
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that hangs does not keep the cluster alive."""
+    stubborn = (
+        "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(300)"
+    )
+    script = tmp_path / "stubborn.py"
+    script.write_text(stubborn)
+    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 1)
+    with Supervisor(tmp_path, [Script("one", f"exec(open('{script}').read())", 1)]) as supervisor:
+        supervisor.start("one")
+        pid = child_of(supervisor)
+        log = tmp_path / "logs" / "one.log"
+        deadline = time.monotonic() + DEADLINE_S
+        while "deaf" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    wait_gone(pid)
+
+
+def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
+    """kill -9 of a program brings a new one."""
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.start("one")
+        first = child_of(supervisor)
+        time.sleep(2.2)  # supervisord counts an earlier death as a failed start (startsecs)
+        os.kill(first, signal.SIGKILL)
+        wait_gone(first)
+        assert child_of(supervisor) != first
+
+
+def test_a_wrong_configuration_is_told_with_the_log(tmp_path: Path) -> None:
+    """Exit code 78 is not tried again; the message holds the end of the program's log."""
+    with Supervisor(tmp_path, [Script("one", "raise SystemExit(print('PORT is wrong') or 78)", 1)]) as supervisor:
+        supervisor.start("one")
+        deadline = time.monotonic() + DEADLINE_S
+        message = ""
+        while not message and time.monotonic() < deadline:
+            try:
+                supervisor.check()
+            except ProcessError as error:
+                message = str(error)
+            time.sleep(0.05)
+    assert "one has stopped" in message
+    assert "PORT is wrong" in message
+
+
+def test_left_over_cluster_is_found_and_ended(tmp_path: Path) -> None:
+    """A supervisord whose starter was killed is refused by the next start and ended by --stop."""
+    supervisor = Supervisor(tmp_path, [Script("one", SLEEP, 1)]).__enter__()
+    supervisor.start("one")
+    pid = child_of(supervisor)
+    left = running_pid(tmp_path)
+    assert left is not None
+    with pytest.raises(preflight.PreflightError, match=r"running already .* --stop"):
+        preflight.check(tmp_path, [], models_present=True)
+    supervisor._transport.close()
+    end(left, supervisor._process)
+    wait_gone(pid)
+    assert running_pid(tmp_path) is None
+
+
+def test_taken_ports_are_named_with_a_way_on(tmp_path: Path) -> None:
+    """Every taken port is listed with its program, and --port-offset is offered."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(preflight.PreflightError) as caught:
+            preflight.check(tmp_path, [Program("gateway", "gateway", port)], models_present=True)
+    assert f"{port} (gateway)" in str(caught.value)
+    assert "--port-offset" in str(caught.value)
+
+
+def test_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too little space for the models is said before any is fetched."""
+    monkeypatch.setattr(preflight, "NEEDED_GB", 10**9)
+    with pytest.raises(preflight.PreflightError, match=r"GB free and the models need .* --home"):
+        preflight.check(tmp_path, [Program("x", "x", free_port())], models_present=False)
+
+
+def test_deep_folder_gets_a_short_socket(tmp_path: Path) -> None:
+    """A clone in a deep folder works though a Unix socket's path is short."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    with Supervisor(deep, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.check()
+
+
+@pytest.mark.parametrize("value", ['a"b', "a;b", "a\nb"])
+def test_values_that_supervisord_cannot_take_are_refused(value: str) -> None:
+    """Rather than a wrong command line, a clear message."""
+    with pytest.raises(ProcessError, match="holds a quote"):
+        processes._escaped(value)
+
+
+def test_percent_signs_survive() -> None:
+    """supervisord would expand `%`."""
+    assert processes._escaped("50%") == "50%%"
