@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as NotDecodable
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -25,16 +27,22 @@ class _FileSource(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return (value or None, key, value_is_complex) for one field.
 
-        Raises SettingsError when the file is named but cannot be read.
+        Raises SettingsError when the file is named but cannot be read, or holds nothing: a secret that never arrived
+        must not look like one that was never wanted.
         """
         variable = f"{field_name.upper()}_FILE"
         path = os.environ.get(variable)
         if not path or f"{field_name}_file" in self.settings_cls.model_fields:
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            value = Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise SettingsError(f"{variable}={path} cannot be read: {error.strerror}") from error
+            raise SettingsError(f"{variable}={path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError:  # not chained: it carries the file's bytes
+            raise SettingsError(f"{variable}={path} is not UTF-8 text.") from None
+        if not value:
+            raise SettingsError(f"{variable}={path} is empty. Write the value into it, or unset {variable}.")
+        return value, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Return the values of all fields whose `X_FILE` variable is set."""
@@ -45,7 +53,8 @@ class _FileSource(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """Base of every program's settings. An empty variable counts as unset, as `X=` in an env file is meant."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="forbid")
+    # Inputs are hidden because pydantic's own message, printed with a traceback, would show secrets.
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
     def settings_customise_sources(
@@ -56,7 +65,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, then environment, then `X_FILE`."""
+        """Order the sources: arguments, then environment, then `X_FILE`. No `.env` file and no secrets folder."""
         return init_settings, env_settings, _FileSource(settings_cls)
 
 
@@ -69,20 +78,27 @@ def load_settings(settings_class: type[S], **overrides: Any) -> S:
         return settings_class(**overrides)
     except ValidationError as error:
         raise SettingsError(_explain(settings_class, error)) from error
+    except NotDecodable as error:  # a structured field whose variable is not JSON
+        raise SettingsError(f"{error}: {error.__cause__ or 'not JSON'}") from None
 
 
 def _explain(settings_class: type[BaseSettings], error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        field = settings_class.model_fields.get(name)
-        got = "is not set" if problem["type"] == "missing" else f"is {_shown(field, problem['input'])}"
-        takes = f" It takes: {field.description}" if field is not None and field.description else ""
-        lines.append(f"{name.upper()} {got}: {problem['msg'].removeprefix('Value error, ')}.{takes}")
-    return "\n".join(lines)
+    return "\n".join(_line(settings_class, problem) for problem in error.errors())
 
 
-def _shown(field: FieldInfo | None, value: object) -> str:
+def _line(settings_class: type[BaseSettings], problem: ErrorDetails) -> str:
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if not problem["loc"]:  # several fields that do not go together; the input would be all of them, secrets included
+        return f"{message}."
+    name = str(problem["loc"][0])
+    field = settings_class.model_fields.get(name)
+    if field is None:
+        return f"{name.upper()} is not a setting of this program."
+    got = "is not set" if problem["type"] == "missing" else f"is {_shown(field, problem['input'])}"
+    takes = f" It takes: {field.description}." if field.description else ""
+    return f"{name.upper()} {got}: {message}.{takes}"
+
+
+def _shown(field: FieldInfo, value: object) -> str:
     """Show a wrong value, except a secret's: settings errors end up in logs."""
-    secret = field is not None and "Secret" in str(field.annotation)
-    return "set to a value not shown here" if secret else repr(value)
+    return "set to a value not shown here" if "Secret" in str(field.annotation) else repr(value)
