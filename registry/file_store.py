@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
 
 CHUNK = 1 << 20
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -71,7 +71,7 @@ class FileStore:
                     hasher.update(chunk)
                     _write_all(file.fileno(), chunk)
                 if done != size or hasher.hexdigest() != digest:
-                    raise DigestMismatch(_mismatch(digest, size, hasher.hexdigest(), done))
+                    raise DigestMismatch(mismatch(digest, size, hasher.hexdigest(), done))
                 os.fchmod(file.fileno(), 0o444)
                 os.fsync(file.fileno())
             with self._failures("write to"):
@@ -223,9 +223,3 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _mismatch(digest: str, size: int, got: str, got_size: int) -> str:
-    if got_size != size:
-        return f"expected {size} bytes, got {'more' if got_size > size else got_size}"
-    return f"expected sha256 {digest}, got {got}"

@@ -104,3 +104,10 @@ class Store(Protocol):
 def blob_key(digest: str) -> str:
     """The key of a blob below the store's root."""
     return f"blobs/sha256/{digest}"
+
+
+def mismatch(digest: str, size: int, got_digest: str, got_size: int) -> str:
+    """What is wrong with bytes that are not the blob promised."""
+    if got_size != size:
+        return f"expected {size} bytes, got {'more' if got_size > size else got_size}"
+    return f"expected sha256 {digest}, got {got_digest}"

