@@ -1,0 +1,1 @@
+"""Speech to text over HTTP: faster-whisper behind OpenAI's audio routes."""

@@ -1,0 +1,8 @@
+"""`python -m services.transcription`: serve until SIGINT or SIGTERM. Settings come from the environment."""
+
+from kit.server import run
+from services.transcription.app import create_app
+from services.transcription.settings import TranscriptionSettings
+
+if __name__ == "__main__":
+    run("transcription", TranscriptionSettings, create_app)

@@ -1,0 +1,50 @@
+"""The transcription service's application: settings in, FastAPI out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from kit.service import ModelService, Report, create_service_app, in_daemon_thread
+from services.transcription import whisper
+from services.transcription.engine import SpeechEngine
+from services.transcription.jobs import Jobs
+from services.transcription.metrics import SpeechMetrics
+from services.transcription.routes import create_routes
+from services.transcription.settings import TranscriptionSettings
+
+# Opens the engine for the model in a folder. Blocks; called in a thread of its own.
+OpenEngine = Callable[[Path, TranscriptionSettings, Report], SpeechEngine]
+
+
+def open_whisper(folder: Path, settings: TranscriptionSettings, report: Report) -> SpeechEngine:
+    """Open faster-whisper as the settings say."""
+    return whisper.open_engine(
+        folder,
+        device=settings.device,
+        compute_type=settings.compute_type,
+        cpu_threads=settings.cpu_threads,
+        beam_size=settings.beam_size,
+        batch_size=settings.batch_size,
+        report=report,
+    )
+
+
+def create_app(settings: TranscriptionSettings, open_engine: OpenEngine = open_whisper) -> FastAPI:
+    """Make the application; the model loads once it runs.
+
+    Raises SettingsError when MODEL is not a transcription model of the catalogue.
+    """
+    entry = settings.entry("transcription")
+
+    async def load(folder: Path, report: Report) -> Jobs:
+        engine = await in_daemon_thread(open_engine, folder, settings, report)
+        return Jobs(
+            engine, max_queue=settings.max_queue, max_seconds=settings.max_audio_seconds, metrics=speech_metrics
+        )
+
+    service = ModelService(settings, entry, load)
+    speech_metrics = SpeechMetrics(service.metrics.registry)
+    app = create_service_app(service, title=f"Transcription: {entry.name}")
+    app.include_router(create_routes(service, settings))
+    return app

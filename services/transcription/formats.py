@@ -1,0 +1,116 @@
+"""The five answers to one transcription, and the events of a streamed one. Pure: segments in, bytes or JSON out.
+
+Source: https://platform.openai.com/docs/api-reference/audio, SubRip (.srt) as players read it, and
+https://www.w3.org/TR/webvtt1/.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from services.transcription.engine import Info, Segment, Task
+from services.transcription.languages import name_of
+
+Format = Literal["json", "text", "srt", "vtt", "verbose_json"]
+Granularity = Literal["word", "segment"]
+
+
+def text_of(segments: Sequence[Segment]) -> str:
+    """The whole text."""
+    return "".join(segment.text for segment in segments).strip()
+
+
+def simple(info: Info, segments: Sequence[Segment]) -> dict[str, Any]:
+    """The body of `json`."""
+    return {"text": text_of(segments), "usage": _usage(info)}
+
+
+def verbose(
+    info: Info, segments: Sequence[Segment], *, task: Task, granularities: Sequence[Granularity]
+) -> dict[str, Any]:
+    """The body of `verbose_json`: segments, words or both, as `timestamp_granularities` asks; segments by default."""
+    body: dict[str, Any] = {
+        "task": task,
+        "language": "english" if task == "translate" else name_of(info.language),
+        "duration": round(info.duration, 3),
+        "text": text_of(segments),
+        "usage": _usage(info),
+    }
+    if "segment" in granularities or not granularities:
+        body["segments"] = [_segment(segment) for segment in segments]
+    if "word" in granularities:
+        body["words"] = [
+            {"word": word.text.strip(), "start": round(word.start, 3), "end": round(word.end, 3)}
+            for segment in segments
+            for word in segment.words
+        ]
+    return body
+
+
+def srt(segments: Sequence[Segment]) -> str:
+    """SubRip subtitles; an empty file for silence."""
+    blocks = [
+        f"{number}\n{_clock(segment.start, ',')} --> {_clock(segment.end, ',')}\n{_cue(segment.text)}\n"
+        for number, segment in enumerate(segments, 1)
+    ]
+    return "\n".join(blocks)
+
+
+def vtt(segments: Sequence[Segment]) -> str:
+    """WebVTT subtitles. `&` and `<` would start an entity or a tag, so they are escaped."""
+    blocks = ["WEBVTT\n"]
+    for segment in segments:
+        text = _cue(segment.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        blocks.append(f"{_clock(segment.start, '.')} --> {_clock(segment.end, '.')}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def delta(text: str) -> bytes:
+    """The streamed event for one more piece of text."""
+    return _event({"type": "transcript.text.delta", "delta": text})
+
+
+def done(text: str) -> bytes:
+    """The last streamed event, with the whole text."""
+    return _event({"type": "transcript.text.done", "text": text})
+
+
+def failed(body: dict[str, Any]) -> bytes:
+    """The last streamed event when hearing failed on the way; `body` is the error envelope."""
+    return _event(body)
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
+        "id": segment.id,
+        "seek": segment.seek,
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
+def _usage(info: Info) -> dict[str, Any]:
+    return {"type": "duration", "seconds": math.ceil(info.duration)}
+
+
+def _clock(seconds: float, decimal: str) -> str:
+    """`HH:MM:SS,mmm`; hours grow beyond two digits."""
+    milliseconds = round(max(seconds, 0.0) * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{decimal}{milliseconds % 1000:03}"
+
+
+def _cue(text: str) -> str:
+    """A cue's text: an empty line would end the cue, and `-->` would begin another."""
+    return " ".join(text.split()).replace("-->", "->")
