@@ -11,10 +11,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.utils import is_body_allowed_for_status_code
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+
+MAX_SHOWN = 200  # characters of a client's value that an error repeats
 
 
 class ApiError(Exception):
@@ -47,8 +49,11 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def encoded(self) -> bytes:
-        """The envelope as UTF-8 JSON, for code that writes to a socket itself."""
-        return json.dumps(self.body(), ensure_ascii=False).encode()
+        """The envelope as UTF-8 JSON, for code that writes to a socket itself.
+
+        A half surrogate pair, which JSON can carry in and UTF-8 cannot carry out, leaves as its escape.
+        """
+        return json.dumps(self.body(), ensure_ascii=False).encode(errors="backslashreplace")
 
 
 class InvalidRequest(ApiError):
@@ -93,7 +98,8 @@ class ModelNotFound(ApiError):
 
     def __init__(self, model: str, known: Iterable[str]) -> None:
         names = ", ".join(sorted(known)) or "none yet"
-        super().__init__(f"The model {model!r} does not exist here. Models that do: {names}.", param="model")
+        shown = repr(model if len(model) <= MAX_SHOWN else model[:MAX_SHOWN] + "…")
+        super().__init__(f"The model {shown} does not exist here. Models that do: {names}.", param="model")
 
 
 class PayloadTooLarge(ApiError):
@@ -105,10 +111,11 @@ class PayloadTooLarge(ApiError):
 
 
 class _RetryLater(ApiError):
-    """An error that passes by itself: carries `Retry-After` in whole seconds, at least 1."""
+    """An error that passes by itself: carries `Retry-After` in whole seconds, from 1 to 3600."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0, param: str | None = None) -> None:
-        super().__init__(message, param=param, headers={"Retry-After": str(max(1, math.ceil(retry_after)))})
+        seconds = math.ceil(min(max(1.0, retry_after), 3600.0))
+        super().__init__(message, param=param, headers={"Retry-After": str(seconds)})
 
 
 class Busy(_RetryLater):
@@ -162,40 +169,53 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
 
 
-def respond(error: ApiError) -> JSONResponse:
+def respond(error: ApiError) -> Response:
     """Turn `error` into its HTTP response."""
-    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+    return Response(error.encoded(), error.status, error.headers, media_type="application/json")
 
 
-async def _answer_api_error(_: Request, error: Exception) -> JSONResponse:
+async def _answer_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return respond(error)
 
 
-async def _answer_validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _answer_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     if not problems:
         return respond(InvalidRequest("The request is not valid."))
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    if first["type"] == "json_invalid":
+        cause, position = first["ctx"]["error"], first["loc"][-1]
+        return respond(InvalidRequest(f"The body is not JSON: {cause} at character {position}."))
+    if isinstance(first.get("input"), bytes):  # FastAPI parses only what is declared as JSON
+        return respond(InvalidRequest("The body is not declared as JSON. Send 'Content-Type: application/json'."))
+    where = ".".join(str(part) for part in first["loc"] if part != "body")[:MAX_SHOWN] or None
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return respond(InvalidRequest(f"{where or 'body'}: {first['msg']}{more}", param=where))
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    reason = http.HTTPStatus(error.status_code).phrase
-    if error.status_code == 404:
-        message = f"No route {request.method} {request.url.path}. GET /docs lists what is here."
-    elif error.status_code == 405:
+    # FastAPI makes a 400 of whatever happens while it reads the body.
+    if isinstance(error.__cause__, ApiError):
+        return respond(error.__cause__)
+    if isinstance(error.__cause__, ClientDisconnect):
+        return await _answer_nobody(request, error)
+    status = error.status_code
+    if not is_body_allowed_for_status_code(status):
+        return Response(status_code=status, headers=error.headers)
+    known = status in http.HTTPStatus.__members__.values()
+    reason = http.HTTPStatus(status).phrase if known else f"Status {status}"
+    if status == 404 and error.detail == reason:
+        message = f"No route {request.method} {request.url.path[:MAX_SHOWN]}. GET /docs lists what is here."
+    elif status == 405:
         message = f"{request.url.path} does not take {request.method}."
     else:
         message = str(error.detail or reason)
-    kind = "invalid_request_error" if error.status_code < 500 else "internal_error"
+    kind = "invalid_request_error" if status < 500 else "internal_error"
     code = reason.lower().replace(" ", "_")
-    headers = error.headers
-    return respond(ApiError(message, status=error.status_code, type=kind, code=code, headers=headers))
+    return respond(ApiError(message, status=status, type=kind, code=code, headers=error.headers))
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:
