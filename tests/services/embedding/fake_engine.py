@@ -1,0 +1,63 @@
+"""An engine that counts letters instead of running a model: same rows for same tokens, and a gate to hold it at."""
+
+import threading
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.embedding.engine import Text, Tokens
+
+WAIT_S = 10
+
+
+class FakeEngine:
+    """One token per word, between a first and a last token; rows of eight numbers of length 1."""
+
+    name = "fake"
+    device = "cpu"
+    max_tokens = 16
+    vocabulary = 1000
+
+    def __init__(self, *, dimensions: int = 8, prompts: Sequence[str] = ("query",)) -> None:
+        self.dimensions = dimensions
+        self.prompts = prompts
+        self.batches: list[list[int]] = []
+        self.closed = False
+        self.broken = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.computing = threading.Event()
+
+    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
+        return [self._tokens(text, prompt, cut) for text in texts]
+
+    def _tokens(self, text: Text, prompt: str | None, cut: int | None) -> Tokens:
+        words = [*([prompt] if prompt else []), *(" ".join(text) if isinstance(text, tuple) else text).split()]
+        ids = [1, *(3 + zlib.crc32(word.encode()) % 900 for word in words), 2]
+        return Tokens(ids if cut is None else ids[:cut])
+
+    def run(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        self.computing.set()
+        assert self.gate.wait(WAIT_S), "nobody opened the gate"
+        self.batches.append([len(item) for item in batch])
+        if self.broken:
+            raise RuntimeError("out of memory, says the fake")
+        return np.stack([self._row(item) for item in batch])
+
+    def _row(self, item: Tokens) -> NDArray[np.float32]:
+        row = np.random.default_rng(list(item.ids)).standard_normal(self.dimensions).astype(np.float32)
+        return row if self.dimensions == 1 else row / np.linalg.norm(row)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def hold(self) -> None:
+        """Let the next batch wait at the gate."""
+        self.computing.clear()
+        self.gate.clear()
+
+    def wait_until_computing(self) -> None:
+        """Return once a batch waits at the gate."""
+        assert self.computing.wait(WAIT_S), "no batch came"

@@ -1,0 +1,190 @@
+"""The service over HTTP, with the fake engine: routes, names, loading, clients that leave, metrics, keys."""
+
+import contextlib
+import json
+import socket
+import threading
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from openai import OpenAI
+
+from kit.settings import SettingsError
+from services.embedding.settings import EmbeddingSettings
+from tests.services.embedding.conftest import Start
+from tests.services.embedding.fake_engine import WAIT_S, FakeEngine
+
+
+@pytest.mark.parametrize("model", [None, "tiny", "small", "org/tiny-model"])
+def test_names(client: httpx2.Client, model: str | None) -> None:
+    """The service answers to its name, alias, repository, and to no name; the answer has the catalogue's name."""
+    answer = client.post("/v1/embeddings", json={"input": "a"} | ({"model": model} if model else {}))
+    assert answer.status_code == 200
+    assert answer.json()["model"] == "tiny"
+
+
+def test_models(client: httpx2.Client) -> None:
+    """/v1/models lists all names."""
+    assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny", "small", "org/tiny-model"]
+
+
+def test_official_client(client: httpx2.Client) -> None:
+    """The openai client parses the answer; its own base64 and our floats are the same numbers."""
+    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
+        coded = openai.embeddings.create(model="tiny", input=["one two", "three"])
+        plain = openai.embeddings.create(model="tiny", input=["one two", "three"], encoding_format="float")
+    assert coded.usage.prompt_tokens == 7
+    assert [item.index for item in coded.data] == [0, 1]
+    for one, other in zip(coded.data, plain.data, strict=True):
+        assert np.array_equal(np.float32(one.embedding), np.float32(other.embedding))
+
+
+def test_tokens_equal_text(client: httpx2.Client, engine: FakeEngine) -> None:
+    """Token ids give the embedding of the text that they spell."""
+    [tokens] = engine.tokenize(["one two"], prompt=None, cut=None)
+    by_text = client.post("/v1/embeddings", json={"input": "one two"}).json()
+    by_ids = client.post("/v1/embeddings", json={"input": list(tokens.ids)}).json()
+    assert by_text == by_ids
+
+
+def test_rerank_and_score(start: Start) -> None:
+    """A reranker sorts documents, and scores pairs in order; both agree."""
+    with start(FakeEngine(dimensions=1), kind="reranker") as client:
+        ranked = client.post("/v1/rerank", json={"query": "q", "documents": ["a", {"text": "b"}, "c"]}).json()
+        scored = client.post("/v1/score", json={"text_1": "q", "text_2": ["a", "b", "c"]}).json()
+    scores = {item["index"]: item["relevance_score"] for item in ranked["results"]}
+    assert [scores[index] for index in range(3)] == [item["score"] for item in scored["data"]]
+    assert [item["relevance_score"] for item in ranked["results"]] == sorted(scores.values(), reverse=True)
+    assert {item["document"]["text"] for item in ranked["results"]} == {"a", "b", "c"}
+    assert ranked["usage"] == scored["usage"] == {"prompt_tokens": 12, "total_tokens": 12}
+
+
+def test_loading(start: Start, engine: FakeEngine) -> None:
+    """It listens at once: 503 with the progress while the model loads, 200 once it is there."""
+    go, reported = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> FakeEngine:
+        arguments[-1](0.5, "half of it")
+        reported.set()
+        assert go.wait(WAIT_S)
+        return engine
+
+    with start(engine, open_engine=slowly, ready=False) as client:
+        assert reported.wait(WAIT_S)
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "loading")
+        assert health.json()["progress"] == 0.75
+        refused = client.post("/v1/embeddings", json={"input": "a"})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_loading"
+        assert "half of it" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) >= 1
+        go.set()
+        while client.get("/health").status_code != 200:
+            pass
+        assert client.get("/health").json()["engine"] == "fake"
+    assert engine.closed
+
+
+def test_load_failure(start: Start, engine: FakeEngine) -> None:
+    """A model that does not load leaves the service up, telling why."""
+
+    def fail(*_: Any) -> FakeEngine:
+        raise RuntimeError("the weights are of another model")
+
+    with start(engine, open_engine=fail, ready=False) as client:
+        while (health := client.get("/health").json())["status"] == "loading":
+            pass
+        assert health["status"] == "failed"
+        assert "another model" in health["detail"]
+        assert "another model" in client.post("/v1/embeddings", json={"input": "a"}).json()["error"]["message"]
+
+
+def test_busy(start: Start, engine: FakeEngine) -> None:
+    """Too many texts in flight: 429 with Retry-After, /health unimpressed, and room again afterwards."""
+    with start(engine, max_queue=2, max_inputs=2) as client:
+        engine.hold()
+        thread = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": {"input": ["a", "b"]}})
+        thread.start()
+        engine.wait_until_computing()
+        answer = client.post("/v1/embeddings", json={"input": "c"})
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "busy"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert client.get("/health").status_code == 200
+        engine.gate.set()
+        thread.join(WAIT_S)
+        assert client.post("/v1/embeddings", json={"input": "c"}).status_code == 200
+
+
+def test_a_client_that_leaves_costs_nothing(client: httpx2.Client, engine: FakeEngine) -> None:
+    """Texts whose client closed its connection before their turn are dropped, and no longer counted."""
+    engine.hold()
+    thread = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": {"input": "first"}})
+    thread.start()
+    engine.wait_until_computing()
+    body = json.dumps({"input": ["left alone"] * 5}).encode()
+    with contextlib.closing(socket.create_connection((client.base_url.host, client.base_url.port))) as leaving:
+        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        leaving.sendall(head.encode() + body)
+        wait_for_metric(client, "embedding_texts_in_flight", 6)
+    wait_for_metric(client, "embedding_texts_in_flight", 1)
+    engine.gate.set()
+    thread.join(WAIT_S)
+    assert client.post("/v1/embeddings", json={"input": "last one"}).status_code == 200
+    assert engine.batches == [[3], [4]]
+    assert 'status="499"' in client.get("/metrics").text
+
+
+def wait_for_metric(client: httpx2.Client, name: str, value: float) -> None:
+    """Poll /metrics until it shows `value`; the test's own timeout ends a wait in vain."""
+    while f"{name} {value:.1f}\n" not in client.get("/metrics").text:
+        pass
+
+
+def test_metrics(client: httpx2.Client) -> None:
+    """Batches are counted by size, tokens and time."""
+    client.post("/v1/embeddings", json={"input": ["a b", "c"]})
+    text = client.get("/metrics").text
+    assert "embedding_batch_texts_sum 2.0" in text
+    assert "embedding_computed_tokens_total 8.0" in text
+    assert "embedding_batch_seconds_count 1.0" in text
+    assert "embedding_texts_in_flight 0.0" in text
+
+
+def test_engine_failure_is_a_500_without_its_inside(client: httpx2.Client, engine: FakeEngine) -> None:
+    """The engine's own message stays in the log; the next request succeeds."""
+    engine.broken = True
+    answer = client.post("/v1/embeddings", json={"input": "a"})
+    assert answer.status_code == 500
+    assert "out of memory" not in answer.text
+    engine.broken = False
+    assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+
+
+def test_keys(start: Start, engine: FakeEngine) -> None:
+    """With API_KEYS set, /v1 needs one; /health does not."""
+    with start(engine, api_keys="secret") as client:
+        assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 401
+        with_key = {"authorization": "Bearer secret"}
+        assert client.post("/v1/embeddings", json={"input": "a"}, headers=with_key).status_code == 200
+
+
+def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
+    """A catalogue entry of another kind stops the start with the remedy."""
+    with pytest.raises(SettingsError, match="this service runs embedding or reranker"), start(engine, kind="llm"):
+        pass
+
+
+def test_queue_takes_a_full_request() -> None:
+    """MAX_QUEUE below MAX_INPUTS could never serve a full request, so it stops the start."""
+    with pytest.raises(ValueError, match="no full request would fit"):
+        EmbeddingSettings(max_queue=10, max_inputs=20)
+
+
+def test_documented(client: httpx2.Client) -> None:
+    """The schema behind /docs describes the bodies."""
+    schema = client.get("/openapi.json").json()["paths"]["/v1/embeddings"]["post"]["requestBody"]
+    assert "input" in schema["content"]["application/json"]["schema"]["properties"]
