@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
+from starlette.middleware.cors import CORSMiddleware
 
 from kit import __version__
 from kit.errors import install_error_handlers
@@ -18,6 +19,9 @@ from kit.middleware import RequestFrame
 from kit.settings import Settings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+# What our clients read of an answer's head; browsers hide the rest from pages of other origins.
+EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -75,6 +79,15 @@ def create_app(
     app = FastAPI(title=title, version=__version__, lifespan=lifespan)
     install_error_handlers(app)
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
+    if settings.allowed_origins:
+        # Outermost: a preflight carries no key, and a page may read errors only if they carry the headers too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.lower().rstrip("/") for origin in settings.allowed_origins],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
     app.add_api_route("/metrics", metrics_route(metrics), methods=["GET"], include_in_schema=False)
     return app
 

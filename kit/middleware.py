@@ -8,6 +8,7 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kit.errors import ApiError, respond
@@ -16,9 +17,14 @@ from kit.metrics import HttpMetrics
 
 log = structlog.get_logger("access")
 
-# Polled every few seconds by machines: logged only when they fail.
+# Polled every few seconds by machines: logged only when they fail. A 503 there is no failure of the request, it is what
+# a service says while its model loads, and the load itself is logged.
 QUIET_PATHS = frozenset({"/health", "/metrics", "/gpu-stats"})
+QUIET_STATUSES = frozenset({*range(400), 503})
 MAX_REQUEST_ID = 128
+# Metric labels must not grow with what clients invent: RFC 9110's methods and PATCH.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+CLIENT_LEFT = 499  # nginx's code for a client that left before its answer began
 
 
 def request_id_from(value: str | None) -> str:
@@ -51,6 +57,8 @@ class RequestFrame:
                 refusal = self._refusal(scope, headers)
                 app = self._app if refusal is None else respond(refusal)
                 await app(scope, receive, exchange.send)
+            except ClientDisconnect:
+                pass  # nobody waits for an answer any more; counted below
             except Exception as error:
                 log.error("bug", method=scope["method"], path=scope["path"], exc_info=error)
                 if exchange.started:
@@ -90,20 +98,19 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._first_byte_s = time.perf_counter() - self._began
+            message.setdefault("headers", [])  # ASGI lets an application leave them out
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
         await self._send(message)
 
     def finish(self) -> None:
         """Write the log line and the metrics; called once, whatever happened."""
-        # The template (`/models/{name}`), not the path: a label per model or per scanner's guess would grow for ever.
-        route = getattr(self._scope.get("route"), "path", "other")
-        # 499 is nginx's code for a client that left before its answer began.
-        status = self._status or 499
+        route = _route(self._scope)
+        status = self._status or CLIENT_LEFT
         method = self._scope["method"]
         self._metrics.in_flight.dec()
-        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(self._first_byte_s or time.perf_counter() - self._began)
-        if status < 400 and self._scope["path"] in QUIET_PATHS:
+        if status in QUIET_STATUSES and self._scope["path"] in QUIET_PATHS:
             return
         client = self._scope.get("client")
         log.info(
@@ -114,3 +121,13 @@ class _Exchange:
             ms=round((time.perf_counter() - self._began) * 1000, 1),
             client=client[0] if client else None,
         )
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route that answered (`/models/{name}`), or `other`.
+
+    Not the path: a label per model or per scanner's guess would grow for ever.
+    """
+    # FastAPI keeps a route with the prefix of its `include_router` here, and without it under "route".
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    return str(getattr(included or scope.get("route"), "path", "other"))
