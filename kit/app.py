@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from pydantic import Field, SecretStr, field_validator
@@ -92,7 +92,7 @@ def create_app(
     return app
 
 
-def admin_only(guard: AdminGuard) -> object:
+def admin_only(guard: AdminGuard) -> Any:
     """A FastAPI dependency for routes that change something; put it into `dependencies=[...]`."""
 
     def check(request: Request) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.hub_names import repo_folder
-from kit.model_source import CHUNK, Listing, ModelFilesError, RemoteFile
+from kit.model_source import CHUNK, Listing, RemoteFile
+from kit.resume import check_stop
 
 LOCK_POLL_S = 0.2
 
@@ -159,12 +160,6 @@ class ModelCache:
 
     def _final(self, commit: str) -> Path:
         return self._home / commit
-
-
-def check_stop(stop: threading.Event) -> None:
-    """Raise ModelFilesError when the fetch is to end."""
-    if stop.is_set():
-        raise ModelFilesError("Stopped before all files were there. What was fetched is kept.", may_pass=True)
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:

@@ -8,13 +8,15 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from kit.catalogue import Entry
-from kit.model_cache import ModelCache, VerifiedFolder, check_stop
-from kit.model_source import CHUNK, Listing, ModelFilesError, RegistrySource, RemoteFile, SourceDown
+from kit.model_cache import ModelCache, VerifiedFolder
+from kit.model_source import CHUNK, Listing, ModelFilesError, RegistrySource, RemoteFile
+from kit.resume import Broken, Stopped, check_stop, resumed
 
 __all__ = ["ModelFilesError", "fetch_model"]
 
@@ -22,9 +24,6 @@ log = structlog.get_logger(__name__)
 
 Report = Callable[[float, str], None]
 
-# How often in a row a file's stream may break without bringing a byte, and the pauses between.
-TRIES = 5
-PAUSE_FIRST_S = 0.5
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -42,6 +41,12 @@ def fetch_model(
     try:
         with RegistrySource(registry_url, token) as source:
             return _Fetch(entry, source, ModelCache(cache, entry.hf_repo), report, stop).run()
+    except Stopped as error:
+        raise ModelFilesError(
+            "Stopped before all files were there; what was fetched is kept.", may_pass=True
+        ) from error
+    except Broken as error:
+        raise ModelFilesError(f"{error} What was fetched is kept.", may_pass=True) from error
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise ModelFilesError(
@@ -74,7 +79,7 @@ class _Fetch:
         self._report(0.0, f"asking the registry at {self._source.url}")
         try:
             listing = self._source.listing(self._entry)
-        except SourceDown as error:
+        except Broken as error:
             return self._without_registry(error)
         self._total = listing.size
         folder = self._cache.complete(listing, self._stop)
@@ -86,7 +91,7 @@ class _Fetch:
         self._report(1.0, "files verified")
         return folder
 
-    def _without_registry(self, error: SourceDown) -> Path:
+    def _without_registry(self, error: Broken) -> Path:
         folder = self._cache.last_complete(self._entry.revision, self._stop)
         if folder is None:
             raise ModelFilesError(
@@ -132,11 +137,11 @@ class _Fetch:
         path = part.folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            resumed = path.is_file() and path.stat().st_size > 0
+            continued = path.is_file() and path.stat().st_size > 0
             if self._download(listing, file, path):
                 part.remember(file)
                 return
-            if not resumed:
+            if not continued:
                 break
             # What was there from before may be what is wrong: once more, from the first byte.
         raise ModelFilesError(
@@ -155,23 +160,12 @@ class _Fetch:
                 hasher.update(chunk)
                 done += len(chunk)
             self._advance(file, done, done)
-            breaks = 0
-            while done < file.size:
-                before = done
-                try:
-                    for chunk in self._source.read(self._entry, listing, file, done):
-                        check_stop(self._stop)
-                        _write_all(stream.fileno(), chunk)
-                        hasher.update(chunk)
-                        done += len(chunk)
-                        self._advance(file, len(chunk), done)
-                        if done > file.size:
-                            break
-                    if done < file.size:
-                        raise SourceDown(f"{self._source.url} ended {file.path} after {done} of {file.size} bytes.")
-                except SourceDown as error:
-                    breaks = 1 if done > before else breaks + 1
-                    self._pause_after(error, breaks)
+            rest = partial(self._source.read, self._entry, listing, file)
+            for chunk in resumed(rest, start=done, size=file.size, stop=self._stop):
+                _write_all(stream.fileno(), chunk)
+                hasher.update(chunk)
+                done += len(chunk)
+                self._advance(file, len(chunk), done)
             os.fsync(stream.fileno())
         if done == file.size and file.is_proved_by(hasher):
             return True
@@ -184,15 +178,6 @@ class _Fetch:
         share = self._done / self._total if self._total else 1.0
         percent = 100 * done // file.size if file.size else 100
         self._report(min(share, 1.0), f"fetching {file.path} {min(percent, 100)} % of {_human(file.size)}")
-
-    def _pause_after(self, error: SourceDown, breaks: int) -> None:
-        """Wait before the stream is taken up again, or give up. `breaks` in a row brought no byte."""
-        if breaks > TRIES:
-            raise ModelFilesError(
-                f"{error} Gave up after {TRIES} tries; what was fetched is kept.", may_pass=True
-            ) from error
-        self._stop.wait(PAUSE_FIRST_S * 2 ** (breaks - 1))
-        check_stop(self._stop)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -13,6 +13,7 @@ import httpx2
 
 from kit.catalogue import Entry
 from kit.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
+from kit.resume import Broken
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 5.0
@@ -25,10 +26,6 @@ class ModelFilesError(Exception):
     def __init__(self, message: str, *, may_pass: bool) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-
-
-class SourceDown(Exception):
-    """The registry does not answer, or broke off in the middle; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class RegistrySource:
     def listing(self, entry: Entry) -> Listing:
         """What `entry` consists of at its revision, its allow and ignore patterns applied.
 
-        Raises SourceDown, or ModelFilesError when the registry answers but has no such model, or nonsense.
+        Raises Broken, or ModelFilesError when the registry answers but has no such model, or nonsense.
         """
         address = f"{self.url}/api/models/{entry.hf_repo}/revision/{quote(entry.revision, safe='')}?blobs=1"
         try:
@@ -111,7 +108,7 @@ class RegistrySource:
     def read(self, entry: Entry, listing: Listing, file: RemoteFile, start: int) -> Iterator[bytes]:
         """Yield the bytes of `file` from `start` on, in pieces of at most 1 MiB.
 
-        Raises SourceDown when the stream breaks (go on from the last byte had), ModelFilesError when it is refused.
+        Raises Broken when the stream breaks (go on from the last byte had), ModelFilesError when it is refused.
         """
         url = f"{self.url}/{entry.hf_repo}/resolve/{listing.commit}/{quote(file.path)}"
         headers = {"Range": f"bytes={start}-"} if start else {}
@@ -139,15 +136,15 @@ class RegistrySource:
                 may_pass=False,
             )
         if status == 429 or status >= 500:
-            raise SourceDown(f"The registry at {self.url} answered {status} for {what}.")
+            raise Broken(f"The registry at {self.url} answered {status} for {what}.")
         raise ModelFilesError(
             f"{response.url.copy_with(query=None)} answered {status} for {what}. Download the model there again.",
             may_pass=True,
         )
 
-    def _down(self, error: Exception) -> SourceDown:
+    def _down(self, error: Exception) -> Broken:
         reason = str(error) or type(error).__name__
-        return SourceDown(f"The registry at {self.url} does not answer ({reason}).")
+        return Broken(f"The registry at {self.url} does not answer ({reason}).")
 
 
 def _parse_listing(document: dict[str, Any], entry: Entry) -> Listing:

@@ -1,46 +1,75 @@
 """The registry's application, put together from its settings."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
-from kit.app import create_app
+from kit.app import admin_only, create_app
 from kit.errors import ApiError, InvalidRequest, respond
 from kit.guard import KeyRing
 from kit.hub_names import BadName
 from kit.metrics import HttpMetrics
+from registry.hub import Hub
 from registry.hub_api import HubApi
+from registry.jobs import Jobs
 from registry.library import Library
+from registry.mirror import Mirror
 from registry.open_store import open_store
 from registry.routes import ModelRoutes
 from registry.settings import RegistrySettings
 from registry.store import StoreError
 
+log = structlog.get_logger(__name__)
+
+RESUME_AGAIN_S = 5.0
+
 
 def create_registry(settings: RegistrySettings) -> FastAPI:
     """Make the application. Raises SettingsError when the store or the catalogue cannot be used."""
     library = Library(open_store(settings), settings.load_catalogue())
+    jobs = Jobs(library.store, at_once=settings.jobs)
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    mirror = Mirror(library, jobs, lambda: Hub(settings.hf_endpoint, token), parallel=settings.files_per_job)
     keys = settings.key_ring()
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[None]:
+        resuming = asyncio.create_task(_resume(mirror), name="resume downloads")
         try:
             yield
         finally:
+            resuming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await resuming
+            await asyncio.to_thread(jobs.close)
             library.store.close()
 
     app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=running)
     app.add_exception_handler(BadName, _answer_bad_name)
     app.add_exception_handler(StoreError, _answer_store_error)
-    models = ModelRoutes(library)
+    models = ModelRoutes(library, mirror)
     readers = [_readers_only(keys)]
     app.add_api_route("/health", models.health, methods=["GET"])
-    app.include_router(models.router(), dependencies=readers)
+    app.include_router(models.reading(), dependencies=readers)
+    app.include_router(models.changing(), dependencies=[admin_only(settings.admin_guard())])
     app.include_router(HubApi(library, internal_hosts=settings.s3_internal_hosts).router(), dependencies=readers)
     return app
+
+
+async def _resume(mirror: Mirror) -> None:
+    """Take up unfinished downloads as soon as the store answers: it may start after the registry."""
+    while True:
+        try:
+            await asyncio.to_thread(mirror.resume)
+            return
+        except StoreError as error:
+            log.warning("store not there yet", reason=str(error))
+        await asyncio.sleep(RESUME_AGAIN_S)
 
 
 def _readers_only(keys: KeyRing) -> Any:
@@ -54,11 +83,11 @@ def _readers_only(keys: KeyRing) -> Any:
     return Depends(check)
 
 
-async def _answer_bad_name(_: Request, error: Exception) -> JSONResponse:
+async def _answer_bad_name(_: Request, error: Exception) -> Response:
     return respond(InvalidRequest(str(error)))
 
 
-async def _answer_store_error(_: Request, error: Exception) -> JSONResponse:
+async def _answer_store_error(_: Request, error: Exception) -> Response:
     answer = ApiError(
         str(error), status=503, type="service_unavailable", code="store_failed", headers={"Retry-After": "5"}
     )

@@ -155,11 +155,17 @@ class Library:
             self.store.delete_document(_name_key(name))
             if any(other.repo == pointer.repo for other in self.names()):
                 return True
-            dropped = self._drop_repo(pointer.repo)
-            reached = self._reached()
-            for digest in dropped - reached - spare():
-                self.store.delete_blob(digest)
+            self._drop_blobs(self._drop_repo(pointer.repo), spare)
         return True
+
+    def drop_unreached(self, digests: set[str], *, spare: Callable[[], set[str]]) -> None:
+        """Remove those of `digests` that no model here reaches, save those that `spare` tells."""
+        with self.store.exclusive():
+            self._drop_blobs(digests, spare)
+
+    def _drop_blobs(self, digests: set[str], spare: Callable[[], set[str]]) -> None:
+        for digest in digests - self._reached() - spare():
+            self.store.delete_blob(digest)
 
     def _drop_repo(self, repo: str) -> set[str]:
         """Remove the documents of `repo`, refs first. Returns the digests that its commits had."""

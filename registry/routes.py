@@ -1,31 +1,49 @@
-"""The registry's own routes: what is here, how far a download is, fetch, verify, delete."""
+"""The registry's own routes: what is here, how far a job is, download, verify, delete."""
 
+import asyncio
+import json
 import time
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Body
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from kit.errors import ModelNotFound
+from registry.jobs import ENDED, Job
 from registry.library import Library, RevisionUnknown
 from registry.manifest import Name
+from registry.mirror import DownloadRequest, Mirror
 from registry.store import StoreError
 
 Json = dict[str, Any]
+
+EVENT_EVERY_S = 0.5
+HEARTBEAT_S = 15.0
 
 
 class ModelRoutes:
     """Answers about models by name."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, mirror: Mirror) -> None:
         self._library = library
+        self._mirror = mirror
         self._started = time.monotonic()
 
-    def router(self) -> APIRouter:
-        """The routes that read."""
+    def reading(self) -> APIRouter:
+        """The routes that only tell."""
         router = APIRouter(tags=["models"])
         router.add_api_route("/models", self.list, methods=["GET"])
         router.add_api_route("/models/{name}", self.show, methods=["GET"])
+        router.add_api_route("/models/{name}/events", self.events, methods=["GET"])
+        return router
+
+    def changing(self) -> APIRouter:
+        """The routes that change something, or cost something."""
+        router = APIRouter(tags=["models"])
+        router.add_api_route("/models/{name}/download", self.download, methods=["POST"], status_code=202)
+        router.add_api_route("/models/{name}/verify", self.verify, methods=["POST"], status_code=202)
+        router.add_api_route("/models/{name}", self.delete, methods=["DELETE"])
         return router
 
     def health(self) -> JSONResponse:
@@ -44,39 +62,109 @@ class ModelRoutes:
         return JSONResponse(body)
 
     def list(self) -> Json:
-        """Every model that is here or on its way, and the catalogue's models that are not."""
-        models = [self.describe(name) for name in self._library.names()]
-        here = {model["name"] for model in models}
-        missing = [entry.name for entry in self._library.catalogue if entry.name not in here]
+        """Every model that is here or on its way, and the catalogue's models that are neither."""
+        pointers = {pointer.name: pointer for pointer in self._library.names()}
+        names = sorted({*pointers, *(job.name for job in self._mirror.jobs.all() if job.status != "ready")})
+        models = [self._describe(name, pointers.get(name)) for name in names]
+        missing = [entry.name for entry in self._library.catalogue if entry.name not in names]
         return {"models": models, "not_mirrored": missing}
 
     def show(self, name: str) -> Json:
-        """One model, by its name, an alias, or its repository's place in the catalogue."""
-        pointer = self._library.name(self._library.canonical(name))
-        if pointer is None:
+        """One model, by its name, or by an alias of the catalogue."""
+        name = self._library.canonical(name)
+        pointer = self._library.name(name)
+        if pointer is None and self._mirror.jobs.get(name) is None:
             raise ModelNotFound(name, (known.name for known in self._library.names()))
-        return self.describe(pointer)
+        return self._describe(name, pointer)
 
-    def describe(self, name: Name) -> Json:
-        """A published model as JSON."""
+    def download(self, name: str, request: Annotated[DownloadRequest | None, Body()] = None) -> Json:
+        """Begin to mirror a model from HF_ENDPOINT. Asked again while it runs, it is the same download."""
+        job = self._mirror.download(name, request or DownloadRequest())
+        return self._describe(job.name, self._library.name(job.name))
+
+    def verify(self, name: str) -> Json:
+        """Begin to read every byte of a model again; the model's status tells the result."""
+        job = self._mirror.verify(name)
+        return self._describe(job.name, self._library.name(job.name))
+
+    def delete(self, name: str) -> Json:
+        """Cancel what is under way for a model, drop it, and the blobs that no other model needs."""
+        if not self._mirror.delete(name):
+            raise ModelNotFound(name, (known.name for known in self._library.names()))
+        return {"name": self._library.canonical(name), "deleted": True}
+
+    async def events(self, name: str) -> StreamingResponse:
+        """The model as server-sent events, one each time it changed, until its job has ended."""
+        first = await asyncio.to_thread(self.show, name)
+        return StreamingResponse(
+            self._events(first), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    async def _events(self, model: Json) -> AsyncIterator[str]:
+        yield _event(model)
+        told = time.monotonic()
+        while model["status"] not in ENDED:
+            await asyncio.sleep(EVENT_EVERY_S)
+            try:
+                now = await asyncio.to_thread(self.show, model["name"])
+            except ModelNotFound:
+                now = model | {"status": "cancelled"}
+            if now != model:
+                yield _event(now)
+                told = time.monotonic()
+            elif time.monotonic() - told > HEARTBEAT_S:
+                yield ": still here\n\n"
+                told = time.monotonic()
+            model = now
+
+    def _describe(self, name: str, pointer: Name | None) -> Json:
+        """A model as JSON: what is published, and over it what its last job says."""
+        job = self._mirror.jobs.get(name)
+        model = _from_job(job) if pointer is None and job is not None else self._published(pointer)
+        if job is None or job.status == "ready" or (job.status == "cancelled" and pointer is not None):
+            return model
+        model |= {"status": job.status, "progress": job.progress.as_json()}
+        return model | ({"error": job.error} if job.error else {})
+
+    def _published(self, pointer: Name | None) -> Json:
+        assert pointer is not None, "neither published nor under way"
+        model: Json = {
+            "name": pointer.name,
+            "hf_repo": pointer.repo,
+            "revision": pointer.revision,
+            "commit": pointer.commit,
+        }
         try:
-            manifest = self._library.manifest(name.repo, name.commit)
+            manifest = self._library.manifest(pointer.repo, pointer.commit)
         except RevisionUnknown:
-            error = "Its manifest is gone from the store. Download it again."
-            return {"name": name.name, "hf_repo": name.repo, "status": "failed", "error": error}
-        count = len(manifest.files)
-        return {
-            "name": name.name,
-            "hf_repo": name.repo,
-            "revision": name.revision,
-            "commit": name.commit,
+            return model | {"status": "failed", "error": "Its manifest is gone from the store. Download it again."}
+        count, size = len(manifest.files), manifest.size
+        return model | {
             "status": "ready",
-            "size_bytes": manifest.size,
             "progress": {
-                "bytes_done": manifest.size,
-                "bytes_total": manifest.size,
+                "bytes_done": size,
+                "bytes_total": size,
                 "files_done": count,
                 "files_total": count,
+                "bytes_per_second": 0,
+                "eta_seconds": 0.0,
             },
+            "size_bytes": size,
             "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
         }
+
+
+def _from_job(job: Job) -> Json:
+    request = job.request or {}
+    return {
+        "name": job.name,
+        "hf_repo": request.get("repo"),
+        "revision": request.get("revision"),
+        "commit": None,
+        "size_bytes": job.progress.as_json()["bytes_total"],
+        "files": [],
+    }
+
+
+def _event(model: Json) -> str:
+    return f"event: {model['status']}\ndata: {json.dumps(model)}\n\n"

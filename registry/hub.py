@@ -1,0 +1,185 @@
+"""A client of a Hugging Face Hub: the real one, a mirror of it, or another registry. Blocking, for any thread."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx2
+
+from kit.hub_names import COMMIT, SHA256, BadName, check_paths
+from kit.resume import Broken, pause
+from registry.s3_parts import MAX_OBJECT
+
+CHUNK = 1 << 20
+CONNECT_TIMEOUT_S = 10.0
+STALL_TIMEOUT_S = 30.0
+API_TRIES = 4
+MAX_FILES = 100_000
+
+T = TypeVar("T")
+
+
+class HubError(Exception):
+    """The source will not give what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file as the source describes it. At least one digest is known."""
+
+    path: str
+    size: int
+    lfs: bool
+    sha256: str | None
+    git_sha1: str | None
+    """The git-blob id of the content; None for LFS files, where the source's id is that of the pointer."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at one commit."""
+
+    commit: str
+    files: tuple[SourceFile, ...]
+
+
+class Hub:
+    """One endpoint, with the token for it. The token goes to that endpoint only, not to where it redirects."""
+
+    def __init__(self, endpoint: str, token: str | None) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._has_token = token is not None
+        self._client = httpx2.Client(
+            headers={"Accept-Encoding": "identity", "User-Agent": "gpu-cluster-registry"}
+            | ({"Authorization": f"Bearer {token}"} if token else {}),
+            timeout=httpx2.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            limits=httpx2.Limits(max_connections=None),
+            follow_redirects=True,
+        )
+
+    def close(self) -> None:
+        """Close all connections; streams under way break."""
+        self._client.close()
+
+    def listing(self, repo: str, revision: str, stop: threading.Event) -> Listing:
+        """The commit that `revision` is now, and its files. Raises HubError, Broken after several tries, Stopped."""
+        address = f"{self.endpoint}/api/models/{repo}"
+        info = self._patiently(
+            lambda: self._json(f"{address}/revision/{quote(revision, safe='')}", repo, revision), stop
+        )
+        commit = str(info.body.get("sha")) if isinstance(info.body, dict) else ""
+        if not COMMIT.fullmatch(commit):
+            raise HubError(f"{self.endpoint} gave no commit for {repo} at {revision}. Is HF_ENDPOINT a Hub?")
+        entries: list[dict[str, Any]] = []
+        url: str | None = f"{address}/tree/{commit}?recursive=true&expand=false"
+        while url is not None:
+            page = self._patiently(partial(self._json, url, repo, commit), stop)
+            entries += page.body
+            url = self._checked_next(page.next_url)
+            if len(entries) > MAX_FILES:
+                raise HubError(f"{repo} has more than {MAX_FILES} files, which is no model.")
+        try:
+            files = tuple(_source_file(entry) for entry in entries if entry["type"] == "file")
+            check_paths(file.path for file in files)
+        except (BadName, KeyError, TypeError, ValueError) as error:
+            raise HubError(f"{self.endpoint} lists {repo} in a way that is refused: {error}") from error
+        return Listing(commit, files)
+
+    def read(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
+        """Yield the bytes of a file from `start` on, in pieces of at most 1 MiB. Raises Broken, HubError."""
+        url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
+        try:
+            with self._client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
+                self._check(response, repo, commit, path)
+                skip = start if response.status_code == 200 else 0
+                for chunk in response.iter_raw(CHUNK):
+                    rest = chunk[skip:] if skip else chunk
+                    skip = max(skip - len(chunk), 0)
+                    if rest:
+                        yield rest
+        except httpx2.TransportError as error:
+            raise self._broken(error) from error
+
+    def _json(self, url: str, repo: str, revision: str) -> "_Page":
+        try:
+            response = self._client.get(url)
+        except httpx2.TransportError as error:
+            raise self._broken(error) from error
+        except (httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
+            raise HubError(f"{url} cannot be read: {error}. Check HF_ENDPOINT.") from error
+        self._check(response, repo, revision, "")
+        try:
+            return _Page(response.json(), response.links.get("next", {}).get("url"))
+        except ValueError as error:
+            raise HubError(f"{url} did not answer with JSON. Is HF_ENDPOINT a Hub?") from error
+
+    def _check(self, response: httpx2.Response, repo: str, revision: str, path: str) -> None:
+        status, code = response.status_code, response.headers.get("x-error-code", "")
+        if status in (200, 206):
+            return
+        what = f"{path} of {repo}" if path else repo
+        if status == 429 or status >= 500:
+            raise Broken(f"{self.endpoint} answered {status} for {what}.", retry_after=_seconds(response))
+        if code == "GatedRepo" or status == 403:
+            step = "use a token whose account has accepted it" if self._has_token else "set HF_TOKEN"
+            raise HubError(f"{repo} is gated: accept its licence at {self.endpoint}/{repo} and {step}.")
+        if code == "RevisionNotFound":
+            raise HubError(
+                f"{repo} has no revision {revision!r} at {self.endpoint}. Ask for a branch, tag or commit of it."
+            )
+        if code == "EntryNotFound":
+            raise HubError(f"{what} is not at {self.endpoint} any more. Download the model again.")
+        if status in (401, 404):
+            step = "Check the name, and HF_TOKEN's rights." if self._has_token else "Check the name, or set HF_TOKEN."
+            raise HubError(f"{repo} does not exist at {self.endpoint}, or is private ({status}). {step}")
+        raise HubError(f"{self.endpoint} answered {status} for {what}. Check HF_ENDPOINT.")
+
+    def _patiently(self, ask: Callable[[], T], stop: threading.Event) -> T:
+        tries = 0
+        while True:
+            try:
+                return ask()
+            except Broken as error:
+                tries += 1
+                if tries >= API_TRIES:
+                    raise
+                pause(error, tries, stop)
+
+    def _checked_next(self, url: str | None) -> str | None:
+        """The next page, only if it is at the endpoint itself: the token would travel with the request."""
+        if url is None:
+            return None
+        if httpx2.URL(url).origin != httpx2.URL(self.endpoint).origin:
+            raise HubError(f"{self.endpoint} sends to {url} for the rest of its list, which is refused.")
+        return url
+
+    def _broken(self, error: Exception) -> Broken:
+        reason = str(error) or type(error).__name__
+        return Broken(f"{self.endpoint} cannot be reached ({reason}). Check the connection to it, or HF_ENDPOINT.")
+
+
+@dataclass(frozen=True)
+class _Page:
+    body: Any
+    next_url: str | None
+
+
+def _seconds(response: httpx2.Response) -> float | None:
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _source_file(entry: dict[str, Any]) -> SourceFile:
+    path, size, lfs = str(entry["path"]), int(entry["size"]), entry.get("lfs")
+    sha256 = str(lfs["oid"]) if lfs else entry.get("sha256")
+    git_sha1 = None if lfs else str(entry["oid"])
+    if not 0 <= size <= MAX_OBJECT:
+        raise ValueError(f"{path} with a size of {size} bytes")
+    if (sha256 is not None and not SHA256.fullmatch(sha256)) or (
+        git_sha1 is not None and not COMMIT.fullmatch(git_sha1)
+    ):
+        raise ValueError(f"{path} with a digest that is none")
+    return SourceFile(path, size, lfs is not None, sha256, git_sha1)

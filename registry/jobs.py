@@ -1,0 +1,212 @@
+"""Work on models that takes its time: downloads and verifications. At most one per model; each in a thread of its own.
+
+A download's request is kept in the store (`jobs/<name>.json`) until it is done: after a restart it goes on, without the
+blobs that are there already.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import structlog
+
+from kit.errors import ApiError
+from kit.hub_names import BadName
+from kit.resume import Broken, Stopped, check_stop
+from registry.hub import HubError
+from registry.progress import Progress
+from registry.store import Store, StoreError
+
+log = structlog.get_logger(__name__)
+
+Status = Literal["queued", "downloading", "verifying", "ready", "failed", "cancelled"]
+ENDED: frozenset[Status] = frozenset({"ready", "failed", "cancelled"})
+END_WAIT_S = 5.0
+TURN_POLL_S = 0.5
+
+# What may go wrong without being a bug: the message is for the user, the trace is of no use to anybody.
+_EXPECTED = (BadName, HubError, Broken, StoreError)
+
+
+class JobConflict(ApiError):
+    """Another job is at work on this model."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "job_running"
+
+
+class Job:
+    """One piece of work on one model. `request` tells what was asked, to compare and to go on after a restart."""
+
+    def __init__(self, name: str, active: Status, request: dict[str, Any] | None) -> None:
+        self.name = name
+        self.request = request
+        self.progress = Progress()
+        self.stop = threading.Event()
+        self.status: Status = "queued"
+        self.error: str | None = None
+        self.digests: Callable[[], set[str]] = set
+        self.ended = threading.Event()
+        self._active = active
+        self._cancelled = False
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """It is its turn. Raises Stopped when it was cancelled while it waited."""
+        check_stop(self.stop)
+        self.status = self._active
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """The moment in which the job's model appears: a cancellation comes before it, or waits. Raises Stopped."""
+        with self._lock:
+            if self._cancelled:
+                raise Stopped
+            yield
+
+    def cancel(self) -> None:
+        """On return nothing will be published any more that is not published already."""
+        with self._lock:
+            self._cancelled = True
+        self.stop.set()
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether somebody cancelled it."""
+        return self._cancelled
+
+    def finish(self, status: Status, error: str | None = None) -> None:
+        """It has ended."""
+        self.error = error
+        self.status = status
+        self.ended.set()
+
+
+Work = Callable[[Job], None]
+
+
+class Jobs:
+    """The jobs of this registry."""
+
+    def __init__(self, store: Store, *, at_once: int) -> None:
+        self._store = store
+        self._turns = threading.BoundedSemaphore(at_once)
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+        self._closing = False
+
+    def start(self, job: Job, work: Work) -> Job:
+        """Run `work` for `job` in the background, or return the running job that does the very same.
+
+        Raises JobConflict when a different job is at work on this model, StoreError.
+        """
+        with self._lock:
+            other = self._jobs.get(job.name)
+            if other is not None and not other.ended.is_set():
+                if other.request == job.request:
+                    return other
+                raise JobConflict(
+                    f"{job.name} is {other.status} with other options. Wait for its end, or cancel it: "
+                    f"DELETE /models/{job.name}."
+                )
+            if job.request is not None:
+                self._store.put_document(_key(job.name), {"status": "queued", "request": job.request})
+            self._jobs[job.name] = job
+        # A daemon: a stream that hangs must not keep the process from ending.
+        threading.Thread(target=self._run, args=(job, work), name=f"job-{job.name}", daemon=True).start()
+        return job
+
+    def get(self, name: str) -> Job | None:
+        """The last job on this model since the start, or None."""
+        return self._jobs.get(name)
+
+    def all(self) -> list[Job]:
+        """The last job of every model that had one."""
+        return list(self._jobs.values())
+
+    def forget(self, name: str) -> Job | None:
+        """Cancel and drop the job on this model and what was kept of it. Returns it, or None."""
+        with self._lock:
+            job = self._jobs.pop(name, None)
+            if job is not None:
+                job.cancel()
+            self._store.delete_document(_key(name))
+        return job
+
+    def digests(self) -> set[str]:
+        """The blobs that running jobs count on."""
+        return {digest for job in self.all() if not job.ended.is_set() for digest in job.digests()}
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        """The requests that an earlier run of the registry left unfinished; earlier failures come back as such."""
+        requests = []
+        for key in self._store.list_documents("jobs/"):
+            document = self._store.get_document(key) or {}
+            if document.get("status") == "queued":
+                requests.append(document["request"])
+            elif "request" in document:
+                job = Job(key.removeprefix("jobs/").removesuffix(".json"), "downloading", document["request"])
+                job.finish("failed", document.get("error"))
+                self._jobs[job.name] = job
+        return requests
+
+    def close(self) -> None:
+        """Stop all jobs, keeping what they were asked for; wait a moment for their threads."""
+        self._closing = True
+        running = [job for job in self.all() if not job.ended.is_set()]
+        for job in running:
+            job.stop.set()
+        for job in running:
+            job.ended.wait(END_WAIT_S)
+
+    def _run(self, job: Job, work: Work) -> None:
+        try:
+            with self._turn(job):
+                job.begin()
+                log.info("job begins", model=job.name, status=job.status)
+                work(job)
+        except Stopped:
+            self._end(job, "cancelled", None)
+        except _EXPECTED as error:
+            self._end(job, "failed", str(error))
+        except Exception as error:
+            log.error("bug in a job", model=job.name, exc_info=error)
+            self._end(job, "failed", f"Internal error ({type(error).__name__}). The registry's log has its cause.")
+        else:
+            self._end(job, "ready", None)
+
+    @contextlib.contextmanager
+    def _turn(self, job: Job) -> Iterator[None]:
+        while not self._turns.acquire(timeout=TURN_POLL_S):
+            check_stop(job.stop)
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def _end(self, job: Job, status: Status, error: str | None) -> None:
+        if self._closing and status != "ready":
+            job.finish("cancelled")  # what was asked for stays in the store, for the next start
+            return
+        if job.was_cancelled:
+            status, error = "cancelled", None
+        elif job.request is not None:
+            try:
+                self._keep(job, status, error)
+            except StoreError as failure:
+                log.warning("the end of a job could not be kept", model=job.name, reason=str(failure))
+        log.info("job ended", model=job.name, status=status, **({"error": error} if error else {}))
+        job.finish(status, error)
+
+    def _keep(self, job: Job, status: Status, error: str | None) -> None:
+        if status == "ready":
+            self._store.delete_document(_key(job.name))
+        else:
+            document = {"status": status, "request": job.request, "error": error}
+            self._store.put_document(_key(job.name), document)
+
+
+def _key(name: str) -> str:
+    return f"jobs/{name}.json"

@@ -1,0 +1,133 @@
+"""What the registry does to models: download, verify, delete. The routes and the command line call this."""
+
+import hashlib
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kit.errors import InvalidRequest, ModelNotFound
+from kit.hub_names import check_name, check_repo, check_revision
+from kit.resume import check_stop
+from registry.hub import Hub
+from registry.jobs import Job, Jobs
+from registry.library import MAIN, Library
+from registry.manifest import FileEntry
+from registry.store import StoreError
+from registry.transfer import Transfer, Wanted
+
+Patterns = list[str]
+
+
+class DownloadRequest(BaseModel):
+    """The body of `POST /models/{name}/download`. A model of the catalogue needs none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hf_repo: str | None = Field(
+        default=None, description="ORG/NAME at HF_ENDPOINT; may be left out for models of the catalogue"
+    )
+    revision: str | None = Field(default=None, description="a commit, branch or tag; default: the catalogue's, or main")
+    allow_patterns: Patterns | None = Field(
+        default=None, max_length=100, description="take only files that fit one of these"
+    )
+    ignore_patterns: Patterns | None = Field(
+        default=None, max_length=100, description="leave out files that fit one of these"
+    )
+
+
+class Damaged(StoreError):
+    """Blobs whose bytes are not what their name says."""
+
+
+class Mirror:
+    """Downloads, verifies and deletes models of one library."""
+
+    def __init__(self, library: Library, jobs: Jobs, new_hub: Callable[[], Hub], *, parallel: int) -> None:
+        self.jobs = jobs
+        self._library = library
+        self._new_hub = new_hub
+        self._parallel = parallel
+
+    def download(self, name: str, request: DownloadRequest) -> Job:
+        """Begin to mirror, or return the job that is at it. Raises BadName, InvalidRequest, JobConflict."""
+        return self._start(self._wanted(name, request))
+
+    def resume(self) -> None:
+        """Go on with what an earlier run of the registry left unfinished."""
+        for request in self.jobs.unfinished():
+            self._start(Wanted.model_validate(request))
+
+    def verify(self, name: str) -> Job:
+        """Begin to read every byte of a model again. Raises ModelNotFound, BadName, JobConflict."""
+        name = self._library.canonical(name)
+        pointer = self._library.name(name)
+        if pointer is None:
+            raise ModelNotFound(name, (known.name for known in self._library.names()))
+        manifest = self._library.manifest(pointer.repo, pointer.commit)
+        return self.jobs.start(Job(name, "verifying", None), lambda job: self._verify(job, manifest.files))
+
+    def delete(self, name: str) -> bool:
+        """Cancel what is under way for a model and drop it. False when there was neither. Raises BadName."""
+        name = self._library.canonical(name)
+        job = self.jobs.forget(name)
+        deleted = self._library.delete(name, spare=self.jobs.digests)
+        if job is not None:
+            self._library.drop_unreached(job.digests(), spare=self.jobs.digests)
+        return deleted or job is not None
+
+    def _wanted(self, name: str, request: DownloadRequest) -> Wanted:
+        name = self._library.canonical(name)
+        entry = self._library.catalogue.find(name)
+        repo = request.hf_repo or (entry.hf_repo if entry else None)
+        if repo is None:
+            names = ", ".join(sorted(known.name for known in self._library.catalogue)) or "empty"
+            raise InvalidRequest(f"{name} is not in the catalogue ({names}): send its hf_repo.", param="hf_repo")
+        if entry is not None and repo != entry.hf_repo:
+            raise InvalidRequest(
+                f"{name} is {entry.hf_repo} in the catalogue. Give {repo} another name, or change models.yaml.",
+                param="hf_repo",
+            )
+        chosen = request.allow_patterns is not None or request.ignore_patterns is not None
+        allow = request.allow_patterns if chosen or entry is None else entry.allow_patterns
+        ignore = request.ignore_patterns if chosen or entry is None else entry.ignore_patterns
+        return Wanted(
+            name=check_name(name),
+            repo=check_repo(repo),
+            revision=check_revision(request.revision or (entry.revision if entry else MAIN)),
+            allow_patterns=None if allow is None else tuple(allow),
+            ignore_patterns=None if ignore is None else tuple(ignore),
+        )
+
+    def _start(self, wanted: Wanted) -> Job:
+        job = Job(wanted.name, "downloading", wanted.model_dump(mode="json"))
+        return self.jobs.start(job, lambda job: self._mirror(job, wanted))
+
+    def _mirror(self, job: Job, wanted: Wanted) -> None:
+        hub = self._new_hub()
+        try:
+            transfer = Transfer(hub, self._library, wanted, job.progress, job.stop, parallel=self._parallel)
+            job.digests = lambda: set(transfer.digests)
+            transfer.run(job.publishing)
+        finally:
+            hub.close()
+            if job.was_cancelled:
+                self._library.drop_unreached(job.digests(), spare=self.jobs.digests)
+
+    def _verify(self, job: Job, files: tuple[FileEntry, ...]) -> None:
+        job.progress.expect(len(files), sum(file.size for file in files))
+        damaged = []
+        for file in files:
+            try:
+                hasher = hashlib.sha256()
+                for chunk in self._library.store.read_blob(file.sha256):
+                    check_stop(job.stop)
+                    hasher.update(chunk)
+                    job.progress.advance(len(chunk))
+                right = hasher.hexdigest() == file.sha256
+            except StoreError:
+                right = False
+            if not right:
+                damaged.append(file.path)
+            job.progress.file_done()
+        if damaged:
+            raise Damaged(f"Damaged in the store: {', '.join(damaged)}. DELETE /models/{job.name} and fetch it again.")

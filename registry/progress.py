@@ -1,0 +1,58 @@
+"""How far a download is: bytes, files, speed, time left. Written by the threads that fetch, read by routes."""
+
+import threading
+import time
+from collections import deque
+
+_WINDOW_S = 10.0
+
+
+class Progress:
+    """Counts for one job. Safe for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
+        # (time, bytes fetched so far): the speed is that of the last seconds, without what was here already.
+        self._fetched = 0
+        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def expect(self, files: int, size: int) -> None:
+        """The job is about `files` files of `size` bytes together."""
+        with self._lock:
+            self._files_total, self._bytes_total = files, size
+            self._files_done = self._bytes_done = 0
+
+    def advance(self, count: int, *, fetched: bool = True) -> None:
+        """Another `count` bytes are done; negative takes back what turned out to be wrong."""
+        now = time.monotonic()
+        with self._lock:
+            self._bytes_done += count
+            self._fetched += count if fetched else 0
+            if now - self._samples[-1][0] > 0.2:
+                self._samples.append((now, self._fetched))
+                while now - self._samples[0][0] > _WINDOW_S:
+                    self._samples.popleft()
+
+    def file_done(self) -> None:
+        """One more file is complete."""
+        with self._lock:
+            self._files_done += 1
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """The `progress` of a model."""
+        with self._lock:
+            began, first = self._samples[0]
+            seconds = max(time.monotonic() - began, 0.001)
+            rate = max(self._fetched - first, 0) / seconds
+            left = self._bytes_total - self._bytes_done
+            return {
+                "bytes_done": self._bytes_done,
+                "bytes_total": self._bytes_total,
+                "files_done": self._files_done,
+                "files_total": self._files_total,
+                "bytes_per_second": round(rate),
+                "eta_seconds": round(left / rate, 1)
+                if rate and left > 0
+                else (0.0 if self._bytes_total and left <= 0 else None),
+            }
