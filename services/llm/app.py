@@ -1,0 +1,113 @@
+"""The text and vision service's application: settings in, ASGI out."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+
+from kit.catalogue import Entry
+from kit.errors import ApiError, ModelNotFound
+from kit.service import ModelService, Report, create_service_app, in_daemon_thread
+from services.llm.choosing import choose_engine
+from services.llm.dispatch import Dispatcher
+from services.llm.images import ImageLimits
+from services.llm.settings import LlmSettings
+
+
+class LlmEngine(Protocol):
+    """A loaded model with the application that answers for it."""
+
+    name: str
+    device: str
+
+    @property
+    def app(self) -> ASGIApp:
+        """Answers everything but the service's own paths."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the engine; no thread or process of it is left."""
+        ...
+
+
+Service = ModelService[LlmEngine]
+# Opens the engine on the model in a folder, on the event loop, which it must not block.
+OpenEngine = Callable[[Service, LlmSettings, Path, Report], Awaitable[LlmEngine]]
+
+
+def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> ASGIApp:
+    """Make the application; the model loads once it runs. `open_engine` is chosen by the settings when it is None.
+
+    Raises SettingsError when MODEL is no text or vision model of the catalogue, or ENGINE is not installed.
+    """
+    entry = settings.entry("llm", "multimodal")
+    opening = open_engine
+    if opening is None:
+        chosen = choose_engine(settings.engine, settings.device)
+        opening = open_vllm if chosen == "vllm" else open_transformers
+
+    async def load(folder: Path, report: Report) -> LlmEngine:
+        return await opening(service, settings, folder, report)
+
+    service: Service = ModelService(settings, entry, load)
+    frame = create_service_app(service, title=f"{entry.name} ({entry.kind})")
+
+    @frame.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One of the names that this service answers to."""
+        for one in service.models()["data"]:
+            if one["id"] == name:
+                return dict(one)
+        raise ModelNotFound(name, entry.names)
+
+    def backend() -> ASGIApp | ApiError:
+        refusal = service.loading.refusal()
+        return refusal if refusal is not None else service.engine().app
+
+    return Dispatcher(
+        frame, backend, browser=settings.browser_guard(), keys=settings.key_ring(), metrics=service.metrics
+    )
+
+
+def engine_arguments(entry: Entry, settings: LlmSettings) -> dict[str, Any]:
+    """The engine's arguments: the catalogue's, and over them those of ENGINE_ARGS. `-` in names means `_`."""
+    merged = {**entry.engine_args, **settings.engine_args}
+    return {name.removeprefix("--").replace("-", "_"): value for name, value in merged.items()}
+
+
+async def open_vllm(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
+    """vLLM's own server on the model in `folder`."""
+    from services.llm import vllm_engine
+
+    arguments = engine_arguments(service.entry, settings)
+    return await vllm_engine.open_engine(
+        folder, service.entry, arguments, metrics=service.metrics, on_death=service.loading.fail, report=report
+    )
+
+
+async def open_transformers(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
+    """Transformers' handlers on the model in `folder`."""
+    from services.llm.generation import Generations, Limits
+    from services.llm.transformers_engine import TokenizerTools, TransformersEngine, make_runner
+    from services.llm.transformers_model import cache_tokens, load
+    from services.llm.transformers_routes import create_routes
+
+    arguments = engine_arguments(service.entry, settings)
+    loaded = await in_daemon_thread(load, folder, service.entry, arguments, settings.device, report)
+    report(0.9, "starting the batch")
+    cache = cache_tokens(loaded, arguments)
+    runner, batched = await make_runner(
+        loaded, cache=cache, max_concurrent=settings.max_concurrent, on_death=service.loading.fail
+    )
+    limits = Limits(
+        context=min(loaded.context, cache) if batched else loaded.context,
+        default_max_tokens=settings.default_max_tokens,
+        max_concurrent=settings.max_concurrent,
+        max_queue=settings.max_queue,
+    )
+    generations = Generations(runner, limits, ends=loaded.ends, tools=TokenizerTools(loaded))
+    images = ImageLimits(settings.max_images, settings.max_image_mb, settings.max_image_megapixels)
+    engine = TransformersEngine(loaded, service.entry.name, generations, images, batched=batched)
+    engine.app = create_routes(service, settings, engine)
+    return engine

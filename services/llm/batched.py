@@ -1,0 +1,183 @@
+"""Tokens for many answers at once: transformers' continuous batching, with our own choice of tokens.
+
+Continuous batching samples all requests by one configuration and one stream of random numbers. It does let its step
+that works on the scores be replaced, so each request brings its own sampler, and the batch takes the best score of
+what they leave.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from services.llm.generation import Run
+
+if TYPE_CHECKING:
+    import torch
+
+STOP_S = 10.0
+PAGE_TOKENS = 256
+# Prompt tokens that one step takes along: more delays the answers in progress, fewer the new ones.
+STEP_TOKENS = 512
+OnDeath = Callable[[str], None]
+
+
+class Batched:
+    """A runner. The computing thread is transformers' own; it reports to the event loop."""
+
+    takes_lists = True
+
+    def __init__(self, model: Any, *, cache_tokens: int, max_concurrent: int, on_death: OnDeath) -> None:
+        """Make the cache and start the thread; blocks. Needs `attach` before the first `start`.
+
+        Raises what transformers raises for a model that cannot be batched.
+        """
+        from transformers import GenerationConfig
+        from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+        config = ContinuousBatchingConfig(
+            page_size=PAGE_TOKENS,
+            num_blocks=max(1, -(-cache_tokens // PAGE_TOKENS)),
+            max_batch_tokens=STEP_TOKENS,
+            max_requests_per_batch=max_concurrent,
+            # Both would need the sampling to be a part of a captured graph.
+            use_cuda_graph=False,
+            use_async_batching=False,
+        )
+        untyped: Any = GenerationConfig
+        greedy = untyped(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=cache_tokens)
+        self._rows = RowSampling()
+        self._runs: dict[str, Run] = {}
+        self._given: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_death = on_death
+        self._manager: Any = model.init_continuous_batching(generation_config=greedy, continuous_batching_config=config)
+        self._manager.logit_processor = self._rows
+        self._manager.output_router = _Router(self._deliver)
+        self._manager.start()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Report to `loop` from now on."""
+        self._loop = loop
+
+    def start(self, run: Run) -> None:
+        """Begin `run` with the next step of the batch."""
+        fatal = self._manager.background_thread_status.fatal_error
+        if fatal is not None:
+            run.ended(str(fatal))
+            return
+        self._runs[run.id] = run
+        self._rows.samplers[run.id] = run.sampler
+        accepted = self._manager.add_request(
+            run.inputs["input_ids"],
+            request_id=run.id,
+            max_new_tokens=run.max_tokens,
+            streaming=True,
+            eos_token_id=list(run.ends) or [-1],
+        )
+        if accepted is None:
+            self._forget(run.id)
+            run.ended("the service is stopping")
+
+    def cancel(self, run: Run) -> None:
+        """Take `run` out of the batch before its next step."""
+        if self._forget(run.id) is not None:
+            self._manager.cancel_request(run.id)
+
+    async def aclose(self) -> None:
+        """Fail what is still running and end the thread."""
+        stop = functools.partial(self._manager.stop, block=True, timeout=STOP_S, hard_stop=True)
+        await asyncio.to_thread(stop)
+
+    def _deliver(self, outputs: list[Any]) -> None:
+        """Called by the computing thread with what is new of each request."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take, outputs)
+
+    def _take(self, outputs: list[Any]) -> None:
+        for output in outputs:
+            run = self._runs.get(output.request_id)
+            if run is None:
+                continue
+            given = self._given.get(run.id, 0)
+            self._given[run.id] = len(output.generated_tokens)
+            finished = output.is_finished()
+            if finished or output.error is not None:
+                self._forget(run.id)
+            run.tokens(output.generated_tokens[given:])
+            if output.error is not None:
+                run.ended(str(output.error))
+                self._check_alive()
+            elif finished:
+                run.ended(None)
+
+    def _forget(self, run_id: str) -> Run | None:
+        self._given.pop(run_id, None)
+        self._rows.samplers.pop(run_id, None)
+        return self._runs.pop(run_id, None)
+
+    def _check_alive(self) -> None:
+        fatal = self._manager.background_thread_status.fatal_error
+        if fatal is not None:
+            self._on_death(f"the batch failed and cannot go on: {fatal}. Restart the service.")
+
+
+class _Router:
+    """Stands where transformers keeps the way from the computing thread to each request's reader."""
+
+    def __init__(self, deliver: Callable[[list[Any]], None]) -> None:
+        self.deliver_batch = deliver
+
+    def deliver(self, output: Any) -> None:
+        """Deliver one output."""
+        self.deliver_batch([output])
+
+    def fail_and_deliver(self, state: Any, error: Exception) -> None:
+        """Deliver the failure of a request that never got into the batch."""
+        from transformers.generation.continuous_batching.requests import RequestStatus
+
+        state.status = RequestStatus.FAILED
+        state.error = str(error)
+        self.deliver(state.to_generation_output())
+
+
+class RowSampling:
+    """Stands where transformers keeps its list of logits processors; called by the computing thread.
+
+    Before each step it hears which requests get a token, in order; then it gets their scores, a row each, and leaves
+    in each row one token above all others.
+    """
+
+    # What transformers reads of its own class: whether there is anything to do, and how many tensors of arguments.
+    do_processing = True
+    tensors_required = 0
+
+    def __init__(self) -> None:
+        self.samplers: dict[str, Any] = {}
+        self._next: list[str] = []
+
+    def check_kwargs(self, kwargs: dict[str, Any]) -> None:
+        """Nothing is handed in this way."""
+
+    def fill_defaults(self, int32_tensor: "torch.Tensor") -> None:
+        """There are no tensors of arguments."""
+
+    def clear(self) -> None:
+        """There is nothing to forget."""
+
+    def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: "torch.Tensor") -> "torch.Tensor":
+        """Note who gets a token in the coming step."""
+        self._next = [request.state.request_id for request in requests_in_batch if request.has_new_token]
+        return arg_storage
+
+    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor", arguments: "torch.Tensor") -> "torch.Tensor":
+        """Return scores whose best are the chosen tokens."""
+        import torch
+
+        for row, request_id in zip(scores, self._next, strict=False):
+            sampler = self.samplers.get(request_id)
+            if sampler is None:  # cancelled a moment ago; whatever comes is thrown away
+                continue
+            token = sampler.choose(row)
+            row[token] = torch.inf
+        return scores

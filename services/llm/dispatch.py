@@ -1,0 +1,70 @@
+"""The way of a request into the service: our own few paths to our frame, everything else straight to the engine.
+
+A loaded engine's requests pass nothing of ours but one function call that checks who asks: no router, no middleware.
+"""
+
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kit.errors import ApiError, respond
+from kit.guard import BrowserGuard, KeyRing
+from kit.metrics import HttpMetrics
+from kit.middleware import RequestFrame
+
+OWN_PATHS = frozenset(
+    {"/health", "/gpu-stats", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/v1/models"}
+)
+OWN_PREFIX = "/v1/models/"
+
+
+class Dispatcher:
+    """The service's application. Keys guard every path of the engine, not only those under /v1."""
+
+    def __init__(
+        self,
+        frame: ASGIApp,
+        backend: Callable[[], ASGIApp | ApiError],
+        *,
+        browser: BrowserGuard,
+        keys: KeyRing,
+        metrics: HttpMetrics,
+    ) -> None:
+        self._frame = frame
+        self._backend = backend
+        self._browser = browser
+        self._keys = keys
+        everyone = BrowserGuard(["*"], ["*"])
+        self._refusing = RequestFrame(
+            self._refuse, metrics=metrics, browser=everyone, keys=KeyRing([], variable="API_KEYS")
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection scope."""
+        if scope["type"] != "http" or _is_own(scope["path"]):
+            await self._frame(scope, receive, send)
+            return
+        found = self._find(scope)
+        # A refusal is logged, counted and given a request id like every answer of ours.
+        app = self._refusing if isinstance(found, ApiError) else found
+        await app(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._find(scope)
+        await (respond(found) if isinstance(found, ApiError) else found)(scope, receive, send)
+
+    def _find(self, scope: Scope) -> ASGIApp | ApiError:
+        host = origin = authorization = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value.decode("latin-1")
+            elif name == b"origin":
+                origin = value.decode("latin-1")
+            elif name == b"authorization":
+                authorization = value.decode("latin-1")
+        refusal = self._browser.refusal(host, origin) or self._keys.refusal(authorization)
+        return refusal or self._backend()
+
+
+def _is_own(path: str) -> bool:
+    return path in OWN_PATHS or path.startswith(OWN_PREFIX)

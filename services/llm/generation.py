@@ -1,0 +1,260 @@
+"""One answer being generated: from the request's tokens to the pieces of text that its route writes.
+
+`Generations` stands where transformers' serving handlers expect their generation manager, so their parsing of tool
+calls and reasoning stays; what a request may ask for, when it stops and how it is cancelled is decided here.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from kit.errors import Busy, InvalidRequest
+from services.llm.options import Options
+from services.llm.sampling import Sampler
+from services.llm.stop_strings import StopStrings
+
+FinishReason = Literal["stop", "length"]
+
+
+class Runner(Protocol):
+    """What computes tokens. All methods are called on the event loop and return at once."""
+
+    takes_lists: bool  # whether prompts come as lists of token ids (else as tensors)
+
+    def start(self, run: "Run") -> None:
+        """Begin; tells `run.tokens` and, at the end, `run.ended`, on the event loop."""
+        ...
+
+    def cancel(self, run: "Run") -> None:
+        """Stop computing for `run`, which hears no more. Harmless when it has ended."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop everything; no thread is left."""
+        ...
+
+
+@dataclass(eq=False)
+class Run:
+    """What a runner needs for one answer, and whom it tells."""
+
+    id: str
+    inputs: Any
+    sampler: Sampler
+    max_tokens: int
+    ends: tuple[int, ...]
+    tokens: Callable[[Sequence[int]], None]
+    ended: Callable[[str | None], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """One request: what it asks, and how its answer ended. Whoever makes one calls `cancel` when done with it."""
+
+    id: str
+    options: Options
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    _cancels: list[Callable[[], None]] = field(default_factory=list)
+    cancelled: bool = False
+
+    def on_cancel(self, action: Callable[[], None]) -> None:
+        """Have `action` called by `cancel`, or now when that has been."""
+        if self.cancelled:
+            action()
+        else:
+            self._cancels.append(action)
+
+    def cancel(self) -> None:
+        """End the generation if it still runs. On the event loop; may be called again."""
+        self.cancelled = True
+        while self._cancels:
+            self._cancels.pop()()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service allows: tokens of prompt and answer together, of an answer without a limit, and requests."""
+
+    context: int
+    default_max_tokens: int
+    max_concurrent: int
+    max_queue: int
+
+
+class Generations:
+    """All answers of one engine. Built on the event loop; the handlers call `generate_streaming` from a thread."""
+
+    def __init__(self, runner: Runner, limits: Limits, *, ends: Sequence[int], tools: "StreamTools") -> None:
+        self.limits = limits
+        self.runner = runner
+        self._ends = tuple(ends)
+        self._tools = tools
+        self._loop = asyncio.get_running_loop()
+        self._jobs: dict[str, Job] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered or wait for it."""
+        return len(self._jobs)
+
+    def admit(self, job: Job) -> None:
+        """Take `job` in until its `cancel`. Raises Busy when too many wait already."""
+        room = self.limits.max_concurrent + self.limits.max_queue
+        if len(self._jobs) >= room:
+            raise Busy(
+                f"{len(self._jobs)} requests are being answered or wait here already. Try again soon, or raise "
+                "MAX_QUEUE.",
+                retry_after=2,
+            )
+        self._jobs[job.id] = job
+        job.on_cancel(functools.partial(self._release, job.id))
+
+    def _release(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
+
+    def generate_streaming(
+        self,
+        model: object,  # the handlers' interface; there is one model here
+        processor: object,  # likewise
+        inputs: Any,
+        gen_config: Any,
+        request_id: str,
+        response_parser: Any = None,
+    ) -> tuple["asyncio.Queue[Any]", "Pieces"]:
+        """Start an answer. Returns the queue of its pieces and the object that counts and cancels.
+
+        Raises InvalidRequest when the prompt leaves no room for an answer.
+        """
+        job = self._jobs[request_id]
+        prompt = self._tools.prompt_tokens(inputs)
+        gen_config.max_new_tokens = max_tokens = self._room(len(prompt), job.options)
+        ends = () if job.options.ignore_eos else self._ends
+        decode = self._tools.decoder(response_parser is None)
+        pieces = Pieces(job, gen_config, decode, response_parser, self._tools, ends)
+        sampler = Sampler(job.options.sampling, prompt=prompt, ends=self._ends)
+        run = Run(job.id, inputs, sampler, max_tokens, ends, pieces.take, pieces.end)
+        pieces.stop_computing = lambda: self.runner.cancel(run)
+        self._loop.call_soon_threadsafe(self._begin, job, run)
+        return pieces.queue, pieces
+
+    def _begin(self, job: Job, run: Run) -> None:
+        if not job.cancelled:
+            job.on_cancel(lambda: self.runner.cancel(run))
+            self.runner.start(run)
+
+    def _room(self, prompt: int, options: Options) -> int:
+        context = self.limits.context
+        if prompt == 0:
+            raise InvalidRequest("The prompt is empty. Send at least one token of text.")
+        if prompt >= context:
+            raise InvalidRequest(
+                f"This model's context is {context} tokens, and the prompt alone has {prompt}. Shorten it.",
+                code="context_length_exceeded",
+            )
+        # More than there is room for is cut to the room, as vLLM does: clients send the same limit to every model.
+        return min(options.max_tokens or self.limits.default_max_tokens, context - prompt)
+
+
+class StreamTools(Protocol):
+    """What is needed of a tokenizer and of transformers, so that this module needs neither to be imported."""
+
+    def prompt_tokens(self, inputs: Any) -> list[int]:
+        """The token ids of a prepared prompt."""
+        ...
+
+    def decoder(self, skip_special: bool) -> Callable[[int], str | None]:
+        """A fresh function from the next token to the text that it completes."""
+        ...
+
+    def events_to_pieces(self, events: Any) -> list[Any]:
+        """A response parser's events as what the handlers take from the queue."""
+        ...
+
+    def failure(self, message: str) -> Any:
+        """What the handlers take for a failed answer."""
+        ...
+
+
+class Pieces:
+    """Turns one answer's tokens into what its handler reads from `queue`; None is the end. Event loop only."""
+
+    def __init__(
+        self,
+        job: Job,
+        gen_config: Any,
+        decode: Callable[[int], str | None],
+        parser: Any,
+        tools: StreamTools,
+        ends: Sequence[int],
+    ) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.total_tokens = 0
+        self.stop_computing: Callable[[], None] = lambda: None
+        self._job = job
+        self._config = gen_config
+        self._decode = decode
+        self._parser = parser
+        self._tools = tools
+        self._stops = StopStrings(job.options.stop)
+        self._done = False
+        self._ends = ends
+        self._last = -1
+        if parser is not None:
+            self._put(tools.events_to_pieces(parser.initial_events))
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Take the next tokens."""
+        for token in tokens:
+            if self._done:
+                return
+            self.total_tokens += 1
+            self._last = token
+            text = self._decode(token)
+            if text:
+                self._put([text] if self._parser is None else self._tools.events_to_pieces(self._parser.feed(text)))
+            if self._stops.stopped:
+                self.stop_computing()
+                self._finish("stop")
+
+    def end(self, error: str | None) -> None:
+        """No more tokens come; `error` says why when that is not right."""
+        if self._done:
+            return
+        if error is not None:
+            self._done = True
+            self._job.error = error
+            self.queue.put_nowait(self._tools.failure(error))
+            return
+        if self._parser is not None:
+            try:
+                _, events = self._parser.finalize()
+            except (ValueError, RuntimeError):
+                events = []  # the limit came in the middle of a tool call, which is dropped: half of one is of no use
+            self._put(self._tools.events_to_pieces(events))
+        rest = self._stops.flush()
+        if rest:
+            self.queue.put_nowait(rest)
+        cut = self.total_tokens >= self._config.max_new_tokens and self._last not in self._ends
+        self._finish("length" if cut else "stop")
+
+    def cancel(self) -> None:
+        """What the handler calls when its reader left."""
+        self._job.cancel()
+
+    def _put(self, items: list[Any]) -> None:
+        for item in items:
+            # Only plain text counts for stop strings; reasoning and tool calls are subclasses or other things.
+            piece = self._stops.feed(item) if type(item) is str else item
+            if piece and not (self._stops.stopped and type(item) is not str):
+                self.queue.put_nowait(piece)
+
+    def _finish(self, reason: FinishReason) -> None:
+        self._done = True
+        self._job.finish_reason = reason
+        if reason == "stop":
+            # The handler calls an answer cut when it has this many tokens, also one whose end came just then.
+            self._config.max_new_tokens = None
+        self.queue.put_nowait(None)

@@ -1,0 +1,135 @@
+"""How one answer is to be generated: the fields that all of OpenAI's text routes share, read and checked.
+
+Ranges and meanings: https://platform.openai.com/docs/api-reference/chat/create; `top_k`, `min_p`, `min_tokens`,
+`repetition_penalty` and `ignore_eos` are vLLM's additions, by vLLM's names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kit.errors import InvalidRequest
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 1000
+MAX_SEED = 2**63 - 1
+NO_LIMIT = float("inf")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen. The defaults change nothing; `temperature` 0 takes the most likely token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    min_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one request asks of the generation. `max_tokens` None means as many as the service allows."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+def read_options(body: Mapping[str, Any], defaults: Sampling, *limit_fields: str) -> Options:
+    """Read the options of a request; `limit_fields` name its limit on tokens, the first one that is set wins.
+
+    Raises InvalidRequest that names the field, what it got and what it takes.
+    """
+    sampling = Sampling(
+        temperature=number(body, "temperature", 0, 2, defaults.temperature),
+        top_p=number(body, "top_p", 0, 1, defaults.top_p),
+        top_k=max(0, integer(body, "top_k", -1, 2**31, defaults.top_k)),
+        min_p=number(body, "min_p", 0, 1, defaults.min_p),
+        repetition_penalty=number(body, "repetition_penalty", 0.01, 10, defaults.repetition_penalty),
+        presence_penalty=number(body, "presence_penalty", -2, 2, 0.0),
+        frequency_penalty=number(body, "frequency_penalty", -2, 2, 0.0),
+        logit_bias=_logit_bias(body.get("logit_bias")),
+        seed=None if body.get("seed") is None else integer(body, "seed", -MAX_SEED, MAX_SEED, 0),
+        min_tokens=integer(body, "min_tokens", 0, 2**31, 0),
+    )
+    max_tokens = None
+    for name in limit_fields:
+        if max_tokens is None and body.get(name) is not None:
+            max_tokens = integer(body, name, 1, 2**31, 1)
+    return Options(sampling, max_tokens, read_stop(body.get("stop")), flag(body, "ignore_eos"))
+
+
+def number(body: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    """The number `name` of `body` within its range, or the default when it is absent or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    # NaN fails the comparison, as it should.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidRequest(f"{name} must be a number from {low} to {high}, not {shown(value)}.", param=name)
+    return float(value)
+
+
+def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
+    """The whole number `name` of `body` within its range, or the default when it is absent or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}, not {shown(value)}.", param=name)
+    return value
+
+
+def flag(body: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """The true or false `name` of `body`, or the default when it is absent or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false, not {shown(value)}.", param=name)
+    return value
+
+
+def read_stop(value: object) -> tuple[str, ...]:
+    """The strings that end an answer: none, one, or a list."""
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"stop must be a string or a list of at most {MAX_STOPS} strings.", param="stop")
+    for stop in stops:
+        if not isinstance(stop, str) or not 0 < len(stop) <= MAX_STOP_LENGTH:
+            raise InvalidRequest(
+                f"stop must hold strings of 1 to {MAX_STOP_LENGTH} characters, not {shown(stop)}.", param="stop"
+            )
+    return tuple(stops)
+
+
+def shown(value: object) -> str:
+    """A wrong value as a message shows it: short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _logit_bias(value: object) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidRequest("logit_bias must map token ids to numbers from -100 to 100.", param="logit_bias")
+    bias: dict[int, float] = {}
+    for key, amount in value.items():
+        good = isinstance(amount, int | float) and not isinstance(amount, bool) and -100 <= amount <= 100
+        if not str(key).isdecimal() or not good:
+            raise InvalidRequest(
+                f"logit_bias must map token ids to numbers from -100 to 100, not {shown(key)} to {shown(amount)}.",
+                param="logit_bias",
+            )
+        bias[int(key)] = float(amount)
+    return bias

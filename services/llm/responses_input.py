@@ -1,0 +1,43 @@
+"""The `input` of OpenAI's Responses API, checked and put into the form that transformers' handler takes."""
+
+from typing import Any
+
+from kit.errors import InvalidRequest
+from services.llm.messages import read_messages
+from services.llm.options import shown
+
+PARAM = "input"
+
+
+def read_input(value: object, *, images: bool) -> str | list[dict[str, Any]]:
+    """Return the text, or clean copies of the items. Raises InvalidRequest that names the item."""
+    if isinstance(value, str):
+        if not value:
+            raise InvalidRequest("input is empty. Send some text.", param=PARAM)
+        return value
+    if not isinstance(value, list) or not value:
+        raise InvalidRequest("input must be text or a list of items, not empty.", param=PARAM)
+    if all(
+        isinstance(item, dict) and "role" not in item and str(item.get("type")).startswith("input_") for item in value
+    ):
+        return read_messages([{"role": "user", "content": value}], images=images, param=PARAM)
+    return [_item(item, f"{PARAM}.{index}", images) for index, item in enumerate(value)]
+
+
+def _item(item: object, where: str, images: bool) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"{where} must be an object, not {shown(item)}.", param=PARAM)
+    kind = item.get("type")
+    if "role" in item and kind in (None, "message"):
+        return read_messages([item], images=images, param=where)[0]
+    if kind == "function_call":
+        if not all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments")):
+            raise InvalidRequest(f"{where} must hold call_id, name and arguments, all strings.", param=PARAM)
+        return {"type": kind, **{name: item[name] for name in ("call_id", "name", "arguments")}}
+    if kind == "function_call_output":
+        if not isinstance(item.get("call_id"), str) or not isinstance(item.get("output"), str):
+            raise InvalidRequest(f"{where} must hold call_id and output, both strings.", param=PARAM)
+        return {"type": kind, "call_id": item["call_id"], "output": item["output"]}
+    if kind == "reasoning":
+        return {"type": kind, "content": []}
+    raise InvalidRequest(f"{where}: items of type {shown(kind)} are not taken here.", param=PARAM)

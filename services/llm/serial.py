@@ -1,0 +1,137 @@
+"""Tokens for one answer after the other, in a thread: for models that cannot be batched, such as those with vision."""
+
+import asyncio
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from services.llm.generation import Run
+
+if TYPE_CHECKING:
+    import torch
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 10.0
+
+
+class _Cancelled(Exception):
+    """Raised inside `generate` to get out of it."""
+
+
+class Serial:
+    """A runner around `model.generate`, first come, first served."""
+
+    takes_lists = False
+
+    def __init__(self, model: Any, *, loop: asyncio.AbstractEventLoop) -> None:
+        self._model = model
+        self._loop = loop
+        self._waiting: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._live: set[Run] = set()
+        self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
+        self._thread.start()
+
+    def start(self, run: Run) -> None:
+        """Put `run` in the queue."""
+        self._live.add(run)
+        self._waiting.put(run)
+
+    def cancel(self, run: Run) -> None:
+        """Have the thread drop `run` at its next token."""
+        self._live.discard(run)
+
+    async def aclose(self) -> None:
+        """Cancel everything and wait for the thread."""
+        for run in list(self._live):
+            run.ended("the service is stopping")
+        self._live.clear()
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join, STOP_S)
+
+    def _work(self) -> None:
+        while (run := self._waiting.get()) is not None:
+            if run in self._live:
+                error = self._generate(run)
+                self._tell(run, self._ended, run, error)
+            del run  # nothing of it stays in memory while there is nothing to do
+
+    def _generate(self, run: Run) -> str | None:
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        untyped: Any = GenerationConfig
+        config = untyped(
+            do_sample=False,
+            max_new_tokens=run.max_tokens,
+            eos_token_id=list(run.ends) or None,
+            pad_token_id=run.ends[0] if run.ends else 0,
+        )
+        try:
+            with torch.inference_mode():
+                self._model.generate(
+                    **run.inputs,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([_OneRow(run)]),
+                    streamer=_Streamer(self, run),
+                )
+        except _Cancelled:
+            return None
+        except Exception as error:  # any failure of the engine ends this answer, not the thread
+            log.error("generation failed", exc_info=error)
+            return str(error) or type(error).__name__
+        return None
+
+    def _ended(self, run: Run, error: str | None) -> None:
+        if run in self._live:
+            self._live.discard(run)
+            run.ended(error)
+
+    def _tokens(self, run: Run, tokens: list[int]) -> None:
+        if run in self._live:
+            run.tokens(tokens)
+
+    def _tell(self, run: Run, what: Any, *arguments: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(what, *arguments)
+
+    def put(self, run: Run, tokens: list[int]) -> None:
+        """Pass tokens on, from the thread. Raises when nobody wants them any more."""
+        if run not in self._live:
+            raise _Cancelled
+        self._tell(run, self._tokens, run, tokens)
+
+
+class _Streamer:
+    """What `generate` tells its tokens to."""
+
+    def __init__(self, serial: Serial, run: Run) -> None:
+        self._serial = serial
+        self._run = run
+        self._prompt_came = False
+
+    def put(self, value: "torch.Tensor") -> None:
+        """Take tokens; the first call brings the prompt."""
+        tokens = [] if not self._prompt_came else [int(token) for token in value.flatten().tolist()]
+        self._prompt_came = True
+        self._serial.put(self._run, tokens)
+
+    def end(self) -> None:
+        """The thread tells the end itself, for better and for worse."""
+
+
+class _OneRow:
+    """A logits processor that leaves one token above all others."""
+
+    def __init__(self, run: Run) -> None:
+        self._sampler = run.sampler
+
+    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """Return scores whose best is the chosen token."""
+        import torch
+
+        scores = scores.float()
+        scores[0, self._sampler.choose(scores[0])] = torch.inf
+        return scores

@@ -1,0 +1,236 @@
+"""The engine where there is no CUDA: transformers' serving handlers over one loaded model, many answers at once."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import structlog
+
+from kit.errors import ApiError, InvalidRequest
+from services.llm.generation import Generations, Job, Runner
+from services.llm.images import ImageLimits, check_urls, decode
+from services.llm.messages import image_parts
+from services.llm.requests import Ability, Work
+from services.llm.transformers_model import Loaded
+
+log = structlog.get_logger(__name__)
+
+Route = Literal["chat", "completion", "response"]
+PREFIXES: dict[Route, str] = {"chat": "chatcmpl-", "completion": "cmpl-", "response": ""}
+
+
+class TransformersEngine:
+    """One model's handlers. Made on the event loop, after the model is loaded; `runner` computes for it."""
+
+    def __init__(
+        self, loaded: Loaded, name: str, generations: Generations, images: ImageLimits, *, batched: bool
+    ) -> None:
+        self.name = "transformers"
+        self.device = loaded.device
+        self.loaded = loaded
+        self.app: Any = None
+        self.generations = generations
+        self._images = images
+        self._handlers = _handlers(loaded, name, generations, batched=batched)
+        # One thread: preparing a prompt is quick next to answering it, and tokenizers are not for many threads at once.
+        self._preparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
+        template = getattr(loaded.tokenizer, "chat_template", None) or getattr(loaded.processor, "chat_template", None)
+        self.ability = Ability(
+            images=loaded.vision,
+            tools="tools" in str(template or "") and _parses_tools(loaded),
+            defaults=loaded.defaults,
+        )
+
+    def admit(self, route: Route, work: Work) -> Job:
+        """Take a request in. Raises Busy. The caller calls the job's `cancel` when it is done with it."""
+        job = Job(PREFIXES[route] + secrets.token_hex(12), work.options)
+        self.generations.admit(job)
+        return job
+
+    async def start(self, route: Route, work: Work, job: Job) -> AsyncIterator[str]:
+        """Start the answer to `work`; returns what the handler writes, as it comes.
+
+        Raises InvalidRequest for what only shows once the prompt is prepared: a template that refuses the messages, a
+        broken image, a prompt without room for an answer.
+        """
+        urls = [part["image_url"]["url"] for part in image_parts(_messages(work))]
+        check_urls(urls, self._images)
+        answer = await self._in_thread(self._prepare, route, work, job)
+        iterator: AsyncIterator[str] = answer.body_iterator
+        return iterator
+
+    async def tokenize(self, text: str | None, messages: list[dict[str, Any]], **arguments: Any) -> list[int]:
+        """The tokens of a text, or of a chat as its template writes it."""
+        tokens: list[int] = await self._in_thread(self._tokenize, text, messages, arguments)
+        return tokens
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        """The text of tokens, special ones included."""
+        size = len(self.loaded.tokenizer)
+        if any(token >= size for token in tokens):
+            raise InvalidRequest(f"tokens must be below {size}, the size of this model's vocabulary.", param="tokens")
+        text: str = await self._in_thread(self.loaded.tokenizer.decode, tokens)
+        return text
+
+    def token_strings(self, tokens: list[int]) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+        strings: list[str] = self.loaded.tokenizer.convert_ids_to_tokens(tokens)
+        return strings
+
+    async def aclose(self) -> None:
+        """End the computing; what still runs fails."""
+        await self.generations.runner.aclose()
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, function, *arguments)
+
+    def _prepare(self, route: Route, work: Work, job: Job) -> Any:
+        for part in image_parts(_messages(work)):
+            part["image_url"] = {"url": decode(part["image_url"]["url"], self._images)}
+        with _ClientErrors():
+            return _without_waiting(self._handlers[route].handle_request(work.body, job.id))
+
+    def _tokenize(self, text: str | None, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> list[int]:
+        with _ClientErrors():
+            if text is not None:
+                plain: list[int] = self.loaded.tokenizer(text, **arguments).input_ids
+                return plain
+            flat = [{**message, "content": _flat(message["content"])} for message in messages]
+            chat = self.loaded.tokenizer.apply_chat_template(flat, tokenize=True, return_dict=True, **arguments)
+            return list(chat["input_ids"])
+
+
+class _ClientErrors:
+    """Turns what transformers raises while it prepares a request into the client's error."""
+
+    def __enter__(self) -> None:
+        """Nothing to do yet."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        from fastapi import HTTPException
+        from jinja2 import TemplateError
+
+        if isinstance(error, ApiError):
+            return
+        if isinstance(error, HTTPException) and error.status_code < 500:
+            raise InvalidRequest(str(error.detail)) from error
+        if isinstance(error, TemplateError):
+            raise InvalidRequest(
+                f"The model's chat template refuses these messages: {error.message}.", param="messages"
+            ) from error
+        if isinstance(error, ValueError):
+            raise InvalidRequest(f"The request cannot be prepared for the model: {error}.") from error
+
+
+def _without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a handler's coroutine to its end; while it prepares a streamed answer it awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return finished.value
+    coroutine.close()
+    raise RuntimeError("transformers' handler waited for something while preparing; this version is not known")
+
+
+def _messages(work: Work) -> list[dict[str, Any]]:
+    messages = work.body.get("messages") or work.body.get("input")
+    return messages if isinstance(messages, list) else []
+
+
+def _flat(content: str | list[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+
+
+def _parses_tools(loaded: Loaded) -> bool:
+    from transformers.cli.serving.utils import get_response_template
+
+    return get_response_template(loaded.processor, loaded.model) is not None
+
+
+def _handlers(loaded: Loaded, name: str, generations: Generations, *, batched: bool) -> dict[Route, Any]:
+    """Transformers' own handlers, told that there is one model, and that requests have been checked."""
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.completion import CompletionHandler
+    from transformers.cli.serving.response import ResponseHandler
+    from transformers.cli.serving.utils import Modality
+
+    modality = Modality.VLM if loaded.vision else Modality.LLM
+    models: Any = SimpleNamespace(get_model_modality=lambda *_, **__: modality)
+    state: Any = SimpleNamespace(
+        use_continuous_batching=lambda *_: batched, get_manager=lambda *_, **__: _Manager(generations)
+    )
+    handlers: dict[Route, Any] = {
+        "chat": ChatCompletionHandler(models, state),
+        "completion": CompletionHandler(models, state),
+        "response": ResponseHandler(models, state),
+    }
+    for handler in handlers.values():
+        handler._validate_request = lambda _body: None
+        handler._resolve_model = lambda _body: (name, loaded.model, loaded.processor)
+        handler._build_generation_config = lambda *_, **__: SimpleNamespace(max_new_tokens=None)
+    return handlers
+
+
+class _Manager:
+    """What a handler calls its generation manager."""
+
+    def __init__(self, generations: Generations) -> None:
+        self.generate_streaming = generations.generate_streaming
+
+    def init_cb(self, model: object, gen_config: object) -> None:
+        """The batch runs since the start."""
+
+
+class TokenizerTools:
+    """What the generation needs of the tokenizer and of transformers' handlers."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._backend = loaded.tokenizer._tokenizer
+
+    def prompt_tokens(self, inputs: Any) -> list[int]:
+        """The token ids of a prepared prompt."""
+        ids = inputs["input_ids"]
+        flat: list[int] = ids if isinstance(ids, list) else ids.flatten().tolist()
+        return flat
+
+    def decoder(self, skip_special: bool) -> Callable[[int], str | None]:
+        """A fresh function from the next token to the text that it completes."""
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream([], skip_special_tokens=skip_special)
+        return lambda token: stream.step(self._backend, token)
+
+    def events_to_pieces(self, events: Any) -> list[Any]:
+        """A response parser's events as what the handlers take from the queue."""
+        from transformers.cli.serving.utils import response_events_to_chunks
+
+        return response_events_to_chunks(events)
+
+    def failure(self, message: str) -> Any:
+        """What the handlers take for a failed answer."""
+        from transformers.cli.serving.utils import _StreamError
+
+        return _StreamError(message)
+
+
+async def make_runner(
+    loaded: Loaded, *, cache: int, max_concurrent: int, on_death: Callable[[str], None]
+) -> tuple[Runner, bool]:
+    """The runner for a model, and whether it batches: continuous batching where the model can, else one by one."""
+    from services.llm.batched import Batched
+    from services.llm.serial import Serial
+
+    loop = asyncio.get_running_loop()
+    if not loaded.vision and hasattr(loaded.model, "init_continuous_batching"):
+        try:
+            batched = Batched(loaded.model, cache_tokens=cache, max_concurrent=max_concurrent, on_death=on_death)
+        except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
+            log.warning("this model cannot be batched; it answers one request after the other", reason=str(error))
+        else:
+            batched.attach(loop)
+            return batched, True
+    return Serial(loaded.model, loop=loop), False

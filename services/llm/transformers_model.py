@@ -1,0 +1,165 @@
+"""Loading a model and its tokenizer from a folder with transformers, and what is known of it then.
+
+Nothing here is fetched: the folder holds everything, and no code from it is run.
+"""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kit.catalogue import Entry
+from kit.service import Report
+from services.llm.options import Sampling
+
+log = structlog.get_logger(__name__)
+
+# Of the engine's arguments these mean something to transformers; vLLM's others are for vLLM.
+TAKEN_ARGUMENTS = frozenset({"dtype", "max_model_len", "attn_implementation", "kv_cache_tokens"})
+# The share of the machine's memory that all answers' caches may take, and how many whole contexts are enough.
+CACHE_SHARE = 0.15
+CACHE_CONTEXTS = 4
+UNKNOWN_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to compute. `processor` is the tokenizer, or with vision what holds it."""
+
+    model: Any
+    processor: Any
+    context: int
+    ends: tuple[int, ...]
+    defaults: Sampling
+    device: str
+    vision: bool
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+
+def load(folder: Path, entry: Entry, arguments: dict[str, Any], device: str, report: Report) -> Loaded:
+    """Load what lies in `folder`. Blocks, for seconds to minutes.
+
+    Raises OSError or ValueError when the folder is not a model that transformers knows; the message says so.
+    """
+    report(0.0, "importing transformers")
+    import torch
+    import transformers
+
+    _quiet_logs()
+    ignored = sorted(set(arguments) - TAKEN_ARGUMENTS)
+    if ignored:
+        log.info("engine arguments that only vLLM knows are left out", arguments=ignored)
+    library: Any = transformers
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    report(0.2, "reading the tokenizer")
+    vision = entry.kind == "multimodal"
+    reader = library.AutoProcessor if vision else library.AutoTokenizer
+    processor = reader.from_pretrained(str(folder), **where)
+    config = library.AutoConfig.from_pretrained(str(folder), **where)
+    report(0.3, "reading the weights")
+    target = _device(device, torch)
+    model_class = library.AutoModelForImageTextToText if vision else library.AutoModelForCausalLM
+    model = model_class.from_pretrained(
+        str(folder),
+        dtype=arguments.get("dtype", "auto"),
+        attn_implementation=arguments.get("attn_implementation"),
+        **where,
+    )
+    model = model.to(target).eval()
+    report(0.8, "preparing")
+    return Loaded(
+        model=model,
+        processor=processor,
+        context=_context(config, entry, arguments),
+        ends=_ends(model, getattr(processor, "tokenizer", processor)),
+        defaults=_defaults(folder),
+        device=str(target),
+        vision=vision,
+    )
+
+
+def cache_tokens(loaded: Loaded, arguments: dict[str, Any]) -> int:
+    """Tokens that the cache of all answers together holds: some whole contexts, as far as memory allows."""
+    if "kv_cache_tokens" in arguments:
+        return int(arguments["kv_cache_tokens"])
+    config = loaded.model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    bytes_per_token = 2 * config.num_hidden_layers * heads * size * loaded.model.dtype.itemsize
+    budget = _memory_bytes(loaded.device) * CACHE_SHARE
+    return int(max(loaded.context, min(CACHE_CONTEXTS * loaded.context, budget // bytes_per_token)))
+
+
+def _memory_bytes(device: str) -> float:
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return memory
+    return min(memory, float(limit)) if limit.isdigit() else memory
+
+
+def _device(setting: str, torch: Any) -> Any:
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(setting)
+
+
+def _context(config: Any, entry: Entry, arguments: dict[str, Any]) -> int:
+    text = config.get_text_config()
+    most = getattr(text, "max_position_embeddings", None) or entry.context_length or UNKNOWN_CONTEXT
+    asked = arguments.get("max_model_len") or entry.context_length or most
+    if int(asked) > int(most):
+        log.warning("the context asked for is longer than the model's", asked=asked, model=most)
+    return min(int(asked), int(most))
+
+
+def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        return ()
+    return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
+
+
+def _defaults(folder: Path) -> Sampling:
+    """How the model's makers want it sampled when a request does not say; what they leave out changes nothing.
+
+    Read from the file itself: transformers fills what is absent with defaults of its own, top_k 50 among them.
+    """
+    try:
+        given = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        given = {}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return Sampling(**{name: given[name] for name in names if given.get(name) is not None})
+
+
+def _quiet_logs() -> None:
+    """Let the library's warnings go where all logs go, without its notes on each request."""
+    from transformers.utils import logging as library_logging
+
+    untyped: Any = library_logging
+    untyped.disable_default_handler()
+    untyped.enable_propagation()
+    untyped.disable_progress_bar()
+    logging.getLogger("transformers.cli.serving").setLevel(logging.ERROR)
+    batching = logging.getLogger("ContinuousBatchingLogger")  # made with a handler of its own when first imported
+    import transformers.generation.continuous_batching  # noqa: F401
+
+    batching.handlers = []
+    batching.setLevel(logging.WARNING)
+    batching.propagate = True

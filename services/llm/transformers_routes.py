@@ -1,0 +1,160 @@
+"""The OpenAI routes of the transformers engine, and vLLM's two for tokens: check, generate, answer."""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response as HttpResponse
+
+from kit.app import create_app
+from kit.body import limited
+from kit.disconnect import unless_gone
+from kit.errors import ApiError, InvalidRequest
+from kit.guard import KeyRing
+from kit.service import ModelService
+from services.llm import answers, requests
+from services.llm.event_stream import EventStream
+from services.llm.generation import Job
+from services.llm.messages import read_messages
+from services.llm.options import flag
+from services.llm.requests import Ability, Work
+from services.llm.settings import LlmSettings
+from services.llm.transformers_engine import Route, TransformersEngine
+
+log = structlog.get_logger(__name__)
+
+MAX_TOKENS_IN = 1_000_000
+
+
+class GenerationFailed(ApiError):
+    """The engine failed in the middle of an answer."""
+
+    code = "generation_failed"
+
+
+def create_routes(service: ModelService[Any], settings: LlmSettings, engine: TransformersEngine) -> FastAPI:
+    """The engine's application: error envelope, request id, log, metrics, routes. Keys are checked before it."""
+    app = create_app(title="transformers", settings=settings, metrics=service.metrics, keys=KeyRing([], variable=""))
+
+    async def body_of(request: Request) -> dict[str, Any]:
+        limit = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
+        return requests.parse(await limit.body())
+
+    async def answer(
+        request: Request,
+        route: Route,
+        read: Callable[[dict[str, Any], Ability], Work],
+        shape_of: Callable[[dict[str, Any], Work], answers.Shape],
+    ) -> HttpResponse:
+        body = await body_of(request)
+        work = read(body, engine.ability)
+        service.check_model(work.model)
+        job = engine.admit(route, work)
+        shape = shape_of(body, work)
+        try:
+            if not work.stream:
+                folded = await unless_gone(request, _fold(engine, route, work, job, shape))
+                job.cancel()
+                return JSONResponse(folded)
+            events = await unless_gone(request, engine.start(route, work, job))
+        except BaseException:
+            job.cancel()
+            raise
+        return EventStream(_stream(events, job, shape), on_end=job.cancel)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> HttpResponse:
+        return await answer(
+            request, "chat", requests.chat, lambda _, work: answers.Chat(include_usage=work.include_usage)
+        )
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> HttpResponse:
+        return await answer(
+            request,
+            "completion",
+            requests.completion,
+            lambda _, work: answers.Completion(include_usage=work.include_usage),
+        )
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> HttpResponse:
+        return await answer(request, "response", requests.response, lambda body, _: answers.Response(body))
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> JSONResponse:
+        body = await body_of(request)
+        service.check_model(requests.model_name(body))
+        tokens = await _tokenize(engine, body)
+        strings = engine.token_strings(tokens) if flag(body, "return_token_strs") else None
+        return JSONResponse(
+            {
+                "count": len(tokens),
+                "max_model_len": engine.generations.limits.context,
+                "tokens": tokens,
+                "token_strs": strings,
+            }
+        )
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> JSONResponse:
+        body = await body_of(request)
+        service.check_model(requests.model_name(body))
+        tokens = body.get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+            raise InvalidRequest("tokens must be a list of token ids.", param="tokens")
+        if len(tokens) > MAX_TOKENS_IN:
+            raise InvalidRequest(f"tokens has {len(tokens)} ids; at most {MAX_TOKENS_IN} are taken.", param="tokens")
+        return JSONResponse({"prompt": await engine.detokenize(tokens)})
+
+    return app
+
+
+async def _fold(engine: TransformersEngine, route: Route, work: Work, job: Job, shape: answers.Shape) -> dict[str, Any]:
+    async with contextlib.aclosing(_events(await engine.start(route, work, job))) as events:
+        async for event in events:
+            shape.add(event, cut=job.finish_reason == "length")
+    if job.error is not None:
+        raise _failed(job)
+    return shape.folded()
+
+
+async def _stream(texts: AsyncIterator[str], job: Job, shape: answers.Shape) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(_events(texts)) as events:
+        async for event in events:
+            for out in shape.stream(event, cut=job.finish_reason == "length"):
+                yield answers.encode(out)
+    if job.error is not None and shape.ends_with_done:
+        yield b"data: " + json.dumps(_failed(job).body()).encode() + b"\n\n"
+    if shape.ends_with_done:
+        yield answers.DONE
+
+
+async def _events(texts: Any) -> AsyncGenerator[dict[str, Any], None]:
+    async with contextlib.aclosing(texts):
+        async for text in texts:
+            for event in answers.read_events(text):
+                yield event
+
+
+def _failed(job: Job) -> GenerationFailed:
+    log.error("an answer failed", id=job.id, reason=job.error)
+    return GenerationFailed(f"The engine failed while answering: {job.error}. The service's log has more.")
+
+
+async def _tokenize(engine: TransformersEngine, body: dict[str, Any]) -> list[int]:
+    if "messages" in body:
+        return await engine.tokenize(
+            None,
+            read_messages(body["messages"], images=False),
+            add_generation_prompt=flag(body, "add_generation_prompt", True),
+            **requests.template_arguments(body.get("chat_template_kwargs")),
+        )
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str):
+        raise InvalidRequest("Send prompt, a string, or messages, a list.", param="prompt")
+    return await engine.tokenize(prompt, [], add_special_tokens=flag(body, "add_special_tokens", True))
