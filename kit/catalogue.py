@@ -1,7 +1,6 @@
 """The catalogue, `models.yaml`: what the cluster serves, each model pinned to a commit. Read by every part of it."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +8,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kit.errors import ModelNotFound
+from kit.hub_names import check_name, check_repo, check_revision
 from kit.settings import SettingsError
 
 Kind = Literal["llm", "multimodal", "embedding", "reranker", "transcription"]
 
-# The Hub's own rule for names (https://huggingface.co/docs/hub/repositories): no path can hide in one.
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
-REPO = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
 VIRTUAL_MODEL = "cluster"
 
 
@@ -27,7 +24,7 @@ class Entry(BaseModel):
     name: str = Field(description="the key in models.yaml, a short name")
     kind: Kind
     hf_repo: str = Field(description="the repository on the Hugging Face Hub, ORG/NAME")
-    revision: str = Field("main", min_length=1, max_length=200, description="a commit (40 hex digits), branch or tag")
+    revision: str = Field("main", description="a commit (40 hex digits), branch or tag")
     aliases: tuple[str, ...] = ()
     optional: bool = Field(False, description="the cluster counts as complete without it")
     description: str = ""
@@ -41,8 +38,7 @@ class Entry(BaseModel):
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for name in (value,) if isinstance(value, str) else value:
-            if not NAME.match(name):
-                raise ValueError(f"{name!r} is not a model name: letters, digits, '.', '_', '-', at most 96")
+            check_name(name)
             if name == VIRTUAL_MODEL:
                 raise ValueError(f"{name!r} is taken: it stands for the best model of the cluster")
         return value
@@ -50,28 +46,33 @@ class Entry(BaseModel):
     @field_validator("hf_repo")
     @classmethod
     def _repo(cls, value: str) -> str:
-        if not REPO.match(value):
+        if "/" not in value:
             raise ValueError(f"{value!r} is not a repository, ORG/NAME")
-        return value
+        return check_repo(value)
+
+    @field_validator("revision")
+    @classmethod
+    def _revision(cls, value: str) -> str:
+        return check_revision(value)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything a request may call this model: its name, its aliases, its repository."""
-        return (self.name, *self.aliases, self.hf_repo)
+        """Everything a request may call this model, each once: its name, its aliases, its repository."""
+        return tuple(dict.fromkeys((self.name, *self.aliases, self.hf_repo)))
 
 
 class Catalogue:
     """The models of one `models.yaml`, looked up by name, alias or repository."""
 
-    def __init__(self, entries: list[Entry]) -> None:
-        """Raises SettingsError when two models claim one name."""
+    def __init__(self, entries: list[Entry], source: str = "models.yaml") -> None:
+        """Raises SettingsError, which names `source`, when two models claim one name."""
         self._by_any_name: dict[str, Entry] = {}
         self._entries = {entry.name: entry for entry in entries}
         for entry in entries:
             for name in entry.names:
                 other = self._by_any_name.setdefault(name, entry)
                 if other is not entry:
-                    raise SettingsError(f"models.yaml: {other.name} and {entry.name} both claim the name {name!r}")
+                    raise SettingsError(f"{source}: {other.name} and {entry.name} both claim the name {name!r}.")
 
     @classmethod
     def load(cls, path: Path) -> "Catalogue":
@@ -80,14 +81,14 @@ class Catalogue:
         Raises SettingsError that names the file, the model, the key and what is wrong with it.
         """
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # it is a SafeLoader
         except OSError as error:
             raise SettingsError(f"The catalogue {path} cannot be read: {error.strerror}. Set CATALOGUE.") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingsError(f"The catalogue {path} is not YAML: {error}") from error
         if not isinstance(document, dict) or not document:
             raise SettingsError(f"The catalogue {path} holds no models. It maps a name to {{kind, hf_repo, ...}}.")
-        return cls([_entry(path, name, fields) for name, fields in document.items()])
+        return cls([_entry(path, name, fields) for name, fields in document.items()], str(path))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
@@ -107,11 +108,29 @@ class Catalogue:
         return entry
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and strict about a key that stands twice: plain YAML would silently drop the first model of that name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Construct one mapping. Raises ConstructorError at the second of two equal keys."""
+        seen: set[object] = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge") else key
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _entry(path: Path, name: object, fields: object) -> Entry:
+    if not isinstance(name, str):
+        raise SettingsError(f"{path}: {name!r} is a {type(name).__name__} in YAML; put the model's name into quotes.")
     if not isinstance(fields, dict):
         raise SettingsError(f"{path}: {name}: expected {{kind, hf_repo, ...}}, got {fields!r}")
+    if "name" in fields:
+        raise SettingsError(f"{path}: {name}: name: not a key here; the model's name is {name!r}, the key before it.")
     try:
-        return Entry.model_validate({**fields, "name": str(name)})
+        return Entry.model_validate({**fields, "name": name})
     except ValidationError as error:
         problems = [
             f"{path}: {name}: {'.'.join(str(part) for part in problem['loc'])}: "

@@ -8,8 +8,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-from kit.catalogue import NAME
-
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _REVISION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}$")
