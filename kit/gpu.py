@@ -3,34 +3,58 @@
 The answer is the body of `GET /gpu-stats`; memory in MiB, power in watts, temperature in degrees Celsius.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pynvml
 
 MIB = 1024 * 1024
+READINGS = (
+    "memory_total_mb",
+    "memory_used_mb",
+    "memory_free_mb",
+    "utilization_percent",
+    "temperature_c",
+    "power_watts",
+)
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class _Device:
+    """A GPU or a MIG slice of one. `names` are its UUIDs as CUDA_VISIBLE_DEVICES spells them."""
+
+    index: int
+    handle: Any = field(compare=False)  # a ctypes pointer, which neither hashes nor compares
+    names: tuple[str, ...] = ()
 
 
 def gpu_stats() -> dict[str, Any]:
     """Read all visible GPUs. Blocks for some milliseconds: call it in a thread.
 
     Returns `{"available": True, "gpus": [...]}`, or `{"available": False, "reason": ..., "gpus": []}` where there is no
-    driver, no permission or no GPU. Never raises for a missing or broken GPU.
+    driver, no permission or no GPU. A value that a GPU does not tell is None; a GPU that fails has `error`. Never
+    raises for a missing or broken GPU.
     """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         return _unavailable(_why_no_nvml(error))
     try:
-        handles = _visible_handles()
-        if not handles:
-            return _unavailable("the NVIDIA driver is there, but no GPU is visible to this process")
-        return {"available": True, "gpus": [_read(handle) for handle in handles]}
+        gpus = [_read(device) for device in _visible()]
     except pynvml.NVMLError as error:
         return _unavailable(f"NVML failed: {error}")
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+    if not gpus:
+        return _unavailable(_why_none())
+    if all("error" in gpu for gpu in gpus):
+        return _unavailable(f"NVML failed: {gpus[0]['error']}")
+    return {"available": True, "gpus": gpus}
 
 
 def _unavailable(reason: str) -> dict[str, Any]:
@@ -49,50 +73,106 @@ def _why_no_nvml(error: pynvml.NVMLError) -> str:
     return known.get(error.value, f"NVML did not start: {error}")
 
 
-def _visible_handles() -> list[Any]:
-    """Handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible: indices or UUIDs, whole or abbreviated.
+def _why_none() -> str:
+    chosen = os.environ.get(VARIABLE)
+    if chosen is None:
+        return "the NVIDIA driver is there, but no GPU is visible to this process"
+    return (
+        f"{VARIABLE}={chosen!r} names no GPU that is here. In a container that was given some of the machine's GPUs "
+        "they count from 0."
+    )
 
-    As in CUDA, the list ends at the first entry that names no GPU.
+
+def _visible() -> list[_Device]:
+    """What CUDA_VISIBLE_DEVICES leaves visible: indices or UUIDs, whole or abbreviated, of GPUs or MIG slices.
+
+    As in CUDA, the list ends at the first entry that names no GPU, and a GPU in MIG mode is seen through its slices
+    only: https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html.
     """
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or visible.strip().lower() == "all":
-        return handles
-    chosen = []
-    for entry in (part.strip() for part in visible.split(",")):
-        match = _by_entry(handles, entry)
-        if match is None:
+    gpus = [list(_slices(index)) for index in range(pynvml.nvmlDeviceGetCount())]
+    everything = [device for devices in gpus for device in devices]
+    variable = os.environ.get(VARIABLE)
+    if variable is None or variable.strip().lower() == "all":
+        return everything
+    chosen: dict[_Device, None] = {}
+    for entry in (part.strip() for part in variable.split(",")):
+        if entry.isascii() and entry.isdecimal():
+            named = gpus[int(entry)][:1] if int(entry) < len(gpus) else []  # CUDA takes the first slice of a GPU
+        elif entry.startswith("GPU-"):
+            by_gpu = [devices[:1] for devices in gpus if any(name.startswith(entry) for name in devices[0].names)]
+            named = by_gpu[0] if len(by_gpu) == 1 else []
+        elif entry.startswith("MIG-"):
+            named = [device for device in everything if any(name.startswith(entry) for name in device.names)]
+        else:
+            named = []
+        if len(named) != 1:
             break
-        chosen.append(match)
-    return chosen
+        chosen[named[0]] = None
+    return list(chosen)
 
 
-def _by_entry(handles: list[Any], entry: str) -> Any | None:
-    if entry.isdigit():
-        return handles[int(entry)] if int(entry) < len(handles) else None
-    if not entry.startswith("GPU-"):
-        return None
-    return next((handle for handle in handles if pynvml.nvmlDeviceGetUUID(handle).startswith(entry)), None)
+def _slices(index: int) -> Iterator[_Device]:
+    """The MIG slices of a GPU, or the GPU itself where it has none. At least one device."""
+    try:
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = pynvml.nvmlDeviceGetUUID(gpu)
+    except pynvml.NVMLError:
+        yield _Device(index, None)
+        return
+    whole = True
+    for number in range(_supported(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)) or 0):
+        try:
+            handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)
+            gi, ci = pynvml.nvmlDeviceGetGpuInstanceId(handle), pynvml.nvmlDeviceGetComputeInstanceId(handle)
+            # The second spelling is that of drivers before R470, which newer ones still take.
+            names = (pynvml.nvmlDeviceGetUUID(handle), f"MIG-{uuid}/{gi}/{ci}", uuid)
+        except pynvml.NVMLError:  # the numbers have gaps where no slice was made, or none that we may see
+            continue
+        whole = False
+        yield _Device(index, handle, names)
+    if whole:
+        yield _Device(index, gpu, (uuid,))
 
 
-def _read(handle: Any) -> dict[str, Any]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return {
-        "index": pynvml.nvmlDeviceGetIndex(handle),
-        "uuid": pynvml.nvmlDeviceGetUUID(handle),
-        "name": pynvml.nvmlDeviceGetName(handle),
-        "memory_total_mb": memory.total // MIB,
-        "memory_used_mb": memory.used // MIB,
-        "memory_free_mb": memory.free // MIB,
-        "utilization_percent": _supported(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-        "temperature_c": _supported(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
-        "power_watts": _supported(lambda: round(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000, 1)),
-    }
+def _read(device: _Device) -> dict[str, Any]:
+    try:
+        # Asked again where it failed before: the error is the answer.
+        handle = device.handle or pynvml.nvmlDeviceGetHandleByIndex(device.index)
+        memory = _supported(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+        return {
+            "index": device.index,
+            "uuid": pynvml.nvmlDeviceGetUUID(handle),
+            "name": pynvml.nvmlDeviceGetName(handle),
+            "memory_total_mb": memory.total // MIB if memory else None,
+            "memory_used_mb": memory.used // MIB if memory else None,
+            "memory_free_mb": memory.free // MIB if memory else None,
+            "utilization_percent": _supported(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            "temperature_c": _supported(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+            "power_watts": _supported(lambda: round(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000, 1)),
+        }
+    except pynvml.NVMLError as error:
+        unknown = dict.fromkeys(
+            (
+                "memory_total_mb",
+                "memory_used_mb",
+                "memory_free_mb",
+                "utilization_percent",
+                "temperature_c",
+                "power_watts",
+            )
+        )
+        uuid = device.names[0] if device.names else None
+        return {"index": device.index, "uuid": uuid, "name": None, **unknown, "error": str(error)}
 
 
 def _supported(read: Callable[[], Any]) -> Any:
-    """The value, or None where this GPU (a MIG slice, a virtual GPU, a laptop) does not tell it."""
+    """The value, or None where this GPU (a MIG slice, a virtual GPU, unified memory, a laptop) does not tell it."""
     try:
         return read()
-    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission):
+    except (
+        pynvml.NVMLError_NotSupported,
+        pynvml.NVMLError_NoPermission,
+        pynvml.NVMLError_InvalidArgument,
+        pynvml.NVMLError_FunctionNotFound,
+    ):
         return None
