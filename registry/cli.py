@@ -8,6 +8,7 @@ from pathlib import Path
 from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
 from kit.settings import SettingsError, load_settings
+from registry.client import RegistryClientError, download
 from registry.folder import FolderError, bytes_to_read, import_folder
 from registry.library import MAIN, Library
 from registry.open_store import open_store
@@ -24,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         settings = load_settings(RegistrySettings)
-        {"import": _import, "list": _list}[options.command](settings, options)
-    except (SettingsError, FolderError, BadName, StoreError) as error:
+        {"import": _import, "list": _list, "download": _download}[options.command](settings, options)
+    except (SettingsError, FolderError, RegistryClientError, BadName, StoreError) as error:
         fail(f"registry {options.command}: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. Run the same command again to go on.\n")
@@ -53,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument(
         "--revision", help="the commit (40 hex digits) that these files are, or a branch or tag to load them by"
     )
+    downloading = commands.add_parser("download", help="have a running registry mirror a model, and watch it")
+    downloading.add_argument("name", help="the model's name; a name of the catalogue needs nothing more")
+    downloading.add_argument("--repo", help="ORG/NAME at the registry's HF_ENDPOINT")
+    downloading.add_argument("--revision", help="a commit, branch or tag (default: the catalogue's, or main)")
+    downloading.add_argument("--url", default="http://127.0.0.1:8090", help="where the registry answers (%(default)s)")
     commands.add_parser("list", help="list the models in the store")
     return parser
 
@@ -72,6 +78,13 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
         f"{name}: {repo} at {manifest.commit[:12]}, {len(manifest.files)} files, {human_bytes(manifest.size)}, "
         f"in {library.store.where}"
     )
+
+
+def _download(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    with ProgressBar(f"downloading {options.name}", 0) as bar:
+        model = download(options.url, options.name, repo=options.repo, revision=options.revision, token=token, bar=bar)
+    print(f"{options.name}: {model['hf_repo']} at {model['commit'][:12]}, {human_bytes(model['size_bytes'])}")  # noqa: T201  # the result
 
 
 def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:

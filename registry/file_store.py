@@ -41,8 +41,8 @@ class FileStore:
 
     def check(self) -> None:
         """Prove that the folder is there and can be listed."""
-        with self._failures("read"):
-            next(os.scandir(self._root), None)
+        with self._failures("read"), os.scandir(self._root) as entries:
+            next(entries, None)
 
     def free_bytes(self) -> int | None:
         """The room on the folder's disk that this user may fill."""

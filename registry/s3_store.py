@@ -274,7 +274,8 @@ class S3Store:
             except ClientError as error:
                 if not _is_absent(error):
                     raise
-                self._client.create_bucket(Bucket=self._bucket)
+                with contextlib.suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
+                    self._client.create_bucket(Bucket=self._bucket)
         self._bucket_made = True
 
     @contextlib.contextmanager

@@ -70,4 +70,6 @@ class RegistrySettings(HttpSettings):
     def key_ring(self) -> KeyRing:
         """The keys that reading asks for."""
         keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        if keys and self.admin_token:
+            keys.append(self.admin_token.get_secret_value())  # who may change things may also read them
         return KeyRing((key.strip() for key in keys), variable="API_KEYS")

@@ -4,10 +4,11 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
 
+import structlog
 from pydantic import BaseModel, ConfigDict
 
 from kit.hub_names import BadName
@@ -20,6 +21,8 @@ from registry.progress import Progress
 from registry.progress_bar import human_bytes
 from registry.store import DigestMismatch, StoreFull
 
+log = structlog.get_logger(__name__)
+
 # A file whose bytes are wrong is fetched once more: a broken proxy on the way is commoner than a broken source.
 FETCHES = 2
 # Files that come without a sha256 are small ones, kept in git. More than this would have been in LFS.
@@ -27,6 +30,7 @@ MAX_WITHOUT_SHA256 = 256 << 20
 IN_MEMORY = 8 << 20
 CHUNK = 1 << 20
 PUBLISH_TRIES = 3
+TELL_EVERY_S = 10.0
 
 
 class Wanted(BaseModel):
@@ -71,6 +75,10 @@ class Transfer:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
         self._check_room(files)
+        total = human_bytes(sum(file.size for file in files))
+        log.info(
+            "files chosen", model=wanted.name, repo=wanted.repo, commit=listing.commit, files=len(files), size=total
+        )
         for _ in range(PUBLISH_TRIES):
             self._progress.expect(len(files), sum(file.size for file in files))
             entries = self._fetch_all(listing, files)
@@ -109,12 +117,17 @@ class Transfer:
         first: Exception | None = None
         entries = []
         with ThreadPoolExecutor(self._parallel, thread_name_prefix=f"fetch-{self._wanted.name}") as pool:
-            for future in as_completed([pool.submit(self._fetch, listing, file) for file in largest_first]):
-                try:
-                    entries.append(future.result())
-                except Exception as error:  # noqa: BLE001  # raised below, when the other threads have ended
-                    first = first or error
-                    self._stop.set()
+            pending = {pool.submit(self._fetch, listing, file) for file in largest_first}
+            while pending:
+                ended, pending = wait(pending, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    try:
+                        entries.append(future.result())
+                    except Exception as error:  # noqa: BLE001  # raised below, when the other threads have ended
+                        first = first or error
+                        self._stop.set()
+                if not ended:
+                    log.info("downloading", model=self._wanted.name, **self._progress.as_json())
         if first is not None:
             raise first
         return entries

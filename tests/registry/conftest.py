@@ -1,0 +1,74 @@
+"""Both stores behind one fixture: what is said of a store holds for every one."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.catalogue import Catalogue
+from registry.folder import import_folder
+from registry.library import Library
+from registry.manifest import Manifest
+from registry.open_store import open_store
+from registry.settings import RegistrySettings
+from registry.store import Store
+from tests.support.hub import small_repo
+from tests.support.s3 import s3_server  # noqa: F401  # a fixture, found by its name
+
+StoreSettings = dict[str, Any]
+
+
+@pytest.fixture
+def file_settings(tmp_path: Path) -> StoreSettings:
+    """The settings of a store in a folder."""
+    return {"store": f"file:{tmp_path / 'store'}"}
+
+
+@pytest.fixture
+def s3_settings(request: pytest.FixtureRequest) -> StoreSettings:
+    """The settings of a store in a fresh bucket of a real S3 server."""
+    server = request.getfixturevalue("s3_server")
+    return {
+        "store": f"s3://test-{secrets.token_hex(6)}",
+        "s3_endpoint": server.endpoint,
+        "s3_access_key": server.access_key,
+        "s3_secret_key": server.secret_key,
+    }
+
+
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.engines)])
+def store_settings(request: pytest.FixtureRequest) -> StoreSettings:
+    """The settings of a store of each kind."""
+    settings: StoreSettings = request.getfixturevalue(f"{request.param}_settings")
+    return settings
+
+
+@pytest.fixture
+def store(store_settings: StoreSettings) -> Iterator[Store]:
+    """A store of each kind."""
+    opened = open_store(RegistrySettings(**store_settings))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def library(store: Store) -> Library:
+    """A library in a store of each kind, without a catalogue."""
+    return Library(store, Catalogue([]))
+
+
+Publish = Callable[..., Manifest]
+
+
+@pytest.fixture
+def repo_folder(tmp_path: Path) -> Path:
+    """A folder like a small model's."""
+    return small_repo(tmp_path / "repo")
+
+
+@pytest.fixture
+def published(library: Library, repo_folder: Path) -> Manifest:
+    """The small model, published as `small`, repository `test/small`."""
+    return import_folder(library, repo_folder, name="small", repo="test/small", revision="main")

@@ -1,0 +1,128 @@
+"""The command line, as a person uses it."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from registry.cli import main
+from tests.support.hub import serving_registry, small_repo
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `registry ...` in this process, as `python -m registry ...` would."""
+
+    def run(*arguments: str, store: Path) -> Done:
+        monkeypatch.setenv("STORE", f"file:{store}")
+        monkeypatch.setenv("CATALOGUE", str(ROOT / "models.yaml"))
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return run
+
+
+def test_import_then_list(registry: Run, tmp_path: Path) -> None:
+    """A folder becomes a model of the catalogue's repository; the list shows it; a second import says the same."""
+    folder = small_repo(tmp_path / "repo")
+    first = registry("import", "minilm", str(folder), store=tmp_path / "store")
+    assert first.returncode == 0, first.stderr
+    assert "minilm: sentence-transformers/all-MiniLM-L6-v2 at" in first.stdout
+    assert registry("import", "embedding", str(folder), store=tmp_path / "store").stdout == first.stdout
+    listed = registry("list", store=tmp_path / "store")
+    assert listed.stdout.startswith("minilm ")
+    assert "3.0 MB" in listed.stdout
+
+
+def test_the_commit_may_be_given(registry: Run, tmp_path: Path) -> None:
+    """Who knows which commit a folder is says so."""
+    done = registry(
+        *("import", "mine", str(small_repo(tmp_path / "repo")), "--repo", "org/mine", "--revision", "c" * 40),
+        store=tmp_path / "store",
+    )
+    assert "mine: org/mine at cccccccccccc" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["import", "x", "/nowhere"], "There is no folder /nowhere"),
+        (["import", "x", "EMPTY"], "is empty"),
+        (["import", "../x", "FOLDER"], "is not a model name"),
+        (["import", "x", "FOLDER", "--repo", "a/b/c"], "is not a repository"),
+        (["import", "x", "FOLDER", "--revision", "../main"], "is not a revision"),
+        (["import", "x", "DANGLING"], "leads nowhere"),
+        (["download", "x", "--url", "http://127.0.0.1:9"], "No registry answers"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line(registry: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
+    """A message that names the thing, exit 78, no traceback."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling" / "model.bin").symlink_to("nowhere")
+    places = {"EMPTY": "empty", "DANGLING": "dangling", "FOLDER": "repo"}
+    small_repo(tmp_path / "repo", weights=10)
+    given = [str(tmp_path / places[word]) if word in places else word for word in arguments]
+    done = registry(*given, store=tmp_path / "store")
+    assert done.returncode == 78
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_said_and_publishes_nothing(tmp_path: Path) -> None:
+    """The system refuses to write any further: a clear message, and the model is not there."""
+    folder = small_repo(tmp_path / "repo")
+    done = subprocess.run(
+        [sys.executable, "-m", "registry", "import", "big", str(folder)],
+        env={**os.environ, "STORE": f"file:{tmp_path / 'store'}"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+    )
+    assert done.returncode == 78
+    assert "is full" in done.stderr
+    assert list((tmp_path / "store").glob("names/*")) == []
+    assert list((tmp_path / "store" / "incoming").iterdir()) == []
+
+
+def test_download_watches_a_running_registry(registry: Run, tmp_path: Path) -> None:
+    """`registry download` has the registry mirror a model from another one, and tells the result."""
+    imported = registry(
+        "import", "small", str(small_repo(tmp_path / "repo")), "--repo", "o/small", store=tmp_path / "a"
+    )
+    assert imported.returncode == 0, imported.stderr
+    with (
+        serving_registry(tmp_path / "a") as source,
+        serving_registry(tmp_path / "b", hf_endpoint=source) as mirror,
+    ):
+        done = registry("download", "copy", "--repo", "o/small", "--url", mirror, store=tmp_path / "unused")
+        assert done.returncode == 0, done.stderr
+        assert "copy: o/small at" in done.stdout
+        missing = registry("download", "x", "--repo", "o/none", "--url", mirror, store=tmp_path / "unused")
+        assert missing.returncode == 78
+        assert "o/none does not exist at" in missing.stderr

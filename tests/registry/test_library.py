@@ -1,0 +1,140 @@
+"""Publishing, finding and deleting models."""
+
+from pathlib import Path
+
+import pytest
+
+from kit.catalogue import Catalogue, Entry
+from kit.hub_names import BadName
+from registry.folder import import_folder
+from registry.library import BlobsMissing, CommitConflict, Library, RepoUnknown, RevisionUnknown
+from registry.manifest import FileEntry, Manifest, Source, entry_of
+from registry.store import Store
+from tests.support.hub import small_repo
+
+SOURCE = Source(kind="hub", place="https://hub.example")
+COMMIT, OTHER = "a" * 40, "b" * 40
+
+
+def stored(store: Store, path: str, data: bytes) -> FileEntry:
+    import hashlib
+
+    digest = hashlib.sha256(data).hexdigest()
+    store.put_blob(digest, len(data), [data])
+    return entry_of(path, len(data), digest, "0" * 40)
+
+
+def publish(library: Library, name: str, files: list[FileEntry], *, repo: str = "o/r", **more: str) -> Manifest:
+    options = {"revision": "main", "commit": COMMIT, **more}
+    return library.publish(name=name, repo=repo, files=files, source=SOURCE, **options)
+
+
+def test_a_model_is_found_by_name_repository_and_revision(library: Library) -> None:
+    """Each leads to the same commit."""
+    publish(library, "m", [stored(library.store, "a", b"1")], revision="v1")
+    pointer = library.name("m")
+    assert pointer is not None
+    assert (pointer.repo, pointer.commit, pointer.revision) == ("o/r", COMMIT, "v1")
+    assert library.find_repo("m") == library.find_repo("o/r") == "o/r"
+    assert library.manifest("o/r", "v1") == library.manifest("o/r", "main") == library.manifest("o/r", COMMIT)
+    assert library.refs("o/r") == {"main": COMMIT, "v1": COMMIT}
+
+
+def test_an_alias_of_the_catalogue_leads_to_its_model(store: Store) -> None:
+    """By name, alias and repository."""
+    entry = Entry(name="minilm", kind="embedding", hf_repo="o/r", aliases=("embedding",))  # type: ignore[call-arg]  # the rest has defaults
+    library = Library(store, Catalogue([entry]))
+    publish(library, "minilm", [stored(store, "a", b"1")])
+    assert library.find_repo("embedding") == "o/r"
+    assert library.canonical("embedding") == library.canonical("o/r") == "minilm"
+
+
+def test_what_is_not_here_is_told_apart(library: Library) -> None:
+    """No such repository; no such revision of one that is here."""
+    publish(library, "m", [stored(library.store, "a", b"1")])
+    with pytest.raises(RepoUnknown):
+        library.find_repo("o/other")
+    with pytest.raises(RevisionUnknown):
+        library.manifest("o/r", "v2")
+    with pytest.raises(RevisionUnknown):
+        library.manifest("o/r", OTHER)
+
+
+def test_a_commit_without_its_blobs_is_not_published(library: Library) -> None:
+    """A missing blob, or one of another size: nothing changes."""
+    here = stored(library.store, "a", b"1")
+    missing = entry_of("b", 3, "2" * 64, "0" * 40)
+    with pytest.raises(BlobsMissing) as caught:
+        publish(library, "m", [here, missing])
+    assert caught.value.files == [missing]
+    assert library.names() == []
+    assert library.store.list_documents("models/") == []
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a//b"])
+def test_hostile_paths_are_not_published(library: Library, path: str) -> None:
+    """The library checks paths itself, whoever calls it."""
+    with pytest.raises(BadName):
+        publish(library, "m", [stored(library.store, path, b"1")])
+    assert library.names() == []
+
+
+def test_a_commit_never_changes_its_bytes(library: Library) -> None:
+    """More files of the same commit join it; another content under a path of it is refused."""
+    publish(library, "m", [stored(library.store, "a", b"1")])
+    both = publish(library, "m2", [stored(library.store, "b", b"2")])
+    assert [file.path for file in both.files] == ["a", "b"]
+    with pytest.raises(CommitConflict, match="another a"):
+        publish(library, "m3", [stored(library.store, "a", b"other")])
+
+
+def test_main_follows_commits_but_not_other_branches(library: Library) -> None:
+    """A tag mirrored beside main does not move main."""
+    publish(library, "m", [stored(library.store, "a", b"1")])
+    publish(library, "m-v2", [stored(library.store, "a", b"2")], revision="v2", commit=OTHER)
+    assert library.manifest("o/r", "main").commit == COMMIT
+    publish(library, "m", [stored(library.store, "a", b"2")], revision=OTHER, commit=OTHER)
+    assert library.manifest("o/r", "main").commit == OTHER
+    assert library.manifest("o/r", COMMIT).commit == COMMIT
+
+
+def test_deleting_spares_what_another_model_needs(library: Library) -> None:
+    """A blob goes with the last manifest that reaches it."""
+    shared, own = stored(library.store, "s", b"shared"), stored(library.store, "o", b"own")
+    publish(library, "one", [shared, own], repo="o/one")
+    publish(library, "two", [shared], repo="o/two", commit=OTHER)
+    assert library.delete("one", spare=set)
+    assert set(library.store.list_blobs()) == {shared.sha256}
+    assert [name.name for name in library.names()] == ["two"]
+    assert library.delete("two", spare=set)
+    assert list(library.store.list_blobs()) == []
+    assert library.store.list_documents("models/") == library.store.list_documents("names/") == []
+    assert not library.delete("two", spare=set)
+
+
+def test_a_repository_stays_while_a_name_points_at_it(library: Library) -> None:
+    """Two names of one repository: deleting one takes only the name."""
+    file = stored(library.store, "a", b"1")
+    publish(library, "one", [file])
+    publish(library, "two", [file])
+    assert library.delete("one", spare=set)
+    assert library.manifest("o/r", "main").files == (file,)
+
+
+def test_deleting_spares_what_a_running_download_counts_on(library: Library) -> None:
+    """Blobs that a job has seen stay."""
+    file = stored(library.store, "a", b"1")
+    publish(library, "m", [file])
+    assert library.delete("m", spare=lambda: {file.sha256})
+    assert list(library.store.list_blobs()) == [file.sha256]
+
+
+def test_importing_twice_changes_nothing(library: Library, tmp_path: Path) -> None:
+    """The commit follows from the content: the same folder gives the same commit, on any store, in any order."""
+    first = import_folder(library, small_repo(tmp_path / "a"), name="m", repo="o/r", revision="main")
+    blobs = set(library.store.list_blobs())
+    again = import_folder(library, small_repo(tmp_path / "b"), name="m", repo="o/r", revision="main")
+    assert (again.commit, again.files) == (first.commit, first.files)
+    assert set(library.store.list_blobs()) == blobs
+    changed = import_folder(library, small_repo(tmp_path / "c", seed="z"), name="m", repo="o/r", revision="main")
+    assert changed.commit != first.commit

@@ -1,0 +1,21 @@
+"""The arithmetic of multipart uploads, up to S3's largest object."""
+
+import pytest
+
+from registry.s3_parts import MAX_OBJECT, MAX_PART, MAX_PARTS, MIB, MIN_PART, part_count, part_size
+
+
+@pytest.mark.parametrize("size", [0, 1, MIN_PART, MIN_PART + 1, 10**9, 60 * 10**9, MIN_PART * MAX_PARTS, MAX_OBJECT])
+def test_every_size_fits_the_limits_of_s3(size: int) -> None:
+    """At most 10,000 parts, none too small or too large, together exactly the object."""
+    part, count = part_size(size), part_count(size)
+    assert part % MIB == 0
+    assert MIN_PART <= part <= MAX_PART
+    assert count <= MAX_PARTS
+    assert (count - 1) * part < max(size, 1) <= count * part
+
+
+def test_more_than_s3_takes_is_refused() -> None:
+    """One byte over 5 TiB."""
+    with pytest.raises(ValueError, match="largest object"):
+        part_size(MAX_OBJECT + 1)

@@ -1,0 +1,159 @@
+"""What every store promises."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+from registry.store import DigestMismatch, Store, StoreError
+from tests.support.hub import random_bytes
+
+MIB = 1 << 20
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def pieces(data: bytes, size: int = MIB) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+def put(store: Store, data: bytes) -> str:
+    store.put_blob(sha256(data), len(data), pieces(data))
+    return sha256(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 40 * MIB + 17])
+def test_a_blob_comes_back_as_it_went_in(store: Store, size: int) -> None:
+    """One piece, many pieces, and on S3 one part or several: the same bytes, the same size."""
+    data = random_bytes("x", size)
+    digest = put(store, data)
+    assert store.blob_size(digest) == size
+    assert b"".join(store.read_blob(digest)) == data
+    assert list(store.list_blobs()) == [digest]
+
+
+def test_ranges_of_a_blob(store: Store) -> None:
+    """A range holds the bytes from its start up to, not including, its end."""
+    data = random_bytes("r", 3 * MIB)
+    digest = put(store, data)
+    for start, end in [(0, 1), (5, 100), (MIB - 1, 2 * MIB + 1), (10, None), (7, 7)]:
+        assert b"".join(store.read_blob(digest, start, end)) == data[start:end]
+
+
+def test_many_small_pieces_make_parts(store: Store) -> None:
+    """Pieces that do not divide a part's size lose and double nothing at the seams."""
+    data = random_bytes("seams", 34 * MIB + 5)
+    store.put_blob(sha256(data), len(data), pieces(data, 700_001))
+    assert sha256(b"".join(store.read_blob(sha256(data)))) == sha256(data)
+
+
+@pytest.mark.parametrize("size", [1000, 34 * MIB])
+@pytest.mark.parametrize("wrong", ["changed", "short", "long"])
+def test_wrong_bytes_are_refused_whole(store: Store, wrong: str, size: int) -> None:
+    """A changed byte, a missing one, one too many: DigestMismatch, and nothing is stored."""
+    data = random_bytes("w", size)
+    given = {"changed": b"?" + data[1:], "short": data[:-1], "long": data + b"?"}[wrong]
+    with pytest.raises(DigestMismatch):
+        store.put_blob(sha256(data), len(data), pieces(given))
+    assert store.blob_size(sha256(data)) is None
+    assert list(store.list_blobs()) == []
+
+
+@pytest.mark.parametrize("good", [10, 40 * MIB])
+def test_a_failing_source_leaves_nothing_and_its_error_passes(store: Store, good: int) -> None:
+    """An error of the source is the caller's to handle, and no half blob stays."""
+
+    def source() -> Iterator[bytes]:
+        yield from pieces(bytes(good))
+        raise OSError(5, "the source broke")
+
+    with pytest.raises(OSError, match="the source broke"):
+        store.put_blob("0" * 64, good + 1, source())
+    assert store.blob_size("0" * 64) is None
+
+
+def test_a_blob_that_is_there_is_not_read_again(store: Store) -> None:
+    """The source of a blob that is already stored is left alone."""
+    digest = put(store, b"here already")
+
+    def untouched() -> Iterator[bytes]:
+        raise AssertionError("read")
+        yield b""
+
+    store.put_blob(digest, 12, untouched())
+
+
+def test_the_same_blob_from_many_threads(store: Store) -> None:
+    """Whoever is last replaces it by the same bytes."""
+    data = random_bytes("threads", 2 * MIB)
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(lambda _: put(store, data), range(12)))) == 1
+    assert b"".join(store.read_blob(sha256(data))) == data
+
+
+def test_a_blob_that_is_not_there(store: Store) -> None:
+    """Its size is None, reading it is an error, deleting it is none."""
+    assert store.blob_size("1" * 64) is None
+    with pytest.raises(StoreError):
+        b"".join(store.read_blob("1" * 64))
+    store.delete_blob("1" * 64)
+
+
+def test_deleting_a_blob(store: Store) -> None:
+    """It is gone, others stay."""
+    first, second = put(store, b"first"), put(store, b"second")
+    store.delete_blob(first)
+    assert list(store.list_blobs()) == [second]
+
+
+def test_documents(store: Store) -> None:
+    """Written, replaced, listed by folder, deleted; an absent one is None."""
+    assert store.get_document("names/a.json") is None
+    assert store.list_documents("names/") == []
+    store.put_document("names/b.json", {"n": 1})
+    store.put_document("names/a.json", {"n": 2, "ä": "ö"})
+    store.put_document("names/a.json", {"n": 3, "ä": "ö"})
+    store.put_document("names/deep/x%2Fy.json", {})
+    assert store.get_document("names/a.json") == {"n": 3, "ä": "ö"}
+    assert store.list_documents("names/") == ["names/a.json", "names/b.json", "names/deep/x%2Fy.json"]
+    store.delete_document("names/a.json")
+    store.delete_document("names/a.json")
+    store.delete_document("names/deep/x%2Fy.json")
+    assert store.list_documents("names/") == ["names/b.json"]
+
+
+def test_a_presigned_url_gives_ranges(store: Store) -> None:
+    """Where the store has URLs, one gives the blob, whole or in part, without a credential in a header."""
+    digest = put(store, b"0123456789")
+    url = store.presign(digest, inside=False)
+    if url is None:
+        path = store.local_path(digest)
+        assert path is not None
+        assert path.read_bytes() == b"0123456789"
+        return
+    assert httpx2.get(url).content == b"0123456789"
+    part = httpx2.get(url, headers={"Range": "bytes=2-4"})
+    assert (part.status_code, part.content) == (206, b"234")
+
+
+def test_the_lock_is_exclusive(store: Store) -> None:
+    """Two holders never overlap."""
+    inside = 0
+
+    def hold(_: int) -> int:
+        nonlocal inside
+        with store.exclusive():
+            inside += 1
+            seen = inside
+            with contextlib.suppress(StoreError):
+                store.check()
+            inside -= 1
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(hold, range(20))) == {1}

@@ -1,0 +1,167 @@
+"""Registries and hubs for tests: a real registry on a free port, and switches that make it a faulty one."""
+
+import contextlib
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.app import create_registry
+from registry.settings import RegistrySettings
+
+START_S = 20.0
+JOB_S = 30.0
+
+
+@contextlib.contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """Serve `app` in a thread of this process; gives its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="test-server")
+    thread.start()
+    deadline = time.monotonic() + START_S
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    try:
+        assert server.started, "the test server did not start"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(START_S)
+        listener.close()
+
+
+@contextlib.contextmanager
+def serving_registry(store: str | Path, *, switches: "Switches | None" = None, **settings: Any) -> Iterator[str]:
+    """Serve a registry over `store` (a folder, or what STORE takes); gives its URL."""
+    place = f"file:{store}" if isinstance(store, Path) else store
+    app: ASGIApp = create_registry(RegistrySettings(**{"store": place, "catalogue": None, **settings}))
+    if switches is not None:
+        switches.app, app = app, switches
+    with serving(app) as url:
+        yield url
+
+
+class Switches:
+    """A registry that misbehaves on request: wraps the application and changes its answers for paths that end in a key.
+
+    `seen` collects (method, path, headers) of every request.
+    """
+
+    def __init__(self) -> None:
+        self.app: ASGIApp
+        self.corrupt: set[str] = set()
+        self.cut_after: dict[str, int] = {}
+        self.cuts_left: dict[str, int] = {}
+        self.status: dict[str, tuple[int, dict[str, str]]] = {}
+        self.gate: dict[str, threading.Event] = {}
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+
+    def requests(self, ending: str) -> list[dict[str, str]]:
+        """The headers of the requests whose path ends so."""
+        return [headers for _, path, headers in self.seen if path.endswith(ending)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        headers = {key.decode(): value.decode("latin-1") for key, value in scope["headers"]}
+        self.seen.append((scope["method"], path, headers))
+        status = _by_ending(self.status, path)
+        if status is not None:
+            raw = [(key.encode(), value.encode()) for key, value in status[1].items()]
+            await send(
+                {"type": "http.response.start", "status": status[0], "headers": [*raw, (b"content-length", b"0")]}
+            )
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self.app(scope, receive, self._sender(path, send))
+
+    def _sender(self, path: str, send: Send) -> Send:
+        left = [_by_ending(self.cut_after, path)]
+        if left[0] is not None and self.cuts_left.get(path.rpartition("/")[2], 0) <= 0:
+            left[0] = None
+        corrupt = any(path.endswith(ending) for ending in self.corrupt)
+        gate = _by_ending(self.gate, path)
+
+        async def forward(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                body = message.get("body", b"")
+                if gate is not None:
+                    while not gate.is_set():
+                        await _tick()
+                if corrupt and body:
+                    message = {**message, "body": bytes([body[0] ^ 1]) + body[1:]}
+                if left[0] is not None:
+                    body = message["body"][: left[0]]
+                    left[0] -= len(body)
+                    message = {**message, "body": body, "more_body": True}
+                    if left[0] <= 0:
+                        await send(message)
+                        self.cuts_left[path.rpartition("/")[2]] -= 1
+                        raise ConnectionResetError("the test cuts the stream")
+            await send(message)
+
+        return forward
+
+
+async def _tick() -> None:
+    import asyncio
+
+    await asyncio.sleep(0.005)
+
+
+def _by_ending(table: dict[str, Any], path: str) -> Any:
+    return next((value for ending, value in table.items() if path.endswith(ending)), None)
+
+
+def wait_for_job(url: str, name: str) -> dict[str, Any]:
+    """The model when its job has ended."""
+    return wait_until(lambda: _ended(httpx2.get(f"{url}/models/{name}").json()))
+
+
+def wait_until(check: Callable[[], Any], seconds: float = JOB_S) -> Any:
+    """The first true value of `check`, asked again and again; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = check()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"{check} was not true within {seconds} s")
+
+
+def _ended(model: dict[str, Any]) -> dict[str, Any] | None:
+    return model if model["status"] in ("ready", "failed", "cancelled") else None
+
+
+def small_repo(folder: Path, *, seed: str = "a", weights: int = 3_000_000) -> Path:
+    """Make a folder like a small model's: a config, a tokenizer, a file in a folder, and weights (told by LFS)."""
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "config.json").write_text(f'{{"model_type": "bert", "seed": "{seed}"}}')
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling": "mean"}')
+    (folder / "README.md").write_text("# ä small model\n", encoding="utf-8")
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "model.safetensors").write_bytes(random_bytes(seed, weights))
+    return folder
+
+
+def random_bytes(seed: str, size: int) -> bytes:
+    """`size` bytes that look random and follow from `seed`."""
+    return hashlib.shake_128(seed.encode()).digest(size)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
