@@ -1,14 +1,13 @@
 """The application that every program starts from: error envelope, request frame, metrics, shared settings."""
 
 import ipaddress
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Lifespan
 
 from kit import __version__
 from kit.errors import install_error_handlers
@@ -18,7 +17,6 @@ from kit.metrics import HttpMetrics, metrics_route
 from kit.middleware import RequestFrame
 from kit.settings import Settings
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 # What our clients read of an answer's head; browsers hide the rest from pages of other origins.
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
 
@@ -70,7 +68,12 @@ class HttpSettings(Settings):
 
 
 def create_app(
-    *, title: str, settings: HttpSettings, metrics: HttpMetrics, keys: KeyRing, lifespan: Lifespan | None = None
+    *,
+    title: str,
+    settings: HttpSettings,
+    metrics: HttpMetrics,
+    keys: KeyRing,
+    lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
     """Make the FastAPI application with everything that does not depend on what it serves.
 

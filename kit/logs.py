@@ -19,7 +19,7 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
 
     `service` is added to every line. `auto` is `console` on a terminal and `json` otherwise.
     """
-    as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
+    as_json = writes_json(format)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -58,6 +58,11 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
     # Our own middleware writes the access log, with the request id; each HTTP call that we make ourselves is noise.
     for name in ("uvicorn.access", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def writes_json(format: LogFormat) -> bool:
+    """Whether `format` means JSON lines in this process."""
+    return format == "json" or (format == "auto" and not sys.stderr.isatty())
 
 
 class _Service:

@@ -1,0 +1,150 @@
+"""What goes to the client: heads, framing, pieces, errors."""
+
+import asyncio
+from enum import Enum
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from gateway.endpoints import Dialect
+from gateway.head import HeaderList, answer_headers
+from gateway.sse import EventHolder, error_event
+from gateway.upstream import UpstreamConnection
+from kit.errors import ApiError
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+# An answer up to this length waits for its end, in bytes: until then another backend can still be asked.
+WHOLE = 256 * 1024
+
+
+class Framing(Enum):
+    """How the client learns where the body ends."""
+
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+
+
+class Answer:
+    """The answer to one request. Nothing goes out before the first byte of a body is there, or a whole short one."""
+
+    __slots__ = ("_framing", "_holder", "_http11", "_transport", "keep_alive", "status")
+
+    def __init__(self, transport: asyncio.Transport, *, http11: bool, keep_alive: bool) -> None:
+        self._transport = transport
+        self._http11 = http11
+        self._framing: Framing | None = None
+        self._holder: EventHolder | None = None
+        self.keep_alive = keep_alive
+        # 0 until a backend's answer was accepted, or an error was written.
+        self.status = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether bytes of a backend's answer have gone out."""
+        return self._framing is not None
+
+    def accept(self, connection: UpstreamConnection) -> None:
+        """This is the backend's answer that the client will get, unless it breaks before anything has gone out."""
+        self.status = connection.status
+        for name, value in connection.headers:
+            if name == b"content-type" and value.lower().startswith(b"text/event-stream"):
+                self._holder = EventHolder()
+
+    def forget(self) -> None:
+        """It broke: another will be accepted."""
+        self.status = 0
+        self._holder = None
+
+    def ready(self, connection: UpstreamConnection) -> bytes | None:
+        """What may go out of what has come, or None when it must wait for more."""
+        if not connection.complete and not self.begun and connection.length is not None and connection.length <= WHOLE:
+            return None
+        data = connection.take_body()
+        if self._holder is not None:
+            data = self._holder.pass_on(data)
+            if connection.complete:
+                data += self._holder.rest()
+        return data if data or connection.complete else None
+
+    def begin(self, connection: UpstreamConnection, data: bytes, truth: bytes) -> None:
+        """Send the head with the first piece of the body. `truth` are our own header lines."""
+        length: int | None = None
+        if connection.length is not None:
+            framing, length = Framing.LENGTH, connection.length
+        elif connection.complete and self._holder is None:
+            framing, length = Framing.LENGTH, len(data)
+        elif self._http11:
+            framing = Framing.CHUNKED
+        else:
+            framing = Framing.CLOSE
+            self.keep_alive = False
+        self._framing = framing
+        head = answer_head(connection.status, connection.headers, framing, length, truth, keep_alive=self.keep_alive)
+        self._transport.write(head + framed(data, framing, last=connection.complete))
+
+    def go_on(self, data: bytes, *, last: bool) -> None:
+        """Send the next piece of the body."""
+        assert self._framing is not None
+        self._transport.write(framed(data, self._framing, last=last))
+
+    def refuse(self, error: ApiError, truth: bytes, common: HeaderList) -> None:
+        """Send an error as the whole answer. `common` are the headers that every answer of ours carries."""
+        self.status = error.status
+        self._transport.write(error_answer(error, truth, common, keep_alive=self.keep_alive))
+
+    def cut(self, error: ApiError, dialect: Dialect) -> None:
+        """End an answer that cannot be ended as it should, so that the client notices."""
+        if self._holder is not None:
+            self.go_on(error_event(error, dialect), last=True)
+            return
+        # Fewer bytes than promised, or no last chunk.
+        self.keep_alive = False
+        if self._framing is Framing.CLOSE:
+            # Here a plain close would look like the end.
+            self._transport.abort()
+
+
+def answer_head(
+    status: int, headers: HeaderList, framing: Framing, length: int | None, truth: bytes, *, keep_alive: bool
+) -> bytes:
+    """The head of a relayed answer: the backend's headers, less what is not the client's business, plus `truth`."""
+    lines = answer_headers(headers)
+    lines.insert(0, status_line(status))
+    if framing is Framing.LENGTH:
+        # RFC 9110, 8.6: an answer without content has no length.
+        if status not in (204, 304):
+            lines.append(b"content-length: %d\r\n" % (length or 0))
+    elif framing is Framing.CHUNKED:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    lines.append(truth)
+    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+    return b"".join(lines)
+
+
+def framed(data: bytes, framing: Framing, *, last: bool) -> bytes:
+    """A piece of the body as it goes on the wire."""
+    if framing is not Framing.CHUNKED:
+        return data
+    if not data:
+        return LAST_CHUNK if last else b""
+    if last:
+        return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def error_answer(error: ApiError, truth: bytes, common: HeaderList, *, keep_alive: bool) -> bytes:
+    """A whole answer that is an error, in the envelope."""
+    body = error.encoded()
+    lines = [status_line(error.status), b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
+    lines += [b"%b: %b\r\n" % header for header in common]
+    lines += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in error.headers.items()]
+    lines.append(truth)
+    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+    lines.append(body)
+    return b"".join(lines)
+
+
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK` and its line end."""
+    return STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -1,0 +1,81 @@
+"""The gateway's application: settings in, FastAPI out, with the data plane in its lifespan."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx2
+from fastapi import FastAPI
+
+from gateway.access_log import AccessLog
+from gateway.backends import Backends
+from gateway.bodies import MB, Spool
+from gateway.discovery import Provider, StaticProvider
+from gateway.health import Poller
+from gateway.metrics import BackendCollector, GatewayMetrics
+from gateway.plane import Limits, Plane
+from gateway.protocol import GatewayProtocol
+from gateway.routes import create_routes
+from gateway.routing import Router
+from gateway.settings import GatewaySettings
+from kit.app import admin_only, create_app
+from kit.catalogue import Catalogue
+from kit.logs import writes_json
+
+# What uvicorn must be told to serve the application: it finds the plane in the lifespan's state.
+SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}
+
+
+def create(settings: GatewaySettings) -> FastAPI:
+    """Make the application. Serve it with SERVER_OPTIONS.
+
+    Raises SettingsError when the catalogue cannot be read.
+    """
+    catalogue = Catalogue.load(settings.catalogue)
+    backends = Backends(settings.keys_of_backends())
+    router = Router(backends, catalogue)
+    backends.on_change(router.forget)
+    metrics = GatewayMetrics()
+    metrics.registry.register(BackendCollector(backends))
+    plane = Plane(
+        limits=Limits.of(settings),
+        backends=backends,
+        router=router,
+        browser=settings.browser_guard(),
+        keys=settings.key_ring(),
+        origins=frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins),
+        spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB),
+        access_log=AccessLog(
+            "gateway",
+            as_json=writes_json(settings.log_format),
+            enabled=settings.log_level.upper() in ("DEBUG", "INFO"),
+        ),
+        metrics=metrics,
+    )
+    # Services stand on this machine or in this cluster: no proxy of the environment may come between.
+    client = httpx2.AsyncClient(trust_env=False, timeout=None, follow_redirects=False)  # callers set deadlines
+    poller = Poller(backends, catalogue, client, interval_s=settings.poll_interval, timeout_s=settings.poll_timeout)
+    providers: Sequence[Provider] = (StaticProvider(settings.services),)
+
+    @contextlib.asynccontextmanager
+    async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
+        tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
+        # A provider that knows its backends tells them before it waits for anything.
+        await asyncio.sleep(0)
+        await poller.first_round()
+        poller.start()
+        try:
+            yield {"plane": plane}
+        finally:
+            await poller.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            plane.close()
+            await client.aclose()
+
+    app = create_app(title="GPU cluster gateway", settings=settings, metrics=metrics, keys=plane.keys, lifespan=running)
+    app.include_router(create_routes(backends, catalogue, client, admin_only(settings.admin_guard())))
+    return app

@@ -1,0 +1,222 @@
+"""The backends: what each is, how it is, and what it is doing now. Plain data, no I/O but the pool it carries."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import structlog
+
+from gateway.discovery import Target
+from gateway.latency import PeakEwma
+from gateway.upstream import Pool
+from kit.catalogue import Entry, Kind
+
+log = structlog.get_logger(__name__)
+
+State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
+
+# The states in which a backend may be sent a request; `busy` only where nothing better is.
+USABLE: frozenset[State] = frozenset({"healthy", "busy"})
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model that a backend serves.
+
+    `name` is what the cluster calls it, `upstream` what the backend calls it. `names` are all names that a request may
+    use. The backend itself understands those in `verbatim`; None among them means that it needs no name.
+    """
+
+    name: str
+    upstream: str
+    kind: Kind | None
+    names: frozenset[str]
+    verbatim: frozenset[str | None]
+
+
+def _nobody() -> None:
+    """Before the poller has taken a backend in, nobody looks."""
+
+
+class Backend:
+    """One backend's state and counters. Written by health polls and by the exchanges that use it."""
+
+    def __init__(
+        self, target: Target, pool: Pool, key: str | None = None, on_change: Callable[[], None] = _nobody
+    ) -> None:
+        self.name = target.name
+        self.target = target
+        self.pool = pool
+        self.key = key
+        # What stands in every request to it, before the target and after it.
+        self.before_target = b"POST " + target.path.encode()
+        authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+        self.after_target = f" HTTP/1.1\r\nHost: {target.authority}\r\n{authorization}".encode()
+        self.served_by = f"x-served-by: {target.name}\r\n".encode()
+        self._on_change = on_change
+        self._observed: State = "unhealthy"
+        self._draining = False
+        self.since = now_iso()
+        # What it serves; empty until it first told, kept when it goes down, so that errors can name it.
+        self.offers: tuple[Offer, ...] = ()
+        self.last_check: str | None = None
+        self.last_error: str | None = "not asked yet"
+        self.response_time_ms: float | None = None
+        self.progress: float | None = None
+        self.retry_after_s = 2.0
+        # Work.
+        self.in_flight = 0
+        self.queued = 0
+        self.requests = 0
+        self.failures = 0
+        self.picked = 0
+        self.last_byte = 0.0
+        self.ttft = PeakEwma()
+        self.whole = PeakEwma()
+        self.outcomes: Counter[str] = Counter()
+        # Set by the health poller: asks it to look now, not at the next interval.
+        self.suspect: Callable[[], None] = _nobody
+
+    @property
+    def state(self) -> State:
+        """The state as the contract names it."""
+        return "draining" if self._draining else self._observed
+
+    @property
+    def draining(self) -> bool:
+        """Whether an operator took it out."""
+        return self._draining
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of what it serves, as far as that is known."""
+        return self.target.kind or next((offer.kind for offer in self.offers if offer.kind), None)
+
+    def observe(self, state: State, error: str | None = None, *, progress: float | None = None) -> None:
+        """Take in what a poll or real traffic has shown. Logs changes only."""
+        before = self.state
+        self._observed = state
+        self.last_error = error
+        self.progress = progress
+        self._changed(before)
+
+    def drain(self, on: bool) -> None:
+        """Take the backend out of rotation, or put it back. What is in flight ends by itself."""
+        before = self.state
+        self._draining = on
+        self._changed(before)
+
+    def offer(self, offers: tuple[Offer, ...]) -> None:
+        """Take in what the backend serves."""
+        if offers == self.offers:
+            return
+        self.offers = offers
+        self._on_change()
+        log.info("models learnt", backend=self.name, models=[offer.name for offer in offers])
+
+    def _changed(self, before: State) -> None:
+        after = self.state
+        if after == before:
+            return
+        self.since = now_iso()
+        self._on_change()
+        level = log.warning if after in ("unhealthy", "stuck") else log.info
+        level("backend state", backend=self.name, before=before, after=after, reason=self.last_error)
+
+
+def _ignore(_: Backend) -> None:
+    """Before the poller is there, arrivals concern nobody."""
+
+
+class Backends:
+    """All backends by name, in the order of their arrival. A discovery provider's sink."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        """`keys` are the bearer keys to send, by backend name."""
+        self._keys = keys
+        self._backends: dict[str, Backend] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self.on_arrival: Callable[[Backend], None] = _ignore
+        self.on_departure: Callable[[Backend], None] = _ignore
+
+    def on_change(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` whenever a state, a model list or the set of backends changes."""
+        self._watchers.append(watcher)
+
+    def upsert(self, target: Target) -> None:
+        """Add the backend of this name, or replace it when anything about it differs."""
+        present = self._backends.get(target.name)
+        if present is not None:
+            if present.target == target:
+                return
+            self.remove(target.name)
+        backend = Backend(target, Pool(target), self._keys.get(target.name), self._changed)
+        self._backends[target.name] = backend
+        self.on_arrival(backend)
+        self._changed()
+
+    def remove(self, name: str) -> None:
+        """Forget the backend of this name, if there is one. Its exchanges go on to their end."""
+        backend = self._backends.pop(name, None)
+        if backend is not None:
+            self.on_departure(backend)
+            backend.pool.close()
+            self._changed()
+
+    def get(self, name: str) -> Backend | None:
+        """The backend of this name, or None."""
+        return self._backends.get(name)
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._backends.values())
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def _changed(self) -> None:
+        for watcher in self._watchers:
+            watcher()
+
+
+def offer_of_entry(entry: Entry, *, kind: Kind | None = None) -> Offer:
+    """What one of our own services serves: it knows all names of its entry, and needs none."""
+    names = frozenset(entry.names)
+    return Offer(entry.name, entry.name, kind or entry.kind, names, names | {None})
+
+
+def offer_of_id(model: str, entry: Entry | None, kind: Kind | None) -> Offer:
+    """What a foreign server lists as `model`; `entry` is the catalogue's entry for it, where there is one."""
+    names = frozenset(entry.names) | {model} if entry else frozenset({model})
+    return Offer(
+        entry.name if entry else model, model, kind or (entry.kind if entry else None), names, frozenset({model})
+    )
+
+
+def describe(backend: Backend) -> Mapping[str, Any]:
+    """The backend's entry of GET /services."""
+    ttft = backend.ttft.last
+    return {
+        "url": backend.target.url,
+        "kind": backend.kind,
+        "models": [offer.name for offer in backend.offers],
+        "state": backend.state,
+        "healthy": backend.state in USABLE,
+        "response_time_ms": backend.response_time_ms,
+        "ttft_ms": None if ttft is None else round(ttft * 1000, 1),
+        "in_flight": backend.in_flight,
+        "queued": backend.queued,
+        "requests": backend.requests,
+        "failures": backend.failures,
+        "last_check": backend.last_check,
+        "last_error": backend.last_error,
+        "since": backend.since,
+        **({} if backend.progress is None else {"progress": backend.progress}),
+    }
+
+
+def now_iso() -> str:
+    """The present moment, UTC, to the millisecond."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,160 @@
+"""The head of a request: what is strange in it is refused, what a backend must not see is left out. Pure.
+
+llhttp refuses most of what smuggles requests (repeated lengths, a length beside chunks, bare line feeds, folded lines).
+Here is what it lets through. Rules: RFC 9110, 7.6.1 (hop by hop), RFC 9112, 3.2 (Host) and 6 (framing).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kit.errors import ApiError, InvalidRequest
+
+HeaderList = list[tuple[bytes, bytes]]
+
+# Read here or by the gateway, and never sent on.
+_READ = frozenset({
+    b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"origin", b"authorization",
+    b"x-api-key", b"x-request-id",
+})  # fmt: skip
+# Never sent on: hop by hop, credentials, what a browser tells about its page, and headers that are ours to write.
+# Without accept-encoding a backend answers uncompressed, so that events can be told apart.
+_DROPPED = frozenset({
+    b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer", b"upgrade",
+    b"http2-settings", b"cookie", b"api-key", b"referer", b"forwarded", b"x-forwarded-for", b"x-forwarded-host",
+    b"x-forwarded-proto", b"x-real-ip", b"accept-encoding", b"x-served-by", b"x-served-model", b"x-queue-ms",
+    b"x-attempts",
+})  # fmt: skip
+SPECIAL = _READ | _DROPPED
+_ONLY_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"origin", b"expect")
+# RFC 3986, 3.2.2, without the characters that no host in use has.
+_HOST = re.compile(rb"^[A-Za-z0-9._~%\[\]:-]+\Z")
+
+
+class HeadTooLarge(ApiError):
+    """The request's head is over the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_head_too_large"
+
+
+@dataclass(slots=True)
+class Head:
+    """What the gateway reads of a request's headers. `forward` goes to the backend as it is."""
+
+    host: bytes | None = None
+    origin: bytes | None = None
+    authorization: bytes | None = None
+    api_key: bytes | None = None
+    request_id: bytes | None = None
+    content_type: bytes = b""
+    length: int | None = None
+    chunked: bool = False
+    expects_continue: bool = False
+    forward: bytes = b""
+
+
+def read_head(headers: HeaderList, version: str) -> Head:
+    """Take the headers (names in lower case) of a request apart.
+
+    Raises InvalidRequest for whatever two servers could read in two ways; the connection must be closed then.
+    """
+    if version not in ("1.1", "1.0"):
+        raise InvalidRequest(f"HTTP/{version} is not spoken here. Use HTTP/1.1.")
+    head = Head()
+    read: dict[bytes, bytes] = {}
+    forward: HeaderList = []
+    for name, value in headers:
+        if name not in SPECIAL:
+            if name == b"content-type":
+                if head.content_type:
+                    raise _twice(name)
+                head.content_type = value
+            forward.append((name, value))
+        elif name in _READ:
+            if name in read:
+                if name in _ONLY_ONCE:
+                    raise _twice(name)
+                value = read[name] + b"," + value
+            read[name] = value
+    _read_framing(head, read, version)
+    connection = read.get(b"connection")
+    if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+        named = {token.strip().lower() for token in connection.split(b",")}
+        forward = [(name, value) for name, value in forward if name not in named]
+    head.host = read.get(b"host")
+    head.origin = read.get(b"origin")
+    head.authorization = read.get(b"authorization")
+    head.api_key = read.get(b"x-api-key")
+    head.request_id = read.get(b"x-request-id")
+    head.forward = b"".join([b"%b: %b\r\n" % header for header in forward])
+    return head
+
+
+def _read_framing(head: Head, read: dict[bytes, bytes], version: str) -> None:
+    host = read.get(b"host")
+    if host is None:
+        if version == "1.1":
+            raise InvalidRequest("The Host header is missing.")
+    elif not _HOST.match(host):
+        raise InvalidRequest("The Host header holds no host.")
+    length = read.get(b"content-length")
+    coding = read.get(b"transfer-encoding")
+    if coding is not None:
+        if length is not None:
+            raise InvalidRequest("A request has Content-Length or Transfer-Encoding, not both.")
+        if coding.lower() != b"chunked" or version != "1.1":
+            raise InvalidRequest("The only Transfer-Encoding that requests may use here is chunked, in HTTP/1.1.")
+        head.chunked = True
+    elif length is not None:
+        if not length.isdigit() or len(length) > 18:
+            raise InvalidRequest("Content-Length is not a number.")
+        head.length = int(length)
+    expect = read.get(b"expect")
+    if expect is not None:
+        if expect.lower() != b"100-continue":
+            raise ApiError(
+                "The only Expect that is met here is 100-continue.",
+                status=417,
+                type="invalid_request_error",
+                code="expectation_failed",
+            )
+        head.expects_continue = version == "1.1"
+
+
+def _twice(name: bytes) -> InvalidRequest:
+    return InvalidRequest(f"The header {name.decode('ascii')} stands there more than once.")
+
+
+def split_target(target: bytes) -> bytes:
+    """Return the path of a request target, without its query.
+
+    Absolute targets (`http://host/path`) are understood, as RFC 9112, 3.2.2 wants it. Raises InvalidRequest.
+    """
+    if b"#" in target:
+        raise InvalidRequest("A request target has no fragment.")
+    if not target.startswith(b"/") and b"://" in target:
+        target = origin_form(target)
+    return target.partition(b"?")[0]
+
+
+def origin_form(target: bytes) -> bytes:
+    """`http://host/path?query` as `/path?query`; a target without a host as it is."""
+    if target.startswith(b"/") or b"://" not in target:
+        return target
+    _, slash, rest = target.partition(b"://")[2].partition(b"/")
+    return slash + rest or b"/"
+
+
+# Headers of a backend's answer that are not the client's business, or are ours to write.
+_ANSWER_DROPPED = frozenset({
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding",
+    b"upgrade", b"content-length", b"set-cookie", b"x-served-by", b"x-served-model", b"x-queue-ms", b"x-attempts",
+    b"x-request-id", b"access-control-allow-origin", b"access-control-expose-headers",
+})  # fmt: skip
+
+
+def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """The lines of a backend's answer that go on to the client, each with its line end."""
+    return [b"%b: %b\r\n" % header for header in headers if header[0] not in _ANSWER_DROPPED]

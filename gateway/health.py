@@ -1,0 +1,237 @@
+"""How the backends are: asked regularly, and at once when real traffic gives reason to doubt.
+
+Our own services tell kind, model and progress in /health. Of any other OpenAI-compatible server only the status code
+counts, and its models come from /v1/models.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from typing import Any
+
+import httpx2
+import structlog
+
+from gateway.backends import Backend, Backends, Offer, now_iso, offer_of_entry, offer_of_id
+from kit.catalogue import Catalogue
+
+log = structlog.get_logger(__name__)
+
+# A backend that works may miss this many polls in a row before it counts as down.
+MISSES_WHILE_BUSY = 3
+# A poll that finds no answer counts as "busy" when a byte came this recently, in seconds.
+RECENT_S = 10.0
+# How often the models of a foreign server are asked again, in polls.
+MODELS_EVERY = 15
+# Two polls of one backend are at least this far apart, in seconds, however suspicious it is.
+LEAST_PAUSE_S = 0.1
+
+
+class Poller:
+    """Polls every backend in a task of its own. Start and stop it with the application."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        catalogue: Catalogue,
+        client: httpx2.AsyncClient,
+        *,
+        interval_s: float,
+        timeout_s: float,
+    ) -> None:
+        self._backends = backends
+        self._catalogue = catalogue
+        self._client = client
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._tasks: dict[Backend, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        """Poll the backends there are, and those that come."""
+        self._backends.on_arrival = self._begin
+        self._backends.on_departure = self._end
+        for backend in self._backends:
+            self._begin(backend)
+
+    async def stop(self) -> None:
+        """End all polls."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def first_round(self) -> None:
+        """Ask every backend once, all at the same time. Takes at most about the poll timeout."""
+        await asyncio.gather(*(self.poll(backend) for backend in self._backends))
+
+    def _begin(self, backend: Backend) -> None:
+        wake = asyncio.Event()
+        backend.suspect = wake.set
+        backend.pool.on_idle_lost = wake.set
+        self._tasks[backend] = asyncio.create_task(self._run(backend, wake), name=f"poll {backend.name}")
+
+    def _end(self, backend: Backend) -> None:
+        task = self._tasks.pop(backend, None)
+        if task is not None:
+            task.cancel()
+
+    async def _run(self, backend: Backend, wake: asyncio.Event) -> None:
+        polls = _Polls(self._client, backend, self._catalogue, self._timeout_s)
+        while True:
+            wake.clear()
+            try:
+                await polls.once()
+            except Exception as error:
+                log.error("poll failed", backend=backend.name, exc_info=error)
+            await asyncio.sleep(LEAST_PAUSE_S)
+            # Jitter only shortens: a dead backend is noticed within one interval.
+            pause = max(self._interval_s * random.uniform(0.8, 1.0) - LEAST_PAUSE_S, 0.0)  # noqa: S311  # no secret
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), pause)
+
+    async def poll(self, backend: Backend) -> None:
+        """Ask one backend now, out of turn."""
+        await _Polls(self._client, backend, self._catalogue, self._timeout_s).once()
+
+
+class _Polls:
+    """The polls of one backend, with what they remember from one to the next."""
+
+    def __init__(self, client: httpx2.AsyncClient, backend: Backend, catalogue: Catalogue, timeout_s: float) -> None:
+        self._client = client
+        self._backend = backend
+        self._catalogue = catalogue
+        self._timeout_s = timeout_s
+        self._misses = 0
+        self._count = 0
+        self._healthy_before = False
+
+    async def once(self) -> None:
+        """Ask, and tell the backend's record what came back."""
+        backend = self._backend
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._get("/health")
+                foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
+                models = await self._models(response) if foreign else None
+        except TimeoutError:
+            self._missed()
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            self._misses = 0
+            self._down(f"no answer: {error or type(error).__name__}")
+        else:
+            self._misses = 0
+            backend.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
+            if foreign:
+                self._take_foreign(response, models)
+            else:
+                self._take_ours(response)
+        backend.last_check = now_iso()
+        self._healthy_before = backend.state == "healthy"
+        self._count += 1
+
+    async def _get(self, path: str) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {self._backend.key}"} if self._backend.key else {}
+        return await self._client.get(self._backend.target.url + path, headers=headers)
+
+    async def _models(self, health: httpx2.Response) -> httpx2.Response | None:
+        """The foreign server's list, where it is needed: at first, after a bad time, now and then, or as its health."""
+        if health.is_success and self._healthy_before and self._backend.offers and self._count % MODELS_EVERY:
+            return None
+        return await self._get("/v1/models")
+
+    def _missed(self) -> None:
+        """No answer in time. A backend that works is given some more polls: its loop may be busy with the work."""
+        backend = self._backend
+        self._misses += 1
+        reason = f"no answer to /health within {self._timeout_s:g} s"
+        recent = time.perf_counter() - backend.last_byte < RECENT_S
+        working = backend.in_flight > 0 and backend.state in ("healthy", "busy")
+        if working and (recent or self._misses < MISSES_WHILE_BUSY):
+            backend.observe("busy", reason)
+        else:
+            self._down(reason)
+
+    def _down(self, reason: str) -> None:
+        self._backend.response_time_ms = None
+        self._backend.observe("unhealthy", reason)
+
+    def _take_ours(self, response: httpx2.Response) -> None:
+        """An answer in the contract's shape, or an error."""
+        backend = self._backend
+        body = _json_object(response)
+        status = body.get("status")
+        offers = self._offers_of_ours(body)
+        if offers:
+            backend.offer(offers)
+        if response.is_success and status in ("healthy", "ok", None):
+            backend.observe("healthy")
+        elif status == "loading" or _says_loading(body):
+            progress = body.get("progress")
+            backend.observe(
+                "loading",
+                str(body.get("detail") or "") or None,
+                progress=float(progress) if isinstance(progress, int | float) else None,
+            )
+        else:
+            detail = body.get("detail")
+            backend.observe("unhealthy", f"/health answered {response.status_code}" + (f": {detail}" if detail else ""))
+
+    def _offers_of_ours(self, body: dict[str, Any]) -> tuple[Offer, ...]:
+        target = self._backend.target
+        if target.models:
+            return self._offers_of_ids(target.models)
+        model = body.get("model")
+        if not isinstance(model, str):
+            return ()
+        entry = self._catalogue.find(model)
+        if entry is not None:
+            return (offer_of_entry(entry, kind=target.kind),)
+        # A service whose catalogue knows more than ours.
+        return self._offers_of_ids((model,))
+
+    def _offers_of_ids(self, ids: tuple[str, ...]) -> tuple[Offer, ...]:
+        kind = self._backend.target.kind
+        return tuple(offer_of_id(model, self._catalogue.find(model), kind) for model in ids)
+
+    def _take_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:
+        backend = self._backend
+        if models is not None and not models.is_success and not health.is_success:
+            self._down(f"/health answered {health.status_code} and /v1/models {models.status_code}")
+            return
+        ids = backend.target.models or _ids(models)
+        if ids:
+            backend.offer(self._offers_of_ids(ids))
+        elif not backend.offers:
+            self._down("it answers, but /v1/models lists no model; name them in SERVICES (models=...)")
+            return
+        backend.observe("healthy")
+
+
+def _is_ours(response: httpx2.Response) -> bool:
+    return isinstance(_json_object(response).get("model"), str)
+
+
+def _says_loading(body: dict[str, Any]) -> bool:
+    """llama.cpp answers 503 with {"error": {"message": "Loading model"}}."""
+    error = body.get("error")
+    return isinstance(error, dict) and "loading" in str(error.get("message", "")).lower()
+
+
+def _json_object(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _ids(response: httpx2.Response | None) -> tuple[str, ...]:
+    if response is None or not response.is_success:
+        return ()
+    data = _json_object(response).get("data")
+    entries = data if isinstance(data, list) else []
+    return tuple(one["id"] for one in entries if isinstance(one, dict) and isinstance(one.get("id"), str))

@@ -1,0 +1,81 @@
+"""What the gateway counts beyond the frame's metrics: per backend, kept as plain numbers and read when scraped."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.backends import USABLE, Backends, State
+from kit.metrics import HttpMetrics
+
+STATES: tuple[State, ...] = ("healthy", "loading", "busy", "stuck", "unhealthy", "draining")
+
+
+class GatewayMetrics(HttpMetrics):
+    """The frame's metrics with relayed requests among them, counted cheaply and added up when they are read."""
+
+    def __init__(self) -> None:
+        super().__init__("gateway")
+        # Requests being relayed now.
+        self.relaying = 0
+        self._published = 0
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._observe: dict[str, Callable[[float], None]] = {}
+
+    def count(self, route: str, status: int, first_byte_s: float) -> None:
+        """One relayed request has ended. `first_byte_s` is the time to the first byte of its answer, in seconds."""
+        self._counts[route, status] += 1
+        observe = self._observe.get(route)
+        if observe is None:
+            observe = self._observe[route] = self.seconds.labels(route).observe
+        observe(first_byte_s)
+
+    def exposition(self) -> bytes:
+        """The text that a Prometheus server scrapes."""
+        counts, self._counts = self._counts, Counter()
+        for (route, status), count in counts.items():
+            self.requests.labels("POST", route, str(status)).inc(count)
+        self.in_flight.inc(self.relaying - self._published)
+        self._published = self.relaying
+        return super().exposition()
+
+
+class BackendCollector(Collector):
+    """The backends as Prometheus sees them."""
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the backends' numbers as they are now."""
+        up = GaugeMetricFamily("gateway_backend_up", "Whether the backend may be sent requests.", labels=["backend"])
+        state = GaugeMetricFamily("gateway_backend_state", "1 for the present state.", labels=["backend", "state"])
+        in_flight = GaugeMetricFamily("gateway_backend_in_flight", "Requests at the backend now.", labels=["backend"])
+        sockets = GaugeMetricFamily(
+            "gateway_backend_connections", "Open connections, by use.", labels=["backend", "use"]
+        )
+        requests = CounterMetricFamily("gateway_backend_requests", "Requests sent, retries too.", labels=["backend"])
+        outcomes = CounterMetricFamily(
+            "gateway_backend_outcomes", "How requests to the backend ended.", labels=["backend", "outcome"]
+        )
+        ttft = GaugeMetricFamily("gateway_backend_ttft_seconds", "The last time to the first byte.", labels=["backend"])
+        poll = GaugeMetricFamily(
+            "gateway_backend_poll_seconds", "Duration of the last health poll.", labels=["backend"]
+        )
+        for backend in self._backends:
+            name = backend.name
+            up.add_metric([name], float(backend.state in USABLE))
+            for one in STATES:
+                state.add_metric([name, one], float(backend.state == one))
+            in_flight.add_metric([name], backend.in_flight)
+            sockets.add_metric([name, "idle"], backend.pool.idle_count)
+            sockets.add_metric([name, "active"], backend.pool.open_count - backend.pool.idle_count)
+            requests.add_metric([name], backend.requests)
+            for outcome, count in sorted(backend.outcomes.items()):
+                outcomes.add_metric([name, outcome], count)
+            if backend.ttft.last is not None:
+                ttft.add_metric([name], backend.ttft.last)
+            if backend.response_time_ms is not None:
+                poll.add_metric([name], backend.response_time_ms / 1000)
+        yield from (up, state, in_flight, sockets, requests, outcomes, ttft, poll)

@@ -1,0 +1,151 @@
+"""The data plane's shared objects: what every connection and exchange needs, built once and handed down."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.access_log import AccessLog
+from gateway.backends import Backends
+from gateway.bodies import MB, Body, FormBody, JsonBody, Spool
+from gateway.endpoints import Endpoint
+from gateway.head import Head
+from gateway.metrics import GatewayMetrics
+from gateway.routing import Router
+from gateway.settings import GatewaySettings
+from kit.app import EXPOSED_HEADERS
+from kit.errors import ApiError
+from kit.guard import BrowserGuard, KeyRing
+
+# How often deadlines are looked at, in seconds; a deadline may be late by this much.
+TICK_S = 0.25
+# How many decisions on Host and Origin are remembered. Real clients use a handful.
+MOST_REMEMBERED = 1024
+
+NEVER = float("inf")
+
+
+class Client(Protocol):
+    """A client's connection, as the clock and the exchange that answers on it see it."""
+
+    transport: asyncio.Transport
+    # A monotonic time, NEVER where nothing is waited for.
+    deadline: float
+    # Whether the client reads more slowly than we write.
+    full: bool
+    address: str | None
+
+    def on_deadline(self) -> None:
+        """The deadline has passed."""
+
+    def common_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of every answer that is our own."""
+
+    def exchange_done(self, exchange: Any) -> None:
+        """The exchange has written its answer, or given it up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, durations in seconds."""
+
+    max_body: int
+    max_upload: int
+    max_head: int
+    client_s: float
+    keep_alive_s: float
+    connect_s: float
+    first_byte_s: float
+    stream_idle_s: float
+    max_attempts: int
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> "Limits":
+        """The limits that the settings name."""
+        return cls(
+            max_body=settings.max_body_mb * MB,
+            max_upload=settings.max_upload_mb * MB,
+            max_head=settings.max_head_kb * 1024,
+            client_s=settings.client_timeout,
+            keep_alive_s=settings.keep_alive_timeout,
+            connect_s=settings.connect_timeout,
+            first_byte_s=settings.first_byte_timeout,
+            stream_idle_s=settings.stream_idle_timeout,
+            max_attempts=settings.max_attempts,
+        )
+
+
+@dataclass(slots=True)
+class Plane:
+    """What the gateway relays with. One per application, used from its event loop only."""
+
+    limits: Limits
+    backends: Backends
+    router: Router
+    browser: BrowserGuard
+    keys: KeyRing
+    # Origins in lower case whose pages may read answers; `*` for all.
+    origins: frozenset[str]
+    spool: Spool
+    access_log: AccessLog
+    metrics: GatewayMetrics
+    connections: set[Client] = field(default_factory=set)
+    _picks: int = 0
+    _browsers: dict[tuple[bytes | None, bytes | None], ApiError | None] = field(default_factory=dict)
+
+    def next_pick(self) -> int:
+        """A number that grows with every choice, to tell which backend was chosen last."""
+        self._picks += 1
+        return self._picks
+
+    def refusal(self, head: Head) -> ApiError | None:
+        """The error for a request that may not pass the Host, Origin and key checks, or None."""
+        asked = (head.host, head.origin)
+        try:
+            refusal = self._browsers[asked]
+        except KeyError:
+            if len(self._browsers) >= MOST_REMEMBERED:
+                self._browsers.clear()
+            refusal = self._browsers[asked] = self.browser.refusal(_text(head.host), _text(head.origin))
+        if refusal is None and self.keys:
+            # Anthropic's clients send their key in x-api-key.
+            presented = head.authorization or (b"Bearer " + head.api_key if head.api_key else None)
+            return self.keys.refusal(_text(presented))
+        return refusal
+
+    def cors(self, head: Head) -> bytes:
+        """The header lines without which a browser hides an answer from a page of another origin."""
+        origin = _text(head.origin)
+        if origin is None or not self.origins & {origin.lower(), "*"}:
+            return b""
+        exposed = ", ".join(EXPOSED_HEADERS)
+        return (
+            f"access-control-allow-origin: {origin}\r\naccess-control-expose-headers: {exposed}\r\nvary: Origin\r\n"
+        ).encode("latin-1")
+
+    def body_for(self, endpoint: Endpoint, head: Head) -> Body:
+        """An empty body of the kind that `endpoint` takes. Raises InvalidRequest for a wrong content type."""
+        if endpoint.takes == "form":
+            return FormBody(endpoint, head.content_type, self.limits.max_upload, self.spool)
+        return JsonBody(endpoint, self.limits.max_body)
+
+    async def watch_deadlines(self) -> None:
+        """Look at every connection's deadline, for as long as the gateway runs.
+
+        One loop instead of a timer for each request: with thousands of streams it costs less than setting the timers.
+        """
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.perf_counter()
+            for connection in [one for one in self.connections if one.deadline < now]:
+                connection.on_deadline()
+
+    def close(self) -> None:
+        """Close the idle connections to all backends and write what the log still holds."""
+        for backend in self.backends:
+            backend.pool.close()
+        self.access_log.flush()
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

@@ -1,0 +1,343 @@
+"""A client's connection: uvicorn's own protocol for most paths, the relay for those of `endpoints`.
+
+uvicorn makes one of these per connection. Relayed requests never become ASGI messages: their bodies go to an exchange,
+which writes the answer to the transport itself. Requests are answered in the order of their arrival, relayed or not.
+"""
+
+import time
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway.answer import CONTINUE
+from gateway.bodies import too_large
+from gateway.endpoints import BY_PATH, Endpoint
+from gateway.head import Head, HeadTooLarge, read_head, split_target
+from gateway.plane import NEVER, Plane
+from gateway.relay import Exchange
+from kit.errors import ApiError, InvalidRequest
+
+log = structlog.get_logger(__name__)
+
+# How many requests may wait behind the one being answered; beyond it the connection is not read.
+MOST_PIPELINED = 16
+# A refused request's body up to this length, in bytes, is read and dropped, so that the connection can stay.
+MOST_DRAINED = 256 * 1024
+# How long a closing connection is still read, in seconds: closing at once would reset it, and the reset can overtake
+# the answer (RFC 9112, 9.6).
+LINGER_S = 2.0
+
+# What stands for a request so broken that there is no route.
+_BROKEN = Endpoint("malformed", ())
+
+now = time.perf_counter
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One client connection. The application's lifespan hands it its `Plane`."""
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._plane: Plane = app_state["plane"]
+        self.deadline = NEVER
+        self.full = False
+        self.address: str | None = None
+        self._running: Any = None
+        self._gathering: Exchange | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._messages = 0
+        self._closing = False
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection."""
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else None
+        self._plane.connections.add(self)
+        self.deadline = now() + self._plane.limits.client_s
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left: end what is going on for it."""
+        self._plane.connections.discard(self)
+        self._closing = True
+        running, gathering, waiting = self._running, self._gathering, list(self.pipeline)
+        self.pipeline.clear()
+        if isinstance(self.cycle, Exchange):
+            self.cycle = None
+        for cycle in (running, gathering, *(cycle for cycle, _ in waiting)):
+            if isinstance(cycle, Exchange):
+                cycle.client_left()
+        if running is not None and not isinstance(running, Exchange):
+            running.disconnected = True
+            running.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        if self._closing:
+            return
+        messages, in_head = self._messages, self._in_head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._break_off(InvalidRequest("This server switches to no other protocol."))
+        except httptools.HttpParserError as error:
+            self._break_off(_cause(error))
+        if in_head and self._in_head and messages == self._messages:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._plane.limits.max_head and not self._closing:
+                self._break_off(self._head_too_large())
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        self.full = True
+        if isinstance(self._running, Exchange):
+            self._running.client_full(True)
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self.full = False
+        if isinstance(self._running, Exchange):
+            self._running.client_full(False)
+        self.flow.resume_writing()
+
+    def on_deadline(self) -> None:
+        """Called by the plane's clock: nothing has moved for too long."""
+        self.deadline = NEVER
+        if isinstance(self._running, Exchange) and self._running.gathered:
+            self._running.on_deadline()
+        elif self._closing or (not self._in_head and self._gathering is None):
+            self.transport.close()
+        else:
+            self._break_off(
+                ApiError(
+                    "The request did not arrive in time. Send it again.",
+                    status=408,
+                    type="invalid_request_error",
+                    code="request_timeout",
+                )
+            )
+
+    # What httptools calls. What these raise comes out of feed_data in data_received.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if self._closing:
+            raise InvalidRequest("Nothing more is read on this connection.")
+        self.url = b""
+        self.headers = []
+        self._in_head = True
+        self._head_bytes = 0
+        self._messages += 1
+        if self._running is None:
+            self.deadline = now() + self._plane.limits.client_s
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the target."""
+        self.url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect the head; trailers are counted and dropped."""
+        self._count_head(len(name) + len(value))
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Decide who answers: the relay, or the application."""
+        self._in_head = False
+        version = self.parser.get_http_version()
+        head = read_head(self.headers, version)
+        path = split_target(self.url)
+        if self.parser.should_upgrade():
+            raise InvalidRequest("This server switches to no other protocol.")
+        endpoint = BY_PATH.get(path)
+        if endpoint is None or self.parser.get_method() != b"POST":
+            self._begin_asgi(head)
+        else:
+            self._begin_exchange(endpoint, head, http11=version == "1.1")
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        exchange = self._gathering
+        if exchange is None:
+            if not self._closing:
+                super().on_body(body)
+            return
+        exchange.add(body)
+        if self._running is exchange:
+            self.deadline = now() + self._plane.limits.client_s
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        exchange, self._gathering = self._gathering, None
+        if exchange is None:
+            if not self._closing:
+                super().on_message_complete()
+            return
+        exchange.gathered = True
+        if self._running is exchange:
+            exchange.run()
+
+    # Requests in their order.
+
+    def _begin_exchange(self, endpoint: Endpoint, head: Head, *, http11: bool) -> None:
+        keep_alive = http11 and self.parser.should_keep_alive()
+        exchange = Exchange(self, self._plane, endpoint, self.url, head, http11=http11, keep_alive=keep_alive)
+        try:
+            self._check(endpoint, head)
+            exchange.body = self._plane.body_for(endpoint, head)
+        except ApiError as refusal:
+            exchange.refusal = refusal
+            # Its body is dropped, unless it is too long for that or has not been sent yet.
+            self._closing = head.expects_continue or head.chunked or (head.length or 0) > MOST_DRAINED
+        if not self._closing:
+            self._gathering = exchange
+        self._enqueue(exchange)
+
+    def _check(self, endpoint: Endpoint, head: Head) -> None:
+        """Raise what the head alone already gives reason to refuse."""
+        refusal = self._plane.refusal(head)
+        if refusal is not None:
+            raise refusal
+        if head.length is not None:
+            limits, form = self._plane.limits, endpoint.takes == "form"
+            most = limits.max_upload if form else limits.max_body
+            if head.length > most:
+                raise too_large(most, "MAX_UPLOAD_MB" if form else "MAX_BODY_MB")
+
+    def _begin_asgi(self, head: Head) -> None:
+        """Let uvicorn have the request; its own on_message_begin was skipped until now."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers = headers
+        self.scope["headers"] = headers
+        self.expect_100_continue = head.expects_continue
+        super().on_headers_complete()
+
+    def _enqueue(self, exchange: Exchange) -> None:
+        self.cycle = exchange  # type: ignore[assignment]  # it has the fields that uvicorn reads of its own cycles
+        if self._running is None:
+            self._start(exchange)
+            return
+        self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self.flow.pause_reading()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """A request's turn has come; uvicorn calls this for the first in line."""
+        if isinstance(cycle, Exchange):
+            self._start(cycle)
+            return
+        self._running = cycle
+        self.deadline = NEVER
+        super()._start_asgi_task(cycle, app)
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running = exchange
+        if exchange.gathered:
+            exchange.run()
+        elif self._closing and exchange.refusal is not None:
+            exchange.refuse(exchange.refusal)
+        else:
+            self.deadline = now() + self._plane.limits.client_s
+            if exchange.expects_continue and exchange.refusal is None:
+                self.transport.write(CONTINUE)
+
+    # Ends.
+
+    def common_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of every answer that is our own."""
+        return self.server_state.default_headers
+
+    def exchange_done(self, exchange: Exchange) -> None:
+        """The answer is written: go on with the next request, or close."""
+        if self._running is not exchange:
+            return
+        if exchange.keep_alive:
+            self.on_response_complete()
+            return
+        self._running = None
+        self.server_state.total_requests += 1
+        self._closing = True
+        if exchange.gathered or exchange.disconnected:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def on_response_complete(self) -> None:
+        """An answer, relayed or not, is out: start the next request in line."""
+        self.server_state.total_requests += 1
+        self._running = None
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            limits = self._plane.limits
+            self.deadline = now() + (limits.client_s if self._in_head else limits.keep_alive_s)
+
+    def _break_off(self, error: ApiError) -> None:
+        """What comes on this connection cannot be read: answer with `error` when its turn comes, then close."""
+        if self._closing:
+            return
+        self._closing = True
+        exchange, self._gathering = self._gathering, None
+        if exchange is None:
+            running = self._running
+            if (
+                running is not None
+                and not isinstance(running, Exchange)
+                and running.more_body
+                and self.cycle is running
+            ):
+                # The body of a request that the application is reading: it never ends.
+                running.disconnected = True
+                running.message_event.set()
+                self.transport.close()
+                return
+            exchange = Exchange(self, self._plane, _BROKEN, self.url or b"", Head(), http11=True, keep_alive=False)
+            exchange.refusal = error
+            self._enqueue(exchange)
+            return
+        exchange.refusal = error
+        if self._running is exchange:
+            exchange.refuse(error)
+
+    def _linger(self) -> None:
+        """Send the end of our side, read and drop the rest of theirs for a moment, then close."""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.deadline = now() + LINGER_S
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > self._plane.limits.max_head:
+            raise self._head_too_large()
+
+    def _head_too_large(self) -> HeadTooLarge:
+        limit = self._plane.limits.max_head // 1024
+        return HeadTooLarge(f"The head of the request is larger than {limit} KB. MAX_HEAD_KB of the gateway moves it.")
+
+
+def _cause(error: httptools.HttpParserError) -> ApiError:
+    """Our own error, where a callback raised it; else the parser's."""
+    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+    if isinstance(cause, ApiError):
+        return cause
+    if cause is not None and not isinstance(cause, httptools.HttpParserError):
+        log.error("bug", exc_info=cause)
+        return ApiError("Internal error. The gateway's log has its cause.")
+    return InvalidRequest(f"The request is not HTTP/1.1: {error}.")

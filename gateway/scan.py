@@ -1,0 +1,76 @@
+"""What routing needs to know of a JSON body, read without decoding the rest, and the model's name put into one.
+
+A body goes to the backend byte for byte, unless the name that the client uses is not one that the backend knows.
+"""
+
+from typing import Any
+
+import msgspec
+
+from gateway.endpoints import Endpoint
+from gateway.routing import Wants
+from kit.errors import InvalidRequest
+
+
+class _Top(msgspec.Struct):
+    """The few top-level members that are looked at. `messages` and `input` stay bytes."""
+
+    model: str | None = None
+    stream: Any = None
+    messages: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw()
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+
+
+# The names for a picture in a message: chat completions, responses, messages.
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+
+_top = msgspec.json.Decoder(_Top)
+_messages = msgspec.json.Decoder(list[_Message])
+_parts = msgspec.json.Decoder(list[_Part])
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def scan_json(body: bytes, endpoint: Endpoint) -> Wants:
+    """Read what routing needs. Raises InvalidRequest when the body is not a JSON object."""
+    try:
+        top = _top.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The body does not fit: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.") from error
+    wants = Wants(endpoint, top.model or None, stream=bool(top.stream))
+    if wants.any_model and "multimodal" in endpoint.kinds and (has_images(top.messages) or has_images(top.input)):
+        return Wants(endpoint, wants.model, images=True, stream=wants.stream)
+    return wants
+
+
+def has_images(messages: msgspec.Raw) -> bool:
+    """Whether any message holds a picture. What is not a list of messages holds none; its backend will say so."""
+    if not _is_list(messages):
+        return False
+    try:
+        for message in _messages.decode(messages):
+            if _is_list(message.content) and any(part.type in IMAGE_PARTS for part in _parts.decode(message.content)):
+                return True
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return False
+
+
+def _is_list(value: msgspec.Raw) -> bool:
+    return bytes(memoryview(value)[:1]) == b"["
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """`body`, which `scan_json` has read, with `model` as its model. All other members keep their bytes."""
+    members = _members.decode(body)
+    members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(members)

@@ -1,0 +1,85 @@
+"""What the gateway takes from its environment."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from gateway.discovery import GRAMMAR, Target, parse_services
+from kit.app import HttpSettings
+from kit.guard import KeyRing
+
+# The ports of the quick reference.
+DEFAULT_SERVICES = parse_services(
+    "llm-primary=http://127.0.0.1:8000,llm-secondary=http://127.0.0.1:8001,embedding=http://127.0.0.1:8002,"
+    "multimodal=http://127.0.0.1:8003,transcription=http://127.0.0.1:8004"
+)
+
+
+class GatewaySettings(HttpSettings):
+    """The gateway's settings. Durations are in seconds, MB are 2**20 bytes."""
+
+    port: int = Field(8080, ge=1, le=65535, description="the port to listen on, 1 to 65535")
+    services: Annotated[tuple[Target, ...], NoDecode] = Field(DEFAULT_SERVICES, description=GRAMMAR)
+    catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
+    gateway_api_keys: SecretStr | None = Field(
+        None, description="bearer keys that /v1 asks for, separated by commas or line breaks; none lets everybody in"
+    )
+    backend_keys: SecretStr | None = Field(
+        None, description="bearer keys to send to backends, NAME=KEY separated by commas or line breaks"
+    )
+
+    poll_interval: float = Field(2.0, gt=0, le=300, description="seconds between two health polls of a backend")
+    poll_timeout: float = Field(1.0, gt=0, le=60, description="seconds that a backend has to answer a health poll")
+    connect_timeout: float = Field(2.0, gt=0, le=60, description="seconds to reach a backend before trying another")
+    first_byte_timeout: float = Field(
+        600.0, gt=0, description="seconds that a backend has to begin its answer, and to finish one not streamed"
+    )
+    stream_idle_timeout: float = Field(
+        120.0, gt=0, description="seconds without a byte after which a begun answer counts as dead"
+    )
+    client_timeout: float = Field(30.0, gt=0, description="seconds that a client may pause while it sends a request")
+    keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that an idle client connection stays open")
+    max_attempts: int = Field(3, ge=1, le=10, description="backends to try for one request, 1 to 10")
+
+    max_body_mb: int = Field(64, ge=1, le=4096, description="the largest JSON body in MB")
+    max_upload_mb: int = Field(2048, ge=1, le=65536, description="the largest audio upload in MB")
+    max_head_kb: int = Field(64, ge=4, le=1024, description="the largest request head (target and headers) in KB")
+    spool_dir: Path | None = Field(None, description="a folder for uploads on their way, by default the system's")
+    spool_quota_mb: int = Field(8192, ge=1, description="the most that all uploads on their way may take, in MB")
+
+    @field_validator("services", mode="before")
+    @classmethod
+    def _services(cls, value: object) -> object:
+        return parse_services(value) if isinstance(value, str) else value
+
+    @field_validator("backend_keys")
+    @classmethod
+    def _backend_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(_printable(key) for key in _pairs(value).values()):
+            raise ValueError("every entry is NAME=KEY, the key without spaces")
+        return value
+
+    def key_ring(self) -> KeyRing:
+        """The keys that clients of /v1 must send."""
+        keys = re.split(r"[,\n]", self.gateway_api_keys.get_secret_value()) if self.gateway_api_keys else []
+        return KeyRing((key.strip() for key in keys), variable="GATEWAY_API_KEYS")
+
+    def keys_of_backends(self) -> dict[str, str]:
+        """The key to send, by backend name."""
+        return _pairs(self.backend_keys) if self.backend_keys else {}
+
+
+def _pairs(secret: SecretStr) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for entry in re.split(r"[,\n]", secret.get_secret_value()):
+        name, _, key = entry.strip().partition("=")
+        if name:
+            pairs[name.strip()] = key.strip()
+    return pairs
+
+
+def _printable(key: str) -> bool:
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key

@@ -1,0 +1,57 @@
+"""Server-sent events on their way: only whole ones go on, so that an error event can follow at any time.
+
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Whoever reads events can do nothing with half of
+one, so holding back the half costs no time.
+"""
+
+import json
+
+from gateway.endpoints import Dialect
+from kit.errors import ApiError
+
+# Beyond this, in bytes, an unfinished event goes on as it is: memory must stay bounded.
+MOST_HELD = 1024 * 1024
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class EventHolder:
+    """Holds back an event until it is whole."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def pass_on(self, data: bytes) -> bytes:
+        """Take what has come; return what may go to the client."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if data.endswith(_ENDS):
+            return data
+        end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
+        if len(data) - end > MOST_HELD:
+            return data
+        self._held = data[end:]
+        return data[:end]
+
+    def rest(self) -> bytes:
+        """What is still held, when the answer ended as it should."""
+        held, self._held = self._held, b""
+        return held
+
+
+def error_event(error: ApiError, dialect: Dialect) -> bytes:
+    """The event that ends a stream whose backend died, as each API's clients understand it.
+
+    Sources: openai-python `_streaming.py` raises APIError on a data line with `error`;
+    https://platform.openai.com/docs/api-reference/responses-streaming/error and
+    https://docs.anthropic.com/en/docs/build-with-claude/streaming#error-events.
+    """
+    if dialect == "openai":
+        return b"data: %b\n\n" % error.encoded()
+    if dialect == "responses":
+        body: dict[str, object] = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+    else:
+        body = {"type": "error", "error": {"type": "api_error", "message": error.message}}
+    return b"event: error\ndata: %b\n\n" % json.dumps(body, ensure_ascii=False).encode()

@@ -1,0 +1,283 @@
+"""Connections to backends: HTTP/1.1 on httptools, kept alive and used again.
+
+A connection belongs either to its pool or to one exchange. The exchange that took it gives it back or aborts it, on
+every path. Everything here runs on one event loop and nothing waits.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+import httptools
+
+from gateway.discovery import Target
+
+# What an answer's head may take, in bytes, and how much of one may come before its end is seen.
+MAX_HEAD = 256 * 1024
+# The most that idle connections to one backend may number.
+MAX_IDLE = 512
+
+
+class Listener(Protocol):
+    """The exchange that a connection works for."""
+
+    def on_answer(self, connection: "UpstreamConnection") -> None:
+        """Something of the answer has come: look at the connection's fields, and take `body`."""
+
+    def on_lost(self, connection: "UpstreamConnection", reason: str) -> None:
+        """The connection has ended or broke HTTP before the answer was complete. It is gone for good."""
+
+    def on_room(self) -> None:
+        """More of the request may be written."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection. Its fields describe the answer that is coming in."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
+        self.listener: Listener | None = None
+        self.reused = False
+        self.full = False
+        self._paused = False
+        self._lost = False
+        self._keep = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.head_done = False
+        self.length: int | None = None
+        self.chunked = False
+        self.body: list[bytes] = []
+        self.complete = False
+        self.any_byte = False
+        self._head_bytes = 0
+
+    # What the exchange calls.
+
+    def begin(self, listener: Listener, data: bytes) -> None:
+        """Send the first bytes of a request, or all of them; the answer goes to `listener`."""
+        self.listener = listener
+        self.transport.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Send more of the request. While `full` is set, wait for `on_room` first."""
+        self.transport.write(data)
+
+    def take_body(self) -> bytes:
+        """What has come of the body since the last call, without its framing."""
+        body = self.body
+        if len(body) == 1:
+            data = body[0]
+            body.clear()
+            return data
+        data = b"".join(body)
+        body.clear()
+        return data
+
+    def pause(self) -> None:
+        """Read no more for now: the client is slower than the backend."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
+
+    def release(self, *, whole_request_sent: bool = True) -> None:
+        """The exchange is done with a complete answer: the connection goes back to its pool, or ends."""
+        self.listener = None
+        keep = self._keep and whole_request_sent and not self.full and not self.transport.is_closing()
+        if keep:
+            self.resume()
+            self._reset()
+            self.reused = True
+            self._pool.put(self)
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """The exchange wants no more of it: the backend sees the connection end at once."""
+        self.listener = None
+        self.transport.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come and tell the exchange."""
+        if self.listener is None:
+            # Nobody asked: a late or made-up answer must not become the next request's.
+            self.transport.abort()
+            return
+        self.any_byte = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            # What follows a whole answer is nobody's: the answer counts, the connection ends.
+            self._keep = False
+            if not self.complete:
+                self._fail(f"it answered what is not HTTP/1.1: {error}")
+                return
+        if not self.head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._fail("the head of its answer is too large")
+            return
+        self.listener.on_answer(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the exchange, or the pool."""
+        self._lost = True
+        self._pool.lost(self)
+        if self.listener is None:
+            return
+        if self.head_done and not self.complete and self.length is None and not self.chunked and exc is None:
+            # RFC 9112, 6.3: without a length the body ends with the connection.
+            self.complete = True
+            self._keep = False
+            self.listener.on_answer(self)
+            return
+        self._tell_lost("it closed the connection" if exc is None else f"the connection broke: {exc}")
+
+    def pause_writing(self) -> None:
+        """The backend reads more slowly than we send."""
+        self.full = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self.full = False
+        if self.listener is not None:
+            self.listener.on_room()
+
+    def _fail(self, reason: str) -> None:
+        self.transport.abort()
+        self._tell_lost(reason)
+
+    def _tell_lost(self, reason: str) -> None:
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.on_lost(self, reason)
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Refuse a second answer to one request."""
+        if self.complete:
+            raise httptools.HttpParserError("more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect the head; what trailers say is dropped."""
+        if self.head_done:
+            return
+        name = name.lower()
+        if name == b"content-length":
+            self.length = int(value)
+        elif name == b"transfer-encoding":
+            self.chunked = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole, unless it was an interim one (RFC 9110, 15.2), which is dropped."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self.status = status
+        self.head_done = True
+        if status in (204, 304):
+            self.length = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Collect a piece of the body, without its framing."""
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole. llhttp knows only here whether the connection stays."""
+        if not self.head_done:
+            self._reset()
+            self.any_byte = True
+            return
+        self.complete = True
+        self._keep = self._parser.should_keep_alive()
+
+
+class Pool:
+    """The connections to one backend. The most recently used one is used first, so that the rest can age away."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._idle: list[UpstreamConnection] = []
+        self._open: set[UpstreamConnection] = set()
+        self._tls = ssl.create_default_context() if target.tls else None
+        self._closed = False
+        # Called when the backend ends a connection that was idle: it may have died.
+        self.on_idle_lost: Callable[[], None] | None = None
+
+    @property
+    def open_count(self) -> int:
+        """How many connections there are, idle or in use."""
+        return len(self._open)
+
+    @property
+    def idle_count(self) -> int:
+        """How many connections wait for use."""
+        return len(self._idle)
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection that still looks alive, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Open a connection. Raises OSError; when cancelled, nothing stays open."""
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: UpstreamConnection(self), self.target.host, self.target.port, ssl=self._tls
+        )
+        raw = connection.transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def put(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for later."""
+        if self._closed or len(self._idle) >= MAX_IDLE:
+            connection.transport.close()
+        else:
+            self._idle.append(connection)
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """Count a connection."""
+        self._open.add(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Forget a connection that has ended."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            if self.on_idle_lost is not None:
+                self.on_idle_lost()
+
+    def close(self) -> None:
+        """End the idle connections; those in use end when their exchange does."""
+        self._closed = True
+        self.on_idle_lost = None
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.transport.close()

@@ -1,0 +1,158 @@
+"""The bodies of the gateway's own answers: /health, /services, /gpu-stats, /v1/models."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import httpx2
+
+from gateway.backends import USABLE, Backend, Backends, Offer, describe
+from kit.catalogue import VIRTUAL_MODEL, Catalogue, Entry
+
+# How long a service may take to read its GPUs, in seconds.
+GPU_TIMEOUT_S = 2.0
+_MEMORY = ("memory_total_mb", "memory_used_mb", "memory_free_mb")
+
+
+def health(backends: Backends, started: float) -> dict[str, Any]:
+    """The body of GET /health: the gateway itself is well when it answers. `started` is a monotonic time."""
+    return {
+        "status": "healthy",
+        "service": "gateway",
+        "uptime_seconds": round(time.monotonic() - started, 1),
+        "backends": _counts(backends),
+    }
+
+
+def services(backends: Backends) -> dict[str, Any]:
+    """The body of GET /services."""
+    return {"services": {backend.name: describe(backend) for backend in backends}, **_counts(backends)}
+
+
+def _counts(backends: Backends) -> dict[str, int]:
+    return {"healthy": sum(backend.state in USABLE for backend in backends), "total": len(backends)}
+
+
+async def gpu_stats(backends: Iterable[Backend], client: httpx2.AsyncClient) -> dict[str, Any]:
+    """The body of GET /gpu-stats, all services asked at the same time. Takes at most GPU_TIMEOUT_S."""
+    asked = list(backends)
+    answers = await asyncio.gather(*(_gpus_of(backend, client) for backend in asked))
+    by_name = {backend.name: answer for backend, answer in zip(asked, answers, strict=True)}
+    return {"services": by_name, "totals": _totals(answers)}
+
+
+async def _gpus_of(backend: Backend, client: httpx2.AsyncClient) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {backend.key}"} if backend.key else {}
+    try:
+        async with asyncio.timeout(GPU_TIMEOUT_S):
+            response = await client.get(f"{backend.target.url}/gpu-stats", headers=headers)
+        if not response.is_success:
+            return _unavailable(f"{backend.name} answered {response.status_code}")
+        body = response.json()
+    except TimeoutError:
+        return _unavailable(f"{backend.name} did not answer within {GPU_TIMEOUT_S:g} s")
+    except (httpx2.HTTPError, ValueError) as error:
+        return _unavailable(f"{backend.name} did not answer: {error or type(error).__name__}")
+    if not isinstance(body, dict) or not isinstance(body.get("gpus"), list):
+        return _unavailable(f"{backend.name} answered something else")
+    return body
+
+
+def _unavailable(reason: str) -> dict[str, Any]:
+    return {"available": False, "reason": reason, "gpus": []}
+
+
+def _totals(answers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over all GPUs, each counted once though several services may see it."""
+    gpus: dict[Any, dict[str, Any]] = {}
+    services = 0
+    for answer in answers:
+        services += bool(answer.get("available"))
+        for gpu in answer["gpus"]:
+            if isinstance(gpu, dict):
+                gpus[gpu.get("uuid") or id(gpu)] = gpu
+    sums = {key: sum(_number(gpu.get(key)) for gpu in gpus.values()) for key in _MEMORY}
+    loads = [_number(gpu["utilization_percent"]) for gpu in gpus.values() if gpu.get("utilization_percent") is not None]
+    return {
+        "services_with_gpus": services,
+        "gpus": len(gpus),
+        **sums,
+        "utilization_percent": round(sum(loads) / len(loads), 1) if loads else None,
+        "power_watts": round(sum(_number(gpu.get("power_watts")) for gpu in gpus.values()), 1),
+    }
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) else 0
+
+
+def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
+    """The entries of GET /v1/models: each model that a backend serves, each other name of it, and `cluster`."""
+    serving: dict[str, list[tuple[Backend, Offer]]] = {}
+    for backend in backends:
+        for offer in backend.offers:
+            serving.setdefault(offer.name, []).append((backend, offer))
+    listed: dict[str, dict[str, Any]] = {}
+    for name, pairs in serving.items():
+        entry = catalogue.find(name)
+        names = set().union(*(offer.names for _, offer in pairs))
+        others = [other for other in (entry.names if entry else ()) if other in names and other != name]
+        others += sorted(names - {name, *others})
+        for one in (name, *others):
+            listed.setdefault(one, _model(one, name, entry, pairs))
+    if listed:
+        listed[VIRTUAL_MODEL] = _virtual(backends, serving, catalogue)
+    return list(listed.values())
+
+
+def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend, Offer]]) -> dict[str, Any]:
+    kind = next((offer.kind for _, offer in pairs if offer.kind), None)
+    context = entry.context_length if entry else None
+    body: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": entry.hf_repo.partition("/")[0] if entry else "gpu-cluster",
+        "kind": kind,
+        "description": (entry.description if entry else "") or name,
+        "context_length": context,
+        "architecture": {"input_modalities": _modalities(kind)},
+        "providers": [{"supports_tools": bool(entry and entry.supports_tools), "context_length": context}],
+        "backends": [backend.name for backend, _ in pairs],
+    }
+    return body if name == root else body | {"root": root}
+
+
+def _virtual(
+    backends: Backends, serving: dict[str, list[tuple[Backend, Offer]]], catalogue: Catalogue
+) -> dict[str, Any]:
+    """`cluster`: it takes pictures when some model does, and promises of the rest what all its models keep."""
+    chat = {
+        name for name, pairs in serving.items() if any(offer.kind in ("llm", "multimodal", None) for _, offer in pairs)
+    }
+    entries = [entry for entry in catalogue if entry.name in chat]
+    images = any(offer.kind == "multimodal" for pairs in serving.values() for _, offer in pairs)
+    lengths = [entry.context_length for entry in entries if entry.context_length and entry.kind == "llm"]
+    context = min(lengths) if lengths else None
+    return {
+        "id": VIRTUAL_MODEL,
+        "object": "model",
+        "created": 0,
+        "owned_by": "gpu-cluster",
+        "kind": "llm",
+        "description": "The fastest suitable model of the cluster at the moment",
+        "context_length": context,
+        "architecture": {"input_modalities": ["text", "image"] if images else ["text"]},
+        "providers": [
+            {
+                "supports_tools": bool(entries) and all(entry.supports_tools for entry in entries),
+                "context_length": context,
+            }
+        ],
+        "backends": [backend.name for backend in backends if any(offer.name in chat for offer in backend.offers)],
+    }
+
+
+def _modalities(kind: str | None) -> list[str]:
+    return {"multimodal": ["text", "image"], "transcription": ["audio"]}.get(kind or "", ["text"])
