@@ -48,7 +48,7 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
             service.check_model(model_of(form))
             wish = wish_of(form, task, jobs.engine, vad_filter=settings.vad_filter)
             file = file_of(form).file
-            await asyncio.to_thread(check, file, settings.max_audio_seconds)
+            await asyncio.to_thread(check, file)
             hearing = jobs.hear(file, wish.options)
         except BaseException:
             await form.close()
@@ -73,7 +73,7 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
         jobs.refuse_when_full()
         file = await _spooled(limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB"))
         try:
-            await asyncio.to_thread(check, file, settings.max_audio_seconds)
+            await asyncio.to_thread(check, file)
         except BaseException:
             file.close()
             raise

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from kit.settings import SettingsError
+from kit.settings import SettingsError, load_settings
 from services.embedding.settings import EmbeddingSettings
 from tests.services.embedding.conftest import Start
 from tests.services.embedding.fake_engine import WAIT_S, FakeEngine
@@ -38,7 +38,7 @@ def test_official_client(client: httpx2.Client) -> None:
     assert coded.usage.prompt_tokens == 7
     assert [item.index for item in coded.data] == [0, 1]
     for one, other in zip(coded.data, plain.data, strict=True):
-        assert np.array_equal(np.float32(one.embedding), np.float32(other.embedding))
+        assert np.array_equal(np.array(one.embedding, np.float32), np.array(other.embedding, np.float32))
 
 
 def test_tokens_equal_text(client: httpx2.Client, engine: FakeEngine) -> None:
@@ -180,8 +180,8 @@ def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
 
 def test_queue_takes_a_full_request() -> None:
     """MAX_QUEUE below MAX_INPUTS could never serve a full request, so it stops the start."""
-    with pytest.raises(ValueError, match="no full request would fit"):
-        EmbeddingSettings(max_queue=10, max_inputs=20)
+    with pytest.raises(SettingsError, match="no full request would fit"):
+        load_settings(EmbeddingSettings, max_queue=10, max_inputs=20)
 
 
 def test_documented(client: httpx2.Client) -> None:

@@ -110,9 +110,8 @@ def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     folder = tmp_path_factory.mktemp("cross-encoder")
     torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=1
-    )
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 1}
+    config = BertConfig(vocab_size=30522, intermediate_size=64, **sizes)
     model: Any = BertForSequenceClassification(config)
     for parameter in model.parameters():
         parameter.data.mul_(5)  # random weights as made give every pair the same score
@@ -166,4 +165,4 @@ def test_dimensions_and_encodings(openai: OpenAI) -> None:
     plain = openai.embeddings.create(model="tiny", input="a cat", dimensions=64, encoding_format="float")
     assert len(coded) == 64
     assert np.linalg.norm(coded) == pytest.approx(1, abs=1e-5)
-    assert np.array_equal(np.float32(coded), np.float32(plain.data[0].embedding))
+    assert np.array_equal(np.array(coded, np.float32), np.array(plain.data[0].embedding, np.float32))

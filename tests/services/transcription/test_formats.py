@@ -1,0 +1,95 @@
+"""The five answers, and the events of a streamed one."""
+
+import json
+
+import pytest
+
+from services.transcription import formats
+from services.transcription.engine import Info, Segment, Word
+
+INFO = Info("de", 7261.25)
+SEGMENTS = [
+    Segment(
+        0,
+        0,
+        0.0,
+        1.5,
+        " Guten Tag.",
+        tokens=[1, 2],
+        avg_logprob=-0.25,
+        words=[Word(" Guten", 0.0, 0.5, 0.9), Word(" Tag.", 0.5, 1.5, 0.8)],
+    ),
+    Segment(1, 3000, 3599.9996, 7261.0, " A < B --> C & so on", words=[Word(" A", 3600.0, 3601.0, 0.7)]),
+]
+
+
+def test_simple() -> None:
+    """json: the text without its leading blank, and the billed seconds."""
+    assert formats.simple(INFO, SEGMENTS) == {
+        "text": "Guten Tag. A < B --> C & so on",
+        "usage": {"type": "duration", "seconds": 7262},
+    }
+
+
+def test_silence() -> None:
+    """Without segments every format is empty, and none fails."""
+    assert formats.simple(INFO, [])["text"] == ""
+    assert formats.srt([]) == ""
+    assert formats.vtt([]) == "WEBVTT\n"
+    assert formats.verbose(INFO, [], task="transcribe", granularities=["word", "segment"])["words"] == []
+
+
+def test_srt() -> None:
+    """SubRip: numbers, commas, hours; an arrow in the text begins no cue."""
+    assert formats.srt(SEGMENTS) == (
+        "1\n00:00:00,000 --> 00:00:01,500\nGuten Tag.\n\n2\n01:00:00,000 --> 02:01:01,000\nA < B -> C & so on\n"
+    )
+
+
+def test_vtt() -> None:
+    """WebVTT: header, full stops, and no tag or entity from the text."""
+    assert formats.vtt(SEGMENTS) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nGuten Tag.\n\n"
+        "01:00:00.000 --> 02:01:01.000\nA &lt; B -&gt; C &amp; so on\n"
+    )
+
+
+def test_long_clock() -> None:
+    """A hundred hours need three digits."""
+    assert "100:00:00.000 --> " in formats.vtt([Segment(0, 0, 360_000.0, 360_001.0, "late")])
+
+
+@pytest.mark.parametrize(
+    ("granularities", "segments", "words"),
+    [([], True, False), (["segment"], True, False), (["word"], False, True), (["word", "segment"], True, True)],
+)
+def test_verbose(granularities: list[formats.Granularity], segments: bool, words: bool) -> None:
+    """verbose_json: OpenAI's fields, with the wished granularities and the language's English name."""
+    body = formats.verbose(INFO, SEGMENTS, task="transcribe", granularities=granularities)
+    assert (body["task"], body["language"], body["duration"]) == ("transcribe", "german", 7261.25)
+    assert ("segments" in body, "words" in body) == (segments, words)
+    if words:
+        assert body["words"][:2] == [
+            {"word": "Guten", "start": 0.0, "end": 0.5},
+            {"word": "Tag.", "start": 0.5, "end": 1.5},
+        ]
+    if segments:
+        assert body["segments"][0]["text"] == " Guten Tag."
+        assert body["segments"][0]["avg_logprob"] == -0.25
+
+
+def test_translation_is_english() -> None:
+    """A translation's language is what it was translated into."""
+    assert formats.verbose(INFO, [], task="translate", granularities=[])["language"] == "english"
+
+
+def test_events() -> None:
+    """Streamed events are OpenAI's, one JSON object in one `data:` line each."""
+    for event, expected in (
+        (formats.delta("größer\nals"), {"type": "transcript.text.delta", "delta": "größer\nals"}),
+        (formats.done("all"), {"type": "transcript.text.done", "text": "all"}),
+        (formats.failed({"error": {"message": "no"}}), {"error": {"message": "no"}}),
+    ):
+        assert event.endswith(b"\n\n")
+        assert event.count(b"\n") == 2
+        assert json.loads(event.removeprefix(b"data: ")) == expected

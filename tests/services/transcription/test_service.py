@@ -1,0 +1,211 @@
+"""The service over HTTP, with the fake engine: formats, options, streaming, the queue, clients that leave, keys."""
+
+import contextlib
+import json
+import socket
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from kit.settings import SettingsError
+from services.transcription.engine import Options
+from tests.services.transcription.conftest import Start
+from tests.services.transcription.fake_engine import WAIT_S, FakeEngine
+from tests.services.transcription.recordings import encoded, tone, wav
+
+FILE = {"file": ("a.wav", wav(tone(2.0)), "audio/wav")}
+TEXT = "word 0. word 1."
+
+
+@pytest.fixture
+def openai(client: httpx2.Client) -> Any:
+    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
+        yield openai
+
+
+@pytest.mark.parametrize("model", [None, "", "tiny", "small", "org/tiny-whisper"])
+def test_names(client: httpx2.Client, model: str | None) -> None:
+    """The service answers to its name, alias, repository, and to no name."""
+    answer = client.post("/v1/audio/transcriptions", files=FILE, data={} if model is None else {"model": model})
+    assert answer.json() == {"text": TEXT, "usage": {"type": "duration", "seconds": 2}}
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "org/tiny-whisper"])
+def test_microphone(client: httpx2.Client, name: str) -> None:
+    """Chat UI's microphone posts raw audio, webm from most browsers, and reads `text`."""
+    answer = client.post(
+        f"/transcribe/{name}", content=encoded("webm", "libopus", 2.0), headers={"content-type": "audio/webm"}
+    )
+    assert answer.json() == {"text": TEXT}
+
+
+# OpenAI withdraws its own translations in 2027; clients keep calling ours.
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_official_client(openai: OpenAI) -> None:
+    """The openai client parses every format of both routes."""
+    create: Any = openai.audio.transcriptions.create
+    assert create(model="tiny", file=FILE["file"]).text == TEXT
+    assert create(model="tiny", file=FILE["file"], response_format="text") == TEXT + "\n"
+    assert create(model="tiny", file=FILE["file"], response_format="srt").startswith("1\n00:00:00,000 --> ")
+    assert create(model="tiny", file=FILE["file"], response_format="vtt").startswith("WEBVTT\n\n00:00:00.000 --> ")
+    verbose = create(
+        model="tiny", file=FILE["file"], response_format="verbose_json", timestamp_granularities=["word", "segment"]
+    )
+    assert (verbose.language, verbose.duration) == ("english", 2.0)
+    assert [segment.text for segment in verbose.segments] == [" word 0.", " word 1."]
+    assert [(word.word, word.start) for word in verbose.words] == [("word", 0), ("0.", 0.5), ("word", 1), ("1.", 1.5)]
+    assert openai.audio.translations.create(model="tiny", file=FILE["file"]).text == TEXT
+    translated: Any = openai.audio.translations.create(model="tiny", file=FILE["file"], response_format="verbose_json")
+    assert (translated.language, len(translated.segments)) == ("english", 2)
+
+
+def test_streaming(openai: OpenAI) -> None:
+    """Streamed events parse, arrive one by one, and join to the whole text."""
+    events = list(openai.audio.transcriptions.create(model="tiny", file=FILE["file"], stream=True))
+    assert [event.type for event in events[:-1]] == ["transcript.text.delta"] * 2
+    assert "".join(event.delta for event in events if event.type == "transcript.text.delta") == TEXT
+    assert events[-1].type == "transcript.text.done"
+    assert events[-1].text == TEXT
+
+
+def test_a_streamed_segment_comes_before_the_next_is_heard(client: httpx2.Client, engine: FakeEngine) -> None:
+    """Streaming is streaming: the first delta is out while the engine still waits for the second segment."""
+    engine.passes = threading.Semaphore(1)
+    with client.stream("POST", "/v1/audio/transcriptions", files=FILE, data={"stream": "true"}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = (line for line in answer.iter_lines() if line)
+        assert json.loads(next(lines)[6:]) == {"type": "transcript.text.delta", "delta": "word 0."}
+        assert engine.said == ["word 0"]
+        engine.passes.release()
+        assert json.loads(next(lines)[6:])["delta"] == " word 1."
+        assert json.loads(next(lines)[6:]) == {"type": "transcript.text.done", "text": TEXT}
+
+
+def test_failure_in_a_stream(client: httpx2.Client, engine: FakeEngine) -> None:
+    """When the engine fails on the way, the stream ends with an error event, and the next request succeeds."""
+    engine.breaks_at = 1
+    answer = client.post("/v1/audio/transcriptions", files=FILE, data={"stream": "true"})
+    last = json.loads(answer.text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert last["error"]["type"] == "internal_error"
+    assert "out of memory" not in answer.text
+    failed = client.post("/v1/audio/transcriptions", files=FILE)
+    assert failed.status_code == 500
+    engine.breaks_at = None
+    assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
+
+
+def test_options(client: httpx2.Client, engine: FakeEngine) -> None:
+    """What the form says reaches the engine; what it does not say has the service's defaults."""
+    client.post("/v1/audio/transcriptions", files=FILE)
+    fields = {
+        "language": "German",
+        "prompt": "Guten Tag",
+        "temperature": "0.4",
+        "vad_filter": "false",
+        "response_format": "verbose_json",
+        "timestamp_granularities[]": ["word"],
+    }
+    client.post("/v1/audio/translations", files=FILE, data=fields)
+    assert engine.asked == [
+        Options(),
+        Options(task="translate", language="de", prompt="Guten Tag", temperature=0.4, words=True, vad=False),
+    ]
+
+
+def test_vad_default(start: Start, engine: FakeEngine) -> None:
+    """VAD_FILTER=false is what requests get that do not say."""
+    with start(engine, vad_filter=False) as client:
+        client.post("/v1/audio/transcriptions", files=FILE)
+        client.post("/v1/audio/transcriptions", files=FILE, data={"vad_filter": "true"})
+    assert [options.vad for options in engine.asked] == [False, True]
+
+
+def wait_for_metric(client: httpx2.Client, name: str, value: float) -> None:
+    """Poll /metrics until it shows `value`; the test's own timeout ends a wait in vain."""
+    while f"{name} {value:.1f}\n" not in client.get("/metrics").text:
+        pass
+
+
+def test_queue(start: Start, engine: FakeEngine) -> None:
+    """Recordings wait for their turn, /health answers meanwhile, one too many is a 429 before its upload is read."""
+    with start(engine, max_queue=2) as client:
+        engine.hold()
+        answers: list[httpx2.Response] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(client.post("/v1/audio/transcriptions", files=FILE)))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_for_metric(client, "transcription_recordings_in_flight", 2)
+        assert client.get("/health").status_code == 200
+        for refused in (
+            client.post("/v1/audio/transcriptions", files=FILE),
+            client.post("/transcribe/tiny", content=FILE["file"][1]),
+        ):
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "busy"
+            assert int(refused.headers["retry-after"]) >= 1
+        engine.gate.set()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert [answer.json()["text"] for answer in answers] == [TEXT, TEXT]
+        assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_a_client_that_leaves_frees_the_engine(client: httpx2.Client, engine: FakeEngine, stream: str) -> None:
+    """The recording of a client that closed its connection is given up in the middle, and the next is heard."""
+    engine.hold()
+    request = client.build_request("POST", "/v1/audio/transcriptions", files=FILE, data={"stream": stream})
+    body = request.read()
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with contextlib.closing(socket.create_connection((client.base_url.host, client.base_url.port))) as leaving:
+        leaving.sendall(f"POST /v1/audio/transcriptions HTTP/1.1\r\n{head}\r\n".encode() + body)
+        engine.wait_until_hearing()
+    wait_for_metric(client, "transcription_recordings_in_flight", 0)
+    engine.gate.set()
+    assert client.post("/v1/audio/transcriptions", files=FILE).json()["text"] == TEXT
+    assert engine.said == ["word 0", "word 0", "word 1"]
+
+
+def test_metrics(client: httpx2.Client) -> None:
+    """Seconds of audio, waiting and hearing are counted."""
+    client.post("/v1/audio/transcriptions", files=FILE)
+    text = client.get("/metrics").text
+    assert "transcription_audio_seconds_total 2.0" in text
+    assert "transcription_seconds_count 1.0" in text
+    assert "transcription_wait_seconds_count 1.0" in text
+    assert "transcription_recordings_in_flight 0.0" in text
+
+
+def test_keys(start: Start, engine: FakeEngine) -> None:
+    """With API_KEYS set, the audio routes need one, the microphone's included, which is not under /v1."""
+    with start(engine, api_keys="secret") as client:
+        assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 401
+        assert client.post("/transcribe/tiny", content=FILE["file"][1]).status_code == 401
+        with_key = {"authorization": "Bearer secret"}
+        assert client.post("/transcribe/tiny", content=FILE["file"][1], headers=with_key).status_code == 200
+
+
+def test_stop(start: Start, engine: FakeEngine) -> None:
+    """Stopping closes the engine and ends the worker's thread."""
+    with start(engine) as client:
+        client.post("/v1/audio/transcriptions", files=FILE)
+    assert engine.closed
+    assert not [thread for thread in threading.enumerate() if thread.name == "transcription worker"]
+
+
+def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
+    """A catalogue entry of another kind stops the start with the remedy."""
+    with pytest.raises(SettingsError, match="this service runs transcription"), start(engine, model="chat"):
+        pass
+
+
+def test_documented(client: httpx2.Client) -> None:
+    """The schema behind /docs describes the form."""
+    schema = client.get("/openapi.json").json()["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]
+    assert "file" in schema["content"]["multipart/form-data"]["schema"]["properties"]

@@ -1,0 +1,153 @@
+"""The real engine with the real Whisper base: the spoken words, in every format, in pieces and in one."""
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from openai import OpenAI
+
+from services.transcription.app import open_whisper
+from services.transcription.audio import RATE, decode
+from services.transcription.engine import Options
+from services.transcription.whisper import open_engine
+from tests.services.transcription.conftest import Start
+from tests.services.transcription.recordings import wav
+from tests.support import models
+
+pytestmark = pytest.mark.engines
+
+QUICKSTART = Path(__file__).resolve().parents[3] / "quickstart"
+SPEECH = QUICKSTART / "sentence.wav"
+FILE = ("sentence.wav", SPEECH.read_bytes(), "audio/wav")
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+SPOKEN = words((QUICKSTART / "sentence.txt").read_text())
+
+
+@pytest.fixture(scope="module")
+def whisper() -> Path:
+    return models.folder("whisper")
+
+
+@pytest.fixture(scope="module")
+def engine(whisper: Path) -> Any:
+    return open_engine(
+        whisper, device="cpu", compute_type="auto", cpu_threads=0, beam_size=5, batch_size=8, report=lambda *_: None
+    )
+
+
+@pytest.fixture(scope="module")
+def client(module_start: Start, whisper: Path) -> Iterator[httpx2.Client]:
+    with module_start(None, open_engine=open_whisper, model_dir=whisper) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def openai(client: httpx2.Client) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
+        yield openai
+
+
+def test_plain(openai: OpenAI) -> None:
+    """The spoken sentence comes back word by word."""
+    answer = openai.audio.transcriptions.create(model="tiny", file=FILE)
+    assert words(answer.text) == SPOKEN
+    assert answer.usage is not None
+    assert answer.usage.type == "duration"
+
+
+def test_subtitles(openai: OpenAI) -> None:
+    """srt, vtt and text hold the words too."""
+    create: Any = openai.audio.transcriptions.create
+    for response_format, head in (("srt", "1\n00:00:00,000 --> 00:00:0"), ("vtt", "WEBVTT\n\n00:00:00"), ("text", "")):
+        answer = create(model="tiny", file=FILE, response_format=response_format, language="en")
+        assert answer.startswith(head)
+        assert words(answer.splitlines()[-1]) == SPOKEN
+
+
+def test_verbose(openai: OpenAI) -> None:
+    """Words and segments have times that grow and end with the recording; the language is recognised."""
+    answer: Any = openai.audio.transcriptions.create(
+        model="tiny", file=FILE, response_format="verbose_json", timestamp_granularities=["word", "segment"]
+    )
+    assert answer.language == "english"
+    assert [words(word.word)[0] for word in answer.words] == SPOKEN
+    times = [time for word in answer.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= answer.duration + 0.1
+    assert answer.segments[0].tokens
+
+
+def test_stream(openai: OpenAI) -> None:
+    """Streamed deltas join to the whole text."""
+    *deltas, done = openai.audio.transcriptions.create(model="tiny", file=FILE, stream=True)
+    assert done.type == "transcript.text.done"
+    assert words(done.text) == SPOKEN
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
+
+
+def test_silence(openai: OpenAI) -> None:
+    """Silence has no text, and no invented one."""
+    for seconds in (1, 40):
+        silence = ("silence.wav", wav(np.zeros(seconds * RATE, np.int16)), "audio/wav")
+        answer: Any = openai.audio.transcriptions.create(model="tiny", file=silence, response_format="verbose_json")
+        assert (answer.text, answer.segments, answer.duration) == ("", [], seconds)
+
+
+def test_health_answers_while_it_hears(client: httpx2.Client) -> None:
+    """The event loop is free while the engine computes: many health checks fit into one transcription."""
+    done = threading.Event()
+    answers: list[httpx2.Response] = []
+
+    def hear() -> None:
+        answers.append(client.post("/v1/audio/transcriptions", files={"file": FILE}))
+        done.set()
+
+    thread = threading.Thread(target=hear)
+    thread.start()
+    checks = 0
+    while not done.is_set():
+        checks += client.get("/health").status_code == 200
+    thread.join()
+    assert answers[0].status_code == 200
+    assert checks > 20
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_long_recording(engine: Any, in_order: bool) -> None:
+    """A sentence after 40 s of silence is heard at its true time, by the batched way and by the one in order."""
+    sentence = decode(io.BytesIO(FILE[1]), 60)
+    samples = np.concatenate([np.zeros(40 * RATE, np.float32), sentence])
+    info, segments = engine.transcribe(samples, Options(language="en", in_order=in_order, words=True))
+    heard = list(segments)
+    assert info.duration == pytest.approx(len(samples) / RATE)
+    assert words("".join(segment.text for segment in heard)) == SPOKEN
+    assert [segment.id for segment in heard] == list(range(len(heard)))
+    times = [time for segment in heard for word in segment.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert 39 < times[0] < times[-1] <= info.duration + 0.1
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    """A folder without its tokenizer is named, instead of one being looked for on the internet."""
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(RuntimeError, match=r"lacks config.json, tokenizer.json"):
+        open_engine(
+            tmp_path,
+            device="cpu",
+            compute_type="auto",
+            cpu_threads=0,
+            beam_size=5,
+            batch_size=8,
+            report=lambda *_: None,
+        )
