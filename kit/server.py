@@ -1,5 +1,6 @@
 """Running an application: uvicorn with our defaults, and start-up failures told in one line."""
 
+import contextlib
 import errno
 import socket
 import sys
@@ -17,12 +18,15 @@ H = TypeVar("H", bound=HttpSettings)
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a supervisor should not try again
 GRACEFUL_SHUTDOWN_S = 30
+BACKLOG = 2048  # uvicorn's own
+FIRST_FREE_PORT = 1024
 
 
 def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uvicorn_options: Any) -> None:
     """Load the settings, make the application, serve it until SIGINT or SIGTERM.
 
-    Exits with 78 and one clear message on stderr when a setting is wrong or the port is taken.
+    Exits with 78 and one clear message on stderr when a setting is wrong or the port is taken. After SIGINT it returns,
+    after SIGTERM the process ends by that signal, both when every request has been answered or given up.
     """
     try:
         settings = load_settings(settings_class)
@@ -31,29 +35,38 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
     except SettingsError as error:
         fail(f"{name}: {error}")
     listener = listen(name, settings.host, settings.port)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": GRACEFUL_SHUTDOWN_S,
+        # Left out, uvicorn reads FORWARDED_ALLOW_IPS; with `*` there, any client could claim to be on loopback.
+        "forwarded_allow_ips": ["127.0.0.1", "::1"],
         **uvicorn_options,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    }
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
+        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
 
 
 def listen(name: str, host: str, port: int) -> socket.socket:
-    """Return a socket bound to `host:port`; exits with a message when it cannot be had."""
+    """Return a socket that listens on `host:port`; exits with a message when it cannot be had.
+
+    It listens at once: until one of two sockets does, both may be bound to the same port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be a name at all
         listener.close()
-        if error.errno == errno.EADDRINUSE:
+        if isinstance(error, PermissionError) and port < FIRST_FREE_PORT:
+            fail(f"{name}: port {port} needs a privilege that this user does not have. Set PORT to 1024 or above.")
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             fail(f"{name}: port {port} on {host} is taken. Stop what listens there, or set PORT to another.")
-        fail(f"{name}: cannot listen on {host}:{port}: {error.strerror}. Check HOST and PORT.")
+        reason = error.strerror if isinstance(error, OSError) else "no such host name"
+        fail(f"{name}: cannot listen on {host}:{port}: {reason}. Check HOST and PORT.")
     listener.setblocking(False)
     return listener
 

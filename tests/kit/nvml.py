@@ -22,7 +22,10 @@ def failing(code: int) -> Callable[..., Any]:
 
 @dataclass
 class Gpu:
-    """A handle, unhashable as the real ones are: a GPU, or a MIG slice when it has a `parent`. `broken` maps the end of a function's name to NVML's error code."""
+    """A handle, unhashable as the real ones are: a GPU or a MIG slice.
+
+    `broken` maps the end of a function's name to the NVML error code it fails with. `ids` are a slice's instances.
+    """
 
     uuid: str
     name: str = "NVIDIA H200"
