@@ -1,6 +1,7 @@
 """Structured logs: JSON where a machine reads them, colour in a terminal; every line carries its request's id.
 
-The standard library's records (uvicorn, engines) pass through the same renderer, so one stream has one format.
+The standard library's records (uvicorn, engines) and Python's warnings pass through the same renderer, so one stream
+has one format.
 """
 
 import logging
@@ -52,6 +53,7 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True

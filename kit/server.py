@@ -59,7 +59,7 @@ def listen(name: str, host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be a name at all
+    except (OSError, TypeError) as error:  # TypeError: a host that cannot be a name at all
         listener.close()
         if isinstance(error, PermissionError) and port < FIRST_FREE_PORT:
             fail(f"{name}: port {port} needs a privilege that this user does not have. Set PORT to 1024 or above.")

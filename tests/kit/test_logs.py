@@ -1,0 +1,148 @@
+"""Logs: one format for our lines and the libraries', JSON for machines, plain text for terminals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.logs import writes_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "a-local-variable"
+
+PROGRAM = f"""
+import logging, sys, warnings
+import structlog
+from kit.logs import configure_logs
+log = structlog.get_logger("ours")   # before the configuration, as modules do
+configure_logs("embedding", level=sys.argv[2], format=sys.argv[1])
+
+def fail():
+    prompt = "{SECRET}"
+    raise ZeroDivisionError("divided")
+
+log.info("plain", number=1, none=None, path=__import__("pathlib").Path("/x"), text="ü \\n \\x1b[31m")
+with structlog.contextvars.bound_contextvars(request_id="r1"):
+    log.warning("inside a request")
+    logging.getLogger("theirs").warning("from %s", "a library")
+log.info("after the request")
+log.debug("detail")
+logging.getLogger("theirs.debug").debug("detail of a library")
+logging.getLogger("uvicorn.error").info("Started")
+logging.getLogger("uvicorn.access").info("an access line")
+logging.getLogger("httpx2").info("HTTP Request: GET")
+try:
+    fail()
+except ZeroDivisionError as error:
+    log.error("ours failed", exc_info=error)
+    logging.getLogger("theirs").exception("theirs failed")
+warnings.warn("old API")
+"""
+
+
+def run(format: str, level: str = "INFO") -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", PROGRAM, format, level],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""  # all logs go to stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[str, dict[str, Any]]:
+    """What the program wrote as JSON, by event. Every line must be JSON."""
+    parsed = [json.loads(line) for line in run("json").splitlines()]
+    return {line["event"]: line for line in parsed}
+
+
+def test_shape(lines: dict[str, dict[str, Any]]) -> None:
+    """Each line names service, logger, level and time; values that are not JSON are written as text."""
+    line = dict(lines["plain"])
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "plain",
+        "level": "info",
+        "logger": "ours",
+        "service": "embedding",
+        "number": 1,
+        "none": None,
+        "path": "PosixPath('/x')",
+        "text": "ü \n \x1b[31m",
+    }
+    assert all({"event", "level", "logger", "service", "timestamp"} <= set(each) for each in lines.values())
+
+
+def test_libraries_lines_have_the_same_shape(lines: dict[str, dict[str, Any]]) -> None:
+    """Records of the standard library pass through the same renderer."""
+    line = dict(lines["from a library"])
+    del line["timestamp"]
+    assert line == {
+        "event": "from a library",
+        "level": "warning",
+        "logger": "theirs",
+        "service": "embedding",
+        "request_id": "r1",
+    }
+
+
+def test_request_id_belongs_to_its_request(lines: dict[str, dict[str, Any]]) -> None:
+    """It is on every line of the request and on none after it."""
+    assert lines["inside a request"]["request_id"] == "r1"
+    assert "request_id" not in lines["after the request"]
+
+
+def test_noise_is_left_out(lines: dict[str, dict[str, Any]]) -> None:
+    """uvicorn's own access lines and each of our own HTTP calls would double what the middleware writes."""
+    assert "Started" in lines
+    assert not {"an access line", "HTTP Request: GET", "detail", "detail of a library"} & set(lines)
+
+
+@pytest.mark.parametrize("event", ["ours failed", "theirs failed"])
+def test_exception_is_in_its_line(lines: dict[str, dict[str, Any]], event: str) -> None:
+    """A traceback is a field, not lines that a log collector would take for messages; it shows no variables' values."""
+    line = lines[event]
+    assert line["level"] == "error"
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ZeroDivisionError: divided")
+    assert SECRET not in str(line)
+
+
+def test_warnings_are_lines_too(lines: dict[str, dict[str, Any]]) -> None:
+    """What a library says through `warnings` does not break the stream's format."""
+    (line,) = [line for event, line in lines.items() if "old API" in event]
+    assert (line["level"], line["logger"]) == ("warning", "py.warnings")
+
+
+def test_console() -> None:
+    """For people: text with the same content, the traceback below its line, and no variables' values."""
+    text = run("console")
+    assert "inside a request" in text
+    assert "request_id" in text
+    assert "ZeroDivisionError: divided" in text
+    assert SECRET not in text
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(text.splitlines()[0])
+
+
+def test_level() -> None:
+    """`debug` shows more, `error` less, of ours and of the libraries."""
+    debug = run("json", "debug")
+    assert "detail of a library" in debug
+    assert '"detail"' in debug
+    error = run("json", "Error")
+    assert [json.loads(line)["event"] for line in error.splitlines()] == ["ours failed", "theirs failed"]
+
+
+@pytest.mark.parametrize(("format", "expected"), [("json", True), ("console", False), ("auto", True)])
+def test_auto_is_json_off_a_terminal(format: Any, expected: bool) -> None:
+    """Under a supervisor or in a container nobody reads colours."""
+    assert writes_json(format) is expected
