@@ -134,6 +134,8 @@ class HubApi:
     def _parse_api_path(self, request: Request) -> tuple[str, str, list[str]]:
         """Return (repository, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
         segments = _segments(request)[2:]
+        if not segments:
+            raise NotFound("The address of a repository is /api/models/ORG/NAME.")
         length = 1 if len(segments) == 1 or segments[1] in _VERBS else 2
         verb = segments[length] if len(segments) > length else ""
         if verb and verb not in _VERBS:

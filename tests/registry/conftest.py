@@ -1,7 +1,7 @@
 """Both stores behind one fixture: what is said of a store holds for every one."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,12 @@ from tests.support.s3 import s3_server  # noqa: F401  # a fixture, found by its 
 StoreSettings = dict[str, Any]
 
 
-@pytest.fixture
-def file_settings(tmp_path: Path) -> StoreSettings:
+def new_file_settings(folder: Path) -> StoreSettings:
     """The settings of a store in a folder."""
-    return {"store": f"file:{tmp_path / 'store'}"}
+    return {"store": f"file:{folder / 'store'}"}
 
 
-@pytest.fixture
-def s3_settings(request: pytest.FixtureRequest) -> StoreSettings:
+def new_s3_settings(request: pytest.FixtureRequest) -> StoreSettings:
     """The settings of a store in a fresh bucket of a real S3 server."""
     server = request.getfixturevalue("s3_server")
     return {
@@ -39,10 +37,9 @@ def s3_settings(request: pytest.FixtureRequest) -> StoreSettings:
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.engines)])
-def store_settings(request: pytest.FixtureRequest) -> StoreSettings:
+def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
     """The settings of a store of each kind."""
-    settings: StoreSettings = request.getfixturevalue(f"{request.param}_settings")
-    return settings
+    return new_file_settings(tmp_path) if request.param == "file" else new_s3_settings(request)
 
 
 @pytest.fixture
@@ -57,9 +54,6 @@ def store(store_settings: StoreSettings) -> Iterator[Store]:
 def library(store: Store) -> Library:
     """A library in a store of each kind, without a catalogue."""
     return Library(store, Catalogue([]))
-
-
-Publish = Callable[..., Manifest]
 
 
 @pytest.fixture
