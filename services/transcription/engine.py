@@ -25,8 +25,8 @@ class Options:
     words: bool = False
     """Also tell when each word was said."""
     vad: bool = True
-    in_order: bool = False
-    """Give each segment as soon as it is heard, instead of computing parts of a long recording side by side."""
+    coarse: bool = False
+    """Segments may be as long as Whisper's window (30 s), so that several windows can be computed side by side."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from services.transcription.formats import Format, Granularity
 from services.transcription.languages import code_of
 
 STREAMABLE = ("json", "text")
+# Answers that tell nothing of when something was said.
+COARSE = ("json", "text")
 TRUE = frozenset({"true", "1", "yes", "on"})
 FALSE = frozenset({"false", "0", "no", "off", ""})
 
@@ -81,7 +83,7 @@ def wish_of(form: FormData, task: Task, engine: SpeechEngine, *, vad_filter: boo
         temperature=_temperature(_last(form, "temperature")),
         words="word" in granularities,
         vad=_flag(form, "vad_filter", default=vad_filter),
-        in_order=stream,
+        coarse=not stream and format_ in COARSE,
     )
     return Wish(options, format_, granularities, stream)
 

@@ -77,7 +77,7 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
         except BaseException:
             file.close()
             raise
-        async with jobs.hear(file, Options(vad=settings.vad_filter)) as hearing:
+        async with jobs.hear(file, Options(vad=settings.vad_filter, coarse=True)) as hearing:
             _info, segments = await unless_gone(request, _all(hearing))
         return JSONResponse({"text": formats.text_of(segments)})
 

@@ -23,7 +23,10 @@ class TranscriptionSettings(ServiceSettings):
     cpu_threads: int = Field(0, ge=0, le=1024, description="threads of the engine on a CPU, 0 for one per core")
     beam_size: int = Field(5, ge=1, le=32, description="beams of the search; 1 is fastest, 5 is Whisper's own")
     batch_size: int = Field(
-        8, ge=1, le=256, description="windows of 30 s of one long recording that are computed at once, 1 for in order"
+        8,
+        ge=1,
+        le=256,
+        description="windows of 30 s of one long recording computed at once for json and text, 1 for one",
     )
     vad_filter: bool = Field(True, description="leave out what is not speech; a request may say vad_filter itself")
     max_queue: int = Field(32, ge=1, description="recordings waiting or being heard, beyond which requests get a 429")

@@ -95,9 +95,9 @@ class WhisperEngine:
             "beam_size": self._beam_size,
         }
         long = len(samples) > WINDOW_S * RATE
-        if long and options.vad and not options.in_order and self._batch_size > 1:
-            arguments |= {"batch_size": self._batch_size, "without_timestamps": False}
-            segments, info = self._batched.transcribe(samples, **arguments)
+        if long and options.coarse and options.vad and self._batch_size > 1:
+            # Coarse only: asked for timestamps inside a window, the pipeline drops what was said after the last one.
+            segments, info = self._batched.transcribe(samples, batch_size=self._batch_size, **arguments)
         else:
             segments, info = self._model.transcribe(samples, **arguments)
         return Info(info.language, float(info.duration)), (_segment(segment) for segment in segments)

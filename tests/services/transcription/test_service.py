@@ -110,7 +110,7 @@ def test_options(client: httpx2.Client, engine: FakeEngine) -> None:
     }
     client.post("/v1/audio/translations", files=FILE, data=fields)
     assert engine.asked == [
-        Options(),
+        Options(coarse=True),
         Options(task="translate", language="de", prompt="Guten Tag", temperature=0.4, words=True, vad=False),
     ]
 

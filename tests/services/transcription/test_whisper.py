@@ -123,12 +123,12 @@ def test_health_answers_while_it_hears(client: httpx2.Client) -> None:
     assert checks > 20
 
 
-@pytest.mark.parametrize("in_order", [False, True])
-def test_long_recording(engine: Any, in_order: bool) -> None:
-    """A sentence after 40 s of silence is heard at its true time, by the batched way and by the one in order."""
+@pytest.mark.parametrize("coarse", [False, True])
+def test_long_recording(engine: Any, coarse: bool) -> None:
+    """A sentence after 40 s of silence is heard at its true time, in windows side by side and one after another."""
     sentence = decode(io.BytesIO(FILE[1]), 60)
     samples = np.concatenate([np.zeros(40 * RATE, np.float32), sentence])
-    info, segments = engine.transcribe(samples, Options(language="en", in_order=in_order, words=True))
+    info, segments = engine.transcribe(samples, Options(language="en", coarse=coarse, words=True))
     heard = list(segments)
     assert info.duration == pytest.approx(len(samples) / RATE)
     assert words("".join(segment.text for segment in heard)) == SPOKEN
