@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -18,6 +17,7 @@ from registry.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from tests.registry.conftest import new_file_settings, new_s3_settings
+from tests.support import plain_http
 from tests.support.hub import contents, serving_registry, small_repo
 
 REPO = "test/small"
@@ -136,7 +136,7 @@ def test_tree_comes_in_pages(url: str, published: Manifest) -> None:
     seen: list[str] = []
     page: str | None = f"{url}/api/models/{REPO}/tree/main?recursive=true&limit=2"
     while page is not None:
-        answer = httpx2.get(page)
+        answer = plain_http.get(page)
         seen += [entry["path"] for entry in answer.json()]
         page = answer.links.get("next", {}).get("url")
     assert seen == sorted([file.path for file in published.files] + ["1_Pooling"])
@@ -181,7 +181,7 @@ def test_the_clients_errors(api: HfApi, url: str, tmp_path: Path) -> None:
 def test_head_never_redirects_and_names_the_commit(url: str, published: Manifest) -> None:
     """200 with commit, digest and size, and nothing that would lead a client to another storage."""
     for file in published.files:
-        answer = httpx2.head(f"{url}/{REPO}/resolve/main/{file.path}", follow_redirects=False)
+        answer = plain_http.head(f"{url}/{REPO}/resolve/main/{file.path}", follow_redirects=False)
         assert answer.status_code == 200
         assert answer.headers["x-repo-commit"] == published.commit
         assert answer.headers["etag"] == f'"{file.sha256 if file.lfs else file.git_sha1}"'
@@ -196,24 +196,24 @@ def test_ranges(url: str, repo_folder: Path) -> None:
     """206 for a part, the whole for none, 416 past the end."""
     address, data = f"{url}/{REPO}/resolve/main/{WEIGHTS}", (repo_folder / WEIGHTS).read_bytes()
     for asked, expected in (("bytes=0-0", data[:1]), ("bytes=100-", data[100:]), ("bytes=-5", data[-5:])):
-        answer = httpx2.get(address, headers={"Range": asked}, follow_redirects=True)
+        answer = plain_http.get(address, headers={"Range": asked}, follow_redirects=True)
         assert (answer.status_code, answer.content) == (206, expected)
-    assert httpx2.get(address, follow_redirects=True).content == data
-    past = httpx2.get(address, headers={"Range": f"bytes={len(data)}-"}, follow_redirects=True)
+    assert plain_http.get(address, follow_redirects=True).content == data
+    past = plain_http.get(address, headers={"Range": f"bytes={len(data)}-"}, follow_redirects=True)
     assert past.status_code == 416
 
 
 def test_a_client_that_has_the_file_is_told_so(url: str, published: Manifest) -> None:
     """If-None-Match with our ETag: 304 without a body."""
     file = next(file for file in published.files if file.path == WEIGHTS)
-    answer = httpx2.get(f"{url}/{REPO}/resolve/main/{WEIGHTS}", headers={"If-None-Match": f'"{file.etag}"'})
+    answer = plain_http.get(f"{url}/{REPO}/resolve/main/{WEIGHTS}", headers={"If-None-Match": f'"{file.etag}"'})
     assert (answer.status_code, answer.content) == (304, b"")
 
 
 def test_head_of_the_api(url: str) -> None:
     """Mirrors such as olah ask HEAD before GET."""
     for path in (f"/api/models/{REPO}", f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/tree/main"):
-        answer = httpx2.head(url + path)
+        answer = plain_http.head(url + path)
         assert answer.status_code == 200
         assert int(answer.headers["content-length"]) > 2
 
@@ -246,7 +246,7 @@ def test_head_of_the_api(url: str) -> None:
 )
 def test_hostile_addresses_are_refused(url: str, path: str) -> None:
     """400 or 404 in the envelope, never a file from elsewhere, never a bug's 500."""
-    answer = httpx2.get(url + path, follow_redirects=False)
+    answer = plain_http.get(url + path, follow_redirects=False)
     assert answer.status_code in (400, 404), answer.text
     assert answer.json()["error"]["message"]
 
@@ -255,7 +255,7 @@ def test_hostile_addresses_are_refused(url: str, path: str) -> None:
 def test_paths_info_takes_forms_and_json(url: str, body: bytes) -> None:
     """huggingface_hub sends a form, huggingface.js sends JSON."""
     kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
-    answer = httpx2.post(f"{url}/api/models/{REPO}/paths-info/main", content=body, headers={"content-type": kind})
+    answer = plain_http.post(f"{url}/api/models/{REPO}/paths-info/main", content=body, headers={"content-type": kind})
     assert [entry["path"] for entry in answer.json()] == ["config.json"]
 
 
@@ -263,13 +263,13 @@ def test_paths_info_takes_forms_and_json(url: str, body: bytes) -> None:
 def test_paths_info_refuses_nonsense(url: str, body: bytes) -> None:
     """A 400 that says what is wanted."""
     address = f"{url}/api/models/{REPO}/paths-info/main"
-    answer = httpx2.post(address, content=body, headers={"content-type": "application/json"})
+    answer = plain_http.post(address, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
 
 
 def test_writing_is_not_offered(url: str) -> None:
     """POSTs of the Hub's writing side are 404s that say so."""
-    answer = httpx2.post(f"{url}/api/models/{REPO}/commit/main", content=b"{}")
+    answer = plain_http.post(f"{url}/api/models/{REPO}/commit/main", content=b"{}")
     assert answer.status_code == 404
     assert "reading side" in answer.json()["error"]["message"]
 

@@ -1,0 +1,301 @@
+"""Mirroring from a Hub: here another registry, or one that misbehaves."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from kit.catalogue import Catalogue
+from registry.file_store import FileStore
+from registry.folder import import_folder
+from registry.library import Library
+from registry.manifest import Manifest
+from registry.open_store import open_store
+from registry.settings import RegistrySettings
+from tests.registry.conftest import StoreSettings
+from tests.support import plain_http
+from tests.support.hub import Switches, serving_registry, small_repo, wait_for_job, wait_until
+
+REPO = "test/small"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Source:
+    """A registry that plays the Hub, and the switches to disturb it."""
+
+    url: str
+    switches: Switches
+    manifest: Manifest
+    store: Path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Source]:
+    """The Hub of these tests, with one small model."""
+    store, switches = tmp_path / "hub", Switches()
+    library = Library(FileStore(store), Catalogue([]))
+    manifest = import_folder(library, small_repo(tmp_path / "repo"), name="small", repo=REPO, revision="main")
+    with serving_registry(store, switches=switches) as url:
+        yield Source(url, switches, manifest, store)
+
+
+@pytest.fixture
+def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
+    """A registry that mirrors from the source into a folder."""
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
+        yield url
+
+
+def ask(url: str, name: str = "copy", **body: Any) -> httpx2.Response:
+    return plain_http.post(f"{url}/models/{name}/download", json={"hf_repo": REPO, **body})
+
+
+def mirrored_files(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "blobs" / "sha256").iterdir()]
+
+
+def test_a_registry_mirrors_from_another(source: Source, store_settings: StoreSettings) -> None:
+    """Into either store: the same commit, the same digests, and every blob proves its name again."""
+    settings = dict(store_settings)
+    with serving_registry(settings.pop("store"), hf_endpoint=source.url, **settings) as url:
+        answer = ask(url)
+        assert answer.status_code == 202
+        model = wait_for_job(url, "copy")
+        assert (model["status"], model["hf_repo"], model["commit"]) == ("ready", REPO, source.manifest.commit)
+        expected = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in source.manifest.files]
+        assert model["files"] == expected
+        assert model["size_bytes"] == model["progress"]["bytes_done"] == source.manifest.size
+        assert plain_http.post(f"{url}/models/copy/verify").status_code == 202
+        assert wait_for_job(url, "copy")["status"] == "ready"
+    store = open_store(RegistrySettings(**store_settings))
+    manifest = Library(store, Catalogue([])).manifest(REPO, "main")
+    assert manifest.files == source.manifest.files
+    store.close()
+
+
+@pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
+def test_a_corrupted_file_publishes_nothing_and_is_named(
+    source: Source, mirror: str, tmp_path: Path, path: str
+) -> None:
+    """Same size, one bit off, in a large file or a small one: failed, the file named, no model."""
+    source.switches.corrupt.add(f"/{path}")
+    ask(mirror)
+    model = wait_for_job(mirror, "copy")
+    assert model["status"] == "failed"
+    assert f"{path} of {REPO} arrived damaged" in model["error"]
+    assert not (tmp_path / "mirror" / "names").exists() or not list((tmp_path / "mirror" / "names").iterdir())
+    assert plain_http.get(f"{mirror}/api/models/{REPO}").status_code == 404
+    source.switches.corrupt.clear()
+    ask(mirror)
+    assert wait_for_job(mirror, "copy")["status"] == "ready"
+
+
+def test_a_stream_that_is_cut_goes_on_where_it_broke(source: Source, mirror: str) -> None:
+    """The second request asks for the rest only."""
+    source.switches.cut_after[WEIGHTS] = 1_500_000
+    source.switches.cuts_left[WEIGHTS] = 1
+    ask(mirror)
+    assert wait_for_job(mirror, "copy")["status"] == "ready"
+    ranges = [headers.get("range") for headers in source.switches.requests(f"/{WEIGHTS}")]
+    assert ranges[0] is None
+    assert len(ranges) == 2
+    assert ranges[1] is not None
+    assert int(ranges[1].removeprefix("bytes=").removesuffix("-")) > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "headers", "says"),
+    [
+        (f"/{WEIGHTS}", 403, {"X-Error-Code": "GatedRepo"}, "accept its licence at"),
+        (REPO + "/revision/main", 401, {"X-Error-Code": "RepoNotFound"}, "does not exist at"),
+        (REPO + "/revision/main", 404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'main'"),
+        (f"/{WEIGHTS}", 404, {"X-Error-Code": "EntryNotFound"}, f"{WEIGHTS} of {REPO} is not at"),
+    ],
+)
+def test_what_the_hub_refuses_is_said(
+    source: Source, mirror: str, path: str, status: int, headers: dict[str, str], says: str
+) -> None:
+    """Gated, unknown, moved: failed at once, with what to do."""
+    source.switches.status[path] = (status, headers)
+    ask(mirror)
+    model = wait_for_job(mirror, "copy")
+    assert model["status"] == "failed"
+    assert says in model["error"]
+
+
+def test_an_unreachable_hub_is_said(tmp_path: Path) -> None:
+    """No internet: the quick reference's own example ends in a clear error."""
+    with serving_registry(tmp_path / "m", hf_endpoint="http://127.0.0.1:9") as url:
+        body = {"hf_repo": "meta-llama/Llama-3.2-1B-Instruct"}
+        assert plain_http.post(f"{url}/models/my-model/download", json=body).status_code == 202
+        model = wait_for_job(url, "my-model")
+        assert model["status"] == "failed"
+        assert "http://127.0.0.1:9 cannot be reached" in model["error"]
+        assert [entry["name"] for entry in plain_http.get(f"{url}/models").json()["models"]] == ["my-model"]
+
+
+def test_the_same_asked_twice_is_one_job(source: Source, mirror: str) -> None:
+    """The second request joins the first; a different one on the same model is told so."""
+    gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
+    ask(mirror)
+    wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
+    assert ask(mirror).status_code == 202
+    other = ask(mirror, allow_patterns=["*.json"])
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "job_running")
+    gate.set()
+    assert wait_for_job(mirror, "copy")["status"] == "ready"
+    assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
+
+
+def test_deleting_cancels_a_download(source: Source, mirror: str, tmp_path: Path) -> None:
+    """It never appears, its blobs go, and the name is free again."""
+    gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
+    ask(mirror)
+    wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
+    assert plain_http.delete(f"{mirror}/models/copy").json() == {"name": "copy", "deleted": True}
+    assert plain_http.get(f"{mirror}/models/copy").status_code == 404
+    gate.set()
+    wait_until(lambda: mirrored_files(tmp_path / "mirror") == [])
+    ask(mirror)
+    assert wait_for_job(mirror, "copy")["status"] == "ready"
+
+
+def test_a_download_survives_a_restart(source: Source, tmp_path: Path) -> None:
+    """Stopped in the middle, the registry goes on by itself when it is back, without what it had."""
+    gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
+        ask(url)
+        wait_until(lambda: len(mirrored_files(tmp_path / "mirror")) == len(source.manifest.files) - 1)
+        threading.Timer(0.3, gate.set).start()
+    asked = len(source.switches.requests("/tokenizer.json"))
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
+        wait_until(lambda: plain_http.get(f"{url}/models/copy").status_code == 200)
+        assert wait_for_job(url, "copy")["status"] == "ready"
+    assert len(source.switches.requests("/tokenizer.json")) == asked
+
+
+def test_a_failure_is_still_told_after_a_restart(source: Source, tmp_path: Path) -> None:
+    """`failed` and its reason outlive the process; they do not start anything."""
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
+        plain_http.post(f"{url}/models/x/download", json={"hf_repo": "test/none"})
+        failed = wait_for_job(url, "x")
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
+        wait_until(lambda: plain_http.get(f"{url}/models/x").status_code == 200)
+        assert plain_http.get(f"{url}/models/x").json()["error"] == failed["error"]
+        assert plain_http.delete(f"{url}/models/x").status_code == 200
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
+        assert plain_http.get(f"{url}/models").json()["models"] == []
+
+
+def test_files_are_chosen(source: Source, mirror: str) -> None:
+    """Patterns of the request decide; what is left out is not fetched."""
+    ask(mirror, allow_patterns=["*.json"], ignore_patterns=["1_Pooling/"])
+    model = wait_for_job(mirror, "copy")
+    assert [file["path"] for file in model["files"]] == ["config.json", "tokenizer.json"]
+    assert source.switches.requests(f"/{WEIGHTS}") == []
+    ask(mirror, name="none", allow_patterns=["*.nothing"])
+    assert "is left" in wait_for_job(mirror, "none")["error"]
+
+
+def test_blobs_that_are_here_are_not_fetched_again(source: Source, mirror: str) -> None:
+    """A second name of the same model costs no byte of the weights."""
+    ask(mirror)
+    wait_for_job(mirror, "copy")
+    ask(mirror, name="again")
+    assert wait_for_job(mirror, "again")["status"] == "ready"
+    assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
+
+
+def test_a_model_of_the_catalogue_needs_no_body(source: Source, tmp_path: Path) -> None:
+    """Name or alias is enough; another repository under that name is refused."""
+    catalogue = tmp_path / "models.yaml"
+    catalogue.write_text(f"small: {{kind: llm, hf_repo: {REPO}, aliases: [tiny], ignore_patterns: ['*.md']}}\n")
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url, catalogue=catalogue) as url:
+        assert plain_http.get(f"{url}/models").json() == {"models": [], "not_mirrored": ["small"]}
+        assert plain_http.post(f"{url}/models/tiny/download").status_code == 202
+        model = wait_for_job(url, "small")
+        assert "README.md" not in [file["path"] for file in model["files"]]
+        assert plain_http.get(f"{url}/models/tiny").json() == model
+        assert plain_http.get(f"{url}/api/models/tiny").json()["id"] == REPO
+        refused = plain_http.post(f"{url}/models/small/download", json={"hf_repo": "test/other"})
+        assert refused.status_code == 400
+        unknown = plain_http.post(f"{url}/models/large/download")
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "hf_repo")
+
+
+def test_the_token_goes_to_the_endpoint_and_nowhere_else(source: Source, tmp_path: Path) -> None:
+    """HF_TOKEN is sent with every request to HF_ENDPOINT, and stands in no file and no answer."""
+    with serving_registry(tmp_path / "mirror", hf_endpoint=source.url, hf_token="hf_secret") as url:
+        ask(url)
+        shown = wait_for_job(url, "copy")
+    assert {headers.get("authorization") for _, _, headers in source.switches.seen} == {"Bearer hf_secret"}
+    assert "hf_secret" not in str(shown)
+    for path in (tmp_path / "mirror").rglob("*.json"):
+        assert "hf_secret" not in path.read_text()
+
+
+def test_site_to_site_with_a_key(tmp_path: Path, source: Source) -> None:
+    """A registry that asks for API_KEYS is mirrored with HF_TOKEN, and not without."""
+    with serving_registry(source.store, api_keys="k1,k2") as guarded:
+        with serving_registry(tmp_path / "with", hf_endpoint=guarded, hf_token="k2") as url:
+            ask(url)
+            assert wait_for_job(url, "copy")["status"] == "ready"
+        with serving_registry(tmp_path / "without", hf_endpoint=guarded) as url:
+            ask(url)
+            assert "HF_TOKEN" in wait_for_job(url, "copy")["error"]
+
+
+def test_damage_in_the_store_is_found_by_verify(source: Source, mirror: str, tmp_path: Path) -> None:
+    """One flipped byte on disk: failed, the file named, until it is deleted and fetched again."""
+    ask(mirror)
+    model = wait_for_job(mirror, "copy")
+    digest = next(file["sha256"] for file in model["files"] if file["path"] == WEIGHTS)
+    blob = tmp_path / "mirror" / "blobs" / "sha256" / digest
+    blob.chmod(0o600)
+    with blob.open("r+b") as file:
+        file.write(b"\xff\xfe")
+    plain_http.post(f"{mirror}/models/copy/verify")
+    broken = wait_for_job(mirror, "copy")
+    assert broken["status"] == "failed"
+    assert WEIGHTS in broken["error"]
+    plain_http.delete(f"{mirror}/models/copy")
+    ask(mirror)
+    wait_for_job(mirror, "copy")
+    plain_http.post(f"{mirror}/models/copy/verify")
+    assert wait_for_job(mirror, "copy")["status"] == "ready"
+
+
+async def test_events_follow_a_download_to_its_end(source: Source, mirror: str) -> None:
+    """Server-sent events: the model each time it changed, the last one ready; then the stream ends."""
+    gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
+    await asyncio.to_thread(ask, mirror)
+    names = []
+    async with httpx2.AsyncClient() as client, client.stream("GET", f"{mirror}/models/copy/events") as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        async for line in events.aiter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+                gate.set()
+    assert names[0] in ("queued", "downloading")
+    assert names[-1] == "ready"
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(
+    source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sizes are known: no room, no download."""
+    import shutil
+
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    ask(mirror)
+    model = wait_for_job(mirror, "copy")
+    assert model["status"] == "failed"
+    assert "has no room" in model["error"]
+    assert source.switches.requests(f"/{WEIGHTS}") == []
