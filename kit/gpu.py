@@ -3,6 +3,7 @@
 The answer is the body of `GET /gpu-stats`; memory in MiB, power in watts, temperature in degrees Celsius.
 """
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pynvml
+
+from kit.daemon_thread import in_daemon_thread
 
 MIB = 1024 * 1024
 READINGS = (
@@ -20,6 +23,7 @@ READINGS = (
     "temperature_c",
     "power_watts",
 )
+ANSWERS_WITHIN_S = 3.0
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -30,6 +34,27 @@ class _Device:
     index: int
     handle: Any = field(compare=False)  # a ctypes pointer, which neither hashes nor compares
     names: tuple[str, ...] = ()
+
+
+class GpuReader:
+    """Reads on request without ever blocking the event loop, one read at a time however many ask.
+
+    NVML can hang for minutes on a GPU that is failing; then the answer says so, and one thread waits, not one per poll.
+    """
+
+    def __init__(self) -> None:
+        self._reading: asyncio.Task[dict[str, Any]] | None = None
+
+    async def read(self, within_s: float = ANSWERS_WITHIN_S) -> dict[str, Any]:
+        """The body of `GET /gpu-stats`, after at most `within_s` seconds."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(in_daemon_thread(gpu_stats), name="read GPUs")
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._reading), within_s)
+        except TimeoutError:
+            return _unavailable(
+                f"the NVIDIA driver has not answered for {within_s:g} seconds; see dmesg for Xid errors"
+            )
 
 
 def gpu_stats() -> dict[str, Any]:

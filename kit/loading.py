@@ -32,15 +32,17 @@ class Loading:
         """Say how far the load is. Ignored once it has ended."""
         with self._lock:
             if self._now.status == "loading":
-                self._now = Snapshot("loading", round(min(max(progress, 0.0), 1.0), 4), detail)
+                # In this order of arguments a progress that is not a number counts as 0.
+                self._now = Snapshot("loading", round(min(max(0.0, progress), 1.0), 4), detail)
 
     def finish(self) -> None:
-        """The model answers from now on."""
+        """The model answers from now on. Ignored when it has failed in the meantime."""
         with self._lock:
-            self._now = Snapshot("healthy", 1.0, "")
+            if self._now.status == "loading":
+                self._now = Snapshot("healthy", 1.0, "")
 
     def fail(self, reason: str) -> None:
-        """The model will not come; `reason` says why and what to do."""
+        """The model will not come, or has died; `reason` says why and what to do. This is final."""
         with self._lock:
             self._now = Snapshot("failed", self._now.progress, reason)
 
@@ -57,14 +59,16 @@ class Loading:
             return None
         if now.status == "failed":
             return ApiError(
-                f"{self._model} could not be loaded: {now.detail}",
+                f"{self._model} is not available: {now.detail}",
                 status=503,
                 type="service_unavailable",
                 code="model_failed",
                 headers={"Retry-After": "30"},
             )
         percent = int(now.progress * 100)
-        return ModelLoading(f"{self._model} is loading ({percent} %): {now.detail}.", retry_after=self._guess_s(now))
+        return ModelLoading(
+            f"{self._model} is loading ({percent} %): {now.detail.rstrip('.')}.", retry_after=self._guess_s(now)
+        )
 
     def _guess_s(self, now: Snapshot) -> float:
         """Seconds left if it goes on at the pace so far, between 1 and 60."""

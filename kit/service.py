@@ -15,17 +15,20 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from pydantic import Field, SecretStr
+from pydantic import DirectoryPath, Field, SecretStr
 
 from kit.app import HttpSettings, create_app
 from kit.catalogue import Catalogue, Entry, Kind
+from kit.daemon_thread import in_daemon_thread
 from kit.errors import ModelNotFound
-from kit.gpu import gpu_stats
+from kit.gpu import GpuReader
 from kit.guard import KeyRing
 from kit.loading import Loading
 from kit.metrics import HttpMetrics
 from kit.model_files import ModelFilesError, fetch_model
 from kit.settings import SettingsError
+
+__all__ = ["Engine", "ModelService", "Report", "ServiceSettings", "create_service_app", "in_daemon_thread"]
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +55,13 @@ E = TypeVar("E", bound=Engine)
 LoadEngine = Callable[[Path, Report], Awaitable[E]]
 
 
+def _default_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "gpu-cluster" / "models"
+    except RuntimeError as error:  # a container's user without a home
+        raise SettingsError("This user has no home folder for model files. Set MODEL_CACHE to a folder.") from error
+
+
 class ServiceSettings(HttpSettings):
     """What every model service takes from its environment."""
 
@@ -60,8 +70,8 @@ class ServiceSettings(HttpSettings):
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
     registry_url: str = Field("http://127.0.0.1:8090", description="where the registry answers")
     registry_token: SecretStr | None = Field(None, description="the bearer token for the registry, if it asks for one")
-    model_cache: Path = Field(Path.home() / ".cache" / "gpu-cluster" / "models", description="a folder for model files")
-    model_dir: Path | None = Field(None, description="a folder to load instead of asking the registry")
+    model_cache: Path = Field(default_factory=_default_cache, description="a folder for model files")
+    model_dir: DirectoryPath | None = Field(None, description="a folder to load instead of asking the registry")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     api_keys: SecretStr | None = Field(None, description="comma-separated bearer keys that /v1 asks for")
 
@@ -80,9 +90,15 @@ class ServiceSettings(HttpSettings):
         return entry
 
     def key_ring(self) -> KeyRing:
-        """The keys that /v1 of this service asks for."""
+        """The keys that /v1 of this service asks for.
+
+        Raises SettingsError when API_KEYS is set but holds none: that must not open what it was to lock.
+        """
         keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
-        return KeyRing((key.strip() for key in keys), variable="API_KEYS")
+        ring = KeyRing((key.strip() for key in keys), variable="API_KEYS")
+        if keys and not ring:
+            raise SettingsError("API_KEYS holds no key. Write keys with commas between them, or unset it.")
+        return ring
 
 
 class ModelService(Generic[E]):
@@ -99,11 +115,11 @@ class ModelService(Generic[E]):
         self._started = time.monotonic()
 
     def engine(self) -> E:
-        """The engine. Raises ModelLoading, or a 503 with the reason when loading failed."""
-        if self._engine is None:
-            refusal = self.loading.refusal()
-            assert refusal is not None, "healthy without an engine"
+        """The engine. Raises ModelLoading, or a 503 with the reason when loading failed or the engine died."""
+        refusal = self.loading.refusal()
+        if refusal is not None:
             raise refusal
+        assert self._engine is not None, "healthy without an engine"
         return self._engine
 
     @property
@@ -150,14 +166,16 @@ class ModelService(Generic[E]):
     async def _fetch(self) -> Path:
         """Fetch the files, waiting for a registry that is not up or a model that is not mirrored yet."""
         delay = RETRY_FIRST_S
+        told = ""
         while True:
             try:
                 return await in_daemon_thread(self._fetch_once)
             except ModelFilesError as error:
                 if not error.may_pass:
                     raise
-                if delay == RETRY_FIRST_S:
-                    log.warning("model files not there yet", model=self.entry.name, reason=str(error))
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("model files not there yet", model=self.entry.name, reason=told)
                 self.loading.report(0.0, f"waiting: {error}")
             await asyncio.sleep(delay)
             delay = min(delay * 2, RETRY_MOST_S)
@@ -216,51 +234,29 @@ def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
         lifespan=service.running,
     )
 
-    @app.get("/health")
     async def health() -> JSONResponse:
         """200 when the model answers; 503 with `progress` and `detail` while it loads, or with the reason it failed."""
         status, body = service.health()
         return JSONResponse(body, status_code=status)
 
-    @app.get("/gpu-stats")
     async def gpus() -> dict[str, Any]:
         """Memory, load, temperature and power of the GPUs that this service may see."""
-        return await asyncio.to_thread(gpu_stats)
+        return await reader.read()
 
-    @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The names that this service answers to."""
         return service.models()
 
+    async def model(name: str) -> dict[str, Any]:
+        """One of the names that this service answers to."""
+        service.check_model(name)
+        return next(model for model in service.models()["data"] if model["id"] == name)
+
+    reader = GpuReader()
+    app.add_api_route("/health", health)
+    # What only wants to know whether it answers (`wget --spider`, load balancers) asks by HEAD.
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/gpu-stats", gpus)
+    app.add_api_route("/v1/models", models)
+    app.add_api_route("/v1/models/{name:path}", model)
     return app
-
-
-T = TypeVar("T")
-
-
-async def in_daemon_thread(function: Callable[..., T], *args: Any) -> T:
-    """Run `function` in a thread of its own that does not keep the process alive.
-
-    Unlike `asyncio.to_thread`, whose executor is joined at exit: Ctrl-C in the middle of a long load must not wait.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # None only where T admits it
-
-    def work() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = (function(*args), None)
-        except BaseException as error:  # noqa: BLE001  # carried to the awaiting task, which raises it
-            outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop has gone: nobody waits for the result any more
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=work, name=getattr(function, "__name__", "work"), daemon=True).start()
-    return await future

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 
 from kit.catalogue import Entry
-from kit.errors import ApiError, ModelNotFound
+from kit.errors import ApiError
 from kit.service import ModelService, Report, create_service_app, in_daemon_thread
 from services.llm.choosing import choose_engine
 from services.llm.dispatch import Dispatcher
@@ -52,14 +52,6 @@ def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> ASGI
 
     service: Service = ModelService(settings, entry, load)
     frame = create_service_app(service, title=f"{entry.name} ({entry.kind})")
-
-    @frame.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        """One of the names that this service answers to."""
-        for one in service.models()["data"]:
-            if one["id"] == name:
-                return dict(one)
-        raise ModelNotFound(name, entry.names)
 
     def backend() -> ASGIApp | ApiError:
         refusal = service.loading.refusal()

@@ -28,9 +28,9 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serve(app: ASGIApp, **options: Any) -> Iterator[tuple[str, int]]:
-    """Serve `app`; yields its (host, port)."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serve(app: ASGIApp, *, port: int = 0, **options: Any) -> Iterator[tuple[str, int]]:
+    """Serve `app`, on a port of the kernel's choice unless one is given; yields its (host, port)."""
+    listener = socket.create_server(("127.0.0.1", port))
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
