@@ -101,7 +101,8 @@ class RegistrySource:
             return _parse_listing(response.json(), entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFilesError(
-                f"{address} gave no list of files that could be used: {error!r}. Is REGISTRY_URL a registry?",
+                f"{address} gave no list of files that could be used ({type(error).__name__}: {error}). "
+                "Is REGISTRY_URL a registry?",
                 may_pass=False,
             ) from error
 

@@ -1,5 +1,6 @@
 """Publishing, finding and deleting models."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,6 @@ COMMIT, OTHER = "a" * 40, "b" * 40
 
 
 def stored(store: Store, path: str, data: bytes) -> FileEntry:
-    import hashlib
-
     digest = hashlib.sha256(data).hexdigest()
     store.put_blob(digest, len(data), [data])
     return entry_of(path, len(data), digest, "0" * 40)

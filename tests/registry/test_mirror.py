@@ -1,6 +1,7 @@
 """Mirroring from a Hub: here another registry, or one that misbehaves."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -290,8 +291,6 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sizes are known: no room, no download."""
-    import shutil
-
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     ask(mirror)

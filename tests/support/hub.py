@@ -1,5 +1,6 @@
 """Registries and hubs for tests: a real registry on a free port, and switches that make it a faulty one."""
 
+import asyncio
 import contextlib
 import hashlib
 import socket
@@ -122,8 +123,6 @@ class Switches:
 
 
 async def _tick() -> None:
-    import asyncio
-
     await asyncio.sleep(0.005)
 
 
