@@ -59,6 +59,7 @@ class Backend:
         self._on_change = on_change
         self._observed: State = "unhealthy"
         self._draining = False
+        self._known = False
         self.since = now_iso()
         # What it serves; empty until it first told, kept when it goes down, so that errors can name it.
         self.offers: tuple[Offer, ...] = ()
@@ -119,8 +120,9 @@ class Backend:
 
     def _changed(self, before: State) -> None:
         after = self.state
-        if after == before:
+        if after == before and self._known:
             return
+        self._known = True
         self.since = now_iso()
         self._on_change()
         level = log.warning if after in ("unhealthy", "stuck") else log.info

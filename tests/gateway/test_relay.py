@@ -1,0 +1,134 @@
+"""Requests through the gateway to one backend: what reaches it, and what comes back."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.running import post
+
+
+async def test_answer_comes_back_as_the_backend_gave_it(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A chat completion passes, body byte for byte both ways, with the headers that tell the truth."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    body = b'{ "model" : "qwen",\n "messages": [{"role":"user","content":"\xc3\xa9"}], "x": 1.0 }'
+    answer = await gateway.http.post("/v1/chat/completions?a=b", content=body)
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"].startswith("token0")
+    assert backend.requests[0].body == body
+    assert backend.requests[0].target == "/v1/chat/completions?a=b"
+    assert answer.headers["x-served-by"] == "llm-primary"
+    assert answer.headers["x-served-model"] == "qwen"
+    assert answer.headers["x-attempts"] == "1"
+    assert float(answer.headers["x-queue-ms"]) >= 0
+    assert answer.headers["x-request-id"] == backend.requests[0].header("x-request-id") != "forged"
+    assert answer.headers["x-backend"] == "fake"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("pad", [0, 300_000, 3_000_000])
+@pytest.mark.parametrize("interim", [False, True])
+async def test_every_framing_of_an_answer(
+    start_backend: StartBackend, start_gateway: StartGateway, framing: str, pad: int, interim: bool
+) -> None:
+    """Length, chunks or end of connection, short or long, with an interim head or not: the same body arrives."""
+    backend = await start_backend(framing=framing, pad=pad, interim=interim)
+    gateway = await start_gateway(backend)
+    for _ in range(2):
+        answer = await gateway.chat("qwen")
+        assert len(answer.json()["choices"][0]["message"]["content"]) == pad + len("token0 ") * 4
+    assert gateway.backend("llm-primary").in_flight == 0
+
+
+async def test_upstream_connections_are_used_again(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Fifty requests one after another take one connection to the backend."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    for _ in range(25):
+        assert (await gateway.chat("qwen")).status_code == 200
+        assert (await gateway.chat("qwen", stream=True)).status_code == 200
+    assert len(backend.work_connections) == 1
+
+
+async def test_stream_is_not_buffered(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Each token arrives before the backend is allowed to send the next."""
+    backend = await start_backend(gated=True, tokens=5)
+    gateway = await start_gateway(backend)
+    body = {"model": "qwen", "messages": [], "stream": True}
+    backend.gate.release()
+    seen = ""
+    async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async for text in answer.aiter_text():
+            seen += text
+            assert seen.count("token") <= 5
+            backend.gate.release()
+    assert seen.count("token") == 5
+    assert seen.endswith("data: [DONE]\n\n")
+
+
+async def test_http10_client_gets_plain_bytes_and_a_close(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """An HTTP/1.0 client gets a stream without chunks, ended by the connection."""
+    gateway = await start_gateway(await start_backend(tokens=2))
+    body = json.dumps({"model": "qwen", "messages": [], "stream": True}).encode()
+    request = b"POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head, _, rest = (await gateway.send_raw(request + body)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head
+    assert rest.startswith(b"data: {")
+    assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_pipelined_requests_are_answered_in_order(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Relayed and own routes mixed on one connection come back in the order of their requests."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    chat = [post({"model": "qwen", "messages": [], "n": index}) for index in range(3)]
+    last = b"GET /services HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = await gateway.send_raw(chat[0] + get + chat[1] + chat[2] + get + last)
+    marks = [b'"n": 0', b'"service":"gateway"', b'"n": 1', b'"n": 2', b'"service":"gateway"', b'"services":']
+    position = 0
+    for mark in marks:
+        position = answer.index(mark, position) + 1
+    assert answer.count(b"HTTP/1.1 200") == 6
+
+
+async def test_expect_continue(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A client that waits for leave to send its body gets it."""
+    gateway = await start_gateway(await start_backend())
+    reader, writer = await gateway.raw()
+    head, _, body = post({"model": "qwen", "messages": []}, "Expect: 100-continue").partition(b"\r\n\r\n")
+    writer.write(head + b"\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_chunked_request_body(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A chunked request with extensions and trailers reaches the backend with a length."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    body = b'{"model":"qwen","messages":[]}'
+    chunks = b"%x;ext=1\r\n%b\r\n%x\r\n%b\r\n0\r\nX-Trailer: 1\r\n\r\n" % (5, body[:5], len(body) - 5, body[5:])
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b"200 OK" in await gateway.send_raw(head + chunks)
+    assert backend.requests[0].body == body
+    assert backend.requests[0].header("transfer-encoding") is None
+    assert backend.requests[0].header("x-trailer") is None
+
+
+async def test_body_in_many_pieces(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A request that arrives byte by byte is the same request."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    reader, writer = await gateway.raw()
+    for byte in post({"model": "qwen", "messages": []}, "Connection: close"):
+        writer.write(bytes((byte,)))
+        await writer.drain()
+        await asyncio.sleep(0)
+    assert b"200 OK" in await reader.read()
+    writer.close()

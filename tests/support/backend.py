@@ -1,0 +1,404 @@
+"""A fake OpenAI backend with switches: slow, failing, hanging, cutting, lying. A program and a fixture.
+
+    python -m tests.support.backend --port 9001 --model tiny --ttft 0.05 --rate 50
+
+In a test: `async with FakeBackend(model="tiny") as backend: ...`; `backend.switches` may be changed at any time, also over
+HTTP (`POST /_switches {"ttft": 1}`), and what came is in `backend.requests`. It speaks HTTP by hand, to break it well.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import dataclasses
+import json
+import random
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+REASONS = {
+    200: "OK",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+@dataclass
+class Switches:
+    """How the backend behaves. Durations in seconds, counts in tokens; None switches a fault off."""
+
+    model: str = "fake"
+    kind: str = "llm"
+    # Whether it is one of our services (tells its model in /health, knows aliases) or a foreign server.
+    ours: bool = True
+    aliases: str = ""
+    tokens: int = 4
+    ttft: float = 0.0
+    rate: float = 0.0
+    # Faults of answers: a share of requests answered with fail_status; nothing ever said; a connection reset before a
+    # byte; silence or a reset after so many tokens; a head that comes byte by byte; bytes that are no HTTP.
+    fail_rate: float = 0.0
+    fail_status: int = 500
+    hang: bool = False
+    reset: bool = False
+    hang_after: int | None = None
+    reset_after: int | None = None
+    slow_head: float = 0.0
+    garbage: bool = False
+    # How a whole answer is framed: length, chunked, close. `close_idle` ends the connection after an answer unsaid.
+    framing: str = "length"
+    close_idle: bool = False
+    interim: bool = False
+    pad: int = 0
+    # What /health says: healthy, loading, failed, error (500), silent, absent (404); real work is not touched by it.
+    health: str = "healthy"
+    progress: float = 0.5
+    gpus: str = "ok"
+    # With `gated`, every token of a stream waits for `FakeBackend.gate`.
+    gated: bool = False
+    key: str = ""
+
+
+@dataclass
+class Received:
+    """One request as it came."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    connection: int
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def header(self, name: str) -> str | None:
+        """The header's value, or None."""
+        return next((value for key, value in self.headers if key == name.lower()), None)
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class _Cut(Exception):
+    """Reset the connection now."""
+
+
+class FakeBackend:
+    """The server. `async with` starts it on a free port (or the given one) and stops it."""
+
+    def __init__(self, port: int = 0, *, name: str = "fake", **switches: Any) -> None:
+        self.name = name
+        self.port = port
+        self.switches = Switches(**switches)
+        self.requests: list[Received] = []
+        self.polls = 0
+        self.opened = 0
+        self.open: set[asyncio.StreamWriter] = set()
+        self.gate = asyncio.Semaphore(0)
+        self._server: asyncio.Server | None = None
+        self._arrived = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Connections that carried a request for work, polls not counted.
+        self.work_connections: set[int] = set()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> "FakeBackend":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Die as by kill -9: the port is free and every connection reset."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self.open):
+            _reset(writer)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait_for(self, count: int) -> list[Received]:
+        """Wait until `count` requests for work have come; return them."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+        return self.requests
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.opened += 1
+        number = self.opened
+        self.open.add(writer)
+        try:
+            while await self._one(reader, writer, number):
+                pass
+        except _Cut:
+            _reset(writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open.discard(writer)
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return False
+        first, *lines = head[:-4].decode("latin-1").split("\r\n")
+        method, target, _ = first.split(" ")
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        length = int(dict(headers).get("content-length", "0"))
+        request = Received(method, target, headers, await reader.readexactly(length), number)
+        if method == "GET" or target.startswith("/_"):
+            self.polls += 1
+            await self._answer_get(request, writer)
+            return self.switches.framing != "close"
+        self.work_connections.add(number)
+        self.requests.append(request)
+        async with self._arrived:
+            self._arrived.notify_all()
+        watch = asyncio.create_task(_until_gone(reader, request.gone))
+        work = asyncio.create_task(self._work(request, writer))
+        try:
+            await asyncio.wait((watch, work), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return False
+            await work
+            return not (self.switches.close_idle or self.switches.framing == "close" or request.gone.is_set())
+        finally:
+            for task in (watch, work):
+                task.cancel()
+            await asyncio.gather(watch, work, return_exceptions=True)
+
+    # Health and the like.
+
+    async def _answer_get(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        path, now = request.target.partition("?")[0], self.switches
+        if path == "/_switches":
+            self.switches = dataclasses.replace(now, **request.json)
+            await self._json(writer, 200, dataclasses.asdict(self.switches))
+        elif path == "/_seen":
+            seen = {"requests": len(self.requests), "opened": self.opened, "open": len(self.open), "polls": self.polls}
+            await self._json(writer, 200, seen)
+        elif path == "/health":
+            await self._answer_health(writer)
+        elif path == "/v1/models":
+            await self._json(writer, 200, {"object": "list", "data": [{"id": one} for one in now.model.split("|")]})
+        elif path == "/gpu-stats":
+            if now.gpus == "silent":
+                await asyncio.Event().wait()
+            await self._json(writer, 200, _gpu_stats(self.name))
+        else:
+            await self._json(writer, 404, {"detail": "Not Found"})
+
+    async def _answer_health(self, writer: asyncio.StreamWriter) -> None:
+        now = self.switches
+        ours: dict[str, Any] = {"service": self.name, "kind": now.kind, "model": now.model, "engine": "fake"}
+        if now.health == "silent":
+            await asyncio.Event().wait()
+        elif now.health == "absent":
+            await self._json(writer, 404, {"detail": "Not Found"})
+        elif now.health == "error":
+            await self._json(writer, 500, {})
+        elif now.health == "loading":
+            body = ours | {"status": "loading", "progress": now.progress, "detail": "fetching"}
+            await self._json(writer, 503, body if now.ours else {"error": {"message": "Loading model"}})
+        elif now.health == "failed":
+            await self._json(writer, 503, ours | {"status": "failed", "detail": "no such file"})
+        elif now.ours:
+            await self._json(writer, 200, ours | {"status": "healthy"})
+        else:
+            await self._plain(writer, 200, b"", "text/plain")
+
+    # Work.
+
+    async def _work(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        now = self.switches
+        if now.reset:
+            raise _Cut
+        if now.garbage:
+            writer.write(b"\x00\x01 this is not HTTP\r\n\r\n")
+            await writer.drain()
+            return
+        if now.hang:
+            await asyncio.Event().wait()
+        if now.interim:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+        if now.key and request.header("authorization") != f"Bearer {now.key}":
+            await self._json(writer, 401, {"error": {"message": "wrong key"}})
+            return
+        if now.fail_rate and random.random() < now.fail_rate:
+            await self._json(writer, now.fail_status, {"error": {"message": "switched to fail", "code": "fail"}})
+            return
+        form = (request.header("content-type") or "").startswith("multipart/")
+        asked = {"model": _form_field(request.body, b"model")} if form else request.json
+        known = {now.model, *now.aliases.split("|"), None} if now.ours else set(now.model.split("|"))
+        if asked.get("model") not in known:
+            await self._json(writer, 404, {"error": {"message": f"no model {asked.get('model')!r}", "code": "unknown"}})
+            return
+        if asked.get("stream"):
+            await self._stream(request, writer)
+            return
+        await asyncio.sleep(now.ttft + (now.tokens / now.rate if now.rate else 0))
+        await self._json(writer, 200, _whole_answer(request, asked, now))
+
+    async def _stream(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        now = self.switches
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nX-Served-By: forged\r\n"
+        chunked = now.framing != "close"
+        await self._head(
+            writer, head + ("Transfer-Encoding: chunked\r\n\r\n" if chunked else "Connection: close\r\n\r\n")
+        )
+        frame: Callable[[bytes], bytes] = (lambda data: b"%x\r\n%b\r\n" % (len(data), data)) if chunked else bytes
+        await asyncio.sleep(now.ttft)
+        for index in range(now.tokens):
+            if now.gated:
+                await self.gate.acquire()
+            if now.hang_after == index:
+                await asyncio.Event().wait()
+            if now.reset_after == index:
+                # Half an event first: a proxy must not pass it on.
+                writer.write(frame(b'data: {"id": "ha'))
+                await writer.drain()
+                raise _Cut
+            writer.write(frame(_event(now.model, f"token{index} ", index)))
+            await writer.drain()
+            if now.rate:
+                await asyncio.sleep(1 / now.rate)
+        writer.write(frame(_event(now.model, None, now.tokens) + b"data: [DONE]\n\n"))
+        if chunked:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _json(self, writer: asyncio.StreamWriter, status: int, body: Any) -> None:
+        await self._plain(writer, status, json.dumps(body).encode(), "application/json")
+
+    async def _plain(self, writer: asyncio.StreamWriter, status: int, body: bytes, media: str) -> None:
+        framing = self.switches.framing
+        head = f"HTTP/1.1 {status} {REASONS.get(status, 'Other')}\r\nContent-Type: {media}\r\n"
+        head += "x-backend: fake\r\nx-served-by: forged\r\nx-request-id: forged\r\nKeep-Alive: timeout=5\r\n"
+        if framing == "chunked":
+            head += "Transfer-Encoding: chunked\r\n\r\n"
+            middle = len(body) // 2
+            pieces = [piece for piece in (body[:middle], body[middle:]) if piece]
+            body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+        elif framing == "close":
+            head += "Connection: close\r\n\r\n"
+        else:
+            head += f"Content-Length: {len(body)}\r\n\r\n"
+        await self._head(writer, head)
+        writer.write(body)
+        await writer.drain()
+
+    async def _head(self, writer: asyncio.StreamWriter, head: str) -> None:
+        if not self.switches.slow_head:
+            writer.write(head.encode())
+            return
+        for character in head.encode():
+            writer.write(bytes((character,)))
+            await writer.drain()
+            await asyncio.sleep(self.switches.slow_head / len(head))
+
+
+async def _until_gone(reader: asyncio.StreamReader, gone: asyncio.Event) -> None:
+    """Return when the peer has closed its side. Nothing else may come while a request is answered."""
+    with contextlib.suppress(ConnectionError):
+        await reader.read(1)
+    gone.set()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close so that the peer sees a reset, as when a process is killed with data unread."""
+    raw = writer.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def _event(model: str, text: str | None, index: int) -> bytes:
+    delta = {"role": "assistant", "content": text} if text is not None else {}
+    choice = {"index": 0, "delta": delta, "finish_reason": None if text is not None else "stop"}
+    body = {"id": "chat-1", "object": "chat.completion.chunk", "created": index, "model": model, "choices": [choice]}
+    return b"data: %b\n\n" % json.dumps(body).encode()
+
+
+def _whole_answer(request: Received, asked: dict[str, Any], now: Switches) -> dict[str, Any]:
+    path = request.target.partition("?")[0]
+    usage = {"prompt_tokens": 1, "completion_tokens": now.tokens, "total_tokens": 1 + now.tokens}
+    text = "".join(f"token{index} " for index in range(now.tokens)) + "x" * now.pad
+    if path.endswith("/embeddings"):
+        inputs = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
+        vector: Any = [0.6, 0.8]
+        if asked.get("encoding_format") == "base64":
+            vector = base64.b64encode(struct.pack("<2f", *vector)).decode()
+        data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(len(inputs))]
+        return {"object": "list", "data": data, "model": now.model, "usage": usage}
+    if path.startswith("/v1/audio/"):
+        return {"text": f"{len(request.body)} bytes of form, model {asked['model']}"}
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "text": text, "finish_reason": "stop", "logprobs": None}
+    answer = {"id": "chat-1", "object": "chat.completion", "created": 1, "model": now.model, "choices": [choice]}
+    return answer | {"usage": usage, "asked": asked, "path": request.target}
+
+
+def _form_field(body: bytes, name: bytes) -> str | None:
+    """A plain field's value, found the crude way: tests send no form that fools this."""
+    mark = b'name="%b"\r\n\r\n' % name
+    start = body.find(mark)
+    return None if start < 0 else body[start + len(mark) : body.index(b"\r\n--", start)].decode()
+
+
+def _gpu_stats(name: str) -> dict[str, Any]:
+    gpu = {"index": 0, "uuid": f"GPU-{name}", "name": "Fake", "memory_total_mb": 1000, "memory_used_mb": 400}
+    more = {"memory_free_mb": 600, "utilization_percent": 50, "temperature_c": 40, "power_watts": 100.5}
+    return {"available": True, "gpus": [gpu | more]}
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until interrupted, with the switches of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.backend", description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--name", default="fake")
+    for one in dataclasses.fields(Switches):
+        flag = "--" + one.name.replace("_", "-")
+        if isinstance(one.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=one.default)
+        else:
+            kind = int if one.default is None else type(one.default)
+            parser.add_argument(flag, type=kind, default=one.default)
+    options = vars(parser.parse_args(arguments))
+
+    async def serve() -> None:
+        async with FakeBackend(options.pop("port"), name=options.pop("name"), **options) as backend:
+            print(f"listening on {backend.url}", flush=True)
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
