@@ -73,9 +73,10 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
     from services.llm import vllm_engine
 
     arguments = engine_arguments(service.entry, settings)
-    return await vllm_engine.open_engine(
+    engine: LlmEngine = await vllm_engine.open_engine(
         folder, service.entry, arguments, metrics=service.metrics, on_death=service.loading.fail, report=report
     )
+    return engine
 
 
 async def open_transformers(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
@@ -86,7 +87,9 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
     from services.llm.transformers_routes import create_routes
 
     arguments = engine_arguments(service.entry, settings)
-    loaded = await in_daemon_thread(load, folder, service.entry, arguments, settings.device, report)
+    loaded = await in_daemon_thread(
+        load, folder, service.entry, arguments, settings.device, settings.cpu_threads, report
+    )
     report(0.9, "starting the batch")
     cache = cache_tokens(loaded, arguments)
     runner, batched = await make_runner(

@@ -24,6 +24,9 @@ class LlmSettings(ServiceSettings):
         default_factory=dict,
         description='a JSON object of arguments for the engine ({"max_model_len": 4096}); wins over models.yaml',
     )
+    cpu_threads: int = Field(
+        0, ge=0, le=1024, description="threads that compute on a CPU, 0 for all cores but one (engine transformers)"
+    )
     max_body_mb: int = Field(64, ge=1, le=4096, description="MiB of one request's body (engine transformers)")
     max_concurrent: int = Field(
         16, ge=1, le=1024, description="answers generated at once in one batch (engine transformers)"
