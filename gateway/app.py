@@ -64,8 +64,7 @@ def create(settings: GatewaySettings) -> FastAPI:
         tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
         # A provider that knows its backends tells them before it waits for anything.
         await asyncio.sleep(0)
-        await poller.first_round()
-        poller.start()
+        await poller.start()
         try:
             yield {"plane": plane}
         finally:

@@ -46,54 +46,48 @@ class Poller:
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
+        self._polls: dict[Backend, _Polls] = {}
 
-    def start(self) -> None:
-        """Poll the backends there are, and those that come."""
+    async def start(self) -> None:
+        """Poll the backends there are, and those that come. Returns when each has been asked once."""
         self._backends.on_arrival = self._begin
         self._backends.on_departure = self._end
         for backend in self._backends:
             self._begin(backend)
+        await asyncio.gather(*(polls.first.wait() for polls in self._polls.values()))
 
     async def stop(self) -> None:
         """End all polls."""
         tasks = list(self._tasks.values())
-        self._tasks.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def first_round(self) -> None:
-        """Ask every backend once, all at the same time. Takes at most about the poll timeout."""
-        await asyncio.gather(*(self.poll(backend) for backend in self._backends))
 
     def _begin(self, backend: Backend) -> None:
         wake = asyncio.Event()
         backend.suspect = wake.set
         backend.pool.on_idle_lost = wake.set
-        self._tasks[backend] = asyncio.create_task(self._run(backend, wake), name=f"poll {backend.name}")
+        polls = self._polls[backend] = _Polls(self._client, backend, self._catalogue, self._timeout_s)
+        self._tasks[backend] = asyncio.create_task(self._run(polls, wake), name=f"poll {backend.name}")
 
     def _end(self, backend: Backend) -> None:
-        task = self._tasks.pop(backend, None)
-        if task is not None:
-            task.cancel()
+        del self._polls[backend]
+        self._tasks.pop(backend).cancel()
 
-    async def _run(self, backend: Backend, wake: asyncio.Event) -> None:
-        polls = _Polls(self._client, backend, self._catalogue, self._timeout_s)
+    async def _run(self, polls: "_Polls", wake: asyncio.Event) -> None:
         while True:
             wake.clear()
             try:
                 await polls.once()
             except Exception as error:
-                log.error("poll failed", backend=backend.name, exc_info=error)
+                log.error("poll failed", backend=polls.backend.name, exc_info=error)
+            polls.first.set()
             await asyncio.sleep(LEAST_PAUSE_S)
             # Jitter only shortens: a dead backend is noticed within one interval.
             pause = max(self._interval_s * random.uniform(0.8, 1.0) - LEAST_PAUSE_S, 0.0)  # noqa: S311  # no secret
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), pause)
-
-    async def poll(self, backend: Backend) -> None:
-        """Ask one backend now, out of turn."""
-        await _Polls(self._client, backend, self._catalogue, self._timeout_s).once()
+                async with asyncio.timeout(pause):
+                    await wake.wait()
 
 
 class _Polls:
@@ -101,7 +95,9 @@ class _Polls:
 
     def __init__(self, client: httpx2.AsyncClient, backend: Backend, catalogue: Catalogue, timeout_s: float) -> None:
         self._client = client
-        self._backend = backend
+        self.backend = backend
+        # Set once the backend has been asked.
+        self.first = asyncio.Event()
         self._catalogue = catalogue
         self._timeout_s = timeout_s
         self._misses = 0
@@ -110,7 +106,7 @@ class _Polls:
 
     async def once(self) -> None:
         """Ask, and tell the backend's record what came back."""
-        backend = self._backend
+        backend = self.backend
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -134,18 +130,18 @@ class _Polls:
         self._count += 1
 
     async def _get(self, path: str) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {self._backend.key}"} if self._backend.key else {}
-        return await self._client.get(self._backend.target.url + path, headers=headers)
+        headers = {"Authorization": f"Bearer {self.backend.key}"} if self.backend.key else {}
+        return await self._client.get(self.backend.target.url + path, headers=headers)
 
     async def _models(self, health: httpx2.Response) -> httpx2.Response | None:
         """The foreign server's list, where it is needed: at first, after a bad time, now and then, or as its health."""
-        if health.is_success and self._healthy_before and self._backend.offers and self._count % MODELS_EVERY:
+        if health.is_success and self._healthy_before and self.backend.offers and self._count % MODELS_EVERY:
             return None
         return await self._get("/v1/models")
 
     def _missed(self) -> None:
         """No answer in time. A backend that works is given some more polls: its loop may be busy with the work."""
-        backend = self._backend
+        backend = self.backend
         self._misses += 1
         reason = f"no answer to /health within {self._timeout_s:g} s"
         recent = time.perf_counter() - backend.last_byte < RECENT_S
@@ -156,12 +152,12 @@ class _Polls:
             self._down(reason)
 
     def _down(self, reason: str) -> None:
-        self._backend.response_time_ms = None
-        self._backend.observe("unhealthy", reason)
+        self.backend.response_time_ms = None
+        self.backend.observe("unhealthy", reason)
 
     def _take_ours(self, response: httpx2.Response) -> None:
         """An answer in the contract's shape, or an error."""
-        backend = self._backend
+        backend = self.backend
         body = _json_object(response)
         status = body.get("status")
         offers = self._offers_of_ours(body)
@@ -181,7 +177,7 @@ class _Polls:
             backend.observe("unhealthy", f"/health answered {response.status_code}" + (f": {detail}" if detail else ""))
 
     def _offers_of_ours(self, body: dict[str, Any]) -> tuple[Offer, ...]:
-        target = self._backend.target
+        target = self.backend.target
         if target.models:
             return self._offers_of_ids(target.models)
         model = body.get("model")
@@ -194,11 +190,11 @@ class _Polls:
         return self._offers_of_ids((model,))
 
     def _offers_of_ids(self, ids: tuple[str, ...]) -> tuple[Offer, ...]:
-        kind = self._backend.target.kind
+        kind = self.backend.target.kind
         return tuple(offer_of_id(model, self._catalogue.find(model), kind) for model in ids)
 
     def _take_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:
-        backend = self._backend
+        backend = self.backend
         if models is not None and not models.is_success and not health.is_success:
             self._down(f"/health answered {health.status_code} and /v1/models {models.status_code}")
             return

@@ -37,6 +37,8 @@ class RunningGateway:
         self.port = port
         self.http = http
         self.url = f"http://127.0.0.1:{port}"
+        # Plain connections, ended with the test at the latest.
+        self.writers: list[asyncio.StreamWriter] = []
 
     @property
     def plane(self) -> Plane:
@@ -53,12 +55,14 @@ class RunningGateway:
     async def until(self, condition: Any) -> None:
         """Wait until `condition()` holds, looking whenever the loop has turned."""
         async with asyncio.timeout(HANG_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  # the state of plain objects has no event to wait on
                 await asyncio.sleep(0.002)
 
     async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A plain connection to it."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        return reader, writer
 
     async def send_raw(self, data: bytes) -> bytes:
         """Send bytes; return all that comes until the gateway closes."""
@@ -76,7 +80,9 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *backends: FakeBackend, services: str = "", **settings: Any) -> AsyncIterator[RunningGateway]:
+async def running(
+    folder: Path, *backends: FakeBackend, services: str = "", **settings: Any
+) -> AsyncIterator[RunningGateway]:
     """Run a gateway in front of `backends`, which are already listening."""
     catalogue = folder / "models.yaml"
     catalogue.write_text(CATALOGUE)
@@ -91,9 +97,12 @@ async def running(folder: Path, *backends: FakeBackend, services: str = "", **se
     await server.startup(sockets=[listener])
     port = listener.getsockname()[1]
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=HANG_S) as http:
+        gateway = RunningGateway(server, port, http)
         try:
-            yield RunningGateway(server, port, http)
+            yield gateway
         finally:
+            for writer in gateway.writers:
+                writer.transport.abort()
             for one in server.servers:
                 one.close()
             listener.close()

@@ -9,7 +9,9 @@ from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post
 
 
-async def test_answer_comes_back_as_the_backend_gave_it(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+async def test_answer_comes_back_as_the_backend_gave_it(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     """A chat completion passes, body byte for byte both ways, with the headers that tell the truth."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
@@ -69,7 +71,9 @@ async def test_stream_is_not_buffered(start_backend: StartBackend, start_gateway
     assert seen.endswith("data: [DONE]\n\n")
 
 
-async def test_http10_client_gets_plain_bytes_and_a_close(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+async def test_http10_client_gets_plain_bytes_and_a_close(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     """An HTTP/1.0 client gets a stream without chunks, ended by the connection."""
     gateway = await start_gateway(await start_backend(tokens=2))
     body = json.dumps({"model": "qwen", "messages": [], "stream": True}).encode()
@@ -81,7 +85,9 @@ async def test_http10_client_gets_plain_bytes_and_a_close(start_backend: StartBa
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
-async def test_pipelined_requests_are_answered_in_order(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+async def test_pipelined_requests_are_answered_in_order(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     """Relayed and own routes mixed on one connection come back in the order of their requests."""
     backend = await start_backend()
     gateway = await start_gateway(backend)

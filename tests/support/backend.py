@@ -2,8 +2,8 @@
 
     python -m tests.support.backend --port 9001 --model tiny --ttft 0.05 --rate 50
 
-In a test: `async with FakeBackend(model="tiny") as backend: ...`; `backend.switches` may be changed at any time, also over
-HTTP (`POST /_switches {"ttft": 1}`), and what came is in `backend.requests`. It speaks HTTP by hand, to break it well.
+In a test: `async with FakeBackend(model="tiny") as backend: ...`; `backend.switches` may be changed at any time, also
+over HTTP (`POST /_switches {"ttft": 1}`); what came is in `backend.requests`. HTTP is spoken by hand, to break it.
 """
 
 import argparse
@@ -247,30 +247,33 @@ class FakeBackend:
         if now.interim:
             writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
         if now.key and request.header("authorization") != f"Bearer {now.key}":
-            await self._json(writer, 401, {"error": {"message": "wrong key"}})
+            await self._json(writer, 401, {"error": {"message": "wrong key"}}, work=True)
             return
         if now.fail_rate and random.random() < now.fail_rate:
-            await self._json(writer, now.fail_status, {"error": {"message": "switched to fail", "code": "fail"}})
+            await self._json(
+                writer, now.fail_status, {"error": {"message": "switched to fail", "code": "fail"}}, work=True
+            )
             return
         form = (request.header("content-type") or "").startswith("multipart/")
         asked = {"model": _form_field(request.body, b"model")} if form else request.json
         known = {now.model, *now.aliases.split("|"), None} if now.ours else set(now.model.split("|"))
         if asked.get("model") not in known:
-            await self._json(writer, 404, {"error": {"message": f"no model {asked.get('model')!r}", "code": "unknown"}})
+            await self._json(
+                writer, 404, {"error": {"message": f"no model {asked.get('model')!r}", "code": "unknown"}}, work=True
+            )
             return
         if asked.get("stream"):
             await self._stream(request, writer)
             return
         await asyncio.sleep(now.ttft + (now.tokens / now.rate if now.rate else 0))
-        await self._json(writer, 200, _whole_answer(request, asked, now))
+        await self._json(writer, 200, _whole_answer(request, asked, now), work=True)
 
     async def _stream(self, request: Received, writer: asyncio.StreamWriter) -> None:
         now = self.switches
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nX-Served-By: forged\r\n"
         chunked = now.framing != "close"
-        await self._head(
-            writer, head + ("Transfer-Encoding: chunked\r\n\r\n" if chunked else "Connection: close\r\n\r\n")
-        )
+        head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else "Connection: close\r\n\r\n"
+        await self._head(writer, head, work=True)
         frame: Callable[[bytes], bytes] = (lambda data: b"%x\r\n%b\r\n" % (len(data), data)) if chunked else bytes
         await asyncio.sleep(now.ttft)
         for index in range(now.tokens):
@@ -292,10 +295,12 @@ class FakeBackend:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    async def _json(self, writer: asyncio.StreamWriter, status: int, body: Any) -> None:
-        await self._plain(writer, status, json.dumps(body).encode(), "application/json")
+    async def _json(self, writer: asyncio.StreamWriter, status: int, body: Any, *, work: bool = False) -> None:
+        await self._plain(writer, status, json.dumps(body).encode(), "application/json", work=work)
 
-    async def _plain(self, writer: asyncio.StreamWriter, status: int, body: bytes, media: str) -> None:
+    async def _plain(
+        self, writer: asyncio.StreamWriter, status: int, body: bytes, media: str, *, work: bool = False
+    ) -> None:
         framing = self.switches.framing
         head = f"HTTP/1.1 {status} {REASONS.get(status, 'Other')}\r\nContent-Type: {media}\r\n"
         head += "x-backend: fake\r\nx-served-by: forged\r\nx-request-id: forged\r\nKeep-Alive: timeout=5\r\n"
@@ -308,12 +313,12 @@ class FakeBackend:
             head += "Connection: close\r\n\r\n"
         else:
             head += f"Content-Length: {len(body)}\r\n\r\n"
-        await self._head(writer, head)
+        await self._head(writer, head, work=work)
         writer.write(body)
         await writer.drain()
 
-    async def _head(self, writer: asyncio.StreamWriter, head: str) -> None:
-        if not self.switches.slow_head:
+    async def _head(self, writer: asyncio.StreamWriter, head: str, *, work: bool) -> None:
+        if not (work and self.switches.slow_head):
             writer.write(head.encode())
             return
         for character in head.encode():
