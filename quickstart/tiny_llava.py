@@ -16,13 +16,14 @@ LAYERS = 2
 CONTEXT = 2048
 
 IMAGE = "<image>"
-SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", IMAGE)
+ROLES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+SPECIAL = (*ROLES.values(), IMAGE)
 # Its whole vocabulary beside single characters, so that its answers are words.
-WORDS = (
+TEXT = (
     "a an the one two red green blue yellow black white small large round square cat dog bird fish tree house car road "
     "river sky sun moon star sea hill street table chair window door man woman child hand face book cup lamp and or "
     "with on under near beside above below is are stands lies looks runs flies swims bright dark old new quiet very"
-).split()
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | upper }}: "
@@ -51,7 +52,7 @@ def _tokenizer() -> Any:
     library: Any = transformers
     # "▁" stands for the space before a word, as in Llama's vocabulary.
     characters = [*string.printable.replace(" ", ""), "▁"]
-    entries = [*SPECIAL, *dict.fromkeys([*characters, *(f"▁{word}" for word in WORDS)])]
+    entries = [*SPECIAL, *dict.fromkeys([*characters, *(f"▁{word}" for word in TEXT.split())])]
     vocabulary = [(entry, -1.0 if len(entry) > 1 else -10.0) for entry in entries]
     backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -59,10 +60,7 @@ def _tokenizer() -> Any:
     backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
     return library.PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
+        **ROLES,
         extra_special_tokens={"image_token": IMAGE},
         model_max_length=CONTEXT,
         chat_template=CHAT_TEMPLATE,
