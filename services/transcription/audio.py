@@ -59,7 +59,9 @@ def decode(file: BinaryIO, max_seconds: int, stopped: Callable[[], bool] = lambd
             param="file",
             code="audio_too_short",
         )
-    samples = np.concatenate(pieces).astype(np.float32)
+    whole = np.concatenate(pieces)
+    pieces.clear()
+    samples = whole.astype(np.float32)
     samples /= 32768.0
     return samples
 

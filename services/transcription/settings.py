@@ -32,5 +32,5 @@ class TranscriptionSettings(ServiceSettings):
     max_queue: int = Field(32, ge=1, description="recordings waiting or being heard, beyond which requests get a 429")
     max_upload_mb: int = Field(200, ge=1, le=65536, description="MiB of one request's body")
     max_audio_seconds: int = Field(
-        7200, ge=1, description="seconds of one recording; each hour decoded takes 230 MB of memory"
+        7200, ge=1, description="seconds of one recording; an hour takes 460 MB of memory while it is decoded"
     )

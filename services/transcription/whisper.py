@@ -4,11 +4,13 @@ import gc
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.service import Report
 from services.transcription.audio import RATE
+from services.transcription.cutting import PART_S, moved, parts
 from services.transcription.engine import Info, Options, Segment, Word
 from services.transcription.settings import ComputeType
 
@@ -57,7 +59,7 @@ def open_engine(
         device=kind,
         device_index=int(index or 0),
         compute_type=chosen,
-        cpu_threads=cpu_threads or len(os.sched_getaffinity(0)),
+        cpu_threads=cpu_threads or _cores(),
         local_files_only=True,
     )
     return WhisperEngine(model, device=device, beam_size=beam_size, batch_size=batch_size)
@@ -68,23 +70,49 @@ def _compute_type(supported: Iterable[str]) -> str:
     return "float16" if "float16" in supported else "int8"
 
 
+def _cores() -> int:
+    """The cores this process may use; macOS tells only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WhisperEngine:
     """A loaded Whisper."""
 
     name = "faster-whisper"
 
-    def __init__(self, model: Any, *, device: str, beam_size: int, batch_size: int) -> None:
+    def __init__(self, model: Any, *, device: str, beam_size: int, batch_size: int, part_s: float = PART_S) -> None:
         from faster_whisper import BatchedInferencePipeline
 
         self._model = model
         self._batched = BatchedInferencePipeline(model)
         self._beam_size = beam_size
         self._batch_size = batch_size
+        self._part_s = part_s
         self.device = device
         self.languages: Sequence[str] = tuple(model.supported_languages)
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         """See `SpeechEngine.transcribe`."""
+        cuts = parts(samples, self._part_s)
+        info, first = self._hear(samples[slice(*cuts[0])], options)
+        return Info(info.language, len(samples) / RATE), self._whole(samples, cuts, first, info, options)
+
+    def _whole(
+        self, samples: "Samples", cuts: list[tuple[int, int]], first: Iterator[Segment], info: Info, options: Options
+    ) -> Iterator[Segment]:
+        """The segments of all parts. The first part in which anything is said decides on the language."""
+        count = 0
+        heard = first
+        for start, stop in cuts:
+            if start > 0:
+                info, heard = self._hear(samples[start:stop], options)
+            for segment in heard:
+                yield moved(segment, start / RATE, count)
+                count += 1
+            if count and options.language is None:
+                options = replace(options, language=info.language)
+
+    def _hear(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         arguments: dict[str, Any] = {
             "task": options.task,
             "language": options.language,
@@ -111,7 +139,7 @@ class WhisperEngine:
 def _segment(segment: Any) -> Segment:
     """Copy faster-whisper's segment; its numbers are partly numpy's, which JSON does not know."""
     return Segment(
-        id=int(segment.id) - 1,  # OpenAI counts from 0
+        id=int(segment.id),
         seek=int(segment.seek),
         start=float(segment.start),
         end=float(segment.end),

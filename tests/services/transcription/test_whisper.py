@@ -15,7 +15,7 @@ from openai import OpenAI
 from services.transcription.app import open_whisper
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import Options
-from services.transcription.whisper import open_engine
+from services.transcription.whisper import WhisperEngine, open_engine
 from tests.services.transcription.conftest import Start
 from tests.services.transcription.recordings import wav
 from tests.support import models
@@ -151,3 +151,17 @@ def test_missing_files(tmp_path: Path) -> None:
             batch_size=8,
             report=lambda *_: None,
         )
+
+
+def test_parts(engine: Any) -> None:
+    """A recording that is cut into parts is heard whole, its language decided by the first part that speaks."""
+    engine = WhisperEngine(engine._model, device="cpu", beam_size=5, batch_size=8, part_s=31)
+    sentence = decode(io.BytesIO(FILE[1]), 60)
+    samples = np.concatenate([np.zeros(25 * RATE, np.float32), sentence, np.zeros(15 * RATE, np.float32), sentence])
+    info, segments = engine.transcribe(samples, Options())
+    heard = list(segments)
+    assert info.duration == pytest.approx(len(samples) / RATE)
+    assert words("".join(segment.text for segment in heard)) == SPOKEN * 2
+    assert [segment.id for segment in heard] == [0, 1]
+    assert heard[0].start == pytest.approx(25, abs=1)
+    assert heard[1].start == pytest.approx(40 + len(sentence) / RATE, abs=1)
