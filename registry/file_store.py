@@ -13,12 +13,14 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
 
 CHUNK = 1 << 20
+ABANDONED_S = 3600.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -33,6 +35,7 @@ class FileStore:
         with self._failures("make"):
             for folder in (self._incoming, self._root / "blobs" / "sha256"):
                 folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
 
     @property
     def where(self) -> str:
@@ -164,6 +167,13 @@ class FileStore:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half written. Whoever still writes touched its file a moment ago."""
+        for path in self._incoming.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
 
     def _blob(self, digest: str) -> Path:
         return self._root / blob_key(digest)

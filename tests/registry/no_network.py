@@ -1,0 +1,102 @@
+"""Loads served models with every Hugging Face client while there is no network: run inside `unshare -rn`.
+
+    python -m tests.registry.no_network STORE WORK
+
+STORE holds the models minilm, smollm2 and whisper. The registry runs inside too. Prints a line per client that loaded.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+
+PORT = 8090
+START_S = 60
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+
+
+def main() -> None:
+    """Bring up the loopback, prove that there is nothing else, start the registry, load everything."""
+    store, work = sys.argv[1], Path(sys.argv[2])
+    _loopback_up()
+    _prove_no_network()
+    os.environ |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{PORT}",
+        "HF_HOME": str(work / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "DISABLE_SAFETENSORS_CONVERSION": "1",
+    }
+    environment = {**os.environ, "STORE": f"file:{store}", "PORT": str(PORT), "LOG_LEVEL": "warning"}
+    registry = subprocess.Popen([sys.executable, "-m", "registry", "serve"], env=environment)
+    try:
+        _wait_for_health(registry)
+        _load_everything(work)
+    finally:
+        registry.terminate()
+        registry.wait()
+
+
+def _load_everything(work: Path) -> None:
+    command = [str(Path(sys.executable).with_name("hf")), "download", "HuggingFaceTB/SmolLM2-135M-Instruct"]
+    subprocess.run([*command, "--local-dir", str(work / "cli")], check=True, stdout=subprocess.DEVNULL)
+    assert (work / "cli" / "config.json").exists()
+    print("hf download", flush=True)
+
+    # Imported only now: the client reads HF_ENDPOINT when it is imported.
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download("smollm2"))
+    assert (folder / "tokenizer.json").exists()
+    print("snapshot_download", flush=True)
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert tokenizer.decode(tokenizer("hello world")["input_ids"]) == "hello world"
+    print("AutoTokenizer", flush=True)
+
+    from sentence_transformers import SentenceTransformer
+
+    embedding = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2", device="cpu").encode("hello")
+    assert embedding.shape == (384,)
+    print("SentenceTransformer", flush=True)
+
+    from faster_whisper import WhisperModel
+
+    WhisperModel("Systran/faster-whisper-base", device="cpu", compute_type="int8")
+    print("WhisperModel", flush=True)
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP_RUNNING))
+
+
+def _prove_no_network() -> None:
+    with socket.socket() as probe:
+        assert probe.connect_ex(("192.0.2.1", 80)) == errno.ENETUNREACH
+
+
+def _wait_for_health(registry: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert registry.poll() is None, "the registry ended"
+        try:
+            if httpx2.get(f"http://127.0.0.1:{PORT}/health").status_code == 200:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.1)
+    raise AssertionError("the registry did not answer")
+
+
+if __name__ == "__main__":
+    main()

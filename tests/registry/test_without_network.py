@@ -1,0 +1,45 @@
+"""The promise to air-gapped teams: HF_ENDPOINT is all it takes, and nothing leaves the machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.catalogue import Catalogue
+from registry.file_store import FileStore
+from registry.folder import import_folder
+from registry.library import Library
+from tests.support.models import folder
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "whisper": "Systran/faster-whisper-base",
+}
+
+
+@pytest.mark.engines
+def test_every_client_loads_served_models_with_the_network_cut(tmp_path: Path) -> None:
+    """The command, snapshot_download, Transformers, sentence-transformers, faster-whisper: with loopback only."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode != 0:
+        pytest.skip("this machine does not let us make a network namespace (unshare -rn)")
+    library = Library(FileStore(tmp_path / "store"), Catalogue([]))
+    for name, repo in MODELS.items():
+        import_folder(library, folder(name), name=name, repo=repo, revision="main")
+    offline = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    done = subprocess.run(
+        ["unshare", "-rn", sys.executable, "-m", "tests.registry.no_network", str(tmp_path / "store"), str(tmp_path)],
+        cwd=ROOT,
+        env=offline,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    loaded = ["hf download", "snapshot_download", "AutoTokenizer", "SentenceTransformer", "WhisperModel"]
+    assert [line for line in done.stdout.splitlines() if line in loaded] == loaded
