@@ -41,7 +41,7 @@ def _message(message: object, where: str, images: bool) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise InvalidRequest(f"{where} must be an object with role and content, not {shown(message)}.", param=where)
     role = message.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         known = ", ".join(sorted(ROLES))
         raise InvalidRequest(f"{where}.role must be one of {known}, not {shown(role)}.", param=f"{where}.role")
     # Chat templates know no developer; it is what newer clients call the system.

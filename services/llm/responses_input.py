@@ -21,6 +21,9 @@ def read_input(value: object, *, images: bool) -> str | list[dict[str, Any]]:
         isinstance(item, dict) and "role" not in item and str(item.get("type")).startswith("input_") for item in value
     ):
         return read_messages([{"role": "user", "content": value}], images=images, param=PARAM)
+    if isinstance(value[0], dict) and "role" not in value[0]:
+        # The handler takes a list that begins so for the parts of one message, and would drop the rest in silence.
+        raise InvalidRequest("input must begin with a message.", param=PARAM)
     return [_item(item, f"{PARAM}.{index}", images) for index, item in enumerate(value)]
 
 

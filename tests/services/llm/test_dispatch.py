@@ -1,0 +1,173 @@
+"""The frame around an engine: own paths, keys, loading, and the engine's answers untouched. The engine is a stub."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from kit.service import Report
+from kit.settings import load_settings
+from services.llm.app import LlmEngine, Service, create
+from services.llm.settings import LlmSettings
+from tests.kit.served import serve
+
+WAIT_S = 10
+
+
+class StubEngine:
+    """Answers with what it was asked; `gate` holds its loading."""
+
+    def __init__(self) -> None:
+        self.name = "stub"
+        self.device = "cpu"
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: str | None = None
+        self.closed = False
+        self.scopes: list[Scope] = []
+        self.stack: list[str] = []
+        self.service: Service | None = None
+
+    async def open(self, service: Service, _settings: LlmSettings, _folder: Path, report: Report) -> LlmEngine:
+        self.service = service
+        report(0.5, "warming the stub")
+        await asyncio.to_thread(self.gate.wait, WAIT_S)
+        if self.failure:
+            raise RuntimeError(self.failure)
+        return self
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        answer = json.dumps({"path": scope["path"], "bytes": len(body)}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-engine", b"stub")]})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@contextlib.contextmanager
+def started(folder: Path, engine: StubEngine, *, ready: bool = True, **settings: Any) -> Iterator[httpx2.Client]:
+    catalogue = folder / "models.yaml"
+    catalogue.write_text(json.dumps({"tiny": {"kind": "llm", "hf_repo": "org/tiny", "aliases": ["small"]}}))
+    app = create(
+        load_settings(LlmSettings, **{"catalogue": catalogue, "model": "tiny", "model_dir": folder, **settings}),
+        engine.open,
+    )
+    with serve(app) as (host, port), httpx2.Client(base_url=f"http://{host}:{port}", timeout=WAIT_S) as client:
+        while ready and client.get("/health").status_code != 200:
+            pass
+        yield client
+
+
+@pytest.fixture
+def engine() -> StubEngine:
+    return StubEngine()
+
+
+@pytest.fixture
+def client(tmp_path: Path, engine: StubEngine) -> Iterator[httpx2.Client]:
+    with started(tmp_path, engine) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize", "/v1/anything", "/inference/v1/generate"])
+def test_every_other_path_is_the_engines(client: httpx2.Client, engine: StubEngine, path: str) -> None:
+    answer = client.post(path, content=b"x" * 100_000)
+    assert answer.json() == {"path": path, "bytes": 100_000}
+    assert answer.headers["x-engine"] == "stub"
+
+
+def test_an_engines_request_passes_no_router_or_middleware_of_ours(client: httpx2.Client, engine: StubEngine) -> None:
+    """Routers and middleware leave marks in the scope; the engine gets it as the server made it."""
+    client.post("/v1/chat/completions", json={})
+    marks = {"route", "endpoint", "router", "path_params", "fastapi_inner_astack", "app"}
+    assert not marks & set(engine.scopes[-1])
+    assert "request_id" not in engine.scopes[-1].get("state", {})
+
+
+def test_own_paths_are_answered_by_the_frame(client: httpx2.Client, engine: StubEngine) -> None:
+    assert client.get("/health").json()["engine"] == "stub"
+    assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["tiny", "small", "org/tiny"]
+    assert client.get("/v1/models/org/tiny").json()["root"] == "tiny"
+    assert client.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
+    assert client.get("/gpu-stats").status_code == 200
+    assert "http_requests_total" in client.get("/metrics").text
+    assert client.get("/docs").status_code == 200
+    assert engine.scopes == []
+
+
+def test_keys_guard_every_path_of_the_engine(tmp_path: Path, engine: StubEngine) -> None:
+    with started(tmp_path, engine, api_keys="secret") as client:
+        for path in ("/v1/chat/completions", "/tokenize", "/v1/models"):
+            refused = client.request("GET" if path == "/v1/models" else "POST", path)
+            assert refused.status_code == 401
+            assert refused.json()["error"]["code"] == "invalid_api_key"
+        allowed = client.post("/tokenize", headers={"authorization": "Bearer secret"})
+        assert allowed.status_code == 200
+        assert client.get("/health").status_code == 200
+
+
+def test_a_web_page_of_another_origin_or_host_does_not_reach_the_engine(
+    client: httpx2.Client, engine: StubEngine
+) -> None:
+    for headers in ({"origin": "https://evil.example"}, {"host": "evil.example"}):
+        refused = client.post("/v1/chat/completions", headers=headers)
+        assert refused.status_code == 403
+        assert refused.headers["x-request-id"]
+    assert engine.scopes == []
+
+
+def test_requests_wait_in_vain_but_know_why_while_the_model_loads(tmp_path: Path, engine: StubEngine) -> None:
+    engine.gate.clear()
+    with started(tmp_path, engine, ready=False) as client:
+        loading = client.get("/health")
+        while "warming" not in loading.json()["detail"]:
+            loading = client.get("/health")
+        assert loading.status_code == 503
+        assert loading.json()["status"] == "loading"
+        refused = client.post("/v1/chat/completions", json={})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_loading"
+        assert int(refused.headers["retry-after"]) >= 1
+        engine.gate.set()
+        while client.get("/health").status_code != 200:
+            pass
+        assert client.post("/v1/chat/completions", json={}).status_code == 200
+    assert engine.closed
+
+
+def test_a_model_that_cannot_be_loaded_is_told_with_the_reason(tmp_path: Path, engine: StubEngine) -> None:
+    engine.failure = "the weights are missing"
+    with started(tmp_path, engine, ready=False) as client:
+        while client.get("/health").json()["status"] != "failed":
+            pass
+        refused = client.post("/v1/completions", json={})
+        assert refused.status_code == 503
+        assert "the weights are missing" in refused.json()["error"]["message"]
+
+
+def test_an_engine_that_dies_later_makes_the_service_unhealthy(client: httpx2.Client, engine: StubEngine) -> None:
+    assert engine.service is not None
+    engine.service.loading.fail("the engine died")
+    assert client.get("/health").json()["detail"] == "the engine died"
+    assert client.post("/v1/chat/completions", json={}).json()["error"]["code"] == "model_failed"
+
+
+def test_refusals_are_counted(tmp_path: Path, engine: StubEngine) -> None:
+    with started(tmp_path, engine, api_keys="secret") as client:
+        client.post("/v1/chat/completions")
+        assert 'status="401"' in client.get("/metrics").text

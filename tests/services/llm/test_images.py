@@ -1,0 +1,81 @@
+"""Images in requests, refused before they can do harm."""
+
+import base64
+import io
+import struct
+import zlib
+
+import pytest
+
+from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
+from services.llm.images import ImageLimits, check_urls, decode
+
+Image = pytest.importorskip("PIL.Image")
+LIMITS = ImageLimits(count=2, mb=1, megapixels=1)
+
+
+def uri(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def picture(format: str, size: tuple[int, int] = (4, 3), mode: str = "RGB") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size).save(out, format)
+    return out.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that claims 30,000 by 30,000 pixels."""
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    return b"\x89PNG\r\n\x1a\n" + chunk
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_the_usual_formats_are_decoded_to_rgb(format: str) -> None:
+    image = decode(uri(picture(format)), LIMITS)
+    assert (image.size, image.mode) == ((4, 3), "RGB")
+
+
+def test_transparency_becomes_rgb() -> None:
+    assert decode(uri(picture("PNG", mode="RGBA")), LIMITS).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://169.254.169.254/latest", "https://example.org/a.png", "HTTPS://example.org/a.png", "file:///etc/passwd",
+     "/etc/passwd", "", "data.png"],
+)  # fmt: skip
+def test_nothing_but_data_uris_is_read(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="data URI"):
+        check_urls([url], LIMITS)
+
+
+def test_too_many_or_too_large_images_are_refused_unread() -> None:
+    with pytest.raises(InvalidRequest, match="MAX_IMAGES"):
+        check_urls([uri(b"")] * 3, LIMITS)
+    with pytest.raises(PayloadTooLarge, match="MAX_IMAGE_MB"):
+        check_urls([uri(b"x" * 1_200_000)], LIMITS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:,hello",
+        "data:text/plain;base64,aGVsbG8=",
+        "data:image/png;base64",
+        "data:image/png;base64,%%%",
+        uri(b""),
+        uri(b"not an image"),
+        uri(picture("PNG")[:40]),
+        uri(picture("JPEG", (64, 64))[:300], "jpeg"),
+        uri(picture("TIFF"), "tiff"),
+        uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg+xml"),
+        uri(picture("PNG", (2000, 1000))),
+        uri(bomb()),
+    ],
+)
+def test_what_is_no_small_whole_image_is_refused(url: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        decode(url, LIMITS)
+    assert refused.value.status == 400
