@@ -33,7 +33,8 @@ EXPECTED = (
 def main() -> None:
     """Run the quickstart; exits 0 on a clean end, 1 with a message when something is off, 130 on Ctrl-C."""
     options = parse()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that starts a program in the background has it ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         if options.stop:

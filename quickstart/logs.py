@@ -1,5 +1,6 @@
 """Following the programs' logs in one stream, each line with its program's name."""
 
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 POLL_S = 0.25
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 COLOURS = ("36", "32", "33", "35", "34", "96")
 
 
@@ -16,7 +18,7 @@ def follow(logs: Path, names: Iterable[str], out: TextIO = sys.stdout) -> Iterab
     while True:
         for tail in tails:
             for line in tail.new_lines():
-                out.write(line)
+                out.write(line if out.isatty() else _COLOUR.sub("", line))
         out.flush()
         yield
         time.sleep(POLL_S)

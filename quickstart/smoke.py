@@ -20,10 +20,10 @@ TIMEOUT_S = 180.0
 # A prompt and the fact that a right answer holds. A model of 135 million parameters may miss one.
 FACTS = (
     ("What is the capital of France?", "paris"),
-    ("What is the largest planet in our solar system?", "jupiter"),
+    ("What is the capital of Japan?", "tokyo"),
     ("Who wrote Romeo and Juliet?", "shakespeare"),
     ("What is the chemical formula of water?", "h2o"),
-    ("On which continent is Egypt?", "africa"),
+    ("What is the largest ocean on Earth?", "pacific"),
 )
 FACTS_NEEDED = 4
 DIMENSIONS = 384
@@ -85,8 +85,9 @@ def _streamed(client: httpx2.Client) -> list[str]:
             if line == "data: [DONE]":
                 ended = True
             elif line.startswith("data: "):
-                first = first or time.perf_counter() - began
                 pieces += [choice["delta"].get("content") or "" for choice in json.loads(line[6:])["choices"]]
+                if not first and any(pieces):
+                    first = time.perf_counter() - began
     took = time.perf_counter() - began
     chunks = sum(1 for piece in pieces if piece)
     text = "".join(pieces).strip()
