@@ -1,0 +1,43 @@
+"""The service with a real engine, in this process, on a port of its own."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from kit.settings import load_settings
+from services.llm.app import create
+from services.llm.settings import LlmSettings
+from tests.kit.served import serve
+
+LOADED_WITHIN_S = 300
+
+
+@contextlib.contextmanager
+def service(tmp: Path, model: Path, *, kind: str = "llm", context: int = 8192, **settings: Any) -> Iterator[str]:
+    """Serve the model in the folder `model` as `tiny`, alias `small`; yields the base URL once it is loaded."""
+    catalogue = tmp / "models.yaml"
+    entry = {"kind": kind, "hf_repo": "org/tiny", "aliases": ["small"], "context_length": context}
+    catalogue.write_text(json.dumps({"tiny": entry}))
+    given = {"catalogue": catalogue, "model": "tiny", "model_dir": model, "engine": "transformers", **settings}
+    with serve(create(load_settings(LlmSettings, **given))) as (host, port):
+        url = f"http://{host}:{port}"
+        wait_until_loaded(url)
+        yield url
+
+
+def wait_until_loaded(url: str) -> None:
+    """Ask `/health` until the model is there; every answer comes within the client's second, while it loads too."""
+    pause = threading.Event()
+    with httpx2.Client(base_url=url, timeout=httpx2.Timeout(10)) as client:
+        for _ in range(LOADED_WITHIN_S * 5):
+            health = client.get("/health").json()
+            assert health["status"] != "failed", health
+            if health["status"] == "healthy":
+                return
+            pause.wait(0.2)
+    raise AssertionError("the model did not load in time")

@@ -1,0 +1,156 @@
+"""The transformers engine seen from the wire: disconnects, responsiveness, bad inputs, tokens."""
+
+import concurrent.futures
+import json
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+
+pytestmark = pytest.mark.engines
+
+JAPAN = [{"role": "user", "content": "What is the capital of Japan?"}]
+# As long as the context allows: only a disconnect ends it in time.
+LONG: dict[str, Any] = {"messages": JAPAN, "ignore_eos": True, "max_tokens": 8000, "temperature": 1}
+GIVE_UP_S = 60
+
+
+def in_flight(raw: httpx2.Client) -> int:
+    """Requests that the service is answering, its page of metrics included."""
+    for line in raw.get("/metrics").text.splitlines():
+        if line.startswith("http_requests_in_flight "):
+            return int(float(line.split()[1]))
+    raise AssertionError("no such metric")
+
+
+def wait_until_idle(raw: httpx2.Client) -> None:
+    pause = threading.Event()
+    for _ in range(GIVE_UP_S * 10):
+        if in_flight(raw) <= 1:
+            return
+        pause.wait(0.1)
+    raise AssertionError("the generation goes on although its client left")
+
+
+def test_a_client_that_leaves_a_stream_ends_its_generation(raw: httpx2.Client) -> None:
+    with raw.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
+    wait_until_idle(raw)
+
+
+def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_ends_its_generation(raw: httpx2.Client) -> None:
+    with pytest.raises(httpx2.ReadTimeout):
+        raw.post("/v1/chat/completions", json=LONG, timeout=1.0)
+    wait_until_idle(raw)
+
+
+def test_after_clients_left_all_places_are_free_again(raw: httpx2.Client) -> None:
+    """The service takes eight; after ten that left, eight more are all answered."""
+
+    def leave(_: int) -> None:
+        with pytest.raises(httpx2.ReadTimeout):
+            raw.post("/v1/chat/completions", json=LONG, timeout=0.5)
+        wait_until_idle(raw)
+
+    for number in range(10):
+        leave(number)
+
+    def ask(_: int) -> int:
+        return raw.post("/v1/chat/completions", json={"messages": JAPAN, "max_tokens": 2}).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == [200] * 8
+
+
+def test_health_answers_while_answers_are_generated(raw: httpx2.Client) -> None:
+    with raw.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        for _ in range(20):
+            assert next(lines) is not None
+            # A second is what the contract allows; a client that gives up then would raise.
+            assert raw.get("/health", timeout=1.0).status_code == 200
+    wait_until_idle(raw)
+
+
+def test_a_stream_ends_with_done(raw: httpx2.Client) -> None:
+    body = {"messages": JAPAN, "stream": True, "max_tokens": 3}
+    answer = raw.post("/v1/chat/completions", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.endswith("data: [DONE]\n\n")
+    for event in answer.text.split("\n\n")[:-2]:
+        json.loads(event.removeprefix("data: "))
+
+
+BAD_BODIES: list[tuple[str, Any]] = [
+    ("/v1/chat/completions", b"{"),
+    ("/v1/chat/completions", b""),
+    ("/v1/chat/completions", []),
+    ("/v1/chat/completions", {}),
+    ("/v1/chat/completions", {"messages": "hi"}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": {"a": 1}}]}),
+    ("/v1/chat/completions", {"messages": JAPAN, "max_tokens": -1}),
+    ("/v1/chat/completions", {"messages": JAPAN, "stop": [1]}),
+    ("/v1/chat/completions", {"messages": JAPAN, "stream": 1}),
+    ("/v1/chat/completions", {"messages": JAPAN, "model": "nobody"}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}),
+    ("/v1/chat/completions", {"messages": JAPAN, "chat_template_kwargs": {"chat_template": "{{ 1 }}"}}),
+    ("/v1/chat/completions", {"messages": JAPAN, "logit_bias": {"x": 1}}),
+    ("/v1/completions", {}),
+    ("/v1/completions", {"prompt": ""}),
+    ("/v1/completions", {"prompt": "word " * 9000}),
+    ("/v1/completions", {"prompt": "hi", "logprobs": 2}),
+    ("/v1/responses", {}),
+    ("/v1/responses", {"input": []}),
+    ("/v1/responses", {"input": "hi", "previous_response_id": "resp_1"}),
+    ("/tokenize", {}),
+    ("/tokenize", {"prompt": 3}),
+    ("/detokenize", {"tokens": ["a"]}),
+    ("/detokenize", {"tokens": [10**9]}),
+    ("/detokenize", {"tokens": [True]}),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_requests_get_an_envelope_and_disturb_nobody(raw: httpx2.Client, stream: bool) -> None:
+    with raw.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True, "max_tokens": 60}) as good:
+        lines = good.iter_lines()
+        next(lines)
+        for path, body in BAD_BODIES:
+            if stream and isinstance(body, dict) and path.startswith("/v1/") and "stream" not in body:
+                body = {**body, "stream": True}
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            answer = raw.post(path, content=content)
+            assert 400 <= answer.status_code < 500, (path, body, answer.text)
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_unknown_routes_and_methods_get_an_envelope(raw: httpx2.Client) -> None:
+    assert raw.post("/v1/embeddings", json={}).json()["error"]["code"] == "not_found"
+    assert raw.get("/v1/chat/completions").status_code == 405
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(raw: httpx2.Client) -> None:
+    answer = raw.post("/v1/chat/completions", content=b" " * (65 * 1024 * 1024))
+    assert answer.status_code == 413
+
+
+def test_text_becomes_tokens_and_tokens_text(raw: httpx2.Client) -> None:
+    answer = raw.post("/tokenize", json={"prompt": "Hello wörld 12", "return_token_strs": True}).json()
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] == 8192
+    assert raw.post("/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": "Hello wörld 12"}
+
+
+def test_a_chat_is_tokenized_as_it_is_answered(raw: httpx2.Client) -> None:
+    count = raw.post("/tokenize", json={"messages": JAPAN}).json()["count"]
+    answer = raw.post("/v1/chat/completions", json={"messages": JAPAN, "max_tokens": 1}).json()
+    assert answer["usage"]["prompt_tokens"] == count
+
+
+def test_requests_are_logged_and_counted_by_route(raw: httpx2.Client) -> None:
+    answer = raw.post("/v1/chat/completions", json={"messages": JAPAN, "max_tokens": 1})
+    assert answer.headers["x-request-id"]
+    assert 'route="/v1/chat/completions"' in raw.get("/metrics").text

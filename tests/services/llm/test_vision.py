@@ -1,0 +1,111 @@
+"""A tiny LLaVA through the service: images go in, words come out."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from quickstart.tiny_llava import make
+from tests.services.llm.serving import service
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llava")
+    make(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[openai.OpenAI]:
+    tmp = tmp_path_factory.mktemp("service")
+    with (
+        service(tmp, folder, kind="multimodal", context=2048, max_images=2) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client,
+    ):
+        yield client
+
+
+def picture(colour: tuple[int, int, int]) -> str:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (80, 60), colour).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def question(*urls: str) -> list[Any]:
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "what is this"}]}]
+
+
+def ask(client: openai.OpenAI, messages: list[Any]) -> str | None:
+    answer = client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=8)
+    return answer.choices[0].message.content
+
+
+def test_an_image_is_looked_at(client: openai.OpenAI) -> None:
+    """Another image gives other words, the same image the same."""
+    red = ask(client, question(picture((255, 0, 0))))
+    assert red == ask(client, question(picture((255, 0, 0))))
+    assert red != ask(client, question(picture((0, 0, 255))))
+
+
+def test_an_image_costs_tokens(client: openai.OpenAI) -> None:
+    def prompt(messages: list[Any]) -> int:
+        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    assert prompt(question(picture((9, 9, 9)))) >= prompt(question()) + 16
+
+
+def test_an_answer_about_an_image_streams(client: openai.OpenAI) -> None:
+    messages = question(picture((0, 255, 0)))
+    stream = client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=8, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ask(client, messages)
+
+
+def test_a_vision_model_answers_text_too(client: openai.OpenAI) -> None:
+    assert ask(client, [{"role": "user", "content": "what is this"}])
+
+
+def test_images_in_responses(client: openai.OpenAI) -> None:
+    content: Any = [
+        {"type": "input_text", "text": "what is this"},
+        {"type": "input_image", "image_url": picture((255, 0, 0)), "detail": "auto"},
+    ]
+    answer = client.responses.create(model="tiny", input=[{"role": "user", "content": content}], max_output_tokens=4)
+    assert answer.usage is not None
+    assert answer.usage.input_tokens > 16
+
+
+@pytest.mark.parametrize(
+    ("urls", "says"),
+    [
+        (["http://169.254.169.254/a.png"], "not fetched"),
+        (["data:image/png;base64,AAAA"], "none of"),
+        (["data:image/png;base64,!"], "not base64"),
+        (["file:///etc/passwd"], "data URI"),
+        ([picture((0, 0, 0))] * 3, "MAX_IMAGES"),
+    ],
+)
+def test_bad_images_are_refused_with_the_reason(client: openai.OpenAI, urls: list[str], says: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=says):
+        ask(client, question(*urls))
+
+
+def test_the_tiny_model_is_the_same_every_time(folder: Path, tmp_path: Path) -> None:
+    make(tmp_path)
+
+    def digests(path: Path) -> dict[str, str]:
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
+
+    assert digests(tmp_path) == digests(folder)
