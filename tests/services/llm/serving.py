@@ -35,7 +35,10 @@ def wait_until_loaded(url: str) -> None:
     pause = threading.Event()
     with httpx2.Client(base_url=url, timeout=httpx2.Timeout(10)) as client:
         for _ in range(LOADED_WITHIN_S * 5):
-            health = client.get("/health").json()
+            try:
+                health = client.get("/health").json()
+            except httpx2.ConnectError:
+                health = {"status": "starting"}
             assert health["status"] != "failed", health
             if health["status"] == "healthy":
                 return
