@@ -1,0 +1,39 @@
+"""The switches of the fake backend: which faults it shows, and how it answers otherwise."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Switches:
+    """How the backend behaves. Durations in seconds, counts in tokens; None switches a fault off."""
+
+    model: str = "fake"
+    kind: str = "llm"
+    # Whether it is one of our services (tells its model in /health, knows aliases) or a foreign server.
+    ours: bool = True
+    aliases: str = ""
+    tokens: int = 4
+    ttft: float = 0.0
+    rate: float = 0.0
+    # Faults of answers: a share of requests answered with fail_status; nothing ever said; a connection reset before a
+    # byte; silence or a reset after so many tokens; a head that comes byte by byte; bytes that are no HTTP.
+    fail_rate: float = 0.0
+    fail_status: int = 500
+    hang: bool = False
+    reset: bool = False
+    hang_after: int | None = None
+    reset_after: int | None = None
+    slow_head: float = 0.0
+    garbage: bool = False
+    # How a whole answer is framed: length, chunked, close. `close_idle` ends the connection after an answer unsaid.
+    framing: str = "length"
+    close_idle: bool = False
+    interim: bool = False
+    pad: int = 0
+    # What /health says: healthy, loading, failed, error (500), silent, absent (404); real work is not touched by it.
+    health: str = "healthy"
+    progress: float = 0.5
+    gpus: str = "ok"
+    # With `gated`, every token of a stream waits for `FakeBackend.gate`.
+    gated: bool = False
+    key: str = ""
