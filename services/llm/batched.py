@@ -25,8 +25,6 @@ OnDeath = Callable[[str], None]
 class Batched:
     """A runner. The computing thread is transformers' own; it reports to the event loop."""
 
-    takes_lists = True
-
     def __init__(self, model: Any, *, cache_tokens: int, max_concurrent: int, on_death: OnDeath) -> None:
         """Make the cache and start the thread; blocks. Needs `attach` before the first `start`.
 

@@ -21,8 +21,6 @@ FinishReason = Literal["stop", "length"]
 class Runner(Protocol):
     """What computes tokens. All methods are called on the event loop and return at once."""
 
-    takes_lists: bool  # whether prompts come as lists of token ids (else as tensors)
-
     def start(self, run: "Run") -> None:
         """Begin; tells `run.tokens` and, at the end, `run.ended`, on the event loop."""
         ...

@@ -24,8 +24,6 @@ class _Cancelled(Exception):
 class Serial:
     """A runner around `model.generate`, first come, first served."""
 
-    takes_lists = False
-
     def __init__(self, model: Any, *, loop: asyncio.AbstractEventLoop) -> None:
         self._model = model
         self._loop = loop

@@ -16,8 +16,6 @@ LIMITS = Limits(context=20, default_max_tokens=8, max_concurrent=1, max_queue=1)
 
 
 class StubRunner:
-    takes_lists = True
-
     def __init__(self) -> None:
         self.started: list[Run] = []
         self.cancelled: list[Run] = []
