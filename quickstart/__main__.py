@@ -115,7 +115,7 @@ def how_to_use(plan: Plan) -> str:
         "",
         "Ask a model:",
         f"  curl {gateway}/v1/chat/completions -H 'Content-Type: application/json' \\",
-        """    -d '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'""",
+        """    -d '{"messages": [{"role": "user", "content": "What is the capital of Japan?"}]}'""",
         "Embed a text:",
         f"""  curl {gateway}/v1/embeddings -H 'Content-Type: application/json' -d '{{"input": "Hello world"}}'""",
         "Transcribe speech:",

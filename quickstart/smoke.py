@@ -19,8 +19,8 @@ TIMEOUT_S = 180.0
 
 # A prompt and the fact that a right answer holds. A model of 135 million parameters may miss one.
 FACTS = (
-    ("What is the capital of France?", "paris"),
     ("What is the capital of Japan?", "tokyo"),
+    ("What is the capital of China?", "beijing"),
     ("Who wrote Romeo and Juliet?", "shakespeare"),
     ("What is the chemical formula of water?", "h2o"),
     ("What is the largest ocean on Earth?", "pacific"),

@@ -101,6 +101,7 @@ class Quickstart:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self._reader.join(5)
 
     @property
     def text(self) -> str:
@@ -133,7 +134,9 @@ class Quickstart:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        self.output.extend(iter(self.process.stdout.readline, ""))
+        with self.process.stdout as stream:
+            for line in stream:
+                self.output.append(line)
 
 
 def _port_of(pid: int) -> str:
