@@ -96,7 +96,9 @@ async def running(
     listener = socket.create_server(("127.0.0.1", 0))
     await server.startup(sockets=[listener])
     port = listener.getsockname()[1]
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=HANG_S) as http:
+    async with httpx2.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False, timeout=HANG_S
+    ) as http:
         gateway = RunningGateway(server, port, http)
         try:
             yield gateway

@@ -138,3 +138,35 @@ async def test_body_in_many_pieces(start_backend: StartBackend, start_gateway: S
         await asyncio.sleep(0)
     assert b"200 OK" in await reader.read()
     writer.close()
+
+
+async def test_good_request_before_a_malformed_one(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """What came whole before the connection went bad is still answered, then the error, then the close."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    answer = await gateway.send_raw(
+        post({"model": "qwen", "messages": []}) * 2
+        + post({"model": "qwen"}, "Content-Length: 5")
+        + post({"model": "qwen"})
+    )
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert answer.index(b"HTTP/1.1 400") > answer.rindex(b"HTTP/1.1 200")
+    assert len(backend.requests) == 2
+
+
+async def test_nothing_after_a_close(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A request behind one that said `Connection: close` is not served."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    answer = await gateway.send_raw(
+        post({"model": "qwen", "messages": []}, "Connection: close") + post({"model": "qwen"})
+    )
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert len(backend.requests) == 1
+
+
+async def test_idle_connection_is_closed(start_gateway: StartGateway, start_backend: StartBackend) -> None:
+    """A connection that says nothing for KEEP_ALIVE_TIMEOUT is closed without a word."""
+    gateway = await start_gateway(await start_backend(), keep_alive_timeout=0.1)
+    answer = await gateway.send_raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1

@@ -1,0 +1,219 @@
+"""Bodies: what is read of JSON and of forms, and what goes to the backend."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.bodies import MB, FormBody, JsonBody, Spool, SpoolFull
+from gateway.endpoints import BY_PATH
+from gateway.forms import FormScanner, boundary_of
+from gateway.routing import Wants
+from gateway.scan import scan_json, with_model
+from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
+
+CHAT = BY_PATH[b"/v1/chat/completions"]
+AUDIO = BY_PATH[b"/v1/audio/transcriptions"]
+
+
+def image(kind: str) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": kind}]}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "images", "stream"),
+    [
+        ({}, None, False, False),
+        ({"model": "qwen"}, "qwen", False, False),
+        ({"model": ""}, None, False, False),
+        ({"model": None}, None, False, False),
+        ({"stream": True}, None, False, True),
+        ({"stream": False, "model": "a"}, "a", False, False),
+        ({"stream": None}, None, False, False),
+        ({"stream": 1}, None, False, True),
+        (image("image_url"), None, True, False),
+        (image("input_image"), None, True, False),
+        (image("image"), None, True, False),
+        (image("input_audio"), None, False, False),
+        ({"model": "cluster"} | image("image_url"), "cluster", True, False),
+        ({"model": "qwen"} | image("image_url"), "qwen", False, False),
+        ({"input": image("input_image")["messages"]}, None, True, False),
+        ({"input": "text"}, None, False, False),
+        ({"messages": "nonsense"}, None, False, False),
+        ({"messages": [1, 2]}, None, False, False),
+        ({"messages": [{"content": [1]}]}, None, False, False),
+        ({"messages": [{"content": "[not a list"}]}, None, False, False),
+        ({"messages": [{"content": None}, {}]}, None, False, False),
+    ],
+)
+def test_scan(body: dict[str, object], model: str | None, images: bool, stream: bool) -> None:
+    """Model, pictures (where the choice is ours) and stream are read; odd messages are the backend's to refuse."""
+    assert scan_json(json.dumps(body).encode(), CHAT) == Wants(CHAT, model, images=images, stream=stream)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"[]", b"null", b"1", b'"x"', b"{", b'{"model":1}', b'{"model":["a"]}', b"{} {}", b"\xff\xfe{}",
+     b'{"model":"\xff"}', b'{"a":NaN}', b"{'a':1}", b'{"a":' + b"[" * 100_000, b"\xef\xbb\xbf{}",
+     b'{"model":"\\ud800"}'],
+)  # fmt: skip
+def test_scan_refuses(body: bytes) -> None:
+    """What is no JSON object is a 400."""
+    with pytest.raises(InvalidRequest):
+        scan_json(body, CHAT)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"{}", b'{"model":"new"}'),
+        (b'{"model": "old", "n": 1.50}', b'{"model":"new","n":1.50}'),
+        (b'{"a": "\\u00e9" , "model":null}', b'{"a":"\\u00e9","model":"new"}'),
+        (b'{"a": {"model": "inner"}}', b'{"a":{"model": "inner"},"model":"new"}'),
+        (b'{"n": 12345678901234567890123}', b'{"n":12345678901234567890123,"model":"new"}'),
+    ],
+)
+def test_model_is_put_in(body: bytes, expected: bytes) -> None:
+    """Only the top-level model changes; the other values keep their bytes."""
+    assert with_model(body, "new") == expected
+
+
+def test_json_body_over_the_limit() -> None:
+    """A body that grows over the limit is a 413 that names the setting."""
+    body = JsonBody(CHAT, 10)
+    body.add(b"12345")
+    with pytest.raises(PayloadTooLarge, match="MAX_BODY_MB"):
+        body.add(b"678901")
+
+
+BOUNDARY = b"xYz"
+HEAD = b"multipart/form-data; boundary=xYz"
+
+
+def part(name: str, value: bytes, *, more: str = "") -> bytes:
+    return f'--xYz\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+
+
+FILE = part("file", b"\x00\r\n--xY\r\n--\r\n" * 9, more='; filename="a.wav"')
+END = b"--xYz--\r\n"
+
+
+def scanned(form: bytes, step: int) -> FormScanner:
+    """A scanner that has read the whole form, so many bytes at a time."""
+    scanner = FormScanner(BOUNDARY)
+    for start in range(0, len(form), step):
+        scanner.feed(form[start : start + step])
+    scanner.finish()
+    return scanner
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 10_000])
+@pytest.mark.parametrize(
+    ("form", "model"),
+    [
+        (FILE + part("model", b"whisper") + END, "whisper"),
+        (part("model", b"whisper") + FILE + END, "whisper"),
+        (FILE + END, None),
+        (FILE + part("model", b"") + END, None),
+        (FILE + part("prompt", b'name="model"\r\n\r\nx') + END, None),
+        (part("file", b"x", more='; filename="; name=model"') + END, None),
+        (b"preamble\r\n" + part("model", b"m") + END + b"epilogue", "m"),
+        (FILE.replace(b'name="file"', b"name=file") + part("model", b"m").replace(b'"model"', b"model") + END, "m"),
+        (part("model", b"m").replace(b"Content-Disposition", b"X: y\r\ncontent-disposition") + END, "m"),
+    ],
+)
+def test_model_is_found_wherever_it_stands(form: bytes, model: str | None, step: int) -> None:
+    """The model's value is found, however the form is cut into pieces."""
+    scanner = scanned(form, step)
+    assert scanner.model == model
+    if model:
+        assert scanner.span is not None
+        assert form[slice(*scanner.span)] == model.encode()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [b"", b"nonsense", FILE, END, FILE + b"--xYz", part("model", b"a") + part("model", b"b") + END,
+     part("model", b"x" * 600) + END, part("model", b"\xff") + END, b"--xYzz\r\n\r\n", b"--xYz\r\nX: " + b"y" * 9000],
+)  # fmt: skip
+def test_broken_forms(form: bytes) -> None:
+    """Cut off, empty, with two models or endless headers: 400."""
+    with pytest.raises(InvalidRequest):
+        scanned(form, 100)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        (b"multipart/form-data; boundary=abc", b"abc"),
+        (b'Multipart/Form-Data; charset=utf-8; Boundary="a b;c"', None),
+        (b'multipart/form-data; boundary="a=b:c"', b"a=b:c"),
+        (b"application/json", None),
+        (b"", None),
+        (b"multipart/form-data", None),
+        (b"multipart/form-data; boundary=", None),
+    ],
+)
+def test_boundary(content_type: bytes, boundary: bytes | None) -> None:
+    """The boundary is read from the content type, or the request refused."""
+    if boundary is None:
+        with pytest.raises(InvalidRequest):
+            boundary_of(content_type)
+    else:
+        assert boundary_of(content_type) == boundary
+
+
+def gather(body: FormBody, model: str | None) -> bytes:
+    length, pieces = body.pieces(model)
+    data = b"".join(pieces)
+    assert len(data) == length
+    return data
+
+
+@pytest.mark.parametrize("size", [10, 3 * MB])
+def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
+    """In memory or on disk: unchanged, with the name replaced, and again, as often as needed."""
+    body = FormBody(AUDIO, HEAD, 10 * MB, Spool(tmp_path, 10 * MB))
+    form = part("file", b"\x01" * size) + part("model", b"fast") + part("language", b"en") + END
+    for start in range(0, len(form), 100_000):
+        body.add(form[start : start + 100_000])
+    assert body.wants() == Wants(AUDIO, "fast")
+    for _ in range(2):
+        assert gather(body, None) == form
+        assert gather(body, "Systran/whisper") == form.replace(b"\r\nfast\r\n", b"\r\nSystran/whisper\r\n")
+    body.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
+    """A form that names no model gets a part in front."""
+    body = FormBody(AUDIO, HEAD, MB, Spool(tmp_path, MB))
+    body.add(FILE + END)
+    assert body.wants().model is None
+    assert gather(body, "w") == part("model", b"w") + FILE + END
+
+
+def test_spool_has_a_quota(tmp_path: Path) -> None:
+    """Uploads beyond the quota are a 507, and the space of ended ones is free again."""
+    spool = Spool(tmp_path, 3 * MB)
+    first, second = (FormBody(AUDIO, HEAD, 10 * MB, spool) for _ in range(2))
+    first.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
+    with pytest.raises(SpoolFull):
+        second.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
+    for body in (first, second):
+        body.close()
+    assert spool.left == 3 * MB
+
+
+def test_form_over_the_limit(tmp_path: Path) -> None:
+    """An upload over its limit is a 413."""
+    body = FormBody(AUDIO, HEAD, 100, Spool(tmp_path, MB))
+    with pytest.raises(PayloadTooLarge, match="MAX_UPLOAD_MB"):
+        body.add(b"x" * 101)
+
+
+def test_spool_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A spool folder that cannot be used is told, not an internal error."""
+    body = FormBody(AUDIO, HEAD, 10 * MB, Spool(tmp_path / "missing", 10 * MB))
+    with pytest.raises(ApiError, match="SPOOL_DIR"):
+        body.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)

@@ -1,0 +1,113 @@
+"""Reading a request's head: what is refused, what is kept from backends."""
+
+import pytest
+
+from gateway.head import Head, answer_headers, origin_form, read_head, split_target
+from kit.errors import ApiError
+
+
+def read(*extra: tuple[bytes, bytes], version: str = "1.1") -> Head:
+    return read_head([(b"host", b"x"), *extra], version)
+
+
+@pytest.mark.parametrize(
+    ("headers", "version"),
+    [
+        ([], "1.1"),
+        ([(b"host", b"a"), (b"host", b"a")], "1.1"),
+        ([(b"host", b"")], "1.1"),
+        ([(b"host", b"a b")], "1.1"),
+        ([(b"host", b"a,b")], "1.1"),
+        ([(b"host", b"user@a")], "1.1"),
+        ([(b"host", b"a/b")], "1.1"),
+        ([(b"host", b"\xc3\xa9")], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"1"), (b"content-length", b"1")], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"+1")], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"-1")], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"1_0")], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"9" * 30)], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"\xb2")], "1.1"),
+        ([(b"host", b"a"), (b"content-length", b"1"), (b"transfer-encoding", b"chunked")], "1.1"),
+        ([(b"host", b"a"), (b"transfer-encoding", b"gzip, chunked")], "1.1"),
+        ([(b"host", b"a"), (b"transfer-encoding", b"chunked, chunked")], "1.1"),
+        ([(b"host", b"a"), (b"transfer-encoding", b"identity")], "1.1"),
+        ([(b"host", b"a"), (b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")], "1.1"),
+        ([(b"host", b"a"), (b"transfer-encoding", b"chunked")], "1.0"),
+        ([(b"host", b"a"), (b"content-type", b"a/b"), (b"content-type", b"a/b")], "1.1"),
+        ([(b"host", b"a"), (b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")], "1.1"),
+        ([(b"host", b"a"), (b"origin", b"http://a"), (b"origin", b"http://b")], "1.1"),
+        ([(b"host", b"a"), (b"expect", b"the-unexpected")], "1.1"),
+        ([(b"host", b"a")], "2.0"),
+        ([(b"host", b"a")], "0.9"),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(headers: list[tuple[bytes, bytes]], version: str) -> None:
+    """Heads on which two servers could disagree raise."""
+    with pytest.raises(ApiError):
+        read_head(headers, version)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "host", "content-length", "authorization", "cookie", "x-api-key", "api-key", "proxy-authorization", "te",
+        "keep-alive", "proxy-connection", "upgrade", "trailer", "expect", "accept-encoding", "origin", "referer",
+        "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "x-request-id", "x-forwarded-for", "forwarded",
+    ],
+)  # fmt: skip
+def test_never_sent_to_a_backend(name: str) -> None:
+    """Hop-by-hop headers, credentials and our own headers stay here."""
+    values = {"expect": b"100-continue", "content-length": b"5"}
+    header = (name.encode(), values.get(name, b"secret"))
+    head = read_head([header] if name == "host" else [(b"host", b"x"), header], "1.1")
+    assert name.encode() not in head.forward
+    assert b"secret" not in head.forward
+
+
+def test_others_are_sent_on_unchanged() -> None:
+    """End-to-end headers pass, repeated ones in their order."""
+    head = read((b"x-a", b"1"), (b"accept", b"*/*"), (b"x-a", b"2"), (b"content-type", b"application/json"))
+    assert head.forward == b"x-a: 1\r\naccept: */*\r\nx-a: 2\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize("connection", [b"close, X-Hop", b"x-hop", b"keep-alive,x-hop ,te"])
+def test_headers_named_in_connection_are_dropped(connection: bytes) -> None:
+    """What Connection names is for this hop only."""
+    head = read((b"connection", connection), (b"x-hop", b"1"), (b"x-end", b"2"))
+    assert head.forward == b"x-end: 2\r\n"
+
+
+def test_several_connection_headers_count_together() -> None:
+    """Connection may stand there twice; both name hop headers."""
+    head = read((b"connection", b"x-a"), (b"connection", b"x-b"), (b"x-a", b"1"), (b"x-b", b"1"), (b"x-c", b"1"))
+    assert head.forward == b"x-c: 1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "origin"),
+    [
+        (b"/v1/models", b"/v1/models", b"/v1/models"),
+        (b"/v1/models?a=b?c", b"/v1/models", b"/v1/models?a=b?c"),
+        (b"http://h:1/v1/models?a", b"/v1/models", b"/v1/models?a"),
+        (b"HTTP://h/", b"/", b"/"),
+        (b"/a?u=http://b", b"/a", b"/a?u=http://b"),
+    ],
+)
+def test_targets(target: bytes, path: bytes, origin: bytes) -> None:
+    """Targets in both forms give their path."""
+    assert split_target(target) == path
+    assert origin_form(target) == origin
+
+
+def test_answer_headers_are_cleaned() -> None:
+    """A backend cannot forge our headers, set cookies or speak of its own connection."""
+    headers = [
+        (b"content-type", b"a/b"),
+        (b"connection", b"close"),
+        (b"transfer-encoding", b"chunked"),
+        (b"x-served-by", b"forged"),
+        (b"x-request-id", b"forged"),
+        (b"set-cookie", b"a=b"),
+        (b"x-other", b"1"),
+    ]
+    assert answer_headers(headers) == [b"content-type: a/b\r\n", b"x-other: 1\r\n"]

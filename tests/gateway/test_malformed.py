@@ -1,0 +1,179 @@
+"""Requests that smuggle, overflow or make no sense: each gets an error and a close, none reaches a backend."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.gateway.running import RunningGateway, post, running
+from tests.support.backend import FakeBackend
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningGateway, FakeBackend]]:
+    """One gateway and one backend for the whole table."""
+    folder: Path = tmp_path_factory.mktemp("malformed")
+    async with contextlib.AsyncExitStack() as stack:
+        backend = await stack.enter_async_context(FakeBackend(name="llm-primary", model="qwen"))
+        gateway = await stack.enter_async_context(
+            running(folder, backend, max_body_mb=1, max_head_kb=16, poll_interval=30, client_timeout=0.3)
+        )
+        yield gateway, backend
+
+
+BODY = b'{"model":"qwen","messages":[]}'
+LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
+HOST = b"Host: localhost\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+TYPE = b"Content-Type: application/json\r\n"
+# A request that would reach a backend if what stands before it were taken for a whole request.
+SMUGGLED = LINE + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+def request(*headers: bytes, line: bytes = LINE, body: bytes = BODY) -> bytes:
+    return line + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
+
+
+LENGTH = b"Content-Length: %d" % len(BODY)
+LOCAL = b"Host: localhost"
+CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+MALFORMED: dict[str, tuple[bytes, int]] = {
+    "length twice, equal": (request(LOCAL, LENGTH, LENGTH), 400),
+    "length twice, different": (request(LOCAL, b"Content-Length: 0", LENGTH), 400),
+    "length as a list": (request(LOCAL, b"Content-Length: 30, 30"), 400),
+    "length with a sign": (request(LOCAL, b"Content-Length: +30"), 400),
+    "length negative": (request(LOCAL, b"Content-Length: -1"), 400),
+    "length in hex": (request(LOCAL, b"Content-Length: 0x1e"), 400),
+    "length with a space inside": (request(LOCAL, b"Content-Length: 3 0"), 400),
+    "length empty": (request(LOCAL, b"Content-Length: "), 400),
+    "length overflowing": (request(LOCAL, b"Content-Length: 99999999999999999999999"), 400),
+    "length name with a space": (request(LOCAL, b"Content-Length : 30"), 400),
+    "length and chunks": (request(LOCAL, LENGTH, CHUNKED.strip(), body=CHUNKS + SMUGGLED), 400),
+    "chunks and length": (request(LOCAL, CHUNKED.strip(), LENGTH, body=CHUNKS + SMUGGLED), 400),
+    "chunked twice": (request(LOCAL, CHUNKED.strip(), CHUNKED.strip(), body=CHUNKS), 400),
+    "gzip, chunked": (request(LOCAL, b"Transfer-Encoding: gzip, chunked", body=CHUNKS), 400),
+    "chunked, identity": (request(LOCAL, b"Transfer-Encoding: chunked, identity", body=CHUNKS), 400),
+    "xchunked": (request(LOCAL, b"Transfer-Encoding: xchunked", body=CHUNKS), 400),
+    "identity": (request(LOCAL, b"Transfer-Encoding: identity", body=SMUGGLED), 400),
+    "chunked in quotes": (request(LOCAL, b'Transfer-Encoding: "chunked"', body=CHUNKS), 400),
+    "chunked with a vertical tab": (request(LOCAL, b"Transfer-Encoding: \x0bchunked", body=CHUNKS), 400),
+    "chunked over HTTP/1.0": (
+        request(LOCAL, CHUNKED.strip(), line=LINE.replace(b"1.1", b"1.0"), body=CHUNKS),
+        400,
+    ),
+    "chunk size in 0x": (request(LOCAL, CHUNKED.strip(), body=b"0x1e\r\n" + BODY + b"\r\n0\r\n\r\n"), 400),
+    "chunk size negative": (request(LOCAL, CHUNKED.strip(), body=b"-1\r\n" + BODY), 400),
+    "chunk size overflowing": (request(LOCAL, CHUNKED.strip(), body=b"f" * 17 + b"\r\n"), 400),
+    "chunk size missing": (request(LOCAL, CHUNKED.strip(), body=b"\r\n" + SMUGGLED), 400),
+    "chunk too long": (request(LOCAL, CHUNKED.strip(), body=b"1\r\n" + BODY + b"\r\n0\r\n\r\n"), 400),
+    "chunk ended by a line feed": (request(LOCAL, CHUNKED.strip(), body=CHUNKS.replace(b"\r\n", b"\n")), 400),
+    "trailers too large": (
+        request(LOCAL, CHUNKED.strip(), body=CHUNKS[:-2] + b"X-T: %b\r\n" % (b"a" * 1000) * 20 + b"\r\n"),
+        431,
+    ),
+    "no Host": (request(LENGTH), 400),
+    "two Hosts": (request(LOCAL, b"Host: other", LENGTH), 400),
+    "two equal Hosts": (request(LOCAL, LOCAL, LENGTH), 400),
+    "empty Host": (request(b"Host:", LENGTH), 400),
+    "Host with a user": (request(b"Host: a@localhost", LENGTH), 400),
+    "Host with a path": (request(b"Host: localhost/x", LENGTH), 400),
+    "Hosts in one": (request(b"Host: localhost, evil.example", LENGTH), 400),
+    "folded header": (request(LOCAL, LENGTH, b"X-A: b\r\n c"), 400),
+    "header with a bare CR": (request(LOCAL, LENGTH, b"X-A: b\rc"), 400),
+    "header with NUL": (request(LOCAL, LENGTH, b"X-A: b\0c"), 400),
+    "header with a control character": (request(LOCAL, LENGTH, b"X-A: b\x01c"), 400),
+    "header without a name": (request(LOCAL, LENGTH, b": b"), 400),
+    "header without a colon": (request(LOCAL, LENGTH, b"X-A"), 400),
+    "header name with a space": (request(LOCAL, LENGTH, b"X A: b"), 400),
+    "first header indented": (request(b" " + LOCAL, LENGTH), 400),
+    "line feeds only": (request(LOCAL, LENGTH).replace(b"\r\n", b"\n"), 400),
+    "one bare line feed": (LINE + b"Host: localhost\n" + LENGTH + b"\r\n\r\n" + BODY, 400),
+    "head ended by a line feed": (LINE + HOST + LENGTH + b"\r\n\n" + BODY, 400),
+    "no version": (request(LOCAL, LENGTH, line=b"POST /v1/chat/completions\r\n"), 400),
+    "HTTP/2.0": (request(LOCAL, LENGTH, line=LINE.replace(b"1.1", b"2.0")), 400),
+    "HTTP/1.2": (request(LOCAL, LENGTH, line=LINE.replace(b"1.1", b"1.2")), 400),
+    "HTTPS/1.1": (request(LOCAL, LENGTH, line=LINE.replace(b"HTTP/", b"HTTPS/")), 400),
+    "method in lower case": (request(LOCAL, LENGTH, line=LINE.replace(b"POST", b"post")), 400),
+    "unknown method": (request(LOCAL, LENGTH, line=LINE.replace(b"POST", b"BREW2")), 400),
+    "tab after the method": (request(LOCAL, LENGTH, line=LINE.replace(b"POST ", b"POST\t")), 400),
+    "fragment in the target": (request(LOCAL, LENGTH, line=LINE.replace(b" HTTP", b"#x HTTP")), 400),
+    "bytes beyond ASCII in the target": (request(LOCAL, LENGTH, line=LINE.replace(b"/v1", b"/\xc3\xa9")), 400),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50, 400),
+    "CONNECT": (request(LOCAL, line=b"CONNECT localhost:80 HTTP/1.1\r\n", body=SMUGGLED), 400),
+    "upgrade to h2c": (request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, body=SMUGGLED), 400),
+    "upgrade to websocket": (
+        request(LOCAL, b"Connection: Upgrade", b"Upgrade: websocket", line=b"GET /health HTTP/1.1\r\n", body=SMUGGLED),
+        400,
+    ),
+    "unknown expectation": (request(LOCAL, LENGTH, b"Expect: miracles"), 417),
+    "two content types": (request(LOCAL, LENGTH, TYPE.strip(), TYPE.strip()), 400),
+    "two keys": (request(LOCAL, LENGTH, b"Authorization: Bearer a", b"Authorization: Bearer b"), 400),
+    "one header of 1 MB": (request(LOCAL, LENGTH, b"X-A: " + b"a" * 1_000_000), 431),
+    "one header over the limit": (request(LOCAL, LENGTH, b"X-A: " + b"a" * 17_000), 431),
+    "a thousand headers": (request(LOCAL, LENGTH, *(b"X-%d: aaaaaaaaaaaaaaa" % index for index in range(1000))), 431),
+    "target over the limit": (
+        request(LOCAL, LENGTH, line=LINE.replace(b" HTTP", b"?" + b"a" * 17_000 + b" HTTP")),
+        431,
+    ),
+    "head that never ends": (LINE + HOST + b"X-A: " + b"a" * 700_000, 431),
+    "head that stops": (LINE + HOST, 408),
+    "body that stops": (request(LOCAL, b"Content-Length: 999"), 408),
+    "length over the limit": (request(LOCAL, b"Content-Length: 2000000", body=b"x" * 2_000_000), 413),
+    "chunks over the limit": (
+        request(LOCAL, CHUNKED.strip(), body=b"%x\r\n%b\r\n" % (2_000_000, b"x" * 2_000_000) + b"0\r\n\r\n"),
+        413,
+    ),
+    "a form that is none": (
+        request(LOCAL, LENGTH, b"Connection: close", line=b"POST /v1/audio/transcriptions HTTP/1.1\r\n"),
+        400,
+    ),
+    "malformed behind a control route": (
+        request(LOCAL, LENGTH, LENGTH, line=b"POST /services/x/drain HTTP/1.1\r\n"),
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_malformed_request(shared: tuple[RunningGateway, FakeBackend], name: str) -> None:
+    """One error in the envelope, a close, and nothing at the backend."""
+    gateway, backend = shared
+    data, status = MALFORMED[name]
+    answer = await gateway.send_raw(data)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert answer.count(b"HTTP/1.1 ") == 1
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    assert b'{"error": {"message": ' in body
+    assert not backend.requests
+    await gateway.until(lambda: gateway.plane.metrics.relaying == 0)
+
+
+SOFT: dict[str, tuple[bytes, int]] = {
+    "no JSON": (post(b"nonsense"), 400),
+    "a list": (post(b"[]"), 400),
+    "model is a number": (post({"model": 1}), 400),
+    "empty": (post(b""), 400),
+    "unknown model": (post({"model": "gpt-4o"}), 404),
+    "wrong content type for a form": (post({}, path="/v1/audio/transcriptions"), 400),
+    "foreign Host": (post({"model": "qwen"}, host="Host: evil.example"), 403),
+    "foreign Origin": (post({"model": "qwen"}, "Origin: http://evil.example"), 403),
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+async def test_refused_request_keeps_the_connection(shared: tuple[RunningGateway, FakeBackend], name: str) -> None:
+    """A well-framed request that is refused leaves the connection good for the next one."""
+    gateway, backend = shared
+    data, status = SOFT[name]
+    answer = await gateway.send_raw(data + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert b'"status":"healthy"' in answer
+    assert not backend.requests

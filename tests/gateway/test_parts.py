@@ -1,0 +1,184 @@
+"""The small parts: settings, discovery, latency, events, access log."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.access_log import AccessLog
+from gateway.backends import Backends
+from gateway.discovery import StaticProvider, make_target, parse_services
+from gateway.latency import DECAY_S, PeakEwma
+from gateway.settings import GatewaySettings
+from gateway.sse import MOST_HELD, EventHolder, error_event
+from kit.errors import BadGateway
+from kit.settings import SettingsError, load_settings
+
+
+def test_services_grammar() -> None:
+    """Every part of the grammar, in any order, with spaces and line breaks."""
+    one, two, three = parse_services(
+        "llm-primary=http://127.0.0.1:8000/, gpu9 = https://h.example/openai/v1 ;models=a/b|c; kind=embedding\n"
+        "v6=http://[::1]:9"
+    )
+    assert (one.name, one.url, one.host, one.port, one.kind) == (
+        "llm-primary", "http://127.0.0.1:8000", "127.0.0.1", 8000, None,
+    )  # fmt: skip
+    assert (two.host, two.port, two.tls, two.path, two.kind) == ("h.example", 443, True, "/openai", "embedding")
+    assert two.models == ("a/b", "c")
+    assert two.url == "https://h.example/openai"
+    assert three.authority == "[::1]:9"
+
+
+@pytest.mark.parametrize(
+    "services",
+    ["http://127.0.0.1:8000", "a=127.0.0.1:8000", "a=ftp://x", "a=http://", "a=http://x;kind=poet", "a=http://x;models=",
+     "a=http://x;color=red", "a=http://x,a=http://y", "a b=http://x", "a=http://u:p@x", "a=http://x:99999", "a=http://x?q"],
+)  # fmt: skip
+def test_services_refused(services: str) -> None:
+    """A wrong entry fails at start with the variable's name and the entry."""
+    with pytest.raises(SettingsError, match="SERVICES is") as caught:
+        load_settings(GatewaySettings, services=services)
+    assert "NAME=URL" in str(caught.value)
+
+
+def test_defaults_are_the_quick_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a variable the gateway listens on 8080 and knows the five services on their ports."""
+    for name in ("SERVICES", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    settings = load_settings(GatewaySettings)
+    assert settings.port == 8080
+    assert {target.name: target.port for target in settings.services} == {
+        "llm-primary": 8000,
+        "llm-secondary": 8001,
+        "embedding": 8002,
+        "multimodal": 8003,
+        "transcription": 8004,
+    }
+
+
+def test_environment_and_key_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SERVICES comes from the environment, keys from files with one per line."""
+    monkeypatch.setenv("SERVICES", "a=http://a:1")
+    (tmp_path / "keys").write_text("one\ntwo, three\n")
+    (tmp_path / "backends").write_text("a=secret-a\nb=secret=b\n")
+    monkeypatch.setenv("GATEWAY_API_KEYS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("BACKEND_KEYS_FILE", str(tmp_path / "backends"))
+    settings = load_settings(GatewaySettings)
+    assert [target.name for target in settings.services] == ["a"]
+    ring = settings.key_ring()
+    for key in ("one", "two", "three"):
+        assert ring.refusal(f"Bearer {key}") is None
+    assert ring.refusal("Bearer four") is not None
+    assert settings.keys_of_backends() == {"a": "secret-a", "b": "secret=b"}
+
+
+@pytest.mark.parametrize("value", ["a", "a=", "a=b c"])
+def test_backend_keys_refused_without_showing_them(value: str) -> None:
+    """A malformed BACKEND_KEYS fails at start and its value is not in the message."""
+    with pytest.raises(SettingsError, match="BACKEND_KEYS") as caught:
+        load_settings(GatewaySettings, backend_keys=value)
+    assert "not shown" in str(caught.value)
+
+
+async def test_discovery_upserts_and_removes() -> None:
+    """The sink adds, keeps what is unchanged, replaces what differs, and removes."""
+    backends = Backends({})
+    changes: list[None] = []
+    backends.on_change(lambda: changes.append(None))
+    await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).run(backends)
+    first = backends.get("a")
+    backends.upsert(make_target("a", "http://a:1"))
+    assert backends.get("a") is first
+    backends.upsert(make_target("a", "http://a:2"))
+    assert backends.get("a") is not first
+    backends.remove("b")
+    backends.remove("b")
+    assert [backend.name for backend in backends] == ["a"]
+    assert len(changes) == 5
+
+
+def test_ewma_rises_at_once_and_falls_slowly() -> None:
+    """A peak counts fully; good samples bring it down step by step."""
+    ewma = PeakEwma()
+    assert ewma.expected(1.0) is None
+    ewma.observe(0.1, 1.0)
+    ewma.observe(2.0, 1.1)
+    assert ewma.expected(1.1) == 2.0
+    ewma.observe(0.1, 1.2)
+    after_one = ewma.expected(1.2)
+    assert after_one is not None
+    assert 1.5 < after_one < 2.0
+    for index in range(60):
+        ewma.observe(0.1, 1.2 + index / 100)
+    settled = ewma.expected(2.0)
+    assert settled is not None
+    assert settled < 0.2
+
+
+def test_ewma_forgives_what_nothing_confirms() -> None:
+    """An old estimate sinks, so that a backend that was slow once is tried again."""
+    ewma = PeakEwma()
+    ewma.observe(2.0, 1.0)
+    late = ewma.expected(1.0 + 4 * DECAY_S)
+    assert late is not None
+    assert late < 0.2
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_holder_passes_whole_events_only(end: bytes) -> None:
+    """Cut anywhere, events come out whole, and nothing is lost."""
+    events = [b"data: %d" % index + end for index in range(3)]
+    for cut in range(1, len(b"".join(events))):
+        data = b"".join(events)
+        holder = EventHolder()
+        first = holder.pass_on(data[:cut])
+        assert first == b"" or first.endswith(end)
+        assert first + holder.pass_on(data[cut:]) + holder.rest() == data
+
+
+def test_holder_is_bounded() -> None:
+    """An endless event goes on in pieces rather than filling the memory."""
+    holder = EventHolder()
+    assert len(holder.pass_on(b"x" * (MOST_HELD + 1))) == MOST_HELD + 1
+
+
+def test_holder_gives_the_rest_at_the_end() -> None:
+    """A last event without its blank line is not lost."""
+    holder = EventHolder()
+    assert holder.pass_on(b"data: a\n\ndata: b\n") == b"data: a\n\n"
+    assert holder.rest() == b"data: b\n"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
+def test_error_events_are_events(dialect: Any) -> None:
+    """Each API's error event is one event with one JSON line."""
+    event = error_event(BadGateway("a\nb é"), dialect)
+    assert event.endswith(b"\n\n")
+    assert event.count(b"\n\n") == 1
+    body = json.loads(event.rpartition(b"data: ")[2])
+    assert "a\nb é" in json.dumps(body, ensure_ascii=False).replace("\\n", "\n")
+
+
+async def test_access_log_lines_are_json() -> None:
+    """A line has the shape of the frame's, and is written when flushed."""
+    stream = io.StringIO()
+    log = AccessLog("gateway", as_json=True, enabled=True, stream=stream)
+    log.write({"path": "/v1/x", "status": 200})
+    log.write({"path": "/v1/y", "status": 200})
+    log.flush()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["path"] for line in lines] == ["/v1/x", "/v1/y"]
+    assert lines[0].keys() >= {"event", "level", "logger", "service", "timestamp", "method"}
+    assert lines[0]["event"] == "request"
+
+
+async def test_access_log_can_be_off() -> None:
+    """Above INFO nothing is written."""
+    stream = io.StringIO()
+    log = AccessLog("gateway", as_json=True, enabled=False, stream=stream)
+    log.write({"path": "/"})
+    log.flush()
+    assert stream.getvalue() == ""
