@@ -1,0 +1,266 @@
+"""The gateway's view of the cluster: health, services, models, GPUs, metrics, drain."""
+
+import asyncio
+import shutil
+import subprocess
+
+import pytest
+
+from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.running import HANG_S, error_code
+
+
+async def test_services_has_the_contract_keys(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Every key of the contract is there, before and after work."""
+    gateway = await start_gateway(await start_backend())
+    await gateway.chat("qwen", stream=True)
+    body = (await gateway.http.get("/services")).json()
+    assert body["healthy"] == body["total"] == 1
+    service = body["services"]["llm-primary"]
+    assert service.keys() == {
+        "url", "kind", "models", "state", "healthy", "response_time_ms", "ttft_ms", "in_flight", "queued", "requests",
+        "failures", "last_check", "last_error", "since",
+    }  # fmt: skip
+    assert (service["kind"], service["models"], service["state"], service["healthy"]) == (
+        "llm",
+        ["qwen"],
+        "healthy",
+        True,
+    )
+    assert (service["requests"], service["failures"], service["in_flight"]) == (1, 0, 0)
+    assert service["response_time_ms"] > 0
+    assert service["ttft_ms"] > 0
+    assert service["last_error"] is None
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+async def test_dashboards_of_the_quick_reference(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """The two jq lines print what they promise."""
+    gateway = await start_gateway(await start_backend())
+    line = ".services | to_entries | .[] | {name: .key, healthy: .value.healthy, response_ms: .value.response_time_ms}"
+    services = (await gateway.http.get("/services")).content
+    printed = subprocess.run(["jq", "-c", line], input=services, capture_output=True, check=True).stdout
+    assert printed.startswith(b'{"name":"llm-primary","healthy":true,"response_ms":')
+    gpus = (await gateway.http.get("/gpu-stats")).content
+    printed = subprocess.run(["jq", "-c", ".services"], input=gpus, capture_output=True, check=True).stdout
+    assert b'"memory_used_mb":400' in printed
+
+
+@pytest.mark.parametrize(
+    ("switches", "state", "error"),
+    [
+        ({}, "healthy", None),
+        ({"health": "loading", "progress": 0.25}, "loading", "fetching"),
+        ({"health": "failed"}, "unhealthy", "no such file"),
+        ({"health": "error"}, "unhealthy", "500"),
+        ({"health": "silent"}, "unhealthy", "within 0.5 s"),
+        ({"ours": False}, "healthy", None),
+        ({"ours": False, "health": "absent"}, "healthy", None),
+        ({"ours": False, "health": "loading"}, "loading", None),
+    ],
+    ids=str,
+)
+async def test_states(
+    start_backend: StartBackend, start_gateway: StartGateway, switches: dict[str, object], state: str, error: str | None
+) -> None:
+    """Each kind of health answer, ours and foreign, gives the state of the contract at the first poll."""
+    gateway = await start_gateway(await start_backend(**switches))
+    service = (await gateway.http.get("/services")).json()["services"]["llm-primary"]
+    assert service["state"] == state
+    assert service["healthy"] is (state == "healthy")
+    assert (error is None and not service["last_error"]) or (error is not None and error in service["last_error"])
+    if state == "loading" and switches.get("ours", True):
+        assert service["progress"] == 0.25
+        answer = await gateway.chat("qwen")
+        assert answer.status_code == 503
+        assert error_code(answer) == "model_loading"
+        assert "25 %" in answer.json()["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_loading_ends_by_itself(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A service that has finished loading is used from the next poll on."""
+    backend = await start_backend(health="loading")
+    gateway = await start_gateway(backend, poll_interval=0.1)
+    assert (await gateway.chat("qwen")).status_code == 503
+    backend.switches.health = "healthy"
+    await gateway.until(lambda: gateway.backend("llm-primary").state == "healthy")
+    assert (await gateway.chat("qwen")).status_code == 200
+
+
+async def test_lying_health_is_not_enough_to_be_used(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A service that says it is well and resets every request costs retries, not failures."""
+    liar, good = await start_backend("liar", reset=True), await start_backend("good")
+    gateway = await start_gateway(liar, good)
+    answers = await asyncio.gather(*(gateway.chat("qwen") for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert gateway.backend("liar").state == "healthy"
+
+
+async def test_working_service_may_miss_polls(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A service that streams but answers no poll is busy, still used, and healthy again afterwards."""
+    backend = await start_backend(gated=True)
+    gateway = await start_gateway(backend, poll_interval=0.1, poll_timeout=0.1)
+    backend.gate.release()
+    body = {"model": "qwen", "stream": True}
+    async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        backend.switches.health = "silent"
+        await gateway.until(lambda: gateway.backend("llm-primary").state == "busy")
+        assert (await gateway.http.get("/services")).json()["healthy"] == 1
+        for _ in range(4):
+            backend.gate.release()
+        await answer.aread()
+    backend.switches.health = "healthy"
+    await gateway.until(lambda: gateway.backend("llm-primary").state == "healthy")
+
+
+async def test_drain_and_resume(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A drained backend finishes what it has, gets nothing new, and comes back when resumed."""
+    one, two = await start_backend("one", gated=True), await start_backend("two")
+    gateway = await start_gateway(one, two)
+    one.gate.release()
+    async with gateway.http.stream("POST", "/v1/chat/completions", json={"model": "qwen", "stream": True}) as answer:
+        assert answer.headers["x-served-by"] == "one"
+        drained = (await gateway.http.post("/services/one/drain")).json()
+        assert (drained["state"], drained["healthy"], drained["in_flight"]) == ("draining", False, 1)
+        for _ in range(5):
+            assert (await gateway.chat("qwen")).headers["x-served-by"] == "two"
+        for _ in range(4):
+            one.gate.release()
+        assert "[DONE]" in (await answer.aread()).decode()
+    await gateway.http.post("/services/two/drain")
+    down = await gateway.chat("qwen")
+    assert down.status_code == 503
+    assert "/services/two/resume" in down.json()["error"]["message"]
+    assert (await gateway.http.post("/services/one/resume")).json()["state"] == "healthy"
+    assert (await gateway.chat("qwen")).headers["x-served-by"] == "one"
+    missing = await gateway.http.post("/services/three/drain")
+    assert missing.status_code == 404
+    assert "one, two" in missing.json()["error"]["message"]
+
+
+async def test_load_spreads(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Two equal backends share concurrent requests about evenly."""
+    one, two = await start_backend("one", ttft=0.01), await start_backend("two", ttft=0.01)
+    gateway = await start_gateway(one, two)
+    await asyncio.gather(*(gateway.chat("cluster") for _ in range(40)))
+    assert min(len(one.requests), len(two.requests)) >= 12
+
+
+async def test_fastest_gets_the_most(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Of a fast and a slow backend the fast one gets nearly all of a sequence of requests."""
+    slow, fast = await start_backend("slow", ttft=0.1), await start_backend("fast")
+    gateway = await start_gateway(slow, fast)
+    for _ in range(20):
+        await gateway.chat("qwen")
+    assert len(fast.requests) >= 17
+
+
+async def test_models_list(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Models, aliases, foreign ids and `cluster`, with what clients read of them."""
+    gateway = await start_gateway(
+        await start_backend("llm-primary"),
+        await start_backend("multimodal", model="llava", kind="multimodal"),
+        await start_backend("embedding", model="minilm", kind="embedding"),
+        await start_backend("foreign", model="org/other|second", ours=False),
+    )
+    body = (await gateway.http.get("/v1/models")).json()
+    assert body["object"] == "list"
+    listed = {entry["id"]: entry for entry in body["data"]}
+    assert listed.keys() == {
+        "qwen", "fast", "Qwen/Qwen", "llava", "llava-hf/llava", "minilm", "embedding", "st/minilm", "org/other",
+        "second", "cluster",
+    }  # fmt: skip
+    assert all(entry["object"] == "model" for entry in body["data"])
+    qwen = listed["qwen"]
+    assert (qwen["kind"], qwen["backends"], qwen["context_length"]) == ("llm", ["llm-primary"], 32768)
+    assert qwen["providers"] == [{"supports_tools": True, "context_length": 32768}]
+    assert listed["fast"]["root"] == "qwen"
+    assert listed["llava"]["architecture"]["input_modalities"] == ["text", "image"]
+    assert listed["cluster"]["architecture"]["input_modalities"] == ["text", "image"]
+    assert listed["cluster"]["backends"] == ["llm-primary", "multimodal", "foreign"]
+    one = (await gateway.http.get("/v1/models/Qwen/Qwen")).json()
+    assert one["root"] == "qwen"
+    missing = await gateway.http.get("/v1/models/nothing")
+    assert missing.status_code == 404
+    assert error_code(missing) == "model_not_found"
+
+
+async def test_foreign_server_gets_its_own_model_name(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A strict foreign server is asked by the id that it lists, whatever the client called the model."""
+    backend = await start_backend("vllm", model="Qwen/Qwen", ours=False)
+    gateway = await start_gateway(backend)
+    for name in ("qwen", "fast", "Qwen/Qwen", "cluster", None):
+        answer = await gateway.chat(name, temperature=0.5)
+        assert answer.status_code == 200
+        assert answer.headers["x-served-model"] == "qwen"
+        assert backend.requests[-1].json["model"] == "Qwen/Qwen"
+        assert backend.requests[-1].json["temperature"] == 0.5
+
+
+async def test_configured_kind_and_models(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """What SERVICES says of a backend goes before what it says itself."""
+    backend = await start_backend("tei", model="bge", ours=False)
+    gateway = await start_gateway(services=f"tei={backend.url};kind=embedding;models=bge")
+    assert (await gateway.http.post("/v1/embeddings", json={"input": "x"})).status_code == 200
+    assert (await gateway.chat("bge")).status_code == 400
+
+
+async def test_gpu_stats_of_a_partly_dead_cluster(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Dead and silent services are reported as such and the sums are those of the rest."""
+    alive = await start_backend("alive")
+    dead = await start_backend("dead")
+    other = await start_backend("other", model="tinyllama")
+    gateway = await start_gateway(alive, dead, other)
+    await dead.stop()
+    body = (await gateway.http.get("/gpu-stats")).json()
+    assert body["services"]["alive"]["available"] is True
+    assert body["services"]["dead"]["available"] is False
+    assert "dead" in body["services"]["dead"]["reason"]
+    assert body["totals"]["gpus"] == 2
+    assert body["totals"]["memory_total_mb"] == 2000
+    assert body["totals"]["power_watts"] == 201.0
+
+
+async def test_metrics(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Relayed requests are in the frame's counters, backends in their own."""
+    gateway = await start_gateway(await start_backend())
+    for _ in range(3):
+        await gateway.chat("qwen")
+    await gateway.chat("unknown")
+    for _ in range(2):
+        text = (await gateway.http.get("/metrics")).text
+        assert 'http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 3.0' in text
+        assert 'http_requests_total{method="POST",route="/v1/chat/completions",status="404"} 1.0' in text
+        assert 'http_request_seconds_count{route="/v1/chat/completions"} 4.0' in text
+        assert 'gateway_backend_requests_total{backend="llm-primary"} 3.0' in text
+        assert 'gateway_backend_outcomes_total{backend="llm-primary",outcome="http_200"} 3.0' in text
+        assert 'gateway_backend_state{backend="llm-primary",state="healthy"} 1.0' in text
+        assert 'gateway_backend_connections{backend="llm-primary",use="idle"} 1.0' in text
+        assert "http_requests_in_flight 1.0" in text
+
+
+async def test_pages(start_gateway: StartGateway, start_backend: StartBackend) -> None:
+    """The home, the dashboard (nothing from elsewhere in it), the docs with every relayed route."""
+    gateway = await start_gateway(await start_backend())
+    assert "/v1/models" in (await gateway.http.get("/")).json()["try"]
+    dashboard = await gateway.http.get("/dashboard")
+    assert "default-src 'none'" in dashboard.headers["content-security-policy"]
+    assert "http://" not in dashboard.text
+    assert "https://" not in dashboard.text
+    paths = (await gateway.http.get("/openapi.json")).json()["paths"]
+    assert {"/v1/chat/completions", "/v1/audio/transcriptions", "/services/{name}/drain"} <= paths.keys()
+    health = (await gateway.http.get("/health")).json()
+    assert (health["status"], health["backends"]) == ("healthy", {"healthy": 1, "total": 1})
+
+
+async def test_dead_service_is_reported_within_one_poll(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Without any traffic, a killed service is unhealthy at the next poll at the latest."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend, poll_interval=0.2)
+    await backend.stop()
+    async with asyncio.timeout(HANG_S):
+        await gateway.until(lambda: gateway.backend("llm-primary").state == "unhealthy")
+    assert "no answer" in (gateway.backend("llm-primary").last_error or "")

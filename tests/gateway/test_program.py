@@ -1,0 +1,121 @@
+"""The gateway as a program, on its own event loop: start, serve, survive a killed service, stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.gateway.running import CATALOGUE, HANG_S
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Programs:
+    """Starts programs of the repository and ends those that are left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, until: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `python -m arguments` and wait until a line of its output holds `until`."""
+        program = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(program)
+        assert program.stdout is not None
+        seen = ""
+        for line in program.stdout:
+            seen += line
+            if until in line:
+                # Nobody reads on; a full pipe would stop the program.
+                threading.Thread(target=program.stdout.read, daemon=True).start()
+                return program
+        raise AssertionError(f"{arguments} ended before it said {until!r}:\n{seen}")
+
+    def stop(self) -> None:
+        for program in self.started:
+            if program.poll() is None:
+                program.kill()
+            program.wait(HANG_S)
+            if program.stdout is not None:
+                program.stdout.close()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    (tmp_path / "models.yaml").write_text(CATALOGUE)
+    started = Programs(tmp_path)
+    yield started
+    started.stop()
+
+
+def test_life_of_the_program(programs: Programs) -> None:
+    """Two services, one killed with -9 under a stream: the rest goes on, and the gateway stops within its grace."""
+    ports = {name: free_port() for name in ("llm-primary", "embedding", "gateway")}
+    fake = ("tests.support.backend", "--port")
+    llm = programs.start(*fake, str(ports["llm-primary"]), "--model", "qwen", "--rate", "20", until="listening")
+    programs.start(*fake, str(ports["embedding"]), "--model", "minilm", "--kind", "embedding", until="listening")
+    gateway = programs.start(
+        "gateway",
+        until="startup complete",
+        PORT=str(ports["gateway"]),
+        SERVICES=",".join(f"{name}=http://127.0.0.1:{ports[name]}" for name in ("llm-primary", "embedding")),
+        CATALOGUE=str(programs.folder / "models.yaml"),
+        POLL_INTERVAL="0.3",
+    )
+    with httpx2.Client(base_url=f"http://127.0.0.1:{ports['gateway']}", trust_env=False, timeout=HANG_S) as http:
+        assert http.get("/services").json()["healthy"] == 2
+        whole = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "What is AI?"}]})
+        assert whole.headers["x-served-by"] == "llm-primary"
+        assert http.post("/v1/embeddings", json={"input": "Hello world"}).json()["data"]
+        with http.stream("POST", "/v1/chat/completions", json={"stream": True}) as answer:
+            text = ""
+            for piece in answer.iter_text():
+                if not text:
+                    llm.kill()
+                text += piece
+        assert '"error"' in text
+        down = http.post("/v1/chat/completions", json={"model": "qwen"})
+        assert down.status_code == 503
+        assert "llm-primary" in down.json()["error"]["message"]
+        assert http.get("/services").json()["services"]["llm-primary"]["healthy"] is False
+        assert http.post("/v1/embeddings", json={"input": "Hello world"}).status_code == 200
+    gateway.send_signal(signal.SIGTERM)
+    assert gateway.wait(HANG_S) in (0, -signal.SIGTERM)
+
+
+def test_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
+    """A wrong variable ends the program with 78 and a line that names it."""
+    program = subprocess.run(
+        [sys.executable, "-m", "gateway"],
+        cwd=ROOT,
+        env={**os.environ, "SERVICES": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
+    )
+    assert program.returncode == 78
+    assert "SERVICES is 'nonsense'" in program.stderr
+    assert "Traceback" not in program.stderr
