@@ -57,6 +57,14 @@ def publish(entry: Entry, registry: Program, home: Path, report: Report) -> None
 
     Raises PublishError, PackagesError.
     """
+    try:
+        _publish(entry, registry, home, report)
+    except httpx2.HTTPError as error:
+        raise PublishError(f"The registry at {registry.url} does not answer: {error}. Its log tells why.") from error
+    report(1.0, "in the registry")
+
+
+def _publish(entry: Entry, registry: Program, home: Path, report: Report) -> None:
     if is_published(entry, registry):
         report(1.0, "in the registry already")
     elif entry.kind == "multimodal":
@@ -65,7 +73,6 @@ def publish(entry: Entry, registry: Program, home: Path, report: Report) -> None
         _import(entry, registry, packaged_folder(entry.name, home / "packages", report), report)
     else:
         _download(entry, registry, report)
-    report(1.0, "in the registry")
 
 
 def is_published(entry: Entry, registry: Program) -> bool:
