@@ -23,7 +23,7 @@ def embed(cluster: Quickstart) -> httpx2.Response:
     return httpx2.post(f"{cluster.url(8080)}/v1/embeddings", json={"input": "x"}, timeout=60)
 
 
-@pytest.mark.parametrize(("port", "service"), [(8002, "embedding"), (8004, "transcription"), (8000, "llm-primary")])
+@pytest.mark.parametrize(("port", "service"), [(8002, "embedding"), (8000, "llm-primary")])
 def test_killed_service(cluster: Quickstart, port: int, service: str) -> None:
     """kill -9 of a service: reported at once, the others go on, its model is a 503 that names it, and it comes back."""
     os.kill(cluster.pid_on(port), signal.SIGKILL)
