@@ -39,11 +39,14 @@ async def test_dashboards_of_the_quick_reference(start_backend: StartBackend, st
     gateway = await start_gateway(await start_backend())
     line = ".services | to_entries | .[] | {name: .key, healthy: .value.healthy, response_ms: .value.response_time_ms}"
     services = (await gateway.http.get("/services")).content
-    printed = subprocess.run(["jq", "-c", line], input=services, capture_output=True, check=True).stdout
-    assert printed.startswith(b'{"name":"llm-primary","healthy":true,"response_ms":')
+    assert jq(line, services).startswith(b'{"name":"llm-primary","healthy":true,"response_ms":')
     gpus = (await gateway.http.get("/gpu-stats")).content
-    printed = subprocess.run(["jq", "-c", ".services"], input=gpus, capture_output=True, check=True).stdout
-    assert b'"memory_used_mb":400' in printed
+    assert b'"memory_used_mb":400' in jq(".services", gpus)
+
+
+def jq(program: str, document: bytes) -> bytes:
+    """What jq prints, one line a value."""
+    return subprocess.run(["jq", "-c", program], input=document, capture_output=True, check=True).stdout
 
 
 @pytest.mark.parametrize(
