@@ -96,6 +96,8 @@ def test_life_of_the_program(programs: Programs) -> None:
                     llm.kill()
                 text += piece
         assert '"error"' in text
+        # A dying process closes its sockets one by one: until it is gone, its port may still take a connection.
+        llm.wait(HANG_S)
         down = http.post("/v1/chat/completions", json={"model": "qwen"})
         assert down.status_code == 503
         assert "llm-primary" in down.json()["error"]["message"]
