@@ -1,0 +1,47 @@
+"""Which network interface looks outwards."""
+
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+
+SIOCGIFADDR = 0x8915  # netdevice(7)
+_NAME_LENGTH = 15
+
+
+class NoFront(Exception):
+    """This container is on no network that publishes ports."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network interface with its IPv4 address."""
+
+    name: str
+    address: str
+
+
+def find_front(route_table: str) -> Interface:
+    """The interface of the default route: internal networks have none, so it is the one that publishes ports.
+
+    `route_table` is the text of /proc/net/route. Raises NoFront.
+    """
+    name = default_interface(route_table)
+    if name is None:
+        raise NoFront("No network with a default route: the network of the published ports must not be internal.")
+    return Interface(name, _address(name))
+
+
+def default_interface(route_table: str) -> str | None:
+    """The interface of the first default route (destination and mask 0) in the text of /proc/net/route."""
+    for line in route_table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7 and fields[1] == "00000000" and fields[7] == "00000000":
+            return fields[0]
+    return None
+
+
+def _address(name: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()[:_NAME_LENGTH]))
+    return socket.inet_ntoa(answer[20:24])
