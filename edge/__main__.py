@@ -30,7 +30,8 @@ def main() -> None:
         front = find_front(Path("/proc/net/route").read_text(encoding="ascii"))
     except (BadRoute, NoFront) as error:
         fail(str(error))
-    shut = subprocess.run([NFT, "-f", "-"], input=rules(front.name), capture_output=True, text=True, check=False)
+    command = [NFT, "-f", "-"]
+    shut = subprocess.run(command, input=rules(front.name), capture_output=True, text=True, check=False)  # noqa: S603  # fixed
     if shut.returncode:
         fail(f"The way out could not be shut: {shut.stderr.strip()}. This container needs cap_add: [NET_ADMIN].")
     CONFIGURATION.write_text(configuration(routes, front.address), encoding="utf-8")
