@@ -12,7 +12,6 @@ _HEAD = """\
 global
   log stdout format raw local0 notice
   hard-stop-after 30s
-  maxconn 20000
 
 defaults
   mode tcp

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
     except SettingsError as error:
         fail(f"{name}: {error}")
     listener = listen(name, settings.host, settings.port)
+    take_all_files()
     options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
@@ -46,6 +48,18 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
     }
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
         uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
+
+
+def take_all_files() -> None:
+    """Raise the limit of open files to the most that this process may have.
+
+    Each connection is a file, and what a service manager or Docker gives at first is often 1024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS says "no limit" and then takes no more than this.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 10_240, hard))
 
 
 def listen(name: str, host: str, port: int) -> socket.socket:

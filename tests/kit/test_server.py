@@ -184,3 +184,13 @@ def test_application_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as caught:
         run("llm", HttpSettings, make)
     assert said(capsys, caught) == "llm: MODEL=x is not in models.yaml."
+
+
+def test_all_open_files_are_taken() -> None:
+    """A service manager's soft limit of 256 does not become the number of connections."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048)); "
+        "from kit.server import take_all_files; take_all_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2048, 2048)"
