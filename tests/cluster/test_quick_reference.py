@@ -1,7 +1,6 @@
 """Every curl command of docs/quick-reference.md that needs no Docker, run as it stands in the document."""
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import PORTS, ROOT, Quickstart
+from tests.support.quick_reference import DOCUMENT, curl_commands
 
-DOCUMENT = ROOT / "docs" / "quick-reference.md"
 PROMISED = ROOT.parent / "shared" / "quick-reference.md"
 
 # llm-secondary, MinIO and Chat UI run in the cluster's compose file only.
@@ -18,33 +17,8 @@ ELSEWHERE = ("localhost:8001", "localhost:9000", "localhost:9001", "localhost:30
 
 
 def commands() -> list[str]:
-    """The curl commands of the bash blocks, continued lines joined; of `watch`, the command that it repeats."""
-    found = []
-    for block in re.findall(r"```bash\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL):
-        for command in _statements(block):
-            watched = re.fullmatch(r"watch -n \d+ '(.*)'", command, flags=re.DOTALL)
-            command = watched[1] if watched else command
-            if command.startswith("curl") and not any(address in command for address in ELSEWHERE):
-                found.append(command)
-    unique = list(dict.fromkeys(found))
-    # What deletes a model goes last.
-    return sorted(unique, key=lambda command: "DELETE" in command)
-
-
-def _statements(block: str) -> list[str]:
-    """The statements of a shell block: a quote or a backslash at a line's end carries on to the next."""
-    statements: list[str] = []
-    open_statement = ""
-    for line in block.splitlines():
-        if not open_statement and (not line.strip() or line.lstrip().startswith("#")):
-            continue
-        open_statement += line
-        if line.endswith("\\") or open_statement.count("'") % 2:
-            open_statement += "\n"
-            continue
-        statements.append(open_statement.strip())
-        open_statement = ""
-    return statements
+    """The curl commands that this cluster can answer."""
+    return [command for command in curl_commands() if not any(address in command for address in ELSEWHERE)]
 
 
 def test_the_document_is_the_one_that_was_promised() -> None:
