@@ -12,6 +12,7 @@ from gateway.access_log import AccessLog
 from gateway.backends import Backends
 from gateway.bodies import MB, Spool
 from gateway.discovery import Provider, StaticProvider
+from gateway.dns import DnsProvider
 from gateway.health import Poller
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
@@ -56,15 +57,23 @@ def create(settings: GatewaySettings) -> FastAPI:
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.
     client = httpx2.AsyncClient(trust_env=False, timeout=None, follow_redirects=False)  # callers set deadlines
     poller = Poller(backends, catalogue, client, interval_s=settings.poll_interval, timeout_s=settings.poll_timeout)
-    providers: Sequence[Provider] = (StaticProvider(settings.services),)
+    providers: Sequence[Provider] = (
+        StaticProvider(target for target in settings.services if not target.by_dns),
+        DnsProvider(
+            (target for target in settings.services if target.by_dns),
+            taken={target.name for target in settings.services},
+            answers=backends.answers,
+            interval_s=settings.poll_interval,
+            timeout_s=settings.poll_timeout,
+        ),
+    )
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        await asyncio.gather(*(provider.begin(backends) for provider in providers))
+        await poller.start()
         tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
         tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
-        # A provider that knows its backends tells them before it waits for anything.
-        await asyncio.sleep(0)
-        await poller.start()
         try:
             yield {"plane": plane}
         finally:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import structlog
 
-from gateway.discovery import Target
 from gateway.latency import PeakEwma
+from gateway.targets import Target
 from gateway.upstream import Pool
 from kit.catalogue import Entry, Kind
 
@@ -118,6 +118,14 @@ class Backend:
         self._on_change()
         log.info("models learnt", backend=self.name, models=[offer.name for offer in offers])
 
+    def take_over(self, twin: "Backend") -> None:
+        """Be what `twin` is, the same server under another name: what was learnt of it holds."""
+        self.offers = twin.offers
+        self._observed, self._draining, self._known = twin._observed, twin._draining, twin._known
+        self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
+        self.response_time_ms, self.progress = twin.response_time_ms, twin.progress
+        self.ttft, self.whole = twin.ttft, twin.whole
+
     def _changed(self, before: State) -> None:
         after = self.state
         if after == before and self._known:
@@ -149,13 +157,19 @@ class Backends:
         self._watchers.append(watcher)
 
     def upsert(self, target: Target) -> None:
-        """Add the backend of this name, or replace it when anything about it differs."""
+        """Add the backend of this name, or replace it, at its place in the order, when anything about it differs."""
         present = self._backends.get(target.name)
+        if present is not None and present.target == target:
+            present.target = target  # only `doubt` may differ
+            return
+        key = self._keys.get(target.name) or self._keys.get(target.service)
+        backend = Backend(target, Pool(target), key, self._changed)
         if present is not None:
-            if present.target == target:
-                return
-            self.remove(target.name)
-        backend = Backend(target, Pool(target), self._keys.get(target.name), self._changed)
+            backend.offers = present.offers  # so that errors can name what it had
+            self._leave(present)
+        twin = next((one for one in self if one.target.is_same_place(target)), None)
+        if twin is not None:
+            backend.take_over(twin)
         self._backends[target.name] = backend
         self.on_arrival(backend)
         self._changed()
@@ -164,9 +178,13 @@ class Backends:
         """Forget the backend of this name, if there is one. Its exchanges go on to their end."""
         backend = self._backends.pop(name, None)
         if backend is not None:
-            self.on_departure(backend)
-            backend.pool.close()
+            self._leave(backend)
             self._changed()
+
+    def answers(self, name: str) -> bool:
+        """Whether the backend of this name answered when it was last asked, well or not."""
+        backend = self._backends.get(name)
+        return backend is not None and backend.response_time_ms is not None
 
     def get(self, name: str) -> Backend | None:
         """The backend of this name, or None."""
@@ -177,6 +195,10 @@ class Backends:
 
     def __len__(self) -> int:
         return len(self._backends)
+
+    def _leave(self, backend: Backend) -> None:
+        self.on_departure(backend)
+        backend.pool.close()
 
     def _changed(self) -> None:
         for watcher in self._watchers:
@@ -202,6 +224,7 @@ def describe(backend: Backend) -> Mapping[str, Any]:
     ttft = backend.ttft.last
     return {
         "url": backend.target.url,
+        **({"address": backend.target.address} if backend.target.by_dns else {}),
         "kind": backend.kind,
         "models": [offer.name for offer in backend.offers],
         "state": backend.state,

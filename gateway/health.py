@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import structlog
 
+from gateway.ask import ask
 from gateway.backends import Backend, Backends, Offer, now_iso, offer_of_entry, offer_of_id
 from kit.catalogue import Catalogue
 
@@ -107,17 +108,21 @@ class _Polls:
     async def once(self) -> None:
         """Ask, and tell the backend's record what came back."""
         backend = self.backend
+        if backend.target.is_nowhere:
+            self._down(backend.target.doubt or "it has no address")
+            backend.last_check = now_iso()
+            return
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._get("/health")
+                response = await ask(self._client, backend, "/health")
                 foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
                 models = await self._models(response) if foreign else None
         except TimeoutError:
             self._missed()
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             self._misses = 0
-            self._down(f"no answer: {error or type(error).__name__}")
+            self._gone(f"no answer: {error or type(error).__name__}")
         else:
             self._misses = 0
             backend.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
@@ -129,15 +134,11 @@ class _Polls:
         self._healthy_before = backend.state == "healthy"
         self._count += 1
 
-    async def _get(self, path: str) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {self.backend.key}"} if self.backend.key else {}
-        return await self._client.get(self.backend.target.url + path, headers=headers)
-
     async def _models(self, health: httpx2.Response) -> httpx2.Response | None:
         """The foreign server's list, where it is needed: at first, after a bad time, now and then, or as its health."""
         if health.is_success and self._healthy_before and self.backend.offers and self._count % MODELS_EVERY:
             return None
-        return await self._get("/v1/models")
+        return await ask(self._client, self.backend, "/v1/models")
 
     def _missed(self) -> None:
         """No answer in time. A backend that works is given some more polls: its loop may be busy with the work."""
@@ -149,7 +150,11 @@ class _Polls:
         if working and (recent or self._misses < MISSES_WHILE_BUSY):
             backend.observe("busy", reason)
         else:
-            self._down(reason)
+            self._gone(reason)
+
+    def _gone(self, reason: str) -> None:
+        """It did not answer at all: what discovery doubts is the better reason."""
+        self._down(self.backend.target.doubt or reason)
 
     def _down(self, reason: str) -> None:
         self.backend.response_time_ms = None

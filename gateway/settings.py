@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from gateway.discovery import GRAMMAR, Target, parse_services
+from gateway.targets import GRAMMAR, Target, parse_services
 from kit.app import HttpSettings
 from kit.guard import KeyRing
 
@@ -31,8 +31,12 @@ class GatewaySettings(HttpSettings):
         None, description="bearer keys to send to backends, NAME=KEY separated by commas or line breaks"
     )
 
-    poll_interval: float = Field(2.0, gt=0, le=300, description="seconds between two health polls of a backend")
-    poll_timeout: float = Field(1.0, gt=0, le=60, description="seconds that a backend has to answer a health poll")
+    poll_interval: float = Field(
+        2.0, gt=0, le=300, description="seconds between two health polls of a backend, and two DNS lookups of one"
+    )
+    poll_timeout: float = Field(
+        1.0, gt=0, le=60, description="seconds that a backend has to answer a health poll, and the resolver a lookup"
+    )
     connect_timeout: float = Field(2.0, gt=0, le=60, description="seconds to reach a backend before trying another")
     first_byte_timeout: float = Field(
         600.0, gt=0, description="seconds that a backend has to begin its answer, and to finish one not streamed"

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from gateway.discovery import Target
+from gateway.targets import Target
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
 MAX_HEAD = 256 * 1024
@@ -246,8 +246,13 @@ class Pool:
 
     async def connect(self) -> UpstreamConnection:
         """Open a connection. Raises OSError; when cancelled, nothing stays open."""
+        target = self.target
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: UpstreamConnection(self), self.target.host, self.target.port, ssl=self._tls
+            lambda: UpstreamConnection(self),
+            target.reached_at,
+            target.port,
+            ssl=self._tls,
+            server_hostname=target.host if target.tls else None,
         )
         raw = connection.transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):

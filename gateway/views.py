@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 
+from gateway.ask import ask
 from gateway.backends import USABLE, Backend, Backends, Offer, describe
 from kit.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
@@ -43,10 +44,11 @@ async def gpu_stats(backends: Iterable[Backend], client: httpx2.AsyncClient) -> 
 
 
 async def _gpus_of(backend: Backend, client: httpx2.AsyncClient) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {backend.key}"} if backend.key else {}
+    if backend.target.is_nowhere:
+        return _unavailable(backend.target.doubt or "it has no address")
     try:
         async with asyncio.timeout(GPU_TIMEOUT_S):
-            response = await client.get(f"{backend.target.url}/gpu-stats", headers=headers)
+            response = await ask(client, backend, "/gpu-stats")
         if not response.is_success:
             return _unavailable(f"{backend.name} answered {response.status_code}")
         body = response.json()

@@ -9,10 +9,11 @@ import pytest
 
 from gateway.access_log import AccessLog
 from gateway.backends import Backends
-from gateway.discovery import StaticProvider, make_target, parse_services
+from gateway.discovery import StaticProvider
 from gateway.latency import DECAY_S, PeakEwma
 from gateway.settings import GatewaySettings
 from gateway.sse import MOST_HELD, EventHolder, error_event
+from gateway.targets import make_target, parse_services
 from kit.errors import BadGateway
 from kit.settings import SettingsError, load_settings
 
@@ -21,7 +22,7 @@ def test_services_grammar() -> None:
     """Every part of the grammar, in any order, with spaces and line breaks."""
     one, two, three = parse_services(
         "llm-primary=http://127.0.0.1:8000/, gpu9 = https://h.example/openai/v1 ;models=a/b|c; kind=embedding\n"
-        "v6=http://[::1]:9"
+        "v6=http://[::1]:9; dns"
     )
     assert (one.name, one.url, one.host, one.port, one.kind) == (
         "llm-primary", "http://127.0.0.1:8000", "127.0.0.1", 8000, None,
@@ -30,12 +31,14 @@ def test_services_grammar() -> None:
     assert two.models == ("a/b", "c")
     assert two.url == "https://h.example/openai"
     assert three.authority == "[::1]:9"
+    assert [target.by_dns for target in (one, two, three)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
     "services",
     ["http://127.0.0.1:8000", "a=127.0.0.1:8000", "a=ftp://x", "a=http://", "a=http://x;kind=poet", "a=http://x;models=",
-     "a=http://x;color=red", "a=http://x,a=http://y", "a b=http://x", "a=http://u:p@x", "a=http://x:99999", "a=http://x?q"],
+     "a=http://x;color=red", "a=http://x;dns=no",
+     "a=http://x,a=http://y", "a b=http://x", "a=http://u:p@x", "a=http://x:99999", "a=http://x?q"],
 )  # fmt: skip
 def test_services_refused(services: str) -> None:
     """A wrong entry fails at start with the variable's name and the entry."""
@@ -88,7 +91,7 @@ async def test_discovery_upserts_and_removes() -> None:
     backends = Backends({})
     changes: list[None] = []
     backends.on_change(lambda: changes.append(None))
-    await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).run(backends)
+    await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).begin(backends)
     first = backends.get("a")
     backends.upsert(make_target("a", "http://a:1"))
     assert backends.get("a") is first
@@ -97,7 +100,7 @@ async def test_discovery_upserts_and_removes() -> None:
     backends.remove("b")
     backends.remove("b")
     assert [backend.name for backend in backends] == ["a"]
-    assert len(changes) == 5
+    assert len(changes) == 4
 
 
 def test_ewma_rises_at_once_and_falls_slowly() -> None:

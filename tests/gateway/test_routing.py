@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.backends import Backend, Offer, State, offer_of_entry, offer_of_id
-from gateway.discovery import make_target
 from gateway.endpoints import BY_PATH
 from gateway.routing import Candidate, Router, Wants, available, candidates, choose
+from gateway.targets import make_target
 from gateway.upstream import Pool
 from kit.catalogue import Catalogue, Entry, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend

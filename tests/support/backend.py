@@ -59,8 +59,9 @@ class _Cut(Exception):
 class FakeBackend:
     """The server. `async with` starts it on a free port (or the given one) and stops it."""
 
-    def __init__(self, port: int = 0, *, name: str = "fake", **switches: Any) -> None:
+    def __init__(self, port: int = 0, *, name: str = "fake", host: str = "127.0.0.1", **switches: Any) -> None:
         self.name = name
+        self.host = host
         self.port = port
         self.switches = Switches(**switches)
         self.requests: list[Received] = []
@@ -77,7 +78,7 @@ class FakeBackend:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def __aenter__(self) -> "FakeBackend":
         await self.start()
@@ -88,7 +89,7 @@ class FakeBackend:
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
