@@ -85,5 +85,5 @@ def create(settings: GatewaySettings) -> FastAPI:
             await client.aclose()
 
     app = create_app(title="GPU cluster gateway", settings=settings, metrics=metrics, keys=plane.keys, lifespan=running)
-    app.include_router(create_routes(backends, catalogue, client, admin_only(settings.admin_guard())))
+    app.include_router(create_routes(backends, catalogue, client, admin_only(settings)))
     return app

@@ -1,15 +1,17 @@
 """What the gateway takes from its environment."""
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from gateway.targets import GRAMMAR, Target, parse_services
 from kit.app import HttpSettings
 from kit.guard import KeyRing
+from kit.trusted import is_network
 
 # The ports of the quick reference.
 DEFAULT_SERVICES = parse_services(
@@ -26,6 +28,15 @@ class GatewaySettings(HttpSettings):
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
     gateway_api_keys: SecretStr | None = Field(
         None, description="bearer keys that /v1 asks for, separated by commas or line breaks; none lets everybody in"
+    )
+    cluster_bind: str | None = Field(
+        None,
+        description="in a container, the IP address on which its port is published outside, since HOST tells nothing "
+        "there; off loopback the gateway wants GATEWAY_API_KEYS or ALLOW_UNAUTHENTICATED=yes, and takes the same of "
+        "HOST where this is unset",
+    )
+    allow_unauthenticated: bool = Field(
+        False, description="yes lets everybody who reaches the gateway use it without a key; no by default"
     )
     backend_keys: SecretStr | None = Field(
         None, description="bearer keys to send to backends, NAME=KEY separated by commas or line breaks"
@@ -59,12 +70,49 @@ class GatewaySettings(HttpSettings):
     def _services(cls, value: object) -> object:
         return parse_services(value) if isinstance(value, str) else value
 
+    @field_validator("cluster_bind")
+    @classmethod
+    def _cluster_bind(cls, value: str | None) -> str | None:
+        # Compose writes IPv6 in brackets before a port.
+        return None if value is None else str(ipaddress.ip_address(value.strip("[]")))
+
+    @model_validator(mode="after")
+    def _open_on_purpose_only(self) -> "GatewaySettings":
+        if self.is_local or self.allow_unauthenticated or self.key_ring():
+            return self
+        if self.cluster_bind is not None:
+            where, way = f"{self.cluster_bind} (CLUSTER_BIND)", "CLUSTER_BIND=127.0.0.1"
+        else:
+            where = f"{self.host} (HOST)"
+            way = "HOST=127.0.0.1 (or, in a container, by CLUSTER_BIND=127.0.0.1 and a port published there)"
+        raise ValueError(
+            f"The gateway would let everybody who reaches {where} use it without a key: set GATEWAY_API_KEYS (or "
+            f"GATEWAY_API_KEYS_FILE), or keep it on this machine by {way}, or allow it by ALLOW_UNAUTHENTICATED=yes"
+        )
+
     @field_validator("backend_keys")
     @classmethod
     def _backend_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not all(_printable(key) for key in _pairs(value).values()):
             raise ValueError("every entry is NAME=KEY, the key without spaces")
         return value
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the gateway."""
+        reached_at = self.cluster_bind or self.host
+        try:
+            return ipaddress.ip_address(reached_at).is_loopback
+        except ValueError:
+            return reached_at == "localhost"
+
+    def trusted_places(self) -> tuple[str, ...]:
+        """What counts of ADMIN_TRUSTED_NETWORKS: only networks where others than this machine come in.
+
+        They would all come from `docker-host`, or through the proxy whose name is trusted.
+        """
+        places = super().trusted_places()
+        return places if self.is_local else tuple(place for place in places if is_network(place))
 
     def key_ring(self) -> KeyRing:
         """The keys that clients of /v1 must send."""

@@ -1,6 +1,5 @@
 """The application that every program starts from: error envelope, request frame, metrics, shared settings."""
 
-import ipaddress
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -11,11 +10,12 @@ from starlette.types import Lifespan
 
 from kit import __version__
 from kit.errors import install_error_handlers
-from kit.guard import AdminGuard, BrowserGuard, KeyRing, Network
+from kit.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.logs import LogFormat
 from kit.metrics import HttpMetrics, metrics_route
 from kit.middleware import RequestFrame
 from kit.settings import Settings
+from kit.trusted import check_place, hosts_of, networks_of
 
 # What our clients read of an answer's head; browsers hide the rest from pages of other origins.
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
@@ -42,7 +42,9 @@ class HttpSettings(Settings):
         None, description="the bearer token for routes that change something, needed off ADMIN_TRUSTED_NETWORKS"
     )
     admin_trusted_networks: CommaSeparated = Field(
-        ("127.0.0.0/8", "::1/128"), description="comma-separated networks from which changes need no token"
+        ("127.0.0.0/8", "::1/128"),
+        description="comma-separated places from which changes need no token: networks, docker-host (who comes through "
+        "a port that this container publishes on its host's loopback), host names such as edge",
     )
 
     @field_validator("allowed_hosts", "allowed_origins", "admin_trusted_networks", mode="before")
@@ -52,19 +54,18 @@ class HttpSettings(Settings):
 
     @field_validator("admin_trusted_networks")
     @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            ipaddress.ip_network(network)
+    def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for place in value:
+            check_place(place)
         return value
 
     def browser_guard(self) -> BrowserGuard:
         """The Host and Origin check of these settings."""
         return BrowserGuard(self.allowed_hosts, self.allowed_origins)
 
-    def admin_guard(self) -> AdminGuard:
-        """The check of requests that change something."""
-        networks: list[Network] = [ipaddress.ip_network(network) for network in self.admin_trusted_networks]
-        return AdminGuard(self.admin_token.get_secret_value() if self.admin_token else None, networks)
+    def trusted_places(self) -> tuple[str, ...]:
+        """What counts of ADMIN_TRUSTED_NETWORKS."""
+        return self.admin_trusted_networks
 
 
 def create_app(
@@ -95,13 +96,21 @@ def create_app(
     return app
 
 
-def admin_only(guard: AdminGuard) -> Any:
-    """A FastAPI dependency for routes that change something; put it into `dependencies=[...]`."""
+def admin_only(settings: HttpSettings) -> Any:
+    """A FastAPI dependency for routes that change something; put it into `dependencies=[...]`.
 
-    def check(request: Request) -> None:
+    Where `docker-host` is, it finds out here, once.
+    """
+    places = settings.trusted_places()
+    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    guard, hosts = AdminGuard(token, networks_of(places)), hosts_of(places)
+
+    async def check(request: Request) -> None:
         # Behind a reverse proxy on this machine everybody would come from loopback: what was forwarded needs the token.
         forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
         client = request.client.host if request.client and not forwarded else None
+        if client is not None and await hosts.include(client):
+            return
         refusal = guard.refusal(client, request.headers.get("authorization"))
         if refusal is not None:
             raise refusal

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from kit.errors import ApiError, Forbidden, InvalidApiKey
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -114,13 +115,19 @@ class AdminGuard:
         return None
 
     def _trusts(self, client: str) -> bool:
-        try:
-            address = ipaddress.ip_address(client.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._trusted)
+        address = address_of(client)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def address_of(client: str) -> Address | None:
+    """A peer's address as the socket tells it, without what only its notation adds; None when it is none."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
 
 
 def bearer(authorization: str | None) -> str | None:

@@ -56,7 +56,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     readers = [_readers_only(keys)]
     app.add_api_route("/health", models.health, methods=["GET"])
     app.include_router(models.reading(), dependencies=readers)
-    app.include_router(models.changing(), dependencies=[admin_only(settings.admin_guard())])
+    app.include_router(models.changing(), dependencies=[admin_only(settings)])
     app.include_router(HubApi(library, internal_hosts=settings.s3_internal_hosts).router(), dependencies=readers)
     return app
 

@@ -26,8 +26,8 @@ class Changes:
         self.paused = threading.Event()
         self.go_on = threading.Event()
         self.app: FastAPI = bare_app()
-        guard = load_settings(HttpSettings, port=1, admin_token="secret").admin_guard()
-        self.app.add_api_route("/change", self._change, methods=["POST"], dependencies=[admin_only(guard)])
+        settings = load_settings(HttpSettings, port=1, admin_token="secret")
+        self.app.add_api_route("/change", self._change, methods=["POST"], dependencies=[admin_only(settings)])
         self.app.add_api_route("/pause", self._pause)
         self.app.add_api_route("/last", self._last)
 

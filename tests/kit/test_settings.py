@@ -210,7 +210,7 @@ def test_comma_separated_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
         ("ADMIN_TRUSTED_NETWORKS", "10.0.0.1/8"),
-        ("ADMIN_TRUSTED_NETWORKS", "everybody"),
+        ("ADMIN_TRUSTED_NETWORKS", "every body"),
         ("ADMIN_TRUSTED_NETWORKS", "127.0.0.0/8,::1/129"),
     ],
 )

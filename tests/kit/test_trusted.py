@@ -1,0 +1,137 @@
+"""Places from which changes need no token: this container's host, and hosts by name, that fail closed."""
+
+import asyncio
+from pathlib import Path
+
+import httpx2
+import pytest
+import structlog
+from fastapi import FastAPI
+
+from kit import trusted
+from kit.app import HttpSettings, admin_only
+from kit.settings import SettingsError, load_settings
+from tests.kit.served import bare_app
+from tests.support.resolver import FAILING, GONE, FakeResolver
+
+ROUTES = """\
+Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth0	000012AC	00000000	0001	0	0	0	0000FFFF	0	0	0
+eth0	00000000	010012AC	0003	0	0	0	00000000	0	0	0
+"""
+HOST = "172.18.0.1"
+EDGE = "172.18.0.9"
+OTHER = "172.18.0.5"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a container's file system, as the program sees it."""
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/net/route").write_text(ROUTES)
+    (tmp_path / ".dockerenv").touch()
+    monkeypatch.setattr(trusted, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+async def resolver(monkeypatch: pytest.MonkeyPatch) -> FakeResolver:
+    """The resolver of the test's loop."""
+    return FakeResolver(monkeypatch)
+
+
+class Site:
+    """An application with one route that changes something, asked from any address."""
+
+    def __init__(self, places: str, token: str | None = "t0k") -> None:
+        settings = load_settings(HttpSettings, port=1, admin_trusted_networks=places, admin_token=token)
+        self.app: FastAPI = bare_app()
+        self.app.add_api_route("/change", self._change, methods=["POST"], dependencies=[admin_only(settings)])
+
+    async def _change(self) -> None:
+        pass
+
+    async def status(self, client: str, **headers: str) -> int:
+        transport = httpx2.ASGITransport(self.app, client=(client, 1234))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return (await http.post("/change", headers=headers)).status_code
+
+
+@pytest.mark.usefixtures("root")
+async def test_the_docker_host_needs_no_token() -> None:
+    """Through a port published on the host's loopback, a request comes from the default gateway; others do not."""
+    site = Site("127.0.0.0/8,docker-host")
+    assert await site.status(HOST) == 200
+    assert await site.status("::ffff:" + HOST) == 200
+    assert await site.status("127.0.0.1") == 200
+    for other in (OTHER, "172.18.0.2", "fd00::1", "not an address"):
+        assert await site.status(other) == 401
+        assert await site.status(other, Authorization="Bearer t0k") == 200
+
+
+@pytest.mark.usefixtures("root")
+async def test_what_was_forwarded_needs_the_token_from_the_docker_host_too(resolver: FakeResolver) -> None:
+    """A reverse proxy on the host, or the trusted proxy, lends its address to nobody."""
+    resolver.answers["edge"] = [EDGE]
+    site = Site("docker-host,edge")
+    for client in (HOST, EDGE):
+        assert await site.status(client) == 200
+        assert await site.status(client, **{"X-Forwarded-For": "203.0.113.9"}) == 401
+        assert await site.status(client, Forwarded="for=127.0.0.1") == 401
+
+
+@pytest.mark.parametrize("change", ["no container", "no default route", "no table"])
+async def test_docker_host_is_nobody_elsewhere(root: Path, change: str) -> None:
+    """Outside a container that address is the network's router; without a way out there is none. Said at start."""
+    if change == "no container":
+        (root / ".dockerenv").unlink()
+    elif change == "no default route":
+        (root / "proc/net/route").write_text("\n".join(ROUTES.splitlines()[:2]))
+    else:
+        (root / "proc/net/route").unlink()
+    with structlog.testing.capture_logs() as logs:
+        site = Site("docker-host")
+    assert [line["event"] for line in logs] == ["docker-host in ADMIN_TRUSTED_NETWORKS is nobody here"]
+    assert await site.status(HOST) == 401
+    assert await site.status("0.0.0.0") == 401
+
+
+async def test_a_host_by_name(resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trusted at the address that its name has now: one made anew is, the old address is not."""
+    monkeypatch.setattr(trusted, "KEPT_S", 0.0)
+    resolver.answers["edge"] = [EDGE]
+    site = Site("edge")
+    assert (await site.status(EDGE), await site.status(OTHER)) == (200, 401)
+    resolver.answers["edge"] = [OTHER]
+    assert (await site.status(EDGE), await site.status(OTHER)) == (401, 200)
+
+
+@pytest.mark.parametrize("how", [GONE, FAILING, None], ids=["gone", "failing", "hanging"])
+async def test_a_name_that_does_not_resolve_is_nobody(
+    resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch, how: Exception | None
+) -> None:
+    """No answer, no trust; the token still opens."""
+    monkeypatch.setattr(trusted, "LOOKUP_S", 0.02)
+    resolver.answers["edge"] = how or [EDGE]
+    if how is None:
+        resolver.hanging["edge"] = asyncio.Event()
+    site = Site("edge")
+    with structlog.testing.capture_logs() as logs:
+        assert await site.status(EDGE) == 401
+        assert await site.status(EDGE, Authorization="Bearer t0k") == 200
+    assert [line["host"] for line in logs if "does not resolve" in line["event"]] == ["edge"]
+
+
+async def test_many_ask_once(resolver: FakeResolver) -> None:
+    """A flood of refused changes is no flood of lookups."""
+    resolver.answers["edge"] = [EDGE]
+    site = Site("edge")
+    assert set(await asyncio.gather(*(site.status(OTHER) for _ in range(20)))) == {401}
+    assert resolver.asked["edge"] == 1
+
+
+@pytest.mark.parametrize("place", ["10.0.0.0/33", "300.1.1.1", "10.0.0.1/8", "-edge", "a b", "edge/24", "http://edge"])
+def test_what_is_no_place_is_refused(place: str) -> None:
+    """A network with a mistake in it must not pass for a host's name."""
+    with pytest.raises(SettingsError, match="ADMIN_TRUSTED_NETWORKS is"):
+        load_settings(HttpSettings, port=1, admin_trusted_networks=place)
