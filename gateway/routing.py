@@ -172,7 +172,7 @@ def _wrong_kind(wants: Wants, offer: Offer, pairs: list[Candidate]) -> InvalidRe
 def _loading(pair: Candidate) -> ModelLoading:
     backend = pair.backend
     done = "" if backend.progress is None else f" ({int(backend.progress * 100)} %)"
-    detail = f": {backend.last_error}" if backend.last_error else ""
+    detail = f": {backend.last_error.rstrip('.')}" if backend.last_error else ""
     return ModelLoading(
         f"{pair.offer.name} is loading on {backend.name}{done}{detail}. Try again in a moment.",
         retry_after=backend.retry_after_s,

@@ -18,7 +18,8 @@ from kit.metrics import HttpMetrics
 log = structlog.get_logger("access")
 
 # Polled every few seconds by machines: logged only when they fail. A 503 there is no failure of the request, it is what
-# a service says while its model loads, and the load itself is logged.
+# a service says while its model loads, and the load itself is logged. A route says by `request.state.quiet = True` that
+# it was asked in that way.
 QUIET_PATHS = frozenset({"/health", "/metrics", "/gpu-stats"})
 QUIET_STATUSES = frozenset({*range(400), 503})
 MAX_REQUEST_ID = 128
@@ -110,7 +111,7 @@ class _Exchange:
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(self._first_byte_s or time.perf_counter() - self._began)
-        if status in QUIET_STATUSES and self._scope["path"] in QUIET_PATHS:
+        if status in QUIET_STATUSES and (self._scope["path"] in QUIET_PATHS or self._scope["state"].get("quiet")):
             return
         client = self._scope.get("client")
         log.info(

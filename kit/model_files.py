@@ -15,7 +15,7 @@ import structlog
 
 from kit.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
-from kit.model_source import CHUNK, Listing, ModelFilesError, RegistrySource, RemoteFile
+from kit.model_source import CHUNK, Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
 from kit.resume import Broken, Stopped, check_stop, resumed
 
 __all__ = ["ModelFilesError", "fetch_model"]
@@ -35,8 +35,8 @@ def fetch_model(
     Blocks for as long as that takes. Every file's digest is checked when it arrives; a file that was verified before is
     not read again while its size and time stay the same. The folder's name is the commit, so a revision that moves gets
     a new folder. `report` is told the share done (0..1) and what is going on; `stop` ends the fetch within a moment.
-    When the registry is down, a complete folder from before is used. Several processes may ask for one model at once:
-    one fetches, the others wait. Raises ModelFilesError.
+    When the registry is down, or has to mirror the model first, a complete folder from before is used. Several
+    processes may ask for one model at once: one fetches, the others wait. Raises ModelFilesError.
     """
     try:
         with RegistrySource(registry_url, token) as source:
@@ -79,7 +79,7 @@ class _Fetch:
         self._report(0.0, f"asking the registry at {self._source.url}")
         try:
             listing = self._source.listing(self._entry)
-        except Broken as error:
+        except (Broken, NotThereYet) as error:
             return self._without_registry(error)
         self._total = listing.size
         folder = self._cache.complete(listing, self._stop)
@@ -91,14 +91,16 @@ class _Fetch:
         self._report(1.0, "files verified")
         return folder
 
-    def _without_registry(self, error: Broken) -> Path:
+    def _without_registry(self, error: Broken | NotThereYet) -> Path:
         folder = self._cache.last_complete(self._entry.revision, self._stop)
+        if folder is None and isinstance(error, NotThereYet):
+            raise error
         if folder is None:
             raise ModelFilesError(
                 f"{error} {self._entry.name} is not in {self._cache.home} yet. Start the registry or set REGISTRY_URL.",
                 may_pass=True,
             ) from error
-        log.warning("registry down, using the model files from before", reason=str(error), folder=str(folder))
+        log.warning("not in the registry now, using the model files from before", reason=str(error), folder=str(folder))
         self._report(1.0, "files from before")
         return folder
 

@@ -4,6 +4,7 @@ Spoken through the Hub API, so any server with that API will do. Blocking; one i
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,9 +24,22 @@ STALL_TIMEOUT_S = 15.0
 class ModelFilesError(Exception):
     """The files could not be had. `may_pass` says whether waiting and trying again can help."""
 
+    # How far the registry is with mirroring the model, 0 to 1, and when to ask again, in seconds, as it says itself.
+    progress: float | None = None
+    retry_after_s: float | None = None
+
     def __init__(self, message: str, *, may_pass: bool) -> None:
         super().__init__(message)
         self.may_pass = may_pass
+
+
+class NotThereYet(ModelFilesError):
+    """The registry answers that the model is on its way to it, or why it could not be mirrored for now."""
+
+    def __init__(self, message: str, *, progress: float | None, retry_after_s: float | None) -> None:
+        super().__init__(message, may_pass=True)
+        self.progress = progress
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -83,13 +97,15 @@ class RegistrySource:
     def listing(self, entry: Entry) -> Listing:
         """What `entry` consists of at its revision, its allow and ignore patterns applied.
 
-        Raises Broken, or ModelFilesError when the registry answers but has no such model, or nonsense.
+        Raises Broken, NotThereYet, or ModelFilesError when the registry answers but has no such model, or nonsense.
         """
         address = f"{self.url}/api/models/{entry.hf_repo}/revision/{quote(entry.revision, safe='')}?blobs=1"
         try:
             response = self._client.get(address)
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._down(error) from error
+        if response.status_code == 503:
+            _raise_not_there_yet(response)
         if response.status_code == 404:
             raise ModelFilesError(
                 f"{entry.hf_repo} at {entry.revision} is not in the registry at {self.url}. Mirror it with "
@@ -146,6 +162,23 @@ class RegistrySource:
     def _down(self, error: Exception) -> Broken:
         reason = str(error) or type(error).__name__
         return Broken(f"The registry at {self.url} does not answer ({reason}).")
+
+
+def _raise_not_there_yet(response: httpx2.Response) -> None:
+    """Raise NotThereYet when this 503 tells of a model that is being mirrored; any other one is a server's trouble."""
+    try:
+        error = response.json()["error"]
+        code, message = error["code"], str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        return
+    if code in ("model_loading", "model_failed"):
+        progress = _number(response.headers.get("x-mirror-progress"))
+        raise NotThereYet(message, progress=progress, retry_after_s=_number(response.headers.get("retry-after")))
+
+
+def _number(value: str | None) -> float | None:
+    """A header's plain decimal number, else None."""
+    return float(value) if value and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) else None
 
 
 def _parse_listing(document: dict[str, Any], entry: Entry) -> Listing:

@@ -21,11 +21,11 @@ from kit.app import HttpSettings, create_app
 from kit.catalogue import Catalogue, Entry, Kind
 from kit.daemon_thread import in_daemon_thread
 from kit.errors import ModelNotFound
+from kit.fetching import FETCH_SHARE, Fetching
 from kit.gpu import GpuReader
 from kit.guard import KeyRing
 from kit.loading import Loading
 from kit.metrics import HttpMetrics
-from kit.model_files import ModelFilesError, fetch_model
 from kit.settings import SettingsError
 
 __all__ = ["Engine", "ModelService", "Report", "ServiceSettings", "create_service_app", "in_daemon_thread"]
@@ -33,11 +33,6 @@ __all__ = ["Engine", "ModelService", "Report", "ServiceSettings", "create_servic
 log = structlog.get_logger(__name__)
 
 Report = Callable[[float, str], None]
-
-# Fetching is the first half of the progress that /health shows, loading the second.
-FETCH_SHARE = 0.5
-RETRY_FIRST_S = 1.0
-RETRY_MOST_S = 15.0
 
 
 class Engine(Protocol):
@@ -164,32 +159,16 @@ class ModelService(Generic[E]):
         log.info("model ready", model=self.entry.name, engine=self._engine.name, seconds=seconds)
 
     async def _fetch(self) -> Path:
-        """Fetch the files, waiting for a registry that is not up or a model that is not mirrored yet."""
-        delay = RETRY_FIRST_S
-        told = ""
-        while True:
-            try:
-                return await in_daemon_thread(self._fetch_once)
-            except ModelFilesError as error:
-                if not error.may_pass:
-                    raise
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("model files not there yet", model=self.entry.name, reason=told)
-                self.loading.report(0.0, f"waiting: {error}")
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, RETRY_MOST_S)
-
-    def _fetch_once(self) -> Path:
         token = self.settings.registry_token
-        return fetch_model(
+        fetching = Fetching(
             self.entry,
+            self.loading,
+            self._stop,
             registry_url=self.settings.registry_url,
             token=token.get_secret_value() if token else None,
             cache=self.settings.model_cache,
-            report=lambda done, detail: self.loading.report(done * FETCH_SHARE, detail),
-            stop=self._stop,
         )
+        return await fetching.folder()
 
     def _report_load(self, done: float, detail: str) -> None:
         self.loading.report(FETCH_SHARE + done * (1 - FETCH_SHARE), detail)

@@ -19,6 +19,7 @@ from registry.hub_api import HubApi
 from registry.jobs import Jobs
 from registry.library import Library
 from registry.mirror import Mirror
+from registry.on_demand import OnDemand
 from registry.open_store import open_store
 from registry.routes import ModelRoutes
 from registry.settings import RegistrySettings
@@ -57,7 +58,9 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     app.add_api_route("/health", models.health, methods=["GET"])
     app.include_router(models.reading(), dependencies=readers)
     app.include_router(models.changing(), dependencies=[admin_only(settings)])
-    app.include_router(HubApi(library, internal_hosts=settings.s3_internal_hosts).router(), dependencies=readers)
+    on_demand = OnDemand(mirror, library.catalogue, enabled=settings.mirror_missing)
+    hub_api = HubApi(library, on_demand, internal_hosts=settings.s3_internal_hosts)
+    app.include_router(hub_api.router(), dependencies=readers)
     return app
 
 

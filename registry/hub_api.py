@@ -18,6 +18,7 @@ from kit.hub_names import check_path
 from registry import hub_json
 from registry.library import MAIN, Library, RepoUnknown, RevisionUnknown
 from registry.manifest import FileEntry, Manifest
+from registry.on_demand import OnDemand
 
 PAGE = 1000
 _VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits"})
@@ -27,8 +28,9 @@ READ = ["GET", "HEAD"]
 class HubApi:
     """Answers the Hub's questions from a library."""
 
-    def __init__(self, library: Library, *, internal_hosts: tuple[str, ...]) -> None:
+    def __init__(self, library: Library, on_demand: OnDemand, *, internal_hosts: tuple[str, ...]) -> None:
         self._library = library
+        self._on_demand = on_demand
         self._internal_hosts = frozenset(host.lower() for host in internal_hosts)
 
     def router(self) -> APIRouter:
@@ -52,11 +54,11 @@ class HubApi:
 
     def read(self, request: Request) -> JSONResponse:
         """`/api/models/{id}` and everything below it that is read."""
-        repo, verb, rest = self._parse_api_path(request)
+        wanted, verb, rest = self._parse_api_path(request)
         query = request.query_params
         if verb == "refs":
-            return JSONResponse(hub_json.refs(self._library.refs(repo)))
-        manifest = self._manifest(repo, rest[0] if rest else MAIN)
+            return JSONResponse(hub_json.refs(self._library.refs(self._repo(wanted))))
+        manifest = self._manifest(request, wanted, rest[0] if rest else MAIN)
         if verb in ("", "revision"):
             return JSONResponse(hub_json.model_info(manifest, blobs=_flag(query.get("blobs"))))
         if verb == "tree":
@@ -81,21 +83,21 @@ class HubApi:
 
     async def paths_info(self, request: Request) -> JSONResponse:
         """`POST /api/models/{id}/paths-info/{rev}`, as a form (huggingface_hub) or as JSON (huggingface.js)."""
-        repo, verb, rest = self._parse_api_path(request)
+        wanted, verb, rest = self._parse_api_path(request)
         if verb != "paths-info":
             raise NotFound("This registry serves the reading side of the Hub's API only.")
         paths, expand = _wanted_paths(await request.body(), request.headers.get("content-type", ""))
-        manifest = self._manifest(repo, rest[0] if rest else MAIN)
+        manifest = self._manifest(request, wanted, rest[0] if rest else MAIN)
         return JSONResponse(hub_json.paths_info(manifest, paths, expand=expand))
 
     def resolve(self, request: Request) -> Response:
         """`/{id}/resolve/{rev}/{path}`: a file's head, or the file: by redirection to the store, or as the body."""
         segments = _segments(request)
         at = 1 if segments[1:2] == ["resolve"] else 2
-        repo, rest = "/".join(segments[:at]), segments[at + 1 :]
+        wanted, rest = "/".join(segments[:at]), segments[at + 1 :]
         if segments[at : at + 1] != ["resolve"] or len(rest) < 2:
             raise NotFound("The address of a file is /ORG/NAME/resolve/REVISION/PATH.")
-        manifest = self._manifest(self._repo(repo), rest[0])
+        manifest = self._manifest(request, wanted, rest[0])
         path = "/".join(rest[1:])
         file = manifest.file(check_path(path))
         if file is None:
@@ -132,7 +134,7 @@ class HubApi:
         return StreamingResponse(store.read_blob(file.sha256), headers=headers | {"Content-Length": str(file.size)})
 
     def _parse_api_path(self, request: Request) -> tuple[str, str, list[str]]:
-        """Return (repository, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
+        """Return (id, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
         segments = _segments(request)[2:]
         if not segments:
             raise NotFound("The address of a repository is /api/models/ORG/NAME.")
@@ -142,7 +144,7 @@ class HubApi:
             raise NotFound(
                 f"No route {request.method} {request.url.path}. The Hub's reading side is here, no more of it."
             )
-        return self._repo("/".join(segments[:length])), verb, segments[length + 1 :]
+        return "/".join(segments[:length]), verb, segments[length + 1 :]
 
     def _repo(self, id: str) -> str:
         try:
@@ -152,7 +154,20 @@ class HubApi:
             message = f"The repository {id!r} is not in this registry. Those that are: {known}."
             raise _hub_error("RepoNotFound", message, code="model_not_found") from None
 
-    def _manifest(self, repo: str, revision: str) -> Manifest:
+    def _manifest(self, request: Request, id: str, revision: str) -> Manifest:
+        """What is here of `id` at `revision`. Raises the Hub's 404, or a 503 where it is on its way now."""
+        try:
+            return self._find(id, revision)
+        except NotFound:
+            not_yet = self._on_demand.not_yet(id, revision)
+            if not_yet is None:
+                raise
+            # Asked again and again by who waits for it: the job's own lines in the log tell more.
+            request.state.quiet = True
+            raise not_yet from None
+
+    def _find(self, id: str, revision: str) -> Manifest:
+        repo = self._repo(id)
         try:
             return self._library.manifest(repo, revision)
         except RevisionUnknown:

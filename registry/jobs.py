@@ -6,6 +6,7 @@ blobs that are there already.
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 Status = Literal["queued", "downloading", "verifying", "ready", "failed", "cancelled"]
 ENDED: frozenset[Status] = frozenset({"ready", "failed", "cancelled"})
+LONG_AGO = float("-inf")
 END_WAIT_S = 5.0
 TURN_POLL_S = 0.5
 
@@ -49,6 +51,9 @@ class Job:
         self.error: str | None = None
         self.digests: Callable[[], set[str]] = set
         self.ended = threading.Event()
+        # Monotonic times.
+        self.began_at = time.monotonic()
+        self.ended_at = LONG_AGO
         self._active = active
         self._cancelled = False
         self._lock = threading.Lock()
@@ -57,6 +62,7 @@ class Job:
         """It is its turn. Raises Stopped when it was cancelled while it waited."""
         check_stop(self.stop)
         self.status = self._active
+        self.began_at = time.monotonic()
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
@@ -80,6 +86,7 @@ class Job:
     def finish(self, status: Status, error: str | None = None) -> None:
         """It has ended."""
         self.error = error
+        self.ended_at = time.monotonic()
         self.status = status
         self.ended.set()
 
@@ -149,7 +156,8 @@ class Jobs:
             elif "request" in document:
                 job = Job(key.removeprefix("jobs/").removesuffix(".json"), "downloading", document["request"])
                 job.finish("failed", document.get("error"))
-                self._jobs[job.name] = job
+                job.ended_at = LONG_AGO  # a registry that was started again may try again
+                self._jobs.setdefault(job.name, job)
         return requests
 
     def close(self) -> None:
@@ -165,7 +173,7 @@ class Jobs:
         try:
             with self._turn(job):
                 job.begin()
-                log.info("job begins", model=job.name, status=job.status)
+                log.info("job begins", model=job.name, status=job.status, **_what(job))
                 work(job)
         except Stopped:
             self._end(job, "cancelled", None)
@@ -179,8 +187,10 @@ class Jobs:
 
     @contextlib.contextmanager
     def _turn(self, job: Job) -> Iterator[None]:
-        while not self._turns.acquire(timeout=TURN_POLL_S):
-            check_stop(job.stop)
+        if not self._turns.acquire(blocking=False):
+            log.info("job waits for its turn", model=job.name, **_what(job))
+            while not self._turns.acquire(timeout=TURN_POLL_S):
+                check_stop(job.stop)
         try:
             yield
         finally:
@@ -197,7 +207,14 @@ class Jobs:
                 self._keep(job, status, error)
             except StoreError as failure:
                 log.warning("the end of a job could not be kept", model=job.name, reason=str(failure))
-        log.info("job ended", model=job.name, status=status, **({"error": error} if error else {}))
+        (log.warning if status == "failed" else log.info)(
+            "job ended",
+            model=job.name,
+            status=status,
+            seconds=round(time.monotonic() - job.began_at, 1),
+            progress=job.progress.told(),
+            **({"error": error} if error else {}),
+        )
         job.finish(status, error)
 
     def _keep(self, job: Job, status: Status, error: str | None) -> None:
@@ -206,6 +223,12 @@ class Jobs:
         else:
             document = {"status": status, "request": job.request, "error": error}
             self._store.put_document(_key(job.name), document)
+
+
+def _what(job: Job) -> dict[str, Any]:
+    """What a person who follows the log wants to know of a job."""
+    request = job.request or {}
+    return {key: request[key] for key in ("repo", "revision") if key in request}
 
 
 def _key(name: str) -> str:

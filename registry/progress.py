@@ -1,8 +1,11 @@
 """How far a download is: bytes, files, speed, time left. Written by the threads that fetch, read by routes."""
 
+import math
 import threading
 import time
 from collections import deque
+
+from registry.progress_bar import human_bytes
 
 _WINDOW_S = 10.0
 
@@ -39,6 +42,23 @@ class Progress:
         with self._lock:
             self._files_done += 1
 
+    @property
+    def share(self) -> float:
+        """How much of the bytes is done, from 0 to 1; 0 while their number is unknown."""
+        with self._lock:
+            return min(self._bytes_done / self._bytes_total, 1.0) if self._bytes_total else 0.0
+
+    def told(self) -> str:
+        """For a person: `35 % of 988.1 MB, 12.0 MB/s, 20 s left`, as far as that is known; empty when nothing is."""
+        now = self.as_json()
+        total, rate, left = now["bytes_total"], now["bytes_per_second"], now["eta_seconds"]
+        if not total:
+            return ""
+        parts = [f"{int(self.share * 100)} % of {human_bytes(total)}"]
+        parts += [f"{human_bytes(rate)}/s"] if rate else []
+        parts += [f"{human_seconds(left)} left"] if left else []
+        return ", ".join(parts)
+
     def as_json(self) -> dict[str, float | int | None]:
         """The `progress` of a model."""
         with self._lock:
@@ -56,3 +76,12 @@ class Progress:
                 if rate and left > 0
                 else (0.0 if self._bytes_total and left <= 0 else None),
             }
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration as one says it: 20 s, 3 min, 1 h 5 min."""
+    whole = math.ceil(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = math.ceil(whole / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -40,6 +40,10 @@ class RegistrySettings(HttpSettings):
         "https://huggingface.co",
         description="where to mirror from: the Hub, a mirror of it, or another registry, a URL",
     )
+    mirror_missing: bool = Field(
+        False,
+        description="yes mirrors a model of the catalogue when it is first asked for; no, the default, answers 404",
+    )
     hf_token: SecretStr | None = Field(None, description="a token for gated models; sent to HF_ENDPOINT only")
     api_keys: SecretStr | None = Field(
         None, description="comma-separated bearer keys, one of which reading asks for; Hub clients send HF_TOKEN"

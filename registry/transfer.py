@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -118,16 +119,20 @@ class Transfer:
         entries = []
         with ThreadPoolExecutor(self._parallel, thread_name_prefix=f"fetch-{self._wanted.name}") as pool:
             pending = {pool.submit(self._fetch, listing, file) for file in largest_first}
+            tell_at = time.monotonic() + TELL_EVERY_S
             while pending:
-                ended, pending = wait(pending, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
+                timeout = max(tell_at - time.monotonic(), 0.0)
+                ended, pending = wait(pending, timeout=timeout, return_when=FIRST_COMPLETED)
                 for future in ended:
                     try:
                         entries.append(future.result())
                     except Exception as error:  # noqa: BLE001  # raised below, when the other threads have ended
                         first = first or error
                         self._stop.set()
-                if not ended:
-                    log.info("downloading", model=self._wanted.name, **self._progress.as_json())
+                if pending and first is None and time.monotonic() >= tell_at:
+                    tell_at = time.monotonic() + TELL_EVERY_S
+                    left = f"{len(files) - len(pending)} of {len(files)}"
+                    log.info("downloading", model=self._wanted.name, progress=self._progress.told(), files=left)
         if first is not None:
             raise first
         return entries

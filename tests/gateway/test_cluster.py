@@ -81,6 +81,20 @@ async def test_states(
         assert int(answer.headers["retry-after"]) >= 1
 
 
+async def test_what_a_service_waits_for_is_told_to_clients(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """A model that is not in the registry: the 503 says so, and which script brings it."""
+    waiting = "waiting: Qwen/Qwen at main is not in the registry. Mirror it with scripts/offline-setup.sh."
+    gateway = await start_gateway(await start_backend(health="loading", progress=0.0, detail=waiting))
+    for model in ("qwen", "cluster", None):
+        answer = await gateway.chat(model)
+        assert (answer.status_code, error_code(answer)) == (503, "model_loading")
+        message = answer.json()["error"]["message"]
+        assert message == f"qwen is loading on llm-primary (0 %): {waiting} Try again in a moment."
+    assert (await gateway.http.get("/services")).json()["services"]["llm-primary"]["last_error"] == waiting
+
+
 async def test_loading_ends_by_itself(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """A service that has finished loading is used from the next poll on."""
     backend = await start_backend(health="loading")

@@ -193,6 +193,19 @@ async def test_polls_are_quiet(logs: list[Any], path: str, status: int, quiet: b
     assert (not logs) is quiet
 
 
+@pytest.mark.parametrize(("status", "quiet"), [(503, True), (200, True), (500, False)])
+async def test_a_route_says_that_it_is_polled(logs: list[Any], status: int, quiet: bool) -> None:
+    """`state.quiet` hides the line as for /health; failures do show."""
+    answer = answering(status)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["quiet"] = True
+        await answer(scope, receive, send)
+
+    await frame_once(app, path="/other")
+    assert (not logs) is quiet
+
+
 def test_refused_poll_is_logged(client: TestClient, logs: list[Any]) -> None:
     """A health check that is refused is a mistake in somebody's configuration."""
     client.get("/health", headers={"Host": "evil.example"})

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from fastapi import FastAPI, Response
 
-from kit import service as kit_service
+from kit import fetching
 from kit.errors import ApiError, ModelNotFound, NotFound
 from kit.service import ModelService, Report, ServiceSettings, create_service_app, in_daemon_thread
 from kit.settings import SettingsError, load_settings
@@ -214,7 +214,7 @@ def hub(files: dict[str, bytes], *, there: Callable[[], bool] = lambda: True) ->
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kit_service, "RETRY_FIRST_S", 0.02)
+    monkeypatch.setattr(fetching, "RETRY_FIRST_S", 0.02)
 
 
 async def waiting_for(client: httpx2.AsyncClient, text: str) -> None:

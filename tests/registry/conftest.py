@@ -2,22 +2,47 @@
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kit.catalogue import Catalogue
+from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store import Store
-from tests.support.hub import small_repo
+from tests.support.hub import Switches, serving_registry, small_repo
 from tests.support.s3 import s3_server  # noqa: F401  # a fixture, found by its name
 
 StoreSettings = dict[str, Any]
+
+REPO = "test/small"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Source:
+    """A registry that plays the Hub, and the switches to disturb it."""
+
+    url: str
+    switches: Switches
+    manifest: Manifest
+    store: Path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Source]:
+    """The Hub of these tests, with one small model."""
+    store, switches = tmp_path / "hub", Switches()
+    library = Library(FileStore(store), Catalogue([]))
+    manifest = import_folder(library, small_repo(tmp_path / "repo"), name="small", repo=REPO, revision="main")
+    with serving_registry(store, switches=switches) as url:
+        yield Source(url, switches, manifest, store)
 
 
 def new_file_settings(folder: Path) -> StoreSettings:

@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +11,12 @@ import httpx2
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.file_store import FileStore
-from registry.folder import import_folder
 from registry.library import Library
-from registry.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
-from tests.registry.conftest import StoreSettings
+from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
 from tests.support import plain_http
-from tests.support.hub import Switches, serving_registry, small_repo, wait_for_job, wait_until
-
-REPO = "test/small"
-WEIGHTS = "model.safetensors"
-
-
-@dataclass
-class Source:
-    """A registry that plays the Hub, and the switches to disturb it."""
-
-    url: str
-    switches: Switches
-    manifest: Manifest
-    store: Path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Source]:
-    """The Hub of these tests, with one small model."""
-    store, switches = tmp_path / "hub", Switches()
-    library = Library(FileStore(store), Catalogue([]))
-    manifest = import_folder(library, small_repo(tmp_path / "repo"), name="small", repo=REPO, revision="main")
-    with serving_registry(store, switches=switches) as url:
-        yield Source(url, switches, manifest, store)
+from tests.support.hub import serving_registry, wait_for_job, wait_until
 
 
 @pytest.fixture

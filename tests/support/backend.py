@@ -190,7 +190,7 @@ class FakeBackend:
         elif now.health == "error":
             await self._json(writer, 500, {})
         elif now.health == "loading":
-            body = ours | {"status": "loading", "progress": now.progress, "detail": "fetching"}
+            body = ours | {"status": "loading", "progress": now.progress, "detail": now.detail}
             await self._json(writer, 503, body if now.ours else {"error": {"message": "Loading model"}})
         elif now.health == "failed":
             await self._json(writer, 503, ours | {"status": "failed", "detail": "no such file"})

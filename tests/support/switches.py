@@ -33,6 +33,7 @@ class Switches:
     # What /health says: healthy, loading, failed, error (500), silent, absent (404); real work is not touched by it.
     health: str = "healthy"
     progress: float = 0.5
+    detail: str = "fetching"
     gpus: str = "ok"
     # With `gated`, every token of a stream waits for `FakeBackend.gate`.
     gated: bool = False
