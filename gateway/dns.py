@@ -98,7 +98,7 @@ class _Service:
             self._set(sink, assign(self.name, self._addresses, found, self._taken))
         if self._failing:
             self._failing = False
-            log.info("the resolver answers again", service=self.name)
+            log.info("name resolves again", service=self.name)
         self._silent_since = None
 
     def close(self) -> None:
@@ -114,7 +114,12 @@ class _Service:
             self._silent_since = now
         gone = self._silent_since is not None and now - self._silent_since >= self._gone_after_s
         if self._addresses and not self._failing:
-            log.warning("the resolver fails", service=self.name, reason=str(error), kept=sorted(self._addresses))
+            log.warning(
+                "name does not resolve, keeping what was known",
+                service=self.name,
+                reason=str(error),
+                kept=sorted(self._addresses),
+            )
         self._failing = True
         self._set(sink, {} if gone else self._addresses, doubt)
 
