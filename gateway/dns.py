@@ -84,6 +84,8 @@ class _Service:
         self._addresses: dict[str, str] = {}
         self._failing = False
         self._silent_since: float | None = None
+        # Whether an optional service has been there: from then on it is missed when it is gone.
+        self._expected = not target.optional
 
     async def look(self, sink: Sink) -> None:
         """Ask, and tell `sink` what differs."""
@@ -127,6 +129,9 @@ class _Service:
         before, self._addresses = self._addresses, dict(addresses)
         if before != self._addresses:
             log.info("replicas", service=self.name, addresses=self._addresses, before=before)
+        self._expected = self._expected or bool(addresses)
+        if not self._expected:
+            return
         # The plain name is always there: who looks for the service finds it, and why it is down.
         standing: Mapping[str, str | None] = self._addresses or {self.name: None}
         for name, address in standing.items():

@@ -13,8 +13,9 @@ KINDS: tuple[str, ...] = get_args(Kind)
 GRAMMAR = (
     "comma-separated backends, each NAME=URL with optional parts after semicolons, in any order: kind=KIND (one of "
     + ", ".join(KINDS)
-    + "), models=MODEL|MODEL (what it serves, by the names it knows itself) and dns (every address behind its host "
-    "name is a replica: NAME, NAME-2, NAME-3 and so on). Kind and models are asked of the backend where they are left "
+    + "), models=MODEL|MODEL (what it serves, by the names it knows itself), dns (every address behind its host "
+    "name is a replica: NAME, NAME-2, NAME-3 and so on) and, beside dns, optional (it is not listed until its name "
+    "has resolved once). Kind and models are asked of the backend where they are left "
     "out. Example: llm-primary=http://127.0.0.1:8000,embedding=http://embedding:8002;dns,"
     "gpu9=http://10.0.0.9:8000;kind=llm;models=meta-llama/Llama-3.1-8B-Instruct"
 )
@@ -37,6 +38,8 @@ class Target:
     # Whether every address behind `host` is a replica; then `address` is this one's, None while there is none.
     by_dns: bool = False
     address: str | None = None
+    # Whether it may be left out of a cluster: it is told of only once its name has resolved.
+    optional: bool = False
     # Why it may not be there at all, in words for a person. It makes no other backend of it.
     doubt: str | None = field(default=None, compare=False)
 
@@ -86,7 +89,6 @@ def _parse_entry(entry: str) -> Target:
         raise ValueError(f"{entry!r} is not NAME=URL with a name of letters, digits, '.', '_', '-'")
     kind: Kind | None = None
     models: tuple[str, ...] = ()
-    by_dns = False
     for option in options:
         key, _, value = option.partition("=")
         if key == "kind" and value in KINDS:
@@ -95,11 +97,12 @@ def _parse_entry(entry: str) -> Target:
             raise ValueError(f"{entry!r}: kind is one of {', '.join(KINDS)}, not {value!r}")
         elif key == "models" and value:
             models = tuple(model.strip() for model in value.split("|") if model.strip())
-        elif option == "dns":
-            by_dns = True
-        else:
-            raise ValueError(f"{entry!r}: {option!r} is none of kind=KIND, models=MODEL|MODEL and dns")
-    return make_target(name, url, kind=kind, models=models, by_dns=by_dns)
+        elif option not in ("dns", "optional"):
+            raise ValueError(f"{entry!r}: {option!r} is none of kind=KIND, models=MODEL|MODEL, dns and optional")
+    by_dns, optional = "dns" in options, "optional" in options
+    if optional and not by_dns:
+        raise ValueError(f"{entry!r}: optional goes with dns, by which it is known whether the service is there")
+    return replace(make_target(name, url, kind=kind, models=models, by_dns=by_dns), optional=optional)
 
 
 def make_target(

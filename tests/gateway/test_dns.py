@@ -250,3 +250,19 @@ async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeR
 def test_names(before: dict[str, str], found: list[str], after: dict[str, str]) -> None:
     """A name stays with its address, the plain one is never free, and `x-3` belongs to somebody else."""
     assert assign("x", before, found, taken={"x-3"}) == after
+
+
+@pytest.mark.parametrize("absent", [GONE, FAILING])
+async def test_optional_service_is_told_of_once_it_has_been_there(
+    resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway, absent: Exception
+) -> None:
+    """A cluster without it counts as complete; when it has run and stops, it is missed like any other."""
+    replica = await start_replica(A)
+    resolver.answers["embedding"] = absent
+    gateway = await start_gateway(services=f"{entry(replica.port)};optional")
+    assert (await gateway.http.get("/services")).json() == {"services": {}, "healthy": 0, "total": 0}
+    resolver.answers["embedding"] = [A]
+    await gateway.until(healthy(gateway, "embedding"))
+    resolver.answers["embedding"] = GONE
+    await gateway.until(lambda: gateway.backend("embedding").state == "unhealthy")
+    assert (await services(gateway))["embedding"]["last_error"] == NOT_RUNNING
