@@ -28,11 +28,11 @@ ruff format --check .
 step "types"
 mypy
 step "tests"
-pytest -n 2 -m "not engines and not vllm and not cluster" "$@"
+pytest -n 2 -m "not stack and not engines and not vllm and not cluster" "$@"
 if [[ $fast == no ]]; then
   # One at a time: each real engine takes all cores.
   step "tests with real engines"
-  pytest -m "engines or vllm" -rs "$@"
+  pytest -m "not stack and (engines or vllm)" -rs "$@"
   step "tests of the running cluster"
-  pytest -m "cluster" -rs "$@"
+  pytest -m "not stack and cluster" -rs "$@"
 fi

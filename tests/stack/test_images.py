@@ -1,0 +1,172 @@
+"""The images of this checkout on a real engine: what is in them, and that they run with nothing but what they need."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit import __version__
+from tests.stack.root_scan import scan
+from tests.support import models
+from tests.support.docker import Container, DockerError, build, docker, inspect, running
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = "python:3.11-slim-bookworm"
+GATEWAY_MB = 150
+LOADED_S = 300.0
+STOPPED_S = 30.0
+# As the compose files run them, and with no network at all.
+CLOSED = (
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--network=none",
+)
+# A service that fetches its model: a fresh volume to put it into, and nobody to ask.
+FETCHING = (*CLOSED, "--volume=/models", "--env=REGISTRY_URL=http://127.0.0.1:9")
+CHAT = (
+    '{"messages": [{"role": "user", "content": "What is the capital of Japan?"}], "max_tokens": 16, "temperature": 0}'
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: where its Dockerfile is, what it runs, and for a model service what to load and ask."""
+
+    name: str
+    dockerfile: str
+    program: str
+    options: tuple[str, ...] = ()
+    model: str | None = None
+    ask: tuple[str, str, str] | None = None
+
+
+IMAGES = [
+    Image("gateway", "gateway/Dockerfile", "gateway"),
+    Image("registry", "registry/Dockerfile", "registry", ("--env=STORE=file:/tmp/store",)),
+    Image(
+        "embedding",
+        "services/embedding/Dockerfile",
+        "services.embedding",
+        model="minilm",
+        ask=("/v1/embeddings", '{"input": "Hello world"}', '"embedding":[-0.0'),
+    ),
+    Image("transcription", "services/transcription/Dockerfile", "services.transcription", model="whisper"),
+    Image(
+        "llm-cpu",
+        "services/llm/Dockerfile.cpu",
+        "services.llm",
+        model="smollm2",
+        ask=("/v1/chat/completions", CHAT, "Tokyo"),
+    ),
+]
+SERVICES = [image for image in IMAGES if image.model]
+each = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
+
+
+@functools.cache
+def built(image: Image) -> str:
+    """The image's tag; builds it the first time."""
+    return build(f"gpu-cluster-test/{image.name}:test", image.dockerfile)
+
+
+def config(image: Image) -> dict[str, Any]:
+    found: dict[str, Any] = inspect(built(image))["Config"]
+    return found
+
+
+def with_model(image: Image) -> tuple[str, ...]:
+    """The options that let a service load its model from a folder."""
+    assert image.model
+    return (f"--volume={models.folder(image.model)}:/model:ro", "--env=MODEL_DIR=/model")
+
+
+def ask(container: Container, image: Image) -> str:
+    """POST to the service from inside its container, since it has no network; returns the answer's body."""
+    assert image.ask
+    path, body, _ = image.ask
+    program = (
+        "import os, sys, urllib.request as u;"
+        "url = 'http://127.0.0.1:' + os.environ['PORT'] + sys.argv[1];"
+        "r = u.Request(url, sys.argv[2].encode(), {'Content-Type': 'application/json'});"
+        "print(u.urlopen(r, timeout=120).read().decode())"
+    )
+    return container.exec("python", "-c", program, path, body)
+
+
+@each
+def test_what_the_image_says_of_itself(image: Image) -> None:
+    said = config(image)
+    assert said["User"] == "10001:10001"
+    assert said["Entrypoint"] == ["python", "-m", image.program]
+    assert said["StopSignal"] == "SIGTERM"
+    assert said["WorkingDir"] == "/app"
+    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.healthcheck"]
+    assert {"HOST=0.0.0.0", "HOME=/tmp", "CATALOGUE=/app/models.yaml"} <= set(said["Env"])
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in said["Labels"].items()}
+    assert labels["version"] == __version__
+    assert labels["licenses"] == "Apache-2.0"
+    assert {"title", "description"} <= set(labels)
+
+
+@each
+def test_nothing_is_in_there_that_does_not_run(image: Image) -> None:
+    """No installer, compiler, cache, test or secret; and the user may write nowhere but where it must."""
+    assert scan(built(image)) == {}
+
+
+def test_the_scan_finds_what_it_looks_for() -> None:
+    """The base image, before it is stripped, has some of it."""
+    assert "installer" in scan(BASE)
+
+
+@each
+def test_only_the_program_and_the_frame_are_in_there(image: Image) -> None:
+    listing = docker("run", "--rm", "--entrypoint=python", built(image), "-c", "import os; print(*os.listdir('/app'))")
+    package = image.program.partition(".")[0]
+    assert set(listing.split()) == {"LICENSE", "models.yaml", "kit", package}
+
+
+def test_the_gateway_is_small() -> None:
+    (gateway,) = (image for image in IMAGES if image.name == "gateway")
+    over_mb = (inspect(built(gateway))["Size"] - inspect(BASE)["Size"]) / 2**20
+    assert over_mb <= GATEWAY_MB
+
+
+@each
+def test_it_runs_with_nothing_but_what_it_needs(image: Image) -> None:
+    """Read-only, no capability, no network: it becomes healthy, answers, and ends when it is told to."""
+    options = (*CLOSED, *image.options, *(with_model(image) if image.model else ()))
+    with running(built(image), *options) as container:
+        container.until(lambda: container.health == "healthy", "healthy", LOADED_S)
+        assert container.probes[-1] == "healthy"
+        if image.ask:
+            assert image.ask[2] in ask(container, image)
+        assert container.stop(STOPPED_S) in (0, 143)
+
+
+@pytest.mark.parametrize("image", SERVICES, ids=lambda image: image.name)
+def test_while_it_waits_for_its_model_the_health_check_says_why(image: Image) -> None:
+    with running(built(image), *FETCHING) as container:
+        container.until(lambda: any("waiting" in one for one in container.probes), "a probe", 60)
+        assert container.health == "starting"
+        assert container.probes[-1].startswith("loading 0 %: waiting: ")
+        assert container.stop(STOPPED_S) in (0, 143)
+
+
+def test_a_service_that_takes_too_long_becomes_unhealthy() -> None:
+    hasty = ("--health-start-period=0s", "--health-interval=1s", "--health-retries=2")
+    with running(built(SERVICES[0]), *FETCHING, *hasty) as container:
+        container.until(lambda: container.health == "unhealthy", "unhealthy", 60)
+        assert "loading 0 %" in container.probes[-1]
+
+
+@pytest.mark.parametrize("name", ["embedding", "transcription"])
+def test_an_unknown_device_is_told_which_there_are(name: str) -> None:
+    with pytest.raises(DockerError, match=r"DEVICE=tpu is not known\. Build with DEVICE=cpu or DEVICE=cuda"):
+        build(f"gpu-cluster-test/{name}:never", f"services/{name}/Dockerfile", DEVICE="tpu")

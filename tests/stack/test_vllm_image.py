@@ -1,0 +1,64 @@
+"""services/llm on vLLM: its own image if VLLM_IMAGE names it, else a stand-in with the same vLLM for a CPU."""
+
+import functools
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.stack.test_images import CHAT, CLOSED, Image, ask
+from tests.support import models
+from tests.support.docker import build, docker, inspect, running
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+STANDIN = "gpu-cluster-test/vllm-openai"
+# The day after the CPU build of that vLLM came out, so that the packages beside it are those of the image or near it.
+CPU_BUILD_RELEASED = "2026-10-21"
+LOADED_S = 400.0
+STOPPED_S = 60.0
+MOST_ADDED_MB = 20
+LLM = Image(
+    "llm", "services/llm/Dockerfile", "services.llm", model="smollm2", ask=("/v1/chat/completions", CHAT, "Tokyo")
+)
+
+
+@functools.cache
+def base() -> str:
+    """The image to build on."""
+    if image := os.environ.get("VLLM_IMAGE"):
+        return image
+    (version,) = re.findall(r"^vllm=(\S+)$", (ROOT / "scripts" / "lock.sh").read_text(), re.MULTILINE)
+    dockerfile = "tests/stack/standins/vllm/Dockerfile"
+    return build(f"{STANDIN}:v{version}", dockerfile, VLLM_VERSION=version, RELEASED=CPU_BUILD_RELEASED)
+
+
+@functools.cache
+def built() -> str:
+    return build("gpu-cluster-test/llm:test", LLM.dockerfile, VLLM_IMAGE=base())
+
+
+def test_what_the_image_says_of_itself() -> None:
+    said = inspect(built())["Config"]
+    assert said["User"] == "10001:10001"
+    assert said["Entrypoint"] == ["python", "-m", "services.llm"]
+    assert {"ENGINE=vllm", "HOME=/tmp", "MODEL_CACHE=/models"} <= set(said["Env"])
+
+
+def test_only_what_the_base_lacks_is_added() -> None:
+    added = docker("run", "--rm", "--entrypoint=ls", built(), "/opt/packages").split()
+    locked = re.findall(r"^([a-z0-9-]+)==\S+ \\$", (ROOT / "requirements/llm-vllm.txt").read_text(), re.MULTILINE)
+    assert {name for name in added if not name.endswith("-info")} == set(locked)
+    assert (inspect(built())["Size"] - inspect(base())["Size"]) / 2**20 <= MOST_ADDED_MB
+
+
+@pytest.mark.skipif("VLLM_IMAGE" in os.environ, reason="the real image needs a GPU to run on")
+def test_it_runs_with_nothing_but_what_it_needs() -> None:
+    """Read-only, no capability, no network: vLLM loads a model, answers, and ends when it is told to."""
+    given = (f"--volume={models.folder('smollm2')}:/model:ro", "--env=MODEL_DIR=/model", "--env=MODEL=tinyllama")
+    with running(built(), *CLOSED, "--tmpfs=/tmp:exec", "--shm-size=1g", *given) as container:
+        container.until(lambda: container.health == "healthy", "healthy", LOADED_S)
+        assert "Tokyo" in ask(container, LLM)
+        assert container.stop(STOPPED_S) in (0, 143)

@@ -1,0 +1,108 @@
+"""The Docker engine, through its own command line: build, run, look inside, stop."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_S = 1800.0
+COMMAND_S = 120.0
+POLL_S = 0.2
+
+
+class DockerError(Exception):
+    """A docker command failed; the message has the command and its last words."""
+
+
+def docker(*arguments: str, timeout: float = COMMAND_S) -> str:
+    """Run `docker ARGUMENTS`; returns what it printed. Raises DockerError."""
+    done = subprocess.run(
+        ["docker", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode != 0:
+        raise DockerError(f"docker {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def inspect(thing: str) -> dict[str, Any]:
+    """What Docker knows of a container or an image, by name or id."""
+    found: list[dict[str, Any]] = json.loads(docker("inspect", thing))
+    return found[0]
+
+
+def wheels() -> Path | None:
+    """A folder of wheels that pip was told of on this machine, for torch; None lets pip ask PyTorch's index."""
+    folders = [Path(word) for word in os.environ.get("PIP_FIND_LINKS", "").split() if Path(word).is_dir()]
+    return folders[0] if folders else None
+
+
+def build(tag: str, dockerfile: str, **arguments: str) -> str:
+    """Build the image `tag` from a Dockerfile of this project with these build arguments; returns the tag."""
+    options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    if folder := wheels():
+        options.append(f"--build-context=wheels={folder}")
+    where = (f"--file={ROOT / dockerfile}", f"--tag={tag}")
+    docker("build", "--progress=plain", *where, *options, str(ROOT), timeout=BUILD_S)
+    return tag
+
+
+class Container:
+    """A container that runs, or has ended and is still there."""
+
+    def __init__(self, container_id: str) -> None:
+        self.id = container_id
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Docker's `State`: Status, ExitCode, Health ..."""
+        state: dict[str, Any] = inspect(self.id)["State"]
+        return state
+
+    @property
+    def health(self) -> str:
+        """What `docker ps` says: starting, healthy or unhealthy."""
+        return str(self.state["Health"]["Status"])
+
+    @property
+    def probes(self) -> list[str]:
+        """What the latest health checks printed."""
+        return [str(probe["Output"]).strip() for probe in self.state["Health"]["Log"] or []]
+
+    def exec(self, *command: str) -> str:
+        """Run a command inside; returns what it printed. Raises DockerError."""
+        return docker("exec", self.id, *command)
+
+    def logs(self) -> str:
+        """All that it wrote, both streams."""
+        done = subprocess.run(
+            ["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        )
+        return done.stdout
+
+    def stop(self, within: float) -> int:
+        """`docker stop` with that grace; returns the exit code, 137 when it had to be killed."""
+        docker("stop", f"--time={int(within)}", self.id, timeout=within + COMMAND_S)
+        return int(self.state["ExitCode"])
+
+    def until(self, condition: Callable[[], bool], what: str, within: float) -> None:
+        """Wait until the condition holds. Raises AssertionError with the log if it does not, or the container ends."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {within:g} s: {what}\n{self.logs()[-4000:]}"
+            assert self.state["Running"], f"ended before: {what}\n{self.logs()[-4000:]}"
+            time.sleep(POLL_S)
+
+
+@contextmanager
+def running(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[Container]:
+    """`docker run` in the background; the container is removed at the end, whatever it does."""
+    container = Container(docker("run", "--detach", *options, image, *command).strip())
+    try:
+        yield container
+    finally:
+        docker("rm", "--force", "--volumes", container.id)
