@@ -1,0 +1,52 @@
+"""One real request of each kind, through the gateway, with its answer checked."""
+
+import base64
+import math
+from typing import Any
+
+import httpx2
+
+from tests.stack.stack import ROOT
+
+GATEWAY = "http://127.0.0.1:8080/v1"
+PNG = base64.b64encode(
+    base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==")
+).decode()
+
+
+def post(path: str, **options: Any) -> Any:
+    """POST to the gateway's /v1; returns the JSON. Raises httpx2.HTTPStatusError."""
+    with httpx2.Client(trust_env=False, timeout=180) as client:
+        return client.post(GATEWAY + path, **options).raise_for_status().json()
+
+
+def chat(model: str = "qwen") -> str:
+    """A fact that the small model knows."""
+    question = [{"role": "user", "content": "What is the capital of Japan?"}]
+    body = {"model": model, "messages": question, "temperature": 0, "max_tokens": 30}
+    text: str = post("/chat/completions", json=body)["choices"][0]["message"]["content"]
+    assert "Tokyo" in text
+    return text
+
+
+def embedding() -> None:
+    """A vector of 384 numbers and length 1."""
+    vector = post("/embeddings", json={"input": "Hello world"})["data"][0]["embedding"]
+    assert len(vector) == 384
+    assert math.isclose(math.hypot(*vector), 1, abs_tol=1e-3)
+
+
+def image_question() -> None:
+    """The multimodal service takes the image; random weights say nothing sensible about it."""
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    content = [{"type": "text", "text": "What is this?"}, image]
+    answer = post("/chat/completions", json={"messages": [{"role": "user", "content": content}], "max_tokens": 5})
+    assert answer["model"] == "llava"
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def transcription() -> None:
+    """The spoken words."""
+    with (ROOT / "quickstart" / "sentence.wav").open("rb") as file:
+        text = post("/audio/transcriptions", files={"file": file}, data={"model": "whisper"})["text"]
+    assert "window" in text.lower()

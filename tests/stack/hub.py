@@ -1,0 +1,80 @@
+"""The internet of these tests: a Hub in a container, on a network that the registry of the online file joins."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.stack.stack import ROOT
+from tests.support import models
+from tests.support.docker import docker
+
+NETWORK = HOST = "gpu-cluster-test-hub"
+URL = f"http://{HOST}:8090"
+IMAGE = "gpu-cluster/registry:0.1.0"
+# What joins the online file's registry to this Hub; Compose reads a file of this name by itself.
+OVERRIDE = f"""\
+services:
+  registry:
+    networks: [online, hub]
+networks:
+  hub: {{external: true, name: {NETWORK}}}
+"""
+
+
+def fill(folder: Path) -> None:
+    """Put the small models of tests/stack/models.yaml into a store in `folder`, once."""
+    folders = {"small/smollm2": "smollm2", "small/tinyllama": "smollm2", "small/minilm": "minilm"}
+    sources = {repo: models.folder(name) for repo, name in folders.items()}
+    sources |= {"small/whisper": models.folder("whisper"), "small/llava": models.tiny_llava()}
+    for repo, source in sources.items():
+        name = repo.partition("/")[2]
+        if (folder / "names" / f"{name}.json").exists():
+            continue
+        subprocess.run(
+            [sys.executable, "-m", "registry", "import", name, str(source), "--repo", repo, "--revision", "main"],
+            cwd=ROOT,
+            env={"STORE": f"file:{folder}", "CATALOGUE": "", "PATH": "/usr/bin:/bin"},
+            check=True,
+        )
+
+
+class Hub:
+    """The running Hub. `stop` is pulling the cable."""
+
+    def start(self) -> None:
+        """Answer."""
+        docker("start", HOST)
+
+    def stop(self) -> None:
+        """Answer no more."""
+        docker("stop", "--time", "1", HOST)
+
+    def requests(self) -> int:
+        """How many requests it has answered since it began."""
+        return sum('"path"' in line or " 200 " in line for line in docker("logs", HOST).splitlines())
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Hub]:
+    """Serve the store in `folder` as a Hub until the end of the block."""
+    remove()
+    docker("network", "create", "--internal", NETWORK)
+    # As root: the folder belongs to whoever runs the tests.
+    docker(
+        *("run", "--detach", "--name", HOST, "--network", NETWORK, "--user", "0"),
+        *("--volume", f"{folder}:/store", "--env", "STORE=file:/store", IMAGE),
+    )
+    try:
+        yield Hub()
+    finally:
+        remove()
+
+
+def remove() -> None:
+    """Remove what an earlier run may have left."""
+    if docker("ps", "-aq", f"--filter=name=^{HOST}$"):
+        docker("rm", "--force", "--volumes", HOST)
+    if docker("network", "ls", "-q", f"--filter=name=^{NETWORK}$"):
+        docker("network", "rm", NETWORK)

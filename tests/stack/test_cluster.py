@@ -1,0 +1,191 @@
+"""The GPU cluster after `offline-setup.sh`, with the cable pulled: one GPU each, everything answers, no way out."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.stack import asking, outside
+from tests.stack.hub import Hub
+from tests.stack.outside import Outside
+from tests.stack.stack import Stack
+from tests.support.docker import docker
+from tests.support.quick_reference import curl_commands, statements
+
+GPUS = {"llm-primary": "0", "llm-secondary": "1", "multimodal": "2", "embedding": "3", "transcription": "4"}
+PARTS = (*GPUS, "gateway", "registry", "minio", "edge")
+
+
+@pytest.fixture(scope="module")
+def air_gapped(clean: Stack, internet: Hub) -> Iterator[Stack]:
+    """Set up with internet; then every container recreated without it, by the command of the quick reference."""
+    internet.start()
+    clean.run("./scripts/offline-setup.sh", timeout=1800)
+    clean.compose("down")
+    internet.stop()
+    with outside.watched() as watched:
+        clean.outside = watched
+        with outside.resolver_on_loopback(watched):
+            clean.run("docker compose -f docker-compose.gpu-cluster.yml up -d")
+        clean.until_healthy(*GPUS)
+        yield clean
+        clean.compose("down", cluster=True)
+    internet.start()
+
+
+@pytest.fixture
+def watched(air_gapped: Stack) -> Outside:
+    """What arrived outside, from now on."""
+    assert air_gapped.outside is not None
+    air_gapped.outside.reset()
+    return air_gapped.outside
+
+
+def test_answers_without_any_network(air_gapped: Stack) -> None:
+    """A chat with either LLM, an embedding, an image question and a transcription, all through the gateway."""
+    asking.chat("qwen")
+    asking.chat("tinyllama")
+    asking.embedding()
+    asking.image_question()
+    asking.transcription()
+
+
+@pytest.mark.parametrize(("service", "gpu"), GPUS.items())
+def test_each_sees_its_own_gpu_only(air_gapped: Stack, service: str, gpu: str) -> None:
+    """What the container runtime was told, read from inside; for CUDA it is GPU 0 there."""
+    program = "import os; print(os.environ['NVIDIA_VISIBLE_DEVICES'], os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert air_gapped.inside(service, program).split() == [gpu, "0"]
+
+
+def test_a_way_out_would_be_seen(air_gapped: Stack, watched: Outside) -> None:
+    """The probe and what it is watched by work: from an ordinary network everything gets out."""
+    docker("network", "create", "gpu-cluster-test-open")
+    try:
+        name = docker("run", "--detach", "--rm", "--network=gpu-cluster-test-open", "--entrypoint=sleep",
+                      "gpu-cluster/registry:0.1.0", "300").strip()  # fmt: skip
+        pid = int(docker("inspect", "--format", "{{.State.Pid}}", name))
+        assert outside.probe(pid, "control") >= {"tcp", "udp"}
+        assert {line.split()[-1] for line in watched.packets} >= {"6", "17"}
+        docker("rm", "--force", name)
+    finally:
+        docker("network", "rm", "gpu-cluster-test-open")
+
+
+@pytest.mark.parametrize("service", PARTS)
+def test_no_way_out(air_gapped: Stack, watched: Outside, service: str) -> None:
+    """No TCP, UDP, IPv6 or name gets out of any container, and not one packet of it is seen outside."""
+    pid = int(docker("inspect", "--format", "{{.State.Pid}}", air_gapped.container(service)))
+    assert outside.probe(pid, service) == set()
+    assert watched.packets == []
+    assert watched.names == []
+
+
+def test_nothing_left_while_the_cluster_worked(air_gapped: Stack, watched: Outside) -> None:
+    """Ordinary work sends nothing out either."""
+    asking.chat()
+    asking.embedding()
+    asking.transcription()
+    assert watched.packets == []
+    assert watched.names == []
+
+
+@pytest.mark.parametrize("port", [8080, 8090, 8000, 8001, 8002, 8003, 8004])
+def test_published_ports_answer(air_gapped: Stack, port: int) -> None:
+    """Every part is reached on its port of the quick reference."""
+    assert air_gapped.ask(port, "/health")["status"] in ("healthy", "ok")
+
+
+@pytest.mark.parametrize("port", [9000, 9001])
+def test_object_store_answers(air_gapped: Stack, port: int) -> None:
+    """The object store's two ports speak HTTP."""
+    assert httpx2.get(f"http://127.0.0.1:{port}/", trust_env=False).status_code < 500
+
+
+def test_a_container_cannot_pass_for_the_machine(air_gapped: Stack) -> None:
+    """What changes something is free from this machine, and needs a token from another container."""
+    program = (
+        "import urllib.request as u, urllib.error as e\n"
+        "for url in ('http://registry:8090', 'http://edge:8090'):\n"
+        "    try: print(u.urlopen(u.Request(url + '/models/whisper', method='DELETE'), timeout=3).status)\n"
+        "    except e.HTTPError as error: print(error.code)\n"
+        "    except OSError: print('closed')"
+    )
+    assert air_gapped.inside("embedding", program).split() == ["403", "closed"]
+    assert air_gapped.ask(8090, "/models/whisper")["status"] == "ready"
+
+
+@pytest.mark.parametrize("command", [one for one in curl_commands() if "DELETE" not in one])
+def test_curl_of_the_quick_reference(air_gapped: Stack, command: str) -> None:
+    """Each curl works as written; a download is taken on, and fails later for want of internet."""
+    printed = air_gapped.run(command, timeout=300).stdout
+    assert printed.strip()
+    assert '"error": {' not in printed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        one
+        for one in statements()
+        if one.startswith("docker compose") and not any(word in one for word in (" up ", " down", " restart "))
+    ],
+)
+def test_docker_command_of_the_quick_reference(air_gapped: Stack, command: str) -> None:
+    """`ps` and `logs` of either file see the cluster; following is stopped after a moment."""
+    command = command.replace("[service-name]", "llm-primary")
+    done = air_gapped.run(f"timeout --signal=INT 5 {command}", check=False)
+    assert done.returncode in (0, 124, 130), done.stderr
+    assert done.stdout.strip()
+
+
+def test_restart_as_the_quick_reference_says(air_gapped: Stack) -> None:
+    """A restarted service is back with its model; meanwhile a named request is refused with the reason."""
+    air_gapped.run("docker compose -f docker-compose.gpu-cluster.yml restart llm-primary")
+    air_gapped.until_healthy("llm-primary")
+    asking.chat()
+
+
+def test_missing_model_names_the_way_out(air_gapped: Stack) -> None:
+    """Deleted as the quick reference says and restarted without its cache: a 503 that names offline-setup.sh."""
+    air_gapped.run("curl -fsS -X DELETE http://localhost:8090/models/whisper")
+    air_gapped.inside(
+        "transcription",
+        "import shutil, pathlib; [shutil.rmtree(p) for p in pathlib.Path('/models').iterdir() if 'whisper' in str(p)]",
+    )
+    air_gapped.compose("restart transcription", cluster=True)
+    air_gapped.until(lambda: "offline-setup" in health_detail(8004), "the service names offline-setup.sh")
+    answer = httpx2.post(
+        "http://127.0.0.1:8080/v1/audio/transcriptions",
+        data={"model": "whisper"},
+        files={"file": b"RIFF"},
+        trust_env=False,
+    )
+    air_gapped.until(lambda: "offline-setup" in refusal(), "the gateway names it too", 10)
+    assert answer.status_code == 503
+    assert "offline-setup" in air_gapped.compose("logs --no-color transcription", cluster=True)
+
+
+def health_detail(port: int) -> str:
+    """What a loading service says it waits for."""
+    answer = httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+    return str(answer.json().get("detail"))
+
+
+def refusal() -> str:
+    """The gateway's answer to a request for the missing model."""
+    files = {"file": b"RIFF"}
+    answer = httpx2.post(
+        f"{asking.GATEWAY}/audio/transcriptions", data={"model": "whisper"}, files=files, trust_env=False
+    )
+    return answer.text
+
+
+def test_object_store_down(air_gapped: Stack) -> None:
+    """Models that are loaded go on answering; the registry says what is wrong, and comes back with the store."""
+    air_gapped.compose("stop minio", cluster=True)
+    asking.chat()
+    answer = httpx2.get("http://127.0.0.1:8090/health", trust_env=False, timeout=30)
+    assert answer.status_code == 503
+    assert "minio:9000" in answer.json()["detail"]
+    air_gapped.compose("start minio", cluster=True)
+    air_gapped.until(lambda: air_gapped.ask(8090, "/health")["status"] == "healthy", "the registry is back", 60)

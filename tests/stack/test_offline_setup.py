@@ -1,0 +1,124 @@
+"""`offline-setup.sh` interrupted wherever: started again it goes on, and ends complete with every digest verified."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.stack.hub import Hub
+from tests.stack.stack import Stack
+from tests.support.docker import docker
+
+SEED = 20261125
+MODELS = {"qwen", "tinyllama", "llava", "minilm", "whisper"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh(clean: Stack, internet: Hub) -> Stack:
+    """Nothing here yet, and a Hub that answers."""
+    internet.start()
+    return clean
+
+
+@contextlib.contextmanager
+def setting_up(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
+    """The script as a process group of its own, as a terminal has it; its log is in the clone."""
+    with (stack.clone / "setup.log").open("ab") as log:
+        script = subprocess.Popen(
+            ["./scripts/offline-setup.sh", "--skip-images"],
+            cwd=stack.clone, env=stack.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield script
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(script.pid, signal.SIGKILL)
+            script.wait()
+
+
+def bytes_there(stack: Stack) -> int:
+    """How much of all models the registry has, 0 while it does not answer."""
+    try:
+        models = stack.ask(8090, "/models")["models"]
+    except httpx2.HTTPError:
+        return 0
+    return sum(model["progress"]["bytes_done"] for model in models)
+
+
+def everything(stack: Stack) -> int:
+    """The bytes of all models, from the Hub's own documents."""
+    program = (
+        "import json, pathlib\n"
+        "found = pathlib.Path('/store/models').rglob('commits/*.json')\n"
+        "print(sum(sum(file['size'] for file in json.loads(one.read_text())['files']) for one in found))"
+    )
+    return int(docker("exec", "gpu-cluster-test-hub", "python", "-c", program))
+
+
+def test_interrupted_at_five_points(fresh: Stack) -> None:
+    """Killed with -9, stopped by Ctrl-C, and its registry killed under it, at random amounts of progress."""
+    chance = random.Random(SEED)
+    total = everything(fresh)
+    points = sorted(chance.uniform(0.02, 0.9) for _ in range(5))
+    faults = ["kill script", "kill registry", "Ctrl-C", "kill registry", "kill script"]
+    for point, fault in zip(points, faults, strict=True):
+        with setting_up(fresh) as script:
+            fresh.until(
+                lambda point=point, script=script: bytes_there(fresh) >= point * total or script.poll() is not None,
+                f"{point:.0%} fetched",
+            )
+            assert script.poll() is None, f"it ended before {point:.0%}:\n{log_of(fresh)}"
+            if fault == "kill registry":
+                pid = int(docker("inspect", "--format", "{{.State.Pid}}", fresh.container("registry")))
+                os.kill(pid, signal.SIGKILL)
+                assert script.wait(600) == 0, log_of(fresh)  # it waits for the registry and goes on by itself
+                forget_one(fresh)
+            elif fault == "Ctrl-C":
+                os.killpg(script.pid, signal.SIGINT)
+                assert script.wait(60) == 130, log_of(fresh)
+                assert "again" in log_of(fresh)
+    done = fresh.run("./scripts/offline-setup.sh --skip-images", timeout=900)
+    assert set(done.stdout.split()) >= MODELS
+    assert "docker compose -f docker-compose.gpu-cluster.yml up -d" in done.stdout
+    assert {model["name"]: model["status"] for model in fresh.ask(8090, "/models")["models"]} == dict.fromkeys(
+        MODELS, "ready"
+    )
+
+
+def forget_one(stack: Stack) -> None:
+    """Delete a model, so that there is something to fetch again."""
+    stack.run("curl -fsS -X DELETE http://localhost:8090/models/qwen")
+    stack.run("curl -fsS -X DELETE http://localhost:8090/models/tinyllama")
+
+
+def log_of(stack: Stack) -> str:
+    """The last words of the script's runs."""
+    return (Path(stack.clone) / "setup.log").read_text(errors="replace")[-3000:]
+
+
+def test_again_with_everything_there(fresh: Stack) -> None:
+    """A run that has nothing to do says so and succeeds, with the Hub read for nothing but names."""
+    done = fresh.run("./scripts/offline-setup.sh --skip-images", timeout=600)
+    assert done.stdout.count("ready") >= len(MODELS)
+
+
+def test_a_typo_is_told_at_once(fresh: Stack) -> None:
+    """An unknown name ends it with the names that there are."""
+    done = fresh.run("./scripts/offline-setup.sh qwne", check=False)
+    assert done.returncode not in (0, 130)
+    assert "qwne" in done.stderr + done.stdout
+    assert "tinyllama" in done.stderr + done.stdout
+
+
+def test_doctor_says_ready(fresh: Stack) -> None:
+    """With everything there, all checks but those of the GPUs, which this machine lacks, are fine."""
+    done = fresh.run("./scripts/doctor.sh", timeout=900, check=False)
+    problems = [line for line in done.stdout.splitlines() if "problem" in line.lower()]
+    assert all("nvidia" in line.lower() or "gpu" in line.lower() for line in problems), done.stdout

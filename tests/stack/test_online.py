@@ -1,0 +1,164 @@
+"""`docker compose up` on a fresh clone: models come on first use, everything answers, and faults are survived."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from tests.stack import asking
+from tests.stack.hub import Hub
+from tests.stack.stack import PROJECT, Stack
+from tests.support.docker import docker
+from tests.support.quick_reference import curl_commands, statements
+
+# Two polls of the gateway's and what a name takes to resolve.
+ONE_POLL_S = 10.0
+SERVICES = ("llm-primary", "embedding", "transcription")
+# What only the cluster file runs.
+ELSEWHERE = ("localhost:8001", "gpu-cluster.yml", "offline-setup", "nvidia-smi", "docker stats")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def online(clean: Stack, internet: Hub) -> Stack:
+    """Up from nothing, with no .env: the one command of the README."""
+    internet.start()
+    assert not (clean.clone / ".env").exists()
+    clean.compose("up --detach --wait")
+    return clean
+
+
+def test_first_up_mirrors_what_is_needed(online: Stack) -> None:
+    """The models of the services that run were fetched by themselves; those that nobody needs were not."""
+    listed = online.ask(8090, "/models")
+    assert {model["name"]: model["status"] for model in listed["models"]} == dict.fromkeys(
+        ("qwen", "minilm", "whisper"), "ready"
+    )
+    assert sorted(listed["not_mirrored"]) == ["llava", "tinyllama"]
+
+
+def test_answers(online: Stack) -> None:
+    """Every kind of request, with a right answer."""
+    asking.chat()
+    asking.embedding()
+    asking.transcription()
+
+
+@pytest.mark.parametrize("command", [one for one in curl_commands() if not any(word in one for word in ELSEWHERE)])
+def test_curl_of_the_quick_reference(online: Stack, command: str) -> None:
+    """Each curl works as written: what changes something too, through a port of this machine."""
+    if "DELETE" in command:
+        pytest.skip("deleting is shown where nothing needs the model any more")
+    printed = online.run(command, timeout=300).stdout
+    assert printed.strip()
+    assert '"error": {' not in printed
+
+
+@pytest.mark.parametrize(
+    "command", [one for one in statements() if one.startswith("docker compose") and "gpu-cluster.yml" not in one]
+)
+def test_docker_command_of_the_quick_reference(online: Stack, command: str) -> None:
+    """`ps` and `logs -f` print what they promise; following is stopped after a moment."""
+    done = online.run(f"timeout --signal=INT 5 {command}", check=False)
+    assert done.returncode in (0, 124, 130), done.stderr
+    assert "minio" in done.stdout if command.endswith("ps minio") else "mirrored" in done.stdout
+
+
+def test_models_are_where_the_registry_says(online: Stack) -> None:
+    """A Hugging Face client of this machine gets a file by way of the object store's published port."""
+    model = online.ask(8090, "/models/minilm")
+    wanted = next(file for file in model["files"] if file["path"] == "model.safetensors")
+    url = f"http://localhost:8090/small/minilm/resolve/{model['commit']}/{wanted['path']}"
+    printed = online.run(f"curl -sSL {url} | sha256sum").stdout
+    assert printed.split()[0] == wanted["sha256"]
+
+
+def test_secrets_are_random_and_out_of_sight(online: Stack) -> None:
+    """No password stands in a container's configuration or in a log."""
+    password = online.inside("registry", "print(open('/run/cluster/minio_root_password').read())").strip()
+    assert re.fullmatch(r"[0-9a-f]{48}", password)
+    for container in online.containers():
+        assert password not in docker("inspect", container)
+    assert password not in online.compose("logs --no-color")
+
+
+def test_scaled_to_two_replicas(online: Stack) -> None:
+    """The documented override drops the published port; the gateway finds the second replica within one poll."""
+    files = "-f docker-compose.yml -f docker-compose.override.yml -f deploy/compose/replicas.yml"
+    online.run(f"docker compose {files} up --detach --wait --scale embedding=2 embedding")
+    online.until(lambda: healthy_replicas(online) == 2, "two replicas", ONE_POLL_S)
+    for _ in range(4):
+        asking.embedding()
+    served = {name: one["requests"] for name, one in online.services().items() if name.startswith("embedding")}
+    assert all(served.values()), served
+    online.compose("up --detach --wait")
+    online.until(lambda: healthy_replicas(online) == 1, "one replica again", ONE_POLL_S)
+    asking.embedding()
+
+
+def healthy_replicas(stack: Stack) -> int:
+    """How many replicas of the embedding service the gateway sends to."""
+    return sum(one["healthy"] for name, one in stack.services().items() if name.startswith("embedding"))
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "gateway", "registry", "minio"])
+def test_killed_service_comes_back(online: Stack, service: str) -> None:
+    """kill -9 of a container's first process: Docker starts it anew, and the cluster answers again."""
+    before = started(online, service)
+    os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", online.container(service))), signal.SIGKILL)
+    online.until(lambda: started(online, service) != before, f"{service} started anew")
+    online.until_healthy(*SERVICES)
+    asking.embedding()
+
+
+def test_out_of_memory_is_survived(online: Stack) -> None:
+    """A service that outgrows its memory is ended by the kernel and comes back; the others do not notice."""
+    container = online.container("embedding")
+    before = started(online, "embedding")
+    resident = "print(next(int(x.split()[1]) for x in open('/proc/1/status') if x.startswith('VmRSS')) * 1024)"
+    limit = str(int(online.inside("embedding", resident)) + 100_000_000)
+    docker("update", "--memory", limit, "--memory-swap", limit, container)
+    try:
+        # The kernel ends the largest process of the container, which is the service.
+        docker("exec", container, "python", "-c", "x = bytearray(200_000_000); x[::4096] = x[::4096]", check=False)
+        online.until(lambda: started(online, "embedding") != before, "embedding ended by the kernel")
+        asking.chat()
+    finally:
+        docker("update", "--memory", "64g", "--memory-swap", "64g", container)
+    online.until_healthy("embedding")
+    asking.embedding()
+
+
+def started(stack: Stack, service: str) -> str:
+    """When the container of a service was last started, while it runs."""
+    state = json.loads(docker("inspect", "--format", "{{json .State}}", stack.container(service)))
+    return str(state["StartedAt"]) if state["Running"] else ""
+
+
+def test_restart_as_the_quick_reference_says(online: Stack) -> None:
+    """Restarting a service is seen by the gateway, and it loads from its cache."""
+    online.compose("restart llm-primary")
+    online.until_healthy("llm-primary")
+    asking.chat()
+
+
+def test_down_and_up_again_without_internet(online: Stack, internet: Hub) -> None:
+    """`down` leaves no container and no network and keeps the volumes; `up` needs no download."""
+    volumes = online.volumes()
+    began = time.time()
+    online.compose("down")
+    assert not online.containers()
+    assert not online.networks()
+    assert online.volumes() == volumes
+    assert {name.removeprefix(f"{PROJECT}_") for name in volumes} >= {"secrets", "minio-data", "model-cache"}
+    internet.stop()
+    try:
+        online.compose("up --detach --wait")
+        asking.chat()
+        asking.embedding()
+        asking.transcription()
+        assert "mirrored" not in online.compose(f"logs --no-color --since {int(began)} registry")
+    finally:
+        internet.start()

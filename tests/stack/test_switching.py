@@ -1,0 +1,29 @@
+"""From one compose file to the other and back: one project, no orphans, and the models stay."""
+
+import pytest
+
+from tests.stack import asking
+from tests.stack.hub import Hub
+from tests.stack.stack import CLUSTER_FILE, Stack
+
+CLUSTER = f"docker compose -f {CLUSTER_FILE}"
+ONLINE = "docker compose"
+
+
+@pytest.mark.parametrize(("first", "second"), [(ONLINE, CLUSTER), (CLUSTER, ONLINE)])
+def test_switch(clean: Stack, internet: Hub, first: str, second: str) -> None:
+    """`up` with one file over the other's running services: nothing is left over, nothing is called an orphan."""
+    internet.start()
+    if first == CLUSTER:
+        clean.run("./scripts/offline-setup.sh --skip-images", timeout=1800)
+    clean.run(f"{first} up --detach --wait")
+    done = clean.run(f"{second} up --detach")
+    assert "orphan" not in done.stderr
+    clean.until_healthy("llm-primary", "embedding")
+    asking.chat()
+    names = {line.split()[0] for line in clean.run(f"{second} ps --format '{{{{.Service}}}}'").stdout.splitlines()}
+    assert ("edge" in names) == (second == CLUSTER)
+    done = clean.run(f"{second} down")
+    assert "orphan" not in done.stderr
+    assert not clean.containers()
+    assert not clean.networks()
