@@ -10,7 +10,6 @@ from fastapi import FastAPI
 
 from gateway.access_log import AccessLog
 from gateway.backends import Backends
-from gateway.bodies import MB, Spool
 from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
 from gateway.health import Poller
@@ -20,6 +19,7 @@ from gateway.protocol import GatewayProtocol
 from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
+from gateway.spool import MB, Spool
 from kit.app import admin_only, create_app
 from kit.catalogue import Catalogue
 from kit.logs import writes_json

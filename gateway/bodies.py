@@ -1,34 +1,16 @@
-"""The body of a request on its way: JSON in memory, forms in memory or, when they are large, in an unlinked file.
+"""The body of a request on its way: JSON in memory, uploads spooled.
 
 A body is kept until the first byte of the answer, so that it can be sent again.
 """
 
-import errno
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from gateway.endpoints import Endpoint
 from gateway.forms import FormScanner, boundary_of, model_part
 from gateway.routing import Wants
 from gateway.scan import scan_json, with_model
-from kit.errors import ApiError, PayloadTooLarge
-
-MB = 1024 * 1024
-# A form up to this size stays in memory.
-IN_MEMORY = MB
-# How much of a spooled form is read and written at a time.
-PIECE = 256 * 1024
-
-
-class SpoolFull(ApiError):
-    """No room for an upload on its way."""
-
-    status = 507
-    type = "service_unavailable"
-    code = "spool_full"
+from gateway.spool import Spool, Upload, too_large
 
 
 class Body(Protocol):
@@ -84,77 +66,20 @@ class JsonBody:
         self._pieces = []
 
 
-class Spool:
-    """The disk space that all uploads on their way share."""
-
-    def __init__(self, folder: Path | None, quota: int) -> None:
-        self._folder = folder
-        self._left = quota
-
-    def open(self) -> IO[bytes]:
-        """A new file without a name: it goes when it is closed, whatever happens to this process."""
-        try:
-            return tempfile.TemporaryFile(buffering=0, dir=self._folder)
-        except OSError as error:
-            raise SpoolFull(f"The gateway cannot keep this upload: {error.strerror}. Check SPOOL_DIR.") from error
-
-    def reserve(self, count: int) -> None:
-        """Take `count` bytes of the quota. Raises SpoolFull."""
-        if count > self._left:
-            raise SpoolFull("Too many uploads are on their way (SPOOL_QUOTA_MB). Try again in a moment.")
-        self._left -= count
-
-    def free(self, count: int) -> None:
-        """Give `count` bytes back."""
-        self._left += count
-
-    @property
-    def left(self) -> int:
-        """Bytes of the quota that are free."""
-        return self._left
-
-
 class FormBody:
-    """A multipart form. Its memory does not grow with its size."""
+    """A multipart form."""
 
     def __init__(self, endpoint: Endpoint, content_type: bytes, limit: int, spool: Spool) -> None:
         """Raises InvalidRequest when `content_type` is not that of a form."""
         self._endpoint = endpoint
-        self._limit = limit
-        self._spool = spool
         self._scanner = FormScanner(boundary_of(content_type))
-        self._memory = bytearray()
-        self._file: IO[bytes] | None = None
-        self._size = 0
-        self._reserved = 0
+        self._upload = Upload(limit, spool)
 
     def add(self, data: bytes) -> None:
         """Take the next piece. Raises PayloadTooLarge, SpoolFull or InvalidRequest."""
-        self._size += len(data)
-        if self._size > self._limit:
-            raise too_large(self._limit, "MAX_UPLOAD_MB")
+        self._upload.count(data)
         self._scanner.feed(data)
-        if self._file is None:
-            self._memory += data
-            if len(self._memory) > IN_MEMORY:
-                self._file = self._spool.open()
-                self._write(bytes(self._memory))
-                self._memory.clear()
-        else:
-            self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        assert self._file is not None
-        self._spool.reserve(len(data))
-        self._reserved += len(data)
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise SpoolFull("The gateway's disk is full (SPOOL_DIR). Free some space.") from error
+        self._upload.keep(data)
 
     def wants(self) -> Wants:
         """What the form asks for. Raises InvalidRequest when it is cut off or empty."""
@@ -163,39 +88,21 @@ class FormBody:
 
     def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
         """The form, with the model's name replaced or put in front."""
+        size = self._upload.size
         if model is None:
-            return self._size, self._read(0, self._size)
+            return size, self._upload.read(0, size)
         span = self._scanner.span
         if span is None:
             part = model_part(self._scanner.boundary, model)
-            return self._size + len(part), self._with(0, part, 0)
+            return size + len(part), self._with(0, part, 0)
         name = model.encode()
-        return self._size - (span[1] - span[0]) + len(name), self._with(span[0], name, span[1])
+        return size - (span[1] - span[0]) + len(name), self._with(span[0], name, span[1])
 
     def _with(self, before: int, put: bytes, after: int) -> Iterator[bytes]:
-        yield from self._read(0, before)
+        yield from self._upload.read(0, before)
         yield put
-        yield from self._read(after, self._size)
-
-    def _read(self, start: int, end: int) -> Iterator[bytes]:
-        while start < end:
-            count = min(PIECE, end - start)
-            if self._file is None:
-                yield bytes(self._memory[start : start + count])
-            else:
-                yield os.pread(self._file.fileno(), count, start)
-            start += count
+        yield from self._upload.read(after, self._upload.size)
 
     def close(self) -> None:
         """Free memory, file and quota."""
-        self._memory = bytearray()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._spool.free(self._reserved)
-        self._reserved = 0
-
-
-def too_large(limit: int, setting: str) -> PayloadTooLarge:
-    """The 413 for a body over `limit` bytes, which `setting` moves."""
-    return PayloadTooLarge(f"The body is larger than {limit // MB} MB. {setting} of the gateway moves the limit.")
+        self._upload.close()

@@ -5,7 +5,7 @@ from typing import Literal
 
 from kit.catalogue import Kind
 
-Takes = Literal["json", "form"]
+Takes = Literal["json", "form", "audio"]
 Dialect = Literal["openai", "responses", "anthropic"]
 
 
@@ -26,6 +26,10 @@ class Endpoint:
 _TEXT: tuple[Kind, ...] = ("llm", "multimodal")
 _AUDIO: tuple[Kind, ...] = ("transcription",)
 
+# The one route whose path names the model.
+TRANSCRIBE_PREFIX = b"/transcribe/"
+TRANSCRIBE = Endpoint("/transcribe/{model}", _AUDIO, takes="audio", summary="Speech to text, the body being the sound")
+
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/v1/chat/completions", _TEXT, summary="A chat completion, whole or streamed"),
     Endpoint("/v1/completions", _TEXT, summary="A text completion, whole or streamed"),
@@ -36,6 +40,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("/v1/score", ("reranker",), summary="Similarity of pairs of texts"),
     Endpoint("/v1/audio/transcriptions", _AUDIO, takes="form", summary="Speech to text"),
     Endpoint("/v1/audio/translations", _AUDIO, takes="form", summary="Speech to English text"),
+    TRANSCRIBE,
     Endpoint("/tokenize", (*_TEXT, "embedding", "reranker"), summary="Text to tokens"),
     Endpoint("/detokenize", (*_TEXT, "embedding", "reranker"), summary="Tokens to text"),
 )

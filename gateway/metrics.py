@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,10 +23,26 @@ class GatewayMetrics(HttpMetrics):
         self._published = 0
         self._counts: Counter[tuple[str, int]] = Counter()
         self._observe: dict[str, Callable[[float], None]] = {}
+        self._ttft = Histogram(
+            "gateway_time_to_first_token_seconds",
+            "Seconds from a request's arrival to the first byte of its streamed answer.",
+            ["model"],
+            registry=self.registry,
+            buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+        )
+        self._observe_ttft: dict[str, Callable[[float], None]] = {}
 
-    def count(self, route: str, status: int, first_byte_s: float) -> None:
-        """One relayed request has ended. `first_byte_s` is the time to the first byte of its answer, in seconds."""
+    def count(self, route: str, status: int, first_byte_s: float, streamed: str | None) -> None:
+        """One relayed request has ended. `first_byte_s` is the time to the first byte of its answer, in seconds.
+
+        `streamed` is the model of an answer that came as a stream, token by token.
+        """
         self._counts[route, status] += 1
+        if streamed is not None and status < 300:
+            first_token = self._observe_ttft.get(streamed)
+            if first_token is None:
+                first_token = self._observe_ttft[streamed] = self._ttft.labels(streamed).observe
+            first_token(first_byte_s)
         observe = self._observe.get(route)
         if observe is None:
             observe = self._observe[route] = self.seconds.labels(route).observe

@@ -5,14 +5,17 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway import raw_audio
 from gateway.access_log import AccessLog
 from gateway.backends import Backends
-from gateway.bodies import MB, Body, FormBody, JsonBody, Spool
+from gateway.bodies import Body, FormBody, JsonBody
 from gateway.endpoints import Endpoint
-from gateway.head import Head
+from gateway.head import Head, split_target
 from gateway.metrics import GatewayMetrics
+from gateway.raw_audio import RawAudioBody
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
+from gateway.spool import MB, Spool
 from kit.app import EXPOSED_HEADERS
 from kit.errors import ApiError
 from kit.guard import BrowserGuard, KeyRing
@@ -123,11 +126,18 @@ class Plane:
             f"access-control-allow-origin: {origin}\r\naccess-control-expose-headers: {exposed}\r\nvary: Origin\r\n"
         ).encode("latin-1")
 
-    def body_for(self, endpoint: Endpoint, head: Head) -> Body:
-        """An empty body of the kind that `endpoint` takes. Raises InvalidRequest for a wrong content type."""
+    def body_for(self, endpoint: Endpoint, target: bytes, head: Head) -> tuple[Body, bytes, Head]:
+        """An empty body of the kind that `endpoint` takes, and the target and head with which it goes on.
+
+        Raises InvalidRequest for a wrong content type.
+        """
+        if endpoint.takes == "json":
+            return JsonBody(endpoint, self.limits.max_body), target, head
+        most, spool = self.limits.max_upload, self.spool
         if endpoint.takes == "form":
-            return FormBody(endpoint, head.content_type, self.limits.max_upload, self.spool)
-        return JsonBody(endpoint, self.limits.max_body)
+            return FormBody(endpoint, head.content_type, most, spool), target, head
+        recording = RawAudioBody(endpoint, split_target(target), head.content_type, most, spool)
+        return recording, raw_audio.TARGET, recording.head(head)
 
     async def watch_deadlines(self) -> None:
         """Look at every connection's deadline, for as long as the gateway runs.

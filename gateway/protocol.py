@@ -13,12 +13,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway import raw_audio
 from gateway.answer import CONTINUE
-from gateway.bodies import too_large
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.head import Head, HeadTooLarge, read_head, split_target
 from gateway.plane import NEVER, Plane
 from gateway.relay import Exchange
+from gateway.spool import too_large
 from kit.errors import ApiError, InvalidRequest
 
 log = structlog.get_logger(__name__)
@@ -158,7 +159,7 @@ class GatewayProtocol(HttpToolsProtocol):
         path = split_target(self.url)
         if self.parser.should_upgrade():
             raise InvalidRequest("This server switches to no other protocol.")
-        endpoint = BY_PATH.get(path)
+        endpoint = BY_PATH.get(path) or raw_audio.endpoint_of(path)
         if endpoint is None or self.parser.get_method() != b"POST":
             self._begin_asgi(head)
         else:
@@ -190,12 +191,15 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin_exchange(self, endpoint: Endpoint, head: Head, *, http11: bool) -> None:
         keep_alive = http11 and self.parser.should_keep_alive()
-        exchange = Exchange(self, self._plane, endpoint, self.url, head, http11=http11, keep_alive=keep_alive)
+        target, body, refusal = self.url, None, None
         try:
             self._check(endpoint, head)
-            exchange.body = self._plane.body_for(endpoint, head)
-        except ApiError as refusal:
-            exchange.refusal = refusal
+            body, target, head = self._plane.body_for(endpoint, target, head)
+        except ApiError as error:
+            refusal = error
+        exchange = Exchange(self, self._plane, endpoint, target, head, http11=http11, keep_alive=keep_alive)
+        exchange.body, exchange.refusal = body, refusal
+        if refusal is not None:
             # Its body is dropped, unless it is too long for that or has not been sent yet.
             self._closing = head.expects_continue or head.chunked or (head.length or 0) > MOST_DRAINED
         if not self._closing:
@@ -208,10 +212,10 @@ class GatewayProtocol(HttpToolsProtocol):
         if refusal is not None:
             raise refusal
         if head.length is not None:
-            limits, form = self._plane.limits, endpoint.takes == "form"
-            most = limits.max_upload if form else limits.max_body
+            limits, text = self._plane.limits, endpoint.takes == "json"
+            most = limits.max_body if text else limits.max_upload
             if head.length > most:
-                raise too_large(most, "MAX_UPLOAD_MB" if form else "MAX_BODY_MB")
+                raise too_large(most, "MAX_BODY_MB" if text else "MAX_UPLOAD_MB")
 
     def _begin_asgi(self, head: Head) -> None:
         """Let uvicorn have the request; its own on_message_begin was skipped until now."""

@@ -383,7 +383,8 @@ class Exchange:
         plane, pair = self._plane, self._pair
         plane.metrics.relaying -= 1
         first_byte = self._first_byte or ended
-        plane.metrics.count(self._endpoint.path, self._answer.status, first_byte - self._began)
+        streamed = pair.offer.name if pair is not None and self._first_byte and self._wants.stream else None
+        plane.metrics.count(self._endpoint.path, self._answer.status, first_byte - self._began, streamed)
         fields: dict[str, object] = {
             "path": self._endpoint.path,
             "status": self._answer.status,

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from gateway import views
 from gateway.backends import Backend, Backends, describe
-from gateway.endpoints import ENDPOINTS, Endpoint
+from gateway.endpoints import ENDPOINTS, Endpoint, Takes
 from kit.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
 
@@ -92,10 +92,20 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     return routes
 
 
+# How /docs shows what each kind of route takes: the media type and a schema.
+_OBJECT = {"type": "object", "properties": {"model": {"type": "string"}}}
+_TAKES: dict[Takes, tuple[str, dict[str, Any]]] = {
+    "json": ("application/json", _OBJECT),
+    "form": ("multipart/form-data", _OBJECT),
+    "audio": ("audio/*", {"type": "string", "format": "binary"}),
+}
+_MODEL_IN_PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+_NO_BRACES = str.maketrans("", "", "{}")
+
+
 def _document(routes: APIRouter, endpoint: Endpoint) -> None:
     """Show a relayed route in /docs. `gateway.protocol` answers it before the application sees it."""
-    media = "application/json" if endpoint.takes == "json" else "multipart/form-data"
-    schema = {"type": "object", "properties": {"model": {"type": "string"}}}
+    media, schema = _TAKES[endpoint.takes]
 
     async def relayed() -> None:
         raise NotFound(f"Write the path as {endpoint.path}, and serve the gateway with its own protocol class.")
@@ -106,7 +116,8 @@ def _document(routes: APIRouter, endpoint: Endpoint) -> None:
         methods=["POST"],
         summary=endpoint.summary,
         description=f"Relayed to the best backend with a model of kind {' or '.join(endpoint.kinds)}.",
-        operation_id=endpoint.path.strip("/").replace("/", "_"),
-        openapi_extra={"requestBody": {"content": {media: {"schema": schema}}}},
+        operation_id=endpoint.path.strip("/").replace("/", "_").translate(_NO_BRACES),
+        openapi_extra={"requestBody": {"content": {media: {"schema": schema}}}}
+        | ({"parameters": [_MODEL_IN_PATH]} if endpoint.takes == "audio" else {}),
         tags=["relayed"],
     )

@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 
 from gateway.targets import GRAMMAR, Target, parse_services
 from kit.app import HttpSettings
-from kit.guard import KeyRing
+from kit.guard import KeyRing, keys_in
 from kit.trusted import is_network
 
 # The ports of the quick reference.
@@ -116,8 +116,8 @@ class GatewaySettings(HttpSettings):
 
     def key_ring(self) -> KeyRing:
         """The keys that clients of /v1 must send."""
-        keys = re.split(r"[,\n]", self.gateway_api_keys.get_secret_value()) if self.gateway_api_keys else []
-        return KeyRing((key.strip() for key in keys), variable="GATEWAY_API_KEYS")
+        keys = keys_in(self.gateway_api_keys.get_secret_value()) if self.gateway_api_keys else []
+        return KeyRing(keys, variable="GATEWAY_API_KEYS")
 
     def keys_of_backends(self) -> dict[str, str]:
         """The key to send, by backend name."""

@@ -90,7 +90,10 @@ def _number(value: object) -> float:
 
 
 def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The entries of GET /v1/models: each model that a backend serves, each other name of it, and `cluster`."""
+    """The entries of GET /v1/models: `cluster`, each model that a backend serves, and each other name of it.
+
+    `cluster` is the first, because Chat UI and others begin with the first.
+    """
     serving: dict[str, list[tuple[Backend, Offer]]] = {}
     for backend in backends:
         for offer in backend.offers:
@@ -103,9 +106,7 @@ def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
         others += sorted(names - {name, *others})
         for one in (name, *others):
             listed.setdefault(one, _model(one, name, entry, pairs))
-    if listed:
-        listed[VIRTUAL_MODEL] = _virtual(backends, serving, catalogue)
-    return list(listed.values())
+    return [_virtual(backends, serving, catalogue), *listed.values()] if listed else []
 
 
 def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend, Offer]]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend,
         "description": (entry.description if entry else "") or name,
         "context_length": context,
         "architecture": {"input_modalities": _modalities(kind)},
-        "providers": [{"supports_tools": bool(entry and entry.supports_tools), "context_length": context}],
+        "providers": [_provider(context, tools=bool(entry and entry.supports_tools))],
         "backends": [backend.name for backend, _ in pairs],
     }
     return body if name == root else body | {"root": root}
@@ -146,14 +147,14 @@ def _virtual(
         "description": "The fastest suitable model of the cluster at the moment",
         "context_length": context,
         "architecture": {"input_modalities": ["text", "image"] if images else ["text"]},
-        "providers": [
-            {
-                "supports_tools": bool(entries) and all(entry.supports_tools for entry in entries),
-                "context_length": context,
-            }
-        ],
+        "providers": [_provider(context, tools=bool(entries) and all(entry.supports_tools for entry in entries))],
         "backends": [backend.name for backend in backends if any(offer.name in chat for offer in backend.offers)],
     }
+
+
+def _provider(context: int | None, *, tools: bool) -> dict[str, Any]:
+    """What a router's provider tells of a model. An unknown length is left out: Chat UI refuses a list with a null."""
+    return {"supports_tools": tools} | ({} if context is None else {"context_length": context})
 
 
 def _modalities(kind: str | None) -> list[str]:

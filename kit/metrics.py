@@ -39,6 +39,8 @@ class HttpMetrics:
             buckets=(0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )
         self.in_flight = Gauge("http_requests_in_flight", "Requests being answered now.", registry=self.registry)
+        # Awaited before each exposition, for what must be asked first.
+        self.before_scrape: list[Callable[[], Awaitable[None]]] = []
         started = Gauge("service_start_time_seconds", "Unix time of the start.", ["service"], registry=self.registry)
         started.labels(service).set(time.time())
 
@@ -51,6 +53,8 @@ def metrics_route(metrics: HttpMetrics) -> Callable[[], Awaitable[Response]]:
     """Return the handler of `GET /metrics`."""
 
     async def answer() -> Response:
+        for refresh in metrics.before_scrape:
+            await refresh()
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     return answer

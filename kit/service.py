@@ -23,6 +23,7 @@ from kit.daemon_thread import in_daemon_thread
 from kit.errors import ModelNotFound
 from kit.fetching import FETCH_SHARE, Fetching
 from kit.gpu import GpuReader
+from kit.gpu_metrics import GpuGauges
 from kit.guard import KeyRing
 from kit.loading import Loading
 from kit.metrics import HttpMetrics
@@ -232,6 +233,7 @@ def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
         return next(model for model in service.models()["data"] if model["id"] == name)
 
     reader = GpuReader()
+    service.metrics.before_scrape.append(GpuGauges(service.metrics.registry, reader.read).refresh)
     app.add_api_route("/health", health)
     # What only wants to know whether it answers (`wget --spider`, load balancers) asks by HEAD.
     app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)

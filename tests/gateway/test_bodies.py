@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bodies import MB, FormBody, JsonBody, Spool, SpoolFull
+from gateway.bodies import FormBody, JsonBody
 from gateway.endpoints import BY_PATH
 from gateway.forms import FormScanner, boundary_of
 from gateway.routing import Wants
 from gateway.scan import scan_json, with_model
+from gateway.spool import MB, Spool, SpoolFull
 from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
 
 CHAT = BY_PATH[b"/v1/chat/completions"]

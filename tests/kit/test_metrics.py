@@ -1,6 +1,7 @@
 """The metrics page."""
 
 from fastapi.testclient import TestClient
+from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from kit.metrics import HttpMetrics
@@ -39,3 +40,16 @@ def test_applications_share_nothing() -> None:
 def test_page_needs_no_key() -> None:
     """Prometheus scrapes without one; keys guard /v1."""
     assert TestClient(bare_app(keys=["k"]), base_url="http://localhost").get("/metrics").status_code == 200
+
+
+async def test_page_waits_for_what_must_be_asked_first() -> None:
+    """What is read only when the page is, is read before the page is written."""
+    metrics = HttpMetrics("gpu")
+    gauge = Gauge("asked", "A reading.", registry=metrics.registry)
+
+    async def ask() -> None:
+        gauge.set(7)
+
+    metrics.before_scrape.append(ask)
+    response = TestClient(bare_app(metrics=metrics), base_url="http://localhost").get("/metrics")
+    assert "asked 7.0" in response.text

@@ -1,0 +1,60 @@
+"""Write the settings that Chat UI reads: `python -m chatui`. Exit code 0, or 2 with what to mend."""
+
+import os
+import sys
+from pathlib import Path
+
+from chatui.env_file import EnvFileError, Setting, read, render
+from chatui.settings import ChatUiSettings
+from chatui.translation import convert
+from kit.catalogue import Catalogue
+from kit.settings import SettingsError, load_settings
+
+
+def main() -> int:
+    """Run the step."""
+    try:
+        settings = load_settings(ChatUiSettings)
+        catalogue = Catalogue.load(settings.catalogue)
+        shipped = _read(settings.chatui_shipped)
+        written = shipped if settings.chatui_env == settings.chatui_shipped else _read(settings.chatui_env)
+        try:
+            outcome = convert(written, shipped, catalogue, settings.keys())
+            text = render(outcome.settings)
+        except (EnvFileError, ValueError) as error:
+            raise SettingsError(f"{settings.chatui_env}, {error}") from None
+        _write(settings.chatui_output, text)
+    except SettingsError as error:
+        print(f"chatui: {error}", file=sys.stderr)
+        return 2
+    for remark in outcome.remarks:
+        print(f"chatui: note: {remark}")
+    print(f"chatui: {len(outcome.settings)} settings of {settings.chatui_env} are ready for Chat UI")
+    return 0
+
+
+def _read(path: Path) -> dict[str, Setting]:
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}. It is mounted from chatui.env.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    except EnvFileError as error:
+        raise SettingsError(f"{path}, {error}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing. It holds a key: owner and group may read it."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w", encoding="utf-8") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}. Check the volume of Chat UI.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

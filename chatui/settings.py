@@ -1,0 +1,27 @@
+"""What the step takes from its environment."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from kit.guard import keys_in
+from kit.settings import Settings
+
+# Beside the package, in the repository as in the image.
+SHIPPED = Path(__file__).resolve().parents[1] / "chatui.env"
+
+
+class ChatUiSettings(Settings):
+    """The step's settings."""
+
+    chatui_env: Path = Field(SHIPPED, description="the file with Chat UI's settings as a person has written them")
+    chatui_shipped: Path = Field(SHIPPED, description="the file that holds what that one leaves out")
+    chatui_output: Path = Field(Path("/run/chat-ui/env"), description="the file to write, which Chat UI reads")
+    catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
+    gateway_api_keys: SecretStr | None = Field(
+        None, description="the keys that the gateway asks for; Chat UI uses the first where it is given none"
+    )
+
+    def keys(self) -> list[str]:
+        """The gateway's keys."""
+        return keys_in(self.gateway_api_keys.get_secret_value()) if self.gateway_api_keys else []

@@ -1,0 +1,56 @@
+"""The whole of chatui.env into the whole of what Chat UI reads: defaults, MODELS, the key, the microphone. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from chatui.env_file import JSON_SETTINGS, EnvFileError, Setting, items_of, json_of, json_value
+from chatui.models import translate
+from kit.catalogue import VIRTUAL_MODEL, Catalogue
+
+# Stands for a key where the gateway asks for none: without any, Chat UI's microphone says "Authentication required".
+NO_KEY = "none"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The settings to write, by name, and what a person should know, a line each."""
+
+    settings: dict[str, str]
+    remarks: list[str]
+
+
+def convert(
+    written: Mapping[str, Setting], shipped: Mapping[str, Setting], catalogue: Catalogue, keys: Sequence[str]
+) -> Outcome:
+    """Convert what the user has `written`; what that leaves out is as `shipped`. `keys` are the gateway's.
+
+    Raises EnvFileError when a setting cannot be what it is.
+    """
+    settings = {**shipped, **written}
+    values = {name: setting.value for name, setting in settings.items()}
+    base = settings.get("OPENAI_BASE_URL")
+    gateway = urlsplit(base.value).hostname if base else None
+    if base is None or gateway is None or not base.value.startswith(("http://", "https://")):
+        raise EnvFileError(
+            base.line if base else 1, "OPENAI_BASE_URL is where the gateway answers: http://gateway:8080/v1."
+        )
+    models = settings.get("MODELS")
+    entries = items_of(models) if models and models.value.strip(" `") else []
+    translated = translate(entries, catalogue, gateway)
+    # Of the shipped MODELS a site may serve some models only; that is nothing to remark on.
+    remarks = translated.remarks if "MODELS" in written else []
+    values["MODELS"] = json_value(translated.models)
+    for name in JSON_SETTINGS & settings.keys() - {"MODELS"}:
+        if values[name]:
+            values[name] = json_value(json_of(settings[name]))
+    given = values.get("OPENAI_API_KEY", "")
+    if given in ("", NO_KEY):
+        values["OPENAI_API_KEY"] = translated.api_key or (keys[0] if keys else NO_KEY)
+    if keys and values["OPENAI_API_KEY"] not in keys:
+        remarks.append("OPENAI_API_KEY is none of GATEWAY_API_KEYS: the gateway will refuse Chat UI. Use one of them.")
+    for name in ("TASK_MODEL", "TRANSCRIPTION_MODEL"):
+        model = values.get(name, "")
+        if model and model != VIRTUAL_MODEL and catalogue.find(model) is None:
+            remarks.append(f"{name}={model:.60} is no model of models.yaml.")
+    return Outcome(values, remarks)

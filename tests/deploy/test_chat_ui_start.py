@@ -1,0 +1,106 @@
+"""deploy/chat-ui/start.sh: Chat UI starts when the gateway has told all its models, not before."""
+
+import http.server
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "chat-ui" / "start.sh"
+ONE = '{"object":"list","data":[{"id":"cluster"},{"id":"minilm"}]}'
+ALL = '{"object":"list","data":[{"id":"cluster"},{"id":"minilm"},{"id":"qwen"}]}'
+HANG_S = 30
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("bash") is None or shutil.which("curl") is None, reason="bash or curl is not here"
+)
+
+
+class Gateway(http.server.ThreadingHTTPServer):
+    """Answers each question for models with the next of `answers`, the last for ever."""
+
+    def __init__(self, *answers: tuple[int, str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str | None]] = []
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Gateway
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers["Authorization"]))
+        status, body = self.server.answers[0] if len(self.server.answers) == 1 else self.server.answers.pop(0)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+Serve = Callable[..., Gateway]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a gateway with answers; all are ended with the test."""
+    started: list[Gateway] = []
+
+    def start(*answers: tuple[int, str]) -> Gateway:
+        gateway = Gateway(*answers)
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        started.append(gateway)
+        return gateway
+
+    yield start
+    for gateway in started:
+        gateway.shutdown()
+        gateway.server_close()
+
+
+def run(tmp_path: Path, gateway: Gateway, key: str = "none") -> list[str]:
+    """Run the script to its end; returns what was printed, the image's entry point last."""
+    entry = tmp_path / "entrypoint.sh"
+    entry.write_text('echo "the image: $OPENAI_BASE_URL"\n')
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{gateway.server_port}/v1/",
+        "OPENAI_API_KEY": key,
+        "MODELS_PAUSE_S": "0.01",
+        "CHAT_UI_ENTRYPOINT": str(entry),
+    }
+    done = subprocess.run(
+        ["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=HANG_S, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_it_waits_for_the_whole_list(tmp_path: Path, serve: Serve) -> None:
+    """No gateway, no models, a list that still grows: it waits, says why once each, and starts on what stays."""
+    empty = '{"object":"list","data":[]}'
+    gateway = serve((503, "loading"), (503, "loading"), (200, empty), (200, ONE), (200, ALL), (200, ALL))
+    printed = run(tmp_path, gateway)
+    assert len(gateway.asked) == 6
+    assert set(gateway.asked) == {("/v1/models", "Bearer none")}
+    assert [line.partition(" (")[0] for line in printed] == [
+        "Chat UI waits: the gateway lists no models yet",
+        "Chat UI waits: the gateway lists no models yet",
+        "Chat UI waits: the list of models is still growing",
+        "Chat UI starts",
+        f"the image: http://127.0.0.1:{gateway.server_port}/v1/",
+    ]
+    assert "503" in printed[0]
+
+
+def test_key_is_sent_as_it_is(tmp_path: Path, serve: Serve) -> None:
+    """A `$` in a key, which the written file escapes, arrives as a `$`; and no key is printed."""
+    gateway = serve((401, "no"), (200, ALL))
+    printed = run(tmp_path, gateway, key=r"sk-\$HOME\$1")
+    assert {key for _, key in gateway.asked} == {"Bearer sk-$HOME$1"}
+    assert "sk-" not in "".join(printed)
