@@ -14,6 +14,7 @@ from registry.library import MAIN, Library
 from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
 from registry.open_store import open_store
 from registry.progress_bar import ProgressBar, human_bytes
+from registry.readiness import check
 from registry.settings import RegistrySettings
 from registry.store import StoreError
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_mirror(commands.add_parser("mirror", help="have a running registry mirror the catalogue's models, and verify"))
     sizing = commands.add_parser("sizes", help="tell how large the catalogue's models are, and what is not here yet")
     sizing.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
+    commands.add_parser("check", help="tell whether the catalogue's models are in the store, and the clock is right")
     return parser
 
 
@@ -114,4 +116,11 @@ def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
         print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the list
 
 
-_COMMANDS = {"import": _import, "list": _list, "download": download, "mirror": mirror, "sizes": sizes}
+_COMMANDS = {
+    "import": _import,
+    "list": _list,
+    "download": download,
+    "mirror": mirror,
+    "sizes": sizes,
+    "check": check,
+}

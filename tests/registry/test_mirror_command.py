@@ -277,7 +277,8 @@ def test_sizes_tells_what_is_not_here_yet(
         size = wait_for_job(url, "one")["size_bytes"]
     told = [line.split("\t") for line in mirror("", command="sizes").stdout.splitlines() if "\t" in line]
     assert told[0] == ["one", str(size), "0"]
-    assert (told[1][0], told[1][1] == told[1][2], int(told[1][1]) > 2_500_000) == ("two", True, True)
+    assert told[1][0] == "two"
+    assert 2_500_000 < int(told[1][2]) < int(told[1][1])  # some small files are the same as those of the first
     assert told[2][:3] == ["three", "?", "?"]
     assert "is gated" in told[2][3]
 
