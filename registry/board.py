@@ -53,8 +53,8 @@ class Board:
             self._draw()
 
     def say(self, text: str) -> None:
-        """Something that concerns all of them; told once, until something moves on."""
-        if text == self._said:
+        """Something that concerns all of them; the first of it is told, until something moves on."""
+        if self._said:
             return
         self._said = text
         if self._moving:

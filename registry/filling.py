@@ -53,7 +53,10 @@ async def fill(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(entry)) for entry in entries]
-    except* RegistryGone as gone:
+    except ExceptionGroup as several:
+        gone = several.subgroup(RegistryGone)
+        if gone is None:
+            raise
         raise gone.exceptions[0] from None  # all of them say the same
     return [task.result() for task in tasks]
 

@@ -137,6 +137,17 @@ has_toolkit() {
     compgen -G '/etc/cdi/nvidia*' >/dev/null || compgen -G '/var/run/cdi/nvidia*' >/dev/null
 }
 
+# up_healthy COMMAND...: minio and registry up and healthy, by that way to say `docker compose`. Compose gives up at once
+# on a container that is unhealthy from before, such as a registry whose store just came back: so it is asked again.
+up_healthy() {
+  local try
+  for try in 1 2 3 4 5 6; do
+    "$@" up --detach --wait --wait-timeout "$START_WAIT_S" minio registry && return
+    ((try == 6)) || sleep 5
+  done
+  return 1
+}
+
 # plan cluster|online: what that compose file comes to, as kit.compose_plan tells it, by the registry's image.
 plan() {
   local image

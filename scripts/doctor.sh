@@ -139,7 +139,7 @@ look_at_secrets() {
 start_registry() {
   local said others
   others=$(online ps --services 2>/dev/null | grep -vxE 'minio|registry|secrets' | tr '\n' ' ') || others=''
-  if said=$(cluster up --detach --wait --wait-timeout "$START_WAIT_S" minio registry 2>&1); then
+  if said=$(up_healthy cluster 2>&1); then
     tell ok registry "minio and registry are healthy, started from $CLUSTER_FILE"
   else
     tell problem registry "minio and registry do not get healthy: $(one_line "$(tail -n 2 <<<"$said")")" \

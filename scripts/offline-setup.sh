@@ -133,7 +133,9 @@ bring_images() {
   local wanted image how users
   wanted=$(plan cluster) || stop 1 "The plan of $CLUSTER_FILE could not be read." "Its message stands above."
   while IFS=$'\t' read -r image how users <&3; do
-    if [[ $how == build ]]; then
+    if [[ ,$users, == *,registry,* ]]; then
+      continue # built above, to make the plan
+    elif [[ $how == build ]]; then
       build "${users%%,*}" "$image" || failures+=("$image could not be built. $build_mend")
     elif docker image inspect "$image" >/dev/null 2>&1; then
       note "$image is here"
@@ -156,14 +158,20 @@ build() {
   follow "${CLUSTER[@]}" build ${quiet[@]+"${quiet[@]}"} "$1" || { warn "$2 could not be built." && return 1; }
 }
 
-# The container of the registry, and what it was started from.
-registry_container() { online ps --quiet registry 2>/dev/null | head -1; }
-started_at() { docker inspect --format '{{.State.Running}} {{.State.StartedAt}}' "$1" 2>/dev/null || true; }
+container() { online ps --all --quiet "$1" 2>/dev/null | head -1; }
+
+# Since when minio and registry run, to see whether they still are the same.
+running_since() {
+  local service
+  for service in minio registry; do
+    docker inspect --format '{{if .State.Running}}{{.State.StartedAt}}{{else}}down{{end}}' "$(container "$service")" 2>/dev/null || printf 'down\n'
+  done
+}
 
 open_registry() {
   step "Registry"
   local id from said opened
-  id=$(registry_container)
+  id=$(container registry)
   from=$([[ -z $id ]] || docker inspect --format '{{index .Config.Labels "com.docker.compose.project.config_files"}}' "$id" || true)
   if [[ $from == *"$CLUSTER_FILE"* ]]; then
     warn "The cluster is up, and its registry has no way out: minio and registry are started anew from docker-compose.yml."
@@ -171,7 +179,7 @@ open_registry() {
     # It holds the ports that minio and registry publish themselves now.
     cluster stop edge >/dev/null 2>&1 || true
   fi
-  start_registry || stop 69 "minio and registry do not get healthy." "See why: docker compose logs minio registry"
+  start_registry || not_healthy
   if said=$(plan online 2>/dev/null); then
     opened=$(planned open "$said")
     grep -qx registry <<<"$opened" ||
@@ -180,22 +188,28 @@ open_registry() {
   reread_catalogue
 }
 
+not_healthy() {
+  online logs --no-log-prefix --tail 3 minio registry >&2 || true
+  stop 69 "minio and registry do not get healthy." "Their last words stand above; all of them: docker compose logs minio registry"
+}
+
 start_registry() {
-  follow "${ONLINE[@]}" up --detach --wait --wait-timeout "$START_WAIT_S" minio registry
+  [[ -t 1 ]] || export COMPOSE_PROGRESS=quiet
+  up_healthy follow "${ONLINE[@]}"
 }
 
 # The registry reads models.yaml when it starts, and an editor that replaced the file left it with the old one.
 reread_catalogue() {
-  local id running started file edited
-  id=$(registry_container)
-  read -r running started <<<"$(started_at "$id")"
+  local id started file edited
+  id=$(container registry)
+  started=$(docker inspect --format '{{.State.StartedAt}}' "$id" 2>/dev/null || true)
   file=$(docker inspect --format '{{range .Mounts}}{{if eq .Destination "/app/models.yaml"}}{{.Source}}{{end}}{{end}}' "$id" 2>/dev/null || true)
-  [[ $running == true && -n $file && -r $file ]] || return 0
+  [[ -n $started && -n $file && -r $file ]] || return 0
   edited=$(date -u -r "$file" +%Y-%m-%dT%H:%M:%S) || return 0
   [[ $edited > $started ]] || return 0
   note "models.yaml was changed: the registry reads it again"
   follow "${ONLINE[@]}" restart registry
-  start_registry || stop 69 "The registry does not start with the changed models.yaml." "See why: docker compose logs registry"
+  start_registry || not_healthy
 }
 
 in_registry() {
@@ -227,18 +241,23 @@ mirror() {
   [[ $verify == yes ]] || arguments+=(--no-verify)
   arguments+=(${names[@]+"${names[@]}"})
   while :; do
-    before=$(started_at "$(registry_container)") code=0
+    before=$(running_since) code=0
     in_registry "${arguments[@]}" || code=$?
-    after=$(started_at "$(registry_container)")
-    # Its own verdict, unless the container went away below it.
-    [[ $after == "true "* && $after == "$before" && $code =~ ^[0-2]$ ]] && return "$code"
-    ((++tries <= RESTARTS)) || stop 69 "The registry went away $RESTARTS times." "See why: docker compose logs registry"
-    warn "The registry went away (exit $code). Going on ($tries of $RESTARTS)."
-    start_registry || stop 69 "minio and registry do not get healthy." "See why: docker compose logs minio registry"
+    after=$(running_since)
+    # Its own verdict, unless it or its store went away meanwhile.
+    if ((code == 0)) || [[ $after == "$before" && $after != *down* && $code =~ ^[12]$ ]]; then return "$code"; fi
+    ((++tries <= RESTARTS)) || stop 69 "The registry or minio went away $RESTARTS times." "See why: docker compose logs minio registry"
+    warn "The registry or minio went away (exit $code). Going on ($tries of $RESTARTS)."
+    start_registry || not_healthy
   done
 }
 
 given=$*
+# Compose hands HF_TOKEN on; a file that holds it is read here, where it can be.
+if [[ -z ${HF_TOKEN:-} && -n ${HF_TOKEN_FILE:-} ]]; then
+  HF_TOKEN=$(<"$HF_TOKEN_FILE") || stop 2 "HF_TOKEN_FILE=$HF_TOKEN_FILE cannot be read."
+  export HF_TOKEN
+fi
 options "$@"
 trap interrupted INT TERM
 check_host

@@ -258,6 +258,28 @@ def test_a_registry_that_is_killed_and_started_again(source: Source, tmp_path: P
         assert "waiting: " in told
 
 
+def test_a_registry_that_stays_away(
+    source: Source, mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies and is not started again: exit 69 after the time that one is willing to wait, in one line."""
+    monkeypatch.setattr("registry.mirror_command.PATIENCE_S", 0.5)
+    source.switches.gate["/two.dat"] = threading.Event()
+    with RegistryProcess(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as process:
+
+        def kill() -> None:
+            wait_until(lambda: source.switches.requests("/two.dat"))
+            process.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        done = mirror(process.url, "one", "two")
+        killer.join()
+    source.switches.gate["/two.dat"].set()
+    assert (done.returncode, done.stdout.count("verified")) == (69, 0)
+    assert f"No registry answers at {process.url}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_key_is_sent(source: Source, mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry that asks for API_KEYS is asked with one of them: both have the same environment."""
     monkeypatch.setenv("API_KEYS", "k1,k2")
