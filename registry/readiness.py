@@ -36,6 +36,7 @@ def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
 def findings(library: Library, now: datetime.datetime) -> Iterator[Finding]:
     """The clock, then every model of the catalogue."""
     try:
+        library.store.check()
         newest = max((datetime.datetime.fromisoformat(name.updated) for name in library.names()), default=NOT_BEFORE)
     except StoreError as error:
         yield Finding("problem", "store", str(error), "Start minio; its log says what is wrong.")
@@ -55,9 +56,8 @@ def clock(now: datetime.datetime, newest: datetime.datetime) -> Finding:
         return Finding("problem", "clock", f"it is {shown} here, which cannot be", SET_CLOCK)
     if now + TOLERANCE < newest:
         last = newest.strftime("%Y-%m-%d %H:%M UTC")
-        return Finding(
-            "problem", "clock", f"it is {shown} here, before the last model was published ({last})", SET_CLOCK
-        )
+        detail = f"it is {shown} here, but a model was published at {last}"
+        return Finding("problem", "clock", detail, SET_CLOCK)
     return Finding("ok", "clock", shown)
 
 
