@@ -130,11 +130,17 @@ check_nvidia() {
   fi
 }
 
+# Either the engine has NVIDIA's runtime or hook, or it finds NVIDIA's device descriptions (CDI).
 has_toolkit() {
-  local known
+  local known folder
   known=$(docker info --format '{{range $name, $_ := .Runtimes}}{{$name}} {{end}}' 2>/dev/null) || known=''
-  [[ " $known " == *" nvidia "* ]] || command -v nvidia-container-runtime-hook >/dev/null 2>&1 ||
-    compgen -G '/etc/cdi/nvidia*' >/dev/null || compgen -G '/var/run/cdi/nvidia*' >/dev/null
+  [[ " $known " != *" nvidia "* ]] || return 0
+  ! command -v nvidia-container-runtime-hook >/dev/null 2>&1 || return 0
+  known=$(docker info --format '{{range .CDISpecDirs}}{{.}} {{end}}' 2>/dev/null) || known=''
+  for folder in $known; do
+    ! compgen -G "$folder/nvidia*" >/dev/null || return 0
+  done
+  return 1
 }
 
 # up_healthy COMMAND...: minio and registry up and healthy, by that way to say `docker compose`. Compose gives up at once

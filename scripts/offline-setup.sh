@@ -255,7 +255,8 @@ mirror() {
 given=$*
 # Compose hands HF_TOKEN on; a file that holds it is read here, where it can be.
 if [[ -z ${HF_TOKEN:-} && -n ${HF_TOKEN_FILE:-} ]]; then
-  HF_TOKEN=$(<"$HF_TOKEN_FILE") || stop 2 "HF_TOKEN_FILE=$HF_TOKEN_FILE cannot be read."
+  [[ -r $HF_TOKEN_FILE ]] || stop 2 "HF_TOKEN_FILE=$HF_TOKEN_FILE cannot be read."
+  HF_TOKEN=$(<"$HF_TOKEN_FILE")
   export HF_TOKEN
 fi
 options "$@"
