@@ -13,6 +13,7 @@ from typing import Self, TextIO
 
 from registry.client import ENDED, Model
 from registry.filling import Outcome
+from registry.progress import told
 from registry.progress_bar import drawn_bar, human_bytes
 
 _REDRAW_S = 0.1
@@ -130,16 +131,5 @@ def _words(model: Model | None, *, bar: bool = False) -> str:
         return f"ready{', verified' if 'verified_at' in model else ''}, {human_bytes(model['size_bytes'])}"
     if status not in ("downloading", "verifying") or not progress["bytes_total"]:
         return f"{status}{': ' + model['error'] if model.get('error') else ''}"
-    share = min(progress["bytes_done"] / progress["bytes_total"], 1.0)
-    drawn = f"{drawn_bar(share)} " if bar else ""
-    eta = progress["eta_seconds"]
-    left = f", {_clock(eta)} left" if eta else ""
-    files = f"{progress['files_done']} of {progress['files_total']} files"
-    total, rate = human_bytes(progress["bytes_total"]), human_bytes(progress["bytes_per_second"])
-    return f"{status:11} {drawn}{share:4.0%} of {total}, {rate}/s{left}, {files}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    drawn = f"{drawn_bar(min(progress['bytes_done'] / progress['bytes_total'], 1.0))} " if bar else ""
+    return f"{status:11} {drawn}{told(progress)}, {progress['files_done']} of {progress['files_total']} files"
