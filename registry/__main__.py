@@ -1,4 +1,4 @@
-"""`python -m registry [serve|import|list|download]`."""
+"""`python -m registry [COMMAND]`."""
 
 from registry.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: `registry serve`, `registry import NAME FOLDER`, `registry list`, `registry download NAME`."""
+"""The command line: `registry serve`, `import`, `list`, `download`, `mirror`, `sizes`, `check`."""
 
 import argparse
 import sys
@@ -8,11 +8,13 @@ from pathlib import Path
 from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
 from kit.settings import SettingsError, load_settings
-from registry.client import RegistryClientError, download
+from registry.client import RegistryClientError, RegistryGone
 from registry.folder import FolderError, bytes_to_read, import_folder
 from registry.library import MAIN, Library
+from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
 from registry.open_store import open_store
 from registry.progress_bar import ProgressBar, human_bytes
+from registry.readiness import check
 from registry.settings import RegistrySettings
 from registry.store import StoreError
 
@@ -25,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         settings = load_settings(RegistrySettings)
-        {"import": _import, "list": _list, "download": _download}[options.command](settings, options)
+        _COMMANDS[options.command](settings, options)
+    except RegistryGone as error:
+        sys.stderr.write(f"registry {options.command}: {error}\n")
+        raise SystemExit(EXIT_NO_REGISTRY) from None
     except (SettingsError, FolderError, RegistryClientError, BadName, StoreError) as error:
         fail(f"registry {options.command}: {error}")
     except KeyboardInterrupt:
@@ -58,9 +63,33 @@ def _parser() -> argparse.ArgumentParser:
     downloading.add_argument("name", help="the model's name; a name of the catalogue needs nothing more")
     downloading.add_argument("--repo", help="ORG/NAME at the registry's HF_ENDPOINT")
     downloading.add_argument("--revision", help="a commit, branch or tag (default: the catalogue's, or main)")
-    downloading.add_argument("--url", default="http://127.0.0.1:8090", help="where the registry answers (%(default)s)")
+    downloading.add_argument("--url", help="where the registry answers (http://127.0.0.1:PORT)")
     commands.add_parser("list", help="list the models in the store")
+    _add_mirror(commands.add_parser("mirror", help="have a running registry mirror the catalogue's models, and verify"))
+    sizing = commands.add_parser("sizes", help="tell how large the catalogue's models are, and what is not here yet")
+    sizing.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
+    commands.add_parser("check", help="tell whether the catalogue's models are in the store, and the clock is right")
     return parser
+
+
+def _add_mirror(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = MIRROR_HELP.partition("\n\n")[::2]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
+    parser.add_argument(
+        "--jobs", type=_positive, metavar="N", help="at most N at once; the registry's own JOBS bounds as well"
+    )
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not read again what was fetched or was there"
+    )
+    parser.add_argument("--url", help="where the registry answers (http://127.0.0.1:PORT)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
 
 
 def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -80,15 +109,18 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
     )
 
 
-def _download(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    token = settings.admin_token.get_secret_value() if settings.admin_token else None
-    with ProgressBar(f"downloading {options.name}", 0) as bar:
-        model = download(options.url, options.name, repo=options.repo, revision=options.revision, token=token, bar=bar)
-    print(f"{options.name}: {model['hf_repo']} at {model['commit'][:12]}, {human_bytes(model['size_bytes'])}")  # noqa: T201  # the result
-
-
 def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
     library = Library(open_store(settings), settings.load_catalogue())
     for name in library.names():
         manifest = library.manifest(name.repo, name.commit)
         print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the list
+
+
+_COMMANDS = {
+    "import": _import,
+    "list": _list,
+    "download": download,
+    "mirror": mirror,
+    "sizes": sizes,
+    "check": check,
+}

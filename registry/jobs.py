@@ -5,6 +5,7 @@ blobs that are there already.
 """
 
 import contextlib
+import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ class Job:
         # Monotonic times.
         self.began_at = time.monotonic()
         self.ended_at = LONG_AGO
+        self.verified_at: datetime.datetime | None = None
         self._active = active
         self._cancelled = False
         self._lock = threading.Lock()
@@ -87,6 +89,8 @@ class Job:
         """It has ended."""
         self.error = error
         self.ended_at = time.monotonic()
+        if status == "ready" and self._active == "verifying":
+            self.verified_at = datetime.datetime.now(datetime.UTC)
         self.status = status
         self.ended.set()
 

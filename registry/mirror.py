@@ -117,17 +117,30 @@ class Mirror:
         job.progress.expect(len(files), sum(file.size for file in files))
         damaged = []
         for file in files:
-            try:
-                hasher = hashlib.sha256()
-                for chunk in self._library.store.read_blob(file.sha256):
-                    check_stop(job.stop)
-                    hasher.update(chunk)
-                    job.progress.advance(len(chunk))
-                right = hasher.hexdigest() == file.sha256
-            except StoreError:
-                right = False
-            if not right:
+            if not self._is_right(job, file):
                 damaged.append(file.path)
             job.progress.file_done()
         if damaged:
-            raise Damaged(f"Damaged in the store: {', '.join(damaged)}. DELETE /models/{job.name} and fetch it again.")
+            raise Damaged(
+                f"Damaged in the store: {', '.join(damaged)}. What was damaged is removed; fetch it again with "
+                f"POST /models/{job.name}/download."
+            )
+
+    def _is_right(self, job: Job, file: FileEntry) -> bool:
+        """Whether the blob of `file` is here and what its name says; one that is not is removed: nobody can use it.
+
+        Raises StoreError when the store cannot be read: that is no damage.
+        """
+        store = self._library.store
+        if store.blob_size(file.sha256) is None:
+            return False
+        hasher = hashlib.sha256()
+        for chunk in store.read_blob(file.sha256):
+            check_stop(job.stop)
+            hasher.update(chunk)
+            job.progress.advance(len(chunk))
+        if hasher.hexdigest() == file.sha256:
+            return True
+        with store.exclusive():
+            store.delete_blob(file.sha256)
+        return False

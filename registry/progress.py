@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 
 from registry.progress_bar import human_bytes
 
@@ -49,15 +50,8 @@ class Progress:
             return min(self._bytes_done / self._bytes_total, 1.0) if self._bytes_total else 0.0
 
     def told(self) -> str:
-        """For a person: `35 % of 988.1 MB, 12.0 MB/s, 20 s left`, as far as that is known; empty when nothing is."""
-        now = self.as_json()
-        total, rate, left = now["bytes_total"], now["bytes_per_second"], now["eta_seconds"]
-        if not total:
-            return ""
-        parts = [f"{int(self.share * 100)} % of {human_bytes(total)}"]
-        parts += [f"{human_bytes(rate)}/s"] if rate else []
-        parts += [f"{human_seconds(left)} left"] if left else []
-        return ", ".join(parts)
+        """For a person; see `told`."""
+        return told(self.as_json())
 
     def as_json(self) -> dict[str, float | int | None]:
         """The `progress` of a model."""
@@ -76,6 +70,18 @@ class Progress:
                 if rate and left > 0
                 else (0.0 if self._bytes_total and left <= 0 else None),
             }
+
+
+def told(progress: Mapping[str, float | int | None]) -> str:
+    """For a person: `35 % of 988.1 MB, 12.0 MB/s, 20 s left`, as far as that is known; empty when nothing is."""
+    done, total = progress["bytes_done"] or 0, progress["bytes_total"]
+    rate, left = progress["bytes_per_second"], progress["eta_seconds"]
+    if not total:
+        return ""
+    parts = [f"{int(min(done / total, 1.0) * 100)} % of {human_bytes(total)}"]
+    parts += [f"{human_bytes(rate)}/s"] if rate else []
+    parts += [f"{human_seconds(left)} left"] if left else []
+    return ", ".join(parts)
 
 
 def human_seconds(seconds: float) -> str:

@@ -40,12 +40,16 @@ class ProgressBar:
             return
         self._drawn = now
         share = min(done / total, 1.0) if total else 0.0
-        bar = "█" * int(share * _WIDTH) + "░" * (_WIDTH - int(share * _WIDTH))
         rate = done / max(now - self._began, 0.001)
-        self._stream.write(
-            f"\r\x1b[K{self._title} {bar} {share:4.0%} of {human_bytes(total)}, {human_bytes(rate)}/s  {label}"
-        )
+        far = f"{drawn_bar(share)} {share:4.0%} of {human_bytes(total)}, {human_bytes(rate)}/s"
+        self._stream.write(f"\r\x1b[K{self._title} {far}  {label}")
         self._stream.flush()
+
+
+def drawn_bar(share: float) -> str:
+    """A bar that is filled up to `share` (0..1)."""
+    full = int(share * _WIDTH)
+    return "█" * full + "░" * (_WIDTH - full)
 
 
 def human_bytes(count: float) -> str:

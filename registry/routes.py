@@ -121,6 +121,8 @@ class ModelRoutes:
         """A model as JSON: what is published, and over it what its last job says."""
         job = self._mirror.jobs.get(name)
         model = _from_job(job) if pointer is None and job is not None else self._published(pointer)
+        if job is not None and job.verified_at is not None:
+            return model | {"verified_at": job.verified_at.isoformat(timespec="seconds").replace("+00:00", "Z")}
         if job is None or job.status == "ready" or (job.status == "cancelled" and pointer is not None):
             return model
         model |= {"status": job.status, "progress": job.progress.as_json()}

@@ -71,6 +71,13 @@ class RegistrySettings(HttpSettings):
         path = self.catalogue or Path("models.yaml")
         return Catalogue.load(path) if self.catalogue or path.exists() else Catalogue([])
 
+    def own_token(self) -> str | None:
+        """What this machine's own commands send to the registry: the admin token, else one of the keys."""
+        if self.admin_token:
+            return self.admin_token.get_secret_value()
+        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        return next((key.strip() for key in keys if key.strip()), None)
+
     def key_ring(self) -> KeyRing:
         """The keys that reading asks for."""
         keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []

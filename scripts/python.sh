@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: find_python prints a Python that the locked packages support.
 
 find_python() {

@@ -76,7 +76,6 @@ def test_the_commit_may_be_given(registry: Run, tmp_path: Path) -> None:
         (["import", "x", "FOLDER", "--repo", "a/b/c"], "is not a repository"),
         (["import", "x", "FOLDER", "--revision", "../main"], "is not a revision"),
         (["import", "x", "DANGLING"], "leads nowhere"),
-        (["download", "x", "--url", "http://127.0.0.1:9"], "No registry answers"),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line(registry: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -90,6 +89,14 @@ def test_what_goes_wrong_is_said_in_one_line(registry: Run, tmp_path: Path, argu
     done = registry(*given, store=tmp_path / "store")
     assert done.returncode == 78
     assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_registry_that_does_not_answer_is_said(registry: Run, tmp_path: Path) -> None:
+    """At once, with what to do, and exit 69: there is nothing wrong with the command."""
+    done = registry("download", "x", "--url", "http://127.0.0.1:9", store=tmp_path / "store")
+    assert done.returncode == 69
+    assert "No registry answers at http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 

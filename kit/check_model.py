@@ -1,0 +1,147 @@
+"""Proves that a model can be loaded here without internet: its files, every digest, its configuration and tokenizer.
+
+`python -m kit.check_model [NAME]` in the image of the service that runs the model, with that service's environment
+(NAME: MODEL). Fetches the files into the service's cache from the registry, so that its next start finds them there.
+Writes a line per check, and exits with 1 when there is a problem.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kit.catalogue import Catalogue, Entry
+from kit.errors import ModelNotFound
+from kit.findings import Finding
+from kit.model_cache import VerifiedFolder
+from kit.model_files import ModelFilesError, fetch_model
+from kit.service import ServiceSettings
+from kit.settings import SettingsError, load_settings
+
+# Whatever the image and the compose file say: nothing here asks the internet.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+SENTENCE = "Hello, world."
+
+
+class NotLoadable(Exception):
+    """The files are there and right, and make no model all the same; the message says what is missing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Check one model and write the findings; exits with 1 when there is a problem."""
+    parser = argparse.ArgumentParser(prog="python -m kit.check_model", description=__doc__)
+    parser.add_argument("name", nargs="?", help="the model (default: MODEL)")
+    name = parser.parse_args(arguments).name
+    try:
+        # Neither a name nor a port is needed here, and outside a container there may be none.
+        given = {"service_name": "check", "port": 1} | ({"model": name} if name else {})
+        settings = load_settings(ServiceSettings, **given)
+        entry = Catalogue.load(settings.catalogue).resolve(settings.model)
+    except (SettingsError, ModelNotFound) as error:
+        findings = [Finding("problem", f"model {name or ''}".strip(), str(error), "Check models.yaml, and MODEL.")]
+    else:
+        findings = check(entry, settings)
+    for finding in findings:
+        finding.write(sys.stdout)
+    raise SystemExit(any(finding.status == "problem" for finding in findings))
+
+
+def check(entry: Entry, settings: ServiceSettings) -> list[Finding]:
+    """Fetch the files of `entry`, read every byte of them again, and load what is small of them."""
+    subject = f"model {entry.name}"
+    try:
+        folder = fetch_and_read_again(entry, settings)
+    except ModelFilesError as error:
+        return [Finding("problem", subject, str(error), f"Run scripts/offline-setup.sh {entry.name} with internet.")]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e9
+    findings = [Finding("ok", subject, f"{len(files)} files, {size:.2f} GB in {folder}, every digest right")]
+    os.environ.update(OFFLINE)
+    try:
+        loaded = _LOADERS[entry.kind](folder)
+    except Exception as error:  # noqa: BLE001  # whatever the library raises is why the model does not load
+        mend = "Check that models.yaml names a model of this kind; allow_patterns and ignore_patterns may hide files."
+        return [*findings, Finding("problem", subject, f"does not load: {type(error).__name__}: {error}", mend)]
+    return [*findings, Finding("ok", subject, f"{loaded} loaded without internet")]
+
+
+def fetch_and_read_again(entry: Entry, settings: ServiceSettings) -> Path:
+    """The folder of the model, after every byte in it was read and found right. Raises ModelFilesError."""
+    token = settings.registry_token.get_secret_value() if settings.registry_token else None
+
+    def fetch() -> Path:
+        return fetch_model(
+            entry,
+            registry_url=settings.registry_url,
+            token=token,
+            cache=settings.model_cache,
+            report=lambda _done, _detail: None,
+            stop=threading.Event(),
+        )
+
+    folder = fetch()
+    VerifiedFolder(folder).forget()  # what was found right before is read again, and fetched again where it is not
+    return fetch()
+
+
+def _language_model(folder: Path) -> str:
+    _config(folder)
+    _tokenize(_transformers().AutoTokenizer.from_pretrained(str(folder), **_LOCAL))
+    return "configuration and tokenizer"
+
+
+def _multimodal(folder: Path) -> str:
+    _config(folder)
+    processor = _transformers().AutoProcessor.from_pretrained(str(folder), **_LOCAL)
+    _tokenize(getattr(processor, "tokenizer", processor))
+    return "configuration, processor and tokenizer"
+
+
+def _transcription(folder: Path) -> str:
+    """CTranslate2's Whisper: it brings its own tokenizer, for which faster-whisper would ask the internet otherwise."""
+    import ctranslate2  # type: ignore[import-untyped]  # ships no types
+    from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]  # comes with faster-whisper
+
+    if not ctranslate2.contains_model(str(folder)):
+        raise NotLoadable(f"{folder} holds no CTranslate2 model (model.bin)")
+    if not list(folder.glob("vocabulary.*")):
+        raise NotLoadable(f"{folder} lacks vocabulary.json or vocabulary.txt")
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise NotLoadable(f"{folder} lacks tokenizer.json")
+    if not Tokenizer.from_file(str(tokenizer)).encode(SENTENCE).ids:
+        raise NotLoadable(f"{tokenizer} makes no token of a sentence")
+    return "model header, vocabulary and tokenizer"
+
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _transformers() -> Any:
+    import transformers
+
+    return transformers
+
+
+def _config(folder: Path) -> None:
+    _transformers().AutoConfig.from_pretrained(str(folder), **_LOCAL)
+
+
+def _tokenize(tokenizer: Any) -> None:
+    if not tokenizer(SENTENCE)["input_ids"]:
+        raise NotLoadable("the tokenizer makes no token of a sentence")
+
+
+_LOADERS: dict[str, Callable[[Path], str]] = {
+    "llm": _language_model,
+    "multimodal": _multimodal,
+    "embedding": _language_model,
+    "reranker": _language_model,
+    "transcription": _transcription,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""`registry mirror`, `registry download`, `registry sizes`: what is asked of a running registry, from a terminal."""
+
+import argparse
+import asyncio
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+
+from kit.catalogue import Catalogue, Entry
+from kit.hub_names import BadName
+from kit.resume import Broken
+from registry.board import Board, table
+from registry.choose import choose_files
+from registry.client import RegistryClient, RegistryClientError
+from registry.filling import Outcome, fill, follow_download
+from registry.hub import Hub, HubError
+from registry.library import Library
+from registry.open_store import open_store
+from registry.progress_bar import human_bytes
+from registry.settings import RegistrySettings
+from registry.store import StoreError
+
+EXIT_SOME_FAILED = 1
+EXIT_UNKNOWN_NAME = 2
+EXIT_NO_REGISTRY = 69  # EX_UNAVAILABLE of sysexits.h
+# A registry is restarted, with its store, in less than this.
+PATIENCE_S = 120.0
+
+MIRROR_HELP = """\
+Has a running registry download the catalogue's models, optional ones included, shows how far each is, then has every
+byte of each read again and its digest compared, and prints what became of them. What is there already is not fetched
+again. The registry may be restarted meanwhile: it goes on by itself, and so does this.
+
+exit status:
+  0    every model is ready, its digests right
+  1    some failed; the table says why
+  2    an unknown option or name; nothing was done
+  69   no registry answers
+  130  interrupted; the registry goes on with what it is at, and the same command joins it
+"""
+
+
+def mirror(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    """Fill the registry and print the table; exits as MIRROR_HELP says."""
+    entries = chosen_entries(settings.load_catalogue(), options.names)
+    outcomes = asyncio.run(_mirror(settings, options, entries))
+    print(table(outcomes))  # noqa: T201  # what this command is for
+    failed = [outcome.name for outcome in outcomes if outcome.error]
+    if failed:
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+async def _mirror(settings: RegistrySettings, options: argparse.Namespace, entries: list[Entry]) -> list[Outcome]:
+    async with _client(settings, options) as client:
+        with Board(entry.name for entry in entries) as board:
+            client.on_wait = lambda reason: board.say(f"waiting: {reason}")
+            return await fill(client, entries, board, at_once=options.jobs, verify=options.verify)
+
+
+def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    """Have one model mirrored, of the catalogue or not, and tell the result. Raises RegistryClientError."""
+    given = (("hf_repo", options.repo), ("revision", options.revision))
+    body = {key: value for key, value in given if value is not None}
+
+    async def run() -> dict[str, object]:
+        async with _client(settings, options) as client:
+            with Board([options.name]) as board:
+                client.on_wait = lambda reason: board.say(f"waiting: {reason}")
+                return await follow_download(client, options.name, body, board)
+
+    model = asyncio.run(run())
+    if model["status"] != "ready":
+        raise RegistryClientError(str(model.get("error") or f"{options.name} was {model['status']}"))
+    size, commit = float(str(model["size_bytes"])), str(model["commit"])
+    print(f"{options.name}: {model['hf_repo']} at {commit[:12]}, {human_bytes(size)}")  # noqa: T201  # the result
+
+
+def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    """Print a line per model: its name, bytes, bytes that are not in the store yet, and why that is not known."""
+    library = Library(open_store(settings), settings.load_catalogue())
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    with closing(Hub(settings.hf_endpoint, token)) as hub:
+        for entry in chosen_entries(library.catalogue, options.names):
+            try:
+                size, missing = _size(library, hub, entry)
+                print(entry.name, size, missing, sep="\t", flush=True)  # noqa: T201  # what this command is for
+            except (HubError, Broken, BadName, StoreError) as error:
+                print(entry.name, "?", "?", error, sep="\t", flush=True)  # noqa: T201  # the same
+
+
+def _size(library: Library, hub: Hub, entry: Entry) -> tuple[int, int]:
+    """The bytes of the model, and those of its files that the store lacks. Asks the Hub only when it must."""
+    pointer = library.name(entry.name)
+    if pointer is not None and pointer.repo == entry.hf_repo and entry.revision in (pointer.revision, pointer.commit):
+        return library.manifest(pointer.repo, pointer.commit).size, 0
+    listing = hub.listing(entry.hf_repo, entry.revision, threading.Event())
+    paths = set(choose_files([file.path for file in listing.files], entry.allow_patterns, entry.ignore_patterns))
+    files = [file for file in listing.files if file.path in paths]
+    absent = [file.size for file in files if file.sha256 is None or library.store.blob_size(file.sha256) != file.size]
+    return sum(file.size for file in files), sum(absent)
+
+
+def chosen_entries(catalogue: Catalogue, names: Iterable[str]) -> list[Entry]:
+    """The entries that `names` mean, each once; all of the catalogue when there are no names.
+
+    Exits with a list of the names there are when one is unknown.
+    """
+    known = ", ".join(entry.name for entry in catalogue) or "none: set CATALOGUE to models.yaml"
+    names = list(names)
+    unknown = [name for name in names if catalogue.find(name) is None]
+    if unknown or not len(catalogue):
+        what = f"No such model: {', '.join(unknown)}." if unknown else "The catalogue is empty."
+        sys.stderr.write(f"{what} Models of the catalogue: {known}.\n")
+        raise SystemExit(EXIT_UNKNOWN_NAME)
+    found = [catalogue.resolve(name) for name in names] or list(catalogue)
+    return list({entry.name: entry for entry in found}.values())
+
+
+def _client(settings: RegistrySettings, options: argparse.Namespace) -> RegistryClient:
+    url = options.url or f"http://127.0.0.1:{settings.port}"
+    return RegistryClient(url, settings.own_token(), patience_s=PATIENCE_S)

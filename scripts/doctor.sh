@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# Proves that this machine is ready to go offline: everything the cluster needs is here, and works with no way out.
+# Prints a line per check, and under a problem how to mend it. Needs bash and docker, nothing else.
+#
+#   scripts/doctor.sh           for people
+#   scripts/doctor.sh --json    for machines: {"ready": true, "checks": [{"status", "check", "detail", "mend"}]}
+#
+# It starts minio and registry from docker-compose.gpu-cluster.yml, that is with no way out, and leaves them running; and
+# for each model a container of its service, without GPU, for as long as it takes to read the model's files once. They are
+# in the services' cache then. A cluster that is up goes on.
+#
+# exit status:  0 ready   1 something is wrong   2 wrong option   130 interrupted
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/docker.sh
+. scripts/docker.sh
+
+json=no problems=0 checks=() scratch='' seen_models=' '
+
+usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
+
+for option in "$@"; do
+  case $option in
+    --json) json=yes ;;
+    --help | -h) usage && exit 0 ;;
+    *) printf 'There is no option %s. scripts/doctor.sh --help lists the options.\n' "$option" >&2 && exit 2 ;;
+  esac
+done
+
+# tell STATUS CHECK DETAIL [MEND]
+tell() {
+  [[ $1 != problem ]] || problems=$((problems + 1))
+  if [[ $json == yes ]]; then
+    checks+=("{\"status\": $(quoted "$1"), \"check\": $(quoted "$2"), \"detail\": $(quoted "$3"), \"mend\": $(quoted "${4:-}")}")
+    return
+  fi
+  local colour=$green
+  [[ $1 != warning ]] || colour=$yellow
+  [[ $1 != problem ]] || colour=$red
+  printf '%s%-8s%s %-20s %s\n' "$colour" "$1" "$plain" "$2" "$3"
+  [[ $1 == ok || -z ${4:-} ]] || printf '%30s%s\n' '' "$4"
+}
+
+# A string of JSON.
+quoted() {
+  local text=${1//\\/\\\\}
+  text=${text//\"/\\\"}
+  text=$(LC_ALL=C tr '\000-\037' ' ' <<<"$text")
+  printf '"%s"' "${text% }"
+}
+
+verdict() {
+  if [[ $json == yes ]]; then
+    local list
+    list=$(printf ',\n  %s' ${checks[@]+"${checks[@]}"})
+    printf '{"ready": %s, "checks": [%s\n]}\n' "$( ((problems)) && echo false || echo true)" "${list#,}"
+  elif ((problems)); then
+    printf '\n%sNot ready: %d to mend.%s\n' "$red" "$problems" "$plain"
+  else
+    printf '\n%sReady.%s Cut the cable and start: docker compose -f %s up -d\n' "$green" "$plain" "$CLUSTER_FILE"
+  fi
+  exit $((problems > 0))
+}
+
+# relay CHECK COMMAND...: the findings that a module of ours writes, or its failure to write any.
+relay() {
+  local subject=$1 status check detail mend told=no
+  shift
+  : >"$scratch/stderr"
+  while IFS=$'\t' read -r status check detail mend; do
+    case $status in
+      ok | warning | problem) tell "$status" "${check/#egress/$subject}" "$detail" "$mend" && told=yes ;;
+      *) printf '%s %s %s\n' "$status" "$check" "$detail" >>"$scratch/stderr" ;;
+    esac
+  done < <("$@" </dev/null 2>>"$scratch/stderr")
+  [[ $told == yes ]] || tell problem "$subject" "could not be looked at: $(one_line "$(tail -n 3 "$scratch/stderr")")" \
+    "Is the image of this version? scripts/offline-setup.sh builds it."
+}
+
+look_at_images() {
+  local image missing=()
+  for image in $(planned image "$wanted" | cut -f 1); do
+    docker image inspect "$image" >/dev/null 2>&1 || missing+=("$image")
+  done
+  if ((${#missing[@]})); then
+    tell problem images "not here: ${missing[*]}" "Run scripts/offline-setup.sh with internet, or bring them by docker save and docker load."
+  else
+    tell ok images "all $(planned image "$wanted" | wc -l | tr -d ' ') of $CLUSTER_FILE are here"
+  fi
+}
+
+look_at_gpus() {
+  local id user reserved wrong='' count
+  reserved=$(planned gpu "$wanted")
+  [[ -n $reserved ]] || { tell ok gpus "$CLUSTER_FILE reserves none" && return; }
+  check_nvidia || { tell problem nvidia "$detail" "$mend" && return; }
+  count=$(grep -c '^GPU ' <<<"$gpus" || true)
+  while IFS=$'\t' read -r id user; do
+    if [[ $id =~ ^[0-9]+$ ]]; then
+      ((id < count)) || wrong+=" $user wants GPU $id,"
+    elif [[ $id != all && $gpus != *"$id"* ]]; then
+      wrong+=" $user wants $id,"
+    fi
+  done <<<"$reserved"
+  if [[ -n $wrong ]]; then
+    tell problem gpus "$detail, but$wrong see nvidia-smi -L" "Change device_ids in $CLUSTER_FILE; several services may share one GPU."
+  else
+    tell ok nvidia "$detail, and every device_ids is one of them"
+  fi
+}
+
+look_at_ports() {
+  local address port user holder taken=no
+  while IFS=$'\t' read -r address port user; do
+    [[ $address != 0.0.0.0 && $address != '::' ]] || address=127.0.0.1
+    (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null || continue
+    holder=$(docker ps --filter "publish=$port" --format '{{.Label "com.docker.compose.project"}} {{.Names}}' | head -1)
+    [[ $holder != "$project "* ]] || continue
+    taken=yes
+    if [[ -n $holder ]]; then holder="the container ${holder#* }"; else holder='another program'; fi
+    tell problem ports "$port ($user) is taken by $holder" \
+      "Stop it (who it is: sudo ss -ltnp 'sport = :$port'), or change the published port of $user."
+  done < <(planned port "$wanted")
+  [[ $taken == yes ]] || tell ok ports "all free, or ours: $(planned port "$wanted" | cut -f 2 | sort -un | tr '\n' ' ')"
+}
+
+look_at_secrets() {
+  local volume
+  volume=$(planned volume "$wanted" | awk '$1 == "secrets" { print $2 }')
+  [[ -n $volume ]] || return 0
+  if docker volume inspect "$volume" >/dev/null 2>&1; then
+    tell ok secrets "the volume $volume is here"
+  else
+    tell problem secrets "there is no volume $volume yet, so there is no model store either" "Run scripts/offline-setup.sh with internet."
+    return 1
+  fi
+}
+
+start_registry() {
+  local said others
+  others=$(online ps --services 2>/dev/null | grep -vxE 'minio|registry|secrets' | tr '\n' ' ') || others=''
+  if said=$(up_healthy cluster 2>&1); then
+    tell ok registry "minio and registry are healthy, started from $CLUSTER_FILE"
+  else
+    tell problem registry "minio and registry do not get healthy: $(one_line "$(tail -n 2 <<<"$said")")" \
+      "See why: docker compose -f $CLUSTER_FILE logs minio registry"
+    return 1
+  fi
+  if [[ -n $others && -z $(cluster ps --quiet edge 2>/dev/null) ]]; then
+    tell warning registry "other services were up from docker-compose.yml: $others" \
+      "They lost their registry to the closed network. docker compose up -d gives it back."
+  fi
+}
+
+# The services' own images, their own environment and network, but no GPU: none is needed to read a tokenizer.
+look_at_models() {
+  local service model image
+  {
+    printf 'services:\n'
+    planned gpu "$wanted" | cut -f 2 | sort -u | while read -r service; do
+      printf '  %s: {deploy: {resources: {reservations: {devices: !reset []}}}}\n' "$service"
+    done
+    printf '  registry: {}\n'
+  } >"$scratch/no-gpu.yml"
+  while IFS=$'\t' read -r service model <&3; do
+    image=$(planned image "$wanted" | awk -F '\t' -v s="$service" '{ n = split($3, u, ","); for (i = 1; i <= n; i++) if (u[i] == s) print $1 }')
+    if ! docker image inspect "$image" >/dev/null 2>&1; then
+      tell problem "model $model" "cannot be tried: the image of $service is not here" "Run scripts/offline-setup.sh with internet."
+      continue
+    fi
+    # The same model in the same image needs to be read once only.
+    if [[ $seen_models != *" $model@$image "* ]]; then
+      seen_models+="$model@$image "
+      relay "model $model" in_service "$service" kit.check_model
+    fi
+    relay "egress $service" in_service "$service" kit.egress
+  done 3< <(planned model "$wanted")
+}
+
+# shellcheck disable=SC2329  # relay calls it
+in_service() {
+  cluster -f "$scratch/no-gpu.yml" run --rm --no-deps -T --quiet-pull --entrypoint python "$1" -m "$2"
+}
+
+trap 'exit 130' INT TERM
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+if check_docker; then tell ok docker "$detail"; else tell problem docker "$detail" "$mend" && verdict; fi
+if check_compose; then tell ok compose "$detail"; else tell problem compose "$detail" "$mend" && verdict; fi
+if ! said=$(cluster config --quiet 2>&1); then
+  tell problem compose "$CLUSTER_FILE: $(one_line "$said")" "Correct it, .env or CLUSTER_OVERRIDE." && verdict
+fi
+image=$(registry_image)
+if ! docker image inspect "$image" >/dev/null 2>&1; then
+  tell problem images "not even the registry's is here: $image" "Run scripts/offline-setup.sh with internet." && verdict
+fi
+if ! wanted=$(plan cluster 2>"$scratch/stderr"); then
+  tell problem compose "its plan cannot be made: $(one_line "$(tail -n 2 "$scratch/stderr")")" "Is the image of this version? scripts/offline-setup.sh builds it."
+  verdict
+fi
+project=$(cluster config | sed -n 's/^name: //p')
+look_at_images
+if check_room $((SPARE_GB * 1000000000)) 'for logs'; then tell ok disk "$detail"; else tell problem disk "$detail" "$mend"; fi
+look_at_gpus
+look_at_ports
+if look_at_secrets && start_registry; then
+  relay registry cluster exec -T registry python -m registry check
+  look_at_models
+fi
+verdict

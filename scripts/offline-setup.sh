@@ -1,0 +1,278 @@
+#!/usr/bin/env bash
+# Run once with internet, before the cluster goes where there is none: brings every image of the cluster and every model
+# of models.yaml onto this machine, and verifies each model's digests. Needs bash and docker, nothing else.
+#
+#   scripts/offline-setup.sh                  everything
+#   scripts/offline-setup.sh qwen minilm      the images, and these models
+#
+#   --jobs N        download at most N models at once (the registry itself takes REGISTRY_JOBS, 2 by default)
+#   --skip-images   do not build or pull images
+#   --no-verify     do not read again what was fetched
+#   --help          this text
+#
+# Safe to interrupt at any point: run the same command again and it goes on where it was. What is there is not fetched
+# again. Gated models need HF_TOKEN (or HF_TOKEN_FILE) in the environment or in .env.
+#
+# exit status:  0 everything is here   1 something could not be had, or there is no room   2 wrong option or model name
+#               69 Docker cannot be used, or the registry does not answer   130 interrupted
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/docker.sh
+. scripts/docker.sh
+
+# How often the registry may be found dead at its work before this gives up.
+readonly RESTARTS=10
+
+# Progress that moves is for terminals.
+quiet=(--quiet)
+[[ ! -t 1 ]] || quiet=()
+names=() jobs='' images=yes verify=yes child='' failures=()
+
+usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
+step() { printf '%s== %s%s\n' "$bold" "$*" "$plain"; }
+note() { printf '   %s\n' "$*"; }
+warn() { printf '%s!! %s%s\n' "$yellow" "$*" "$plain" >&2; }
+# stop CODE MESSAGE [WHAT TO DO]
+stop() {
+  printf '%sxx %s%s\n' "$red" "$2" "$plain" >&2
+  [[ -z ${3:-} ]] || printf '   %s\n' "$3" >&2
+  exit "$1"
+}
+
+interrupted() {
+  trap '' INT TERM
+  [[ -z $child ]] || kill "$child" 2>/dev/null || true
+  printf '\n' >&2
+  warn "Stopped. Nothing is lost: containers and downloaded bytes stay, and the registry goes on with what it is at."
+  warn "Run the same command again to go on: scripts/offline-setup.sh${given:+ $given}"
+  exit 130
+}
+
+# Runs a command so that this script hears a signal at once, not when the command ends. With a terminal the terminal
+# itself tells the command, too.
+follow() {
+  local code=0
+  if [[ -t 0 && -t 1 ]]; then
+    "$@" || code=$?
+  else
+    "$@" </dev/null &
+    child=$!
+    wait "$child" || code=$?
+    child=''
+  fi
+  ((code != 130)) || interrupted
+  return "$code"
+}
+
+options() {
+  while (($#)); do
+    case $1 in
+      --jobs | --jobs=*)
+        if [[ $1 == --jobs ]]; then jobs=${2:-} && shift; else jobs=${1#*=}; fi
+        [[ $jobs =~ ^[1-9][0-9]*$ ]] || stop 2 "--jobs takes a number from 1, not '$jobs'."
+        ;;
+      --skip-images) images=no ;;
+      --no-verify) verify=no ;;
+      --help | -h) usage && exit 0 ;;
+      -*) stop 2 "There is no option $1." "scripts/offline-setup.sh --help lists the options." ;;
+      *) names+=("$1") ;;
+    esac
+    shift || true
+  done
+}
+
+# A name that stands nowhere in the catalogue is certainly wrong: told now, not after the images. The registry checks
+# the names again, and exactly.
+check_names() {
+  local file name
+  file=$(cluster config 2>/dev/null | sed -n '/^configs:/,/^[a-z]/s/^    file: //p' | head -1)
+  [[ -n $file && -r $file ]] || file=models.yaml
+  [[ -r $file ]] || stop 2 "The catalogue $file is not here." "Run this in a checkout of the project, or set CATALOGUE."
+  for name in ${names[@]+"${names[@]}"}; do
+    grep -qwF -- "$name" "$file" ||
+      stop 2 "There is no model $name." "Models of $file: $(sed -n 's/^\([A-Za-z0-9][A-Za-z0-9._-]*\):.*/\1/p' "$file" | paste -sd ' ' -)"
+  done
+}
+
+check_host() {
+  step "This machine"
+  check_docker || stop 69 "Docker: $detail." "$mend"
+  note "Docker: $detail"
+  check_compose || stop 69 "Compose: $detail." "$mend"
+  note "$detail"
+  [[ -f $CLUSTER_FILE ]] || stop 69 "$CLUSTER_FILE is not here." "Run this in a checkout of the project."
+  local said
+  said=$(cluster config --quiet 2>&1) || stop 69 "$CLUSTER_FILE: $(one_line "$said")" "Correct it, .env or CLUSTER_OVERRIDE."
+  said=$(online config --quiet 2>&1) || stop 69 "docker-compose.yml: $(one_line "$said")" "Correct it, .env or COMPOSE_FILE."
+  check_names
+  if check_nvidia; then
+    note "NVIDIA: $detail"
+  else
+    warn "NVIDIA: $detail. That does not matter for the setup, but the cluster needs it."
+    note "$mend"
+  fi
+}
+
+# The images take room only while they are not here; the models' sizes are asked of the Hub once the registry runs.
+check_disk_for_images() {
+  [[ $images == yes ]] || return 0
+  local needed=$SPARE_GB what='for logs' image
+  for image in $(cluster config --images | sort -u); do
+    docker image inspect "$image" >/dev/null 2>&1 || { needed=$((IMAGES_GB + SPARE_GB)) what='for the images' && break; }
+  done
+  check_room $((needed * 1000000000)) "$what" || stop 1 "No room: $detail." "$mend"
+  note "Disk: $detail"
+}
+
+# Each image once: ours are built, the others pulled when they are not here. What fails is told, and told again at the
+# end; the models can be fetched all the same.
+bring_images() {
+  [[ $images == yes ]] || return 0
+  step "Images"
+  build registry "the registry's image" || stop 1 "The registry's image could not be built." "$build_mend"
+  local wanted image how users
+  wanted=$(plan cluster) || stop 1 "The plan of $CLUSTER_FILE could not be read." "Its message stands above."
+  while IFS=$'\t' read -r image how users <&3; do
+    if [[ ,$users, == *,registry,* ]]; then
+      continue # built above, to make the plan
+    elif [[ $how == build ]]; then
+      build "${users%%,*}" "$image" || failures+=("$image could not be built. $build_mend")
+    elif docker image inspect "$image" >/dev/null 2>&1; then
+      note "$image is here"
+    else
+      note "pulling $image for ${users//,/, }"
+      follow docker pull ${quiet[@]+"${quiet[@]}"} "$image" || {
+        failures+=("$image could not be pulled. On a machine that has it: docker save $image | gzip > image.tar.gz; here: gunzip -c image.tar.gz | docker load")
+        warn "$image could not be pulled."
+      }
+    fi
+  done 3< <(planned image "$wanted")
+  local off
+  off=$(planned off "$wanted" | cut -f 3 | tr '\n,' '  ')
+  [[ -z $off ]] || note "switched off, and left out: ${off% }. Set their variables (.env.example) and run this again to have them, too."
+}
+
+readonly build_mend='The message of docker stands above. PYTHON_IMAGE, VLLM_IMAGE and PIP_INDEX_URL name mirrors of what it needs.'
+build() {
+  note "building $2"
+  follow "${CLUSTER[@]}" build ${quiet[@]+"${quiet[@]}"} "$1" || { warn "$2 could not be built." && return 1; }
+}
+
+container() { online ps --all --quiet "$1" 2>/dev/null | head -1; }
+
+# Since when minio and registry run, to see whether they still are the same.
+running_since() {
+  local service
+  for service in minio registry; do
+    docker inspect --format '{{if .State.Running}}{{.State.StartedAt}}{{else}}down{{end}}' "$(container "$service")" 2>/dev/null || printf 'down\n'
+  done
+}
+
+open_registry() {
+  step "Registry"
+  local id from said opened
+  id=$(container registry)
+  from=$([[ -z $id ]] || docker inspect --format '{{index .Config.Labels "com.docker.compose.project.config_files"}}' "$id" || true)
+  if [[ $from == *"$CLUSTER_FILE"* ]]; then
+    warn "The cluster is up, and its registry has no way out: minio and registry are started anew from docker-compose.yml."
+    warn "Until you run 'docker compose -f $CLUSTER_FILE up -d', the cluster cannot be reached from outside."
+    # It holds the ports that minio and registry publish themselves now.
+    cluster stop edge >/dev/null 2>&1 || true
+  fi
+  start_registry || not_healthy
+  if said=$(plan online 2>/dev/null); then
+    opened=$(planned open "$said")
+    grep -qx registry <<<"$opened" ||
+      stop 1 "The registry of ${COMPOSE_FILE:-docker-compose.yml} has no way out to the internet." "Unset COMPOSE_FILE for this command."
+  fi
+  reread_catalogue
+}
+
+not_healthy() {
+  online logs --no-log-prefix --tail 3 minio registry >&2 || true
+  stop 69 "minio and registry do not get healthy." "Their last words stand above; all of them: docker compose logs minio registry"
+}
+
+start_registry() {
+  [[ -t 1 ]] || export COMPOSE_PROGRESS=quiet
+  up_healthy follow "${ONLINE[@]}"
+}
+
+# The registry reads models.yaml when it starts, and an editor that replaced the file left it with the old one.
+reread_catalogue() {
+  local id started file edited
+  id=$(container registry)
+  started=$(docker inspect --format '{{.State.StartedAt}}' "$id" 2>/dev/null || true)
+  file=$(docker inspect --format '{{range .Mounts}}{{if eq .Destination "/app/models.yaml"}}{{.Source}}{{end}}{{end}}' "$id" 2>/dev/null || true)
+  [[ -n $started && -n $file && -r $file ]] || return 0
+  edited=$(date -u -r "$file" +%Y-%m-%dT%H:%M:%S) || return 0
+  [[ $edited > $started ]] || return 0
+  note "models.yaml was changed: the registry reads it again"
+  follow "${ONLINE[@]}" restart registry
+  start_registry || not_healthy
+}
+
+in_registry() {
+  local tty=()
+  [[ -t 0 && -t 1 ]] || tty=(-T)
+  follow "${ONLINE[@]}" exec ${tty[@]+"${tty[@]}"} registry python -m registry "$@"
+}
+
+# Models lie twice: in the store, and in the services' cache once they have started.
+check_disk_for_models() {
+  local told missing needed=0 what='for the models'
+  if told=$(online exec -T registry python -m registry sizes ${names[@]+"${names[@]}"} </dev/null 2>/dev/null) && [[ -n $told ]]; then
+    while IFS=$'\t' read -r _ _ missing _; do
+      [[ $missing =~ ^[0-9]+$ ]] && needed=$((needed + 2 * missing))
+    done <<<"$told"
+  else
+    needed=$((MODELS_GB * 1000000000)) what='for the models, by estimate'
+  fi
+  ((needed > 0)) || return 0
+  check_room $((needed + SPARE_GB * 1000000000)) "$what (in the store and in the services' cache)" || stop 1 "No room: $detail." "$mend"
+  note "Disk: $detail"
+}
+
+mirror() {
+  step "Models"
+  check_disk_for_models
+  local arguments=(mirror) code tries=0 before after
+  [[ -z $jobs ]] || arguments+=(--jobs "$jobs")
+  [[ $verify == yes ]] || arguments+=(--no-verify)
+  arguments+=(${names[@]+"${names[@]}"})
+  while :; do
+    before=$(running_since) code=0
+    in_registry "${arguments[@]}" || code=$?
+    after=$(running_since)
+    # Its own verdict, unless it or its store went away meanwhile.
+    if ((code == 0)) || [[ $after == "$before" && $after != *down* && $code =~ ^[12]$ ]]; then return "$code"; fi
+    ((++tries <= RESTARTS)) || stop 69 "The registry or minio went away $RESTARTS times." "See why: docker compose logs minio registry"
+    warn "The registry or minio went away (exit $code). Going on ($tries of $RESTARTS)."
+    start_registry || not_healthy
+  done
+}
+
+given=$*
+# Compose hands HF_TOKEN on; a file that holds it is read here, where it can be.
+if [[ -z ${HF_TOKEN:-} && -n ${HF_TOKEN_FILE:-} ]]; then
+  [[ -r $HF_TOKEN_FILE ]] || stop 2 "HF_TOKEN_FILE=$HF_TOKEN_FILE cannot be read."
+  HF_TOKEN=$(<"$HF_TOKEN_FILE")
+  export HF_TOKEN
+fi
+options "$@"
+trap interrupted INT TERM
+check_host
+check_disk_for_images
+bring_images
+open_registry
+code=0
+mirror || code=$?
+((code != 2)) || exit 2
+((code == 0)) || failures+=("Some models failed; the table says why.")
+if ((${#failures[@]})); then
+  step "Not complete"
+  for failure in "${failures[@]}"; do printf '%sxx %s%s\n' "$red" "$failure" "$plain" >&2; done
+  stop 1 "Mend that and run the same command again: scripts/offline-setup.sh${given:+ $given}"
+fi
+printf '\n%sEverything is here.%s Prove it, cut the cable, and start the cluster:\n' "$green" "$plain"
+printf '   scripts/doctor.sh\n   docker compose -f %s up -d\n' "$CLUSTER_FILE"

@@ -1,0 +1,163 @@
+"""scripts/doctor.sh against a fake Docker: what it looks at, and what it says when the machine is not ready."""
+
+import json
+import re
+import socket
+
+import pytest
+
+from tests.scripts.conftest import Answer, Host
+
+SCRIPT = "doctor.sh"
+FINDINGS: list[Answer] = [
+    ("registry check$", 0, "ok\tclock\t2026-11-25 12:00 UTC\t\nok\tmodel qwen\t10 files\t\n", ""),
+    ("kit.check_model$", 0, "ok\tmodel qwen\tevery digest right\t\n", ""),
+    ("kit.egress$", 0, "ok\tegress\tno way out by TCP\t\n", ""),
+]
+
+
+@pytest.fixture
+def ready(host: Host) -> Host:
+    """A machine that lacks nothing."""
+    host.gpus(2)
+    host.answers += FINDINGS
+    return host
+
+
+def put_first(host: Host, *answer: object) -> None:
+    host.answers.insert(0, answer)  # type: ignore[arg-type]  # built from the test's parameters
+
+
+def test_ready(ready: Host) -> None:
+    """Exit 0, a line per check; the registry started from the cluster's file, the models tried without GPU."""
+    code, said = ready.run(SCRIPT)
+    assert code == 0, said
+    assert said.endswith("Ready. Cut the cable and start: docker compose -f docker-compose.gpu-cluster.yml up -d\n")
+    lines = said.splitlines()[:-2]
+    assert all(line.startswith("ok ") for line in lines)
+    checks = [re.split(r"\s{2,}", line)[1] for line in lines]
+    assert checks == [
+        *("docker", "compose", "images", "disk", "nvidia", "ports", "secrets", "registry"),
+        *("clock", "model qwen", "model qwen", "egress llm-primary"),
+    ]
+    cluster = "compose -f docker-compose.gpu-cluster.yml"
+    assert f"{cluster} up --detach --wait --wait-timeout 300 minio registry" in ready.calls
+    (tried,) = [call for call in ready.calls if call.endswith("-m kit.check_model")]
+    assert re.search(r"-f \S+/no-gpu.yml run --rm --no-deps -T .*--entrypoint python llm-primary ", tried)
+    assert "\x1b" not in said
+
+
+def test_json(ready: Host) -> None:
+    """The same for machines, whatever characters the findings have."""
+    put_first(ready, "kit.egress$", 1, 'problem\tegress\tTCP to "x" \\ got out\tUse the\x01 file.\n', "")
+    code, said = ready.run(SCRIPT, "--json")
+    assert code == 1
+    document = json.loads(said)
+    assert document["ready"] is False
+    assert document["checks"][0] == {"status": "ok", "check": "docker", "detail": "engine 28.5.2", "mend": ""}
+    assert document["checks"][-1] == {
+        "status": "problem",
+        "check": "egress llm-primary",
+        "detail": 'TCP to "x" \\ got out',
+        "mend": "Use the  file.",
+    }
+    put_first(ready, *FINDINGS[2])
+    assert json.loads(ready.run(SCRIPT, "--json")[1])["ready"] is True
+
+
+@pytest.mark.parametrize(
+    ("answer", "says", "mend"),
+    [
+        (("^version", 1, "", "Cannot connect to the Docker daemon"), "docker  ", "systemctl start docker"),
+        (("^compose version", 0, "2.3.0\n", ""), "Compose 2.3.0 is older than 2.24.4", "docker-compose-plugin"),
+        (("^image inspect", 1, "", ""), "not even the registry's is here: gpu-cluster/registry:1", "offline-setup.sh"),
+        (("^image inspect minio", 1, "", ""), "not here: minio:1", "docker save and docker load"),
+        (("^volume inspect", 1, "", ""), "no volume gpu-cluster_secrets yet", "offline-setup.sh"),
+        (("kit.compose_plan", 1, "", "No module named kit.compose_plan"), "No module named", "of this version"),
+        (("kit.check_model", 1, "", "Traceback\nboom"), "could not be looked at: Traceback boom", "of this version"),
+        (
+            ("kit.check_model", 1, "problem\tmodel qwen\tdoes not load\tCheck models.yaml.\n", ""),
+            "does not load",
+            "Check models.yaml.",
+        ),
+        (("registry check", 1, "problem\tclock\tit is 1970\tSet it.\n", ""), "it is 1970", "Set it."),
+        (("Runtimes", 0, "runc \n", ""), "cannot give them to containers", "nvidia-ctk runtime configure"),
+    ],
+)
+def test_not_ready(ready: Host, answer: Answer, says: str, mend: str) -> None:
+    """Exit 1; the problem in a line, and how to mend it below."""
+    put_first(ready, *answer)
+    code, said = ready.run(SCRIPT)
+    assert code == 1, said
+    lines = said.splitlines()
+    number = next(number for number, line in enumerate(lines) if line.startswith("problem") and says in line)
+    assert mend in lines[number + 1]
+    assert said.splitlines()[-1].startswith("Not ready: ")
+
+
+def test_no_docker_at_all(host: Host) -> None:
+    """One line; nothing else can be looked at."""
+    (host.home / "bin" / "docker").unlink()
+    code, said = host.run(SCRIPT)
+    assert code == 1
+    assert "the program docker is not installed" in said
+    assert "Not ready: 1 to mend." in said
+
+
+def test_a_full_disk(ready: Host) -> None:
+    """Logs need some room, too."""
+    ready.free(2)
+    code, said = ready.run(SCRIPT)
+    assert (code, "2.0 GB free at Docker's folder, 5.0 GB needed" in said) == (1, True)
+
+
+def test_a_gpu_that_is_not_there(ready: Host) -> None:
+    """device_ids names GPU 1, and there is one GPU, number 0: which service, and what to change."""
+    ready.answers.clear()
+    ready.answers += FINDINGS
+    ready.gpus(1)
+    code, said = ready.run(SCRIPT)
+    assert code == 1
+    assert "1 GPUs, but llm-secondary wants GPU 1, see nvidia-smi -L" in said
+    assert "Change device_ids in docker-compose.gpu-cluster.yml" in said
+
+
+def test_a_port_that_another_program_has(ready: Host) -> None:
+    """It is named; the same port held by a container of this project is right."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        plan = f"port\t127.0.0.1\t{port}\tedge\nimage\tx\tpull\tx\n"
+        put_first(ready, "kit.compose_plan", 0, plan, "")
+        code, said = ready.run(SCRIPT)
+        assert (code, f"{port} (edge) is taken by another program" in said) == (1, True)
+        put_first(ready, "^ps --filter", 0, "other other-web-1\n", "")
+        assert "is taken by the container other-web-1" in ready.run(SCRIPT)[1]
+        put_first(ready, "^ps --filter", 0, "gpu-cluster gpu-cluster-edge-1\n", "")
+        assert f"all free, or ours: {port}" in ready.run(SCRIPT)[1]
+
+
+def test_a_registry_that_does_not_start(ready: Host) -> None:
+    """The models cannot be looked at then; its log can."""
+    ready.program("sleep", "#!/bin/sh\n")
+    put_first(ready, "up --detach", 1, "", "container gpu-cluster-minio-1 is unhealthy")
+    code, said = ready.run(SCRIPT)
+    assert code == 1
+    assert "minio and registry do not get healthy: container gpu-cluster-minio-1 is unhealthy" in said
+    assert not [call for call in ready.calls if "kit.check_model" in call]
+
+
+def test_a_stack_that_is_up_online(ready: Host) -> None:
+    """It loses its registry to the closed network: a warning, with the way back."""
+    put_first(ready, "^compose ps --services", 0, "gateway\nminio\nregistry\n", "")
+    code, said = ready.run(SCRIPT)
+    assert code == 0
+    assert "other services were up from docker-compose.yml: gateway" in said
+
+
+def test_wrong_option(host: Host) -> None:
+    """Exit 2; --help tells the options without Docker."""
+    code, said = host.run(SCRIPT, "--jsn")
+    assert (code, "There is no option --jsn." in said, host.calls) == (2, True, [])
+    (host.home / "bin" / "docker").unlink()
+    code, said = host.run(SCRIPT, "--help")
+    assert (code, "--json" in said) == (0, True)
