@@ -30,7 +30,9 @@ REGISTRY_HOSTS = tuple(
         ("anaconda", "org"),
     )
 )
-MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:work|root)/[\w.-]")
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.$}/-])/(?:work|root)/(?!\.cache\b)[\w.-]"
+)  # the cache of an image's root is no machine's
 
 
 def tracked(*patterns: str) -> list[Path]:

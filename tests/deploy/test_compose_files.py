@@ -1,0 +1,155 @@
+"""What the compose files promise, read from the files: no Docker needed."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.compose_files import CLUSTER, ONLINE, ROOT, load, texts
+
+BOTH = pytest.mark.parametrize("file", [ONLINE, CLUSTER])
+QUICK_REFERENCE = (ROOT / "docs" / "quick-reference.md").read_text()
+# A host name of its own for each; the edges stand in the cluster file for those that may publish nothing themselves.
+FRONT = "front"
+
+
+def published(file: str) -> dict[int, tuple[str, str]]:
+    """Port -> (address, service), as a host sees them."""
+    found: dict[int, tuple[str, str]] = {}
+    for service, definition in load(file)["services"].items():
+        for port in definition.get("ports", []):
+            address, outside, inside = re.fullmatch(r"(.+):(\d+):(\d+)", port).groups()  # type: ignore[union-attr]
+            assert outside == inside, f"{service} listens on another port than it publishes"
+            assert int(outside) not in found, f"{outside} is published twice"
+            found[int(outside)] = (address, service)
+    return found
+
+
+def promised_ports() -> dict[int, str]:
+    """Port -> name, from the table of the quick reference."""
+    rows = re.findall(r"^\| ([A-Za-z ]+?) \| (\d{4}) \|", QUICK_REFERENCE, flags=re.MULTILINE)
+    return {int(port): name for name, port in rows}
+
+
+@BOTH
+def test_ports_are_those_of_the_quick_reference(file: str) -> None:
+    """Every port of the table is published, and nothing beyond it but the monitoring's."""
+    assert set(promised_ports()) == set(published(file)) - {3001, 9090}
+
+
+@BOTH
+def test_only_the_gateway_and_the_chat_may_leave_loopback(file: str) -> None:
+    """CLUSTER_BIND moves two ports; all others are this machine's own."""
+    moved = {port for port, (address, _) in published(file).items() if address == "${CLUSTER_BIND:-127.0.0.1}"}
+    fixed = {address for address, _ in published(file).values()} - {"${CLUSTER_BIND:-127.0.0.1}"}
+    assert moved == {8080, 3000}
+    assert fixed == {"127.0.0.1"}
+
+
+def test_both_files_are_one_project() -> None:
+    """One name, the same services and the same volumes: so either file's commands see what the other started."""
+    online, cluster = load(ONLINE), load(CLUSTER)
+    assert online["name"] == cluster["name"] == "gpu-cluster"
+    assert set(online["services"]) == set(cluster["services"])
+    assert online["volumes"] == cluster["volumes"]
+
+
+def test_the_same_image_names_for_what_is_the_same() -> None:
+    """What runs in both files is built once."""
+    online, cluster = load(ONLINE)["services"], load(CLUSTER)["services"]
+    for service in ("registry", "gateway", "minio", "edge", "secrets"):
+        assert online[service]["image"] == cluster[service]["image"]
+
+
+def test_the_gpu_stanza_is_the_quick_reference_s() -> None:
+    """What the document tells people to edit stands there as the document shows it."""
+    block = next(
+        text for text in re.findall(r"```yaml\n(.*?)```", QUICK_REFERENCE, flags=re.DOTALL) if "devices" in text
+    )
+    promised = yaml.safe_load(block)["services"]["llm-primary"]
+    ours = load(CLUSTER)["services"]["llm-primary"]
+    assert ours["deploy"]["resources"] == promised["deploy"]["resources"]
+    assert ours["environment"]["CUDA_VISIBLE_DEVICES"] == promised["environment"]["CUDA_VISIBLE_DEVICES"]
+    lines = [line.strip() for line in block.splitlines() if line.strip() and "environment" not in line]
+    text = (ROOT / CLUSTER).read_text()
+    assert all(line in text for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("service", "gpu"),
+    [("llm-primary", "0"), ("llm-secondary", "1"), ("multimodal", "2"), ("embedding", "3"), ("transcription", "4")],
+)
+def test_one_gpu_each(service: str, gpu: str) -> None:
+    """The assignment of the quick reference, by device id."""
+    (device,) = load(CLUSTER)["services"][service]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "device_ids": [gpu], "capabilities": ["gpu"]}
+
+
+def test_the_cluster_is_on_internal_networks_but_for_its_doors() -> None:
+    """Whatever is not an edge stands on networks without a way out, where the host has no address either."""
+    document = load(CLUSTER)
+    networks = document["networks"]
+    assert [name for name, network in networks.items() if not (network or {}).get("internal")] == [FRONT]
+    isolated = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
+    assert all(network["driver_opts"] == isolated for name, network in networks.items() if name != FRONT)
+    for name, service in document["services"].items():
+        if name == "edge" or name.startswith("edge-"):
+            assert service["dns"] == ["127.0.0.1"]
+            assert service["cap_add"] == ["NET_ADMIN"]
+        else:
+            assert FRONT not in service.get("networks", []), name
+            assert "ports" not in service, name
+            assert service.get("networks") or service.get("network_mode") == "none", name
+
+
+@BOTH
+def test_every_service_is_closed(file: str) -> None:
+    """No capability, no new privilege, a read-only root, bounded logs, memory and processes, everywhere."""
+    for name, service in load(file)["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service.get("read_only") is True, name
+        assert "no-new-privileges:true" in service["security_opt"] or name.startswith("edge"), name
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert service["restart"] in ("unless-stopped", "no"), name
+        assert "privileged" not in service, name
+
+
+@BOTH
+def test_no_password_stands_in_a_file(file: str) -> None:
+    """Whatever sounds like a secret is empty unless the user gives it, or read from a file."""
+    for name, service in load(file)["services"].items():
+        for variable, value in (service.get("environment") or {}).items():
+            if re.search(r"(?<!PUBLIC_)KEY|TOKEN|PASSWORD|SECRET", variable):
+                empty = re.fullmatch(r"\$\{[A-Z_]+:-\}", str(value))
+                assert empty or str(value).startswith("/run/"), f"{name}: {variable}"
+
+
+def test_every_variable_is_documented() -> None:
+    """.env.example holds every variable of the compose files, with the default that they have, and no other."""
+    used: dict[str, set[str]] = {}
+    for text in texts().values():
+        for name, default in _variables(text):
+            used.setdefault(name, set()).add(default)
+    example = (ROOT / ".env.example").read_text()
+    documented = dict(re.findall(r"^#([A-Z][A-Z0-9_]*)=(.*)$", example, flags=re.MULTILINE))
+    assert set(documented) == set(used)
+    for name, defaults in used.items():
+        if len(defaults) == 1 and "$" not in (default := next(iter(defaults))) and name != "WHEELS":
+            assert documented[name] == default, name
+
+
+def test_the_example_changes_nothing() -> None:
+    """Copied as it is, .env.example sets no variable."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def _variables(text: str) -> list[tuple[str, str]]:
+    """(name, default) of each `${NAME:-default}`; of a default with variables inside, those too."""
+    text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    flat = re.findall(r"\$\{([A-Z][A-Z0-9_]*):-([^${}]*)\}", text)
+    outer: list[Any] = re.findall(r"\$\{([A-Z][A-Z0-9_]*):-([^{}]*\$\{[^{}]*\}[^{}]*)\}", text)
+    return flat + outer
