@@ -30,9 +30,8 @@ REGISTRY_HOSTS = tuple(
         ("anaconda", "org"),
     )
 )
-MACHINE_PATHS = re.compile(
-    r"(?<![\w.$}/-])/(?:work|root)/(?!\.cache\b)[\w.-]"
-)  # the cache of an image's root is no machine's
+# Caches below an image's root are no machine's.
+MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:work|root)/(?!\.cache\b|\.npm\b)[\w.-]")
 
 
 def tracked(*patterns: str) -> list[Path]:
