@@ -1,29 +1,22 @@
 """The images of the stack, built from this checkout, and the stand-ins for those that cannot be pulled here."""
 
-import os
 from pathlib import Path
 
 from tests.stack.stack import MINIO_STANDIN, ROOT, Stack
-from tests.support.docker import docker
+from tests.support.docker import BUILD_S, docker, wheels
 
 STANDINS = Path(__file__).parent / "standins"
 
 
-def wheels() -> str | None:
-    """A folder of wheels that pip was told of on this machine, for torch; None lets pip ask PyTorch's index."""
-    folders = [word for word in os.environ.get("PIP_FIND_LINKS", "").split() if Path(word).is_dir()]
-    return folders[0] if folders else None
-
-
 def build(stack: Stack) -> None:
     """Build every image of both compose files that this machine can build."""
-    docker("build", "--quiet", "--tag", MINIO_STANDIN, str(STANDINS / "minio"))
-    stack.compose("build --quiet registry gateway llm-primary embedding transcription edge", timeout=3000)
+    docker("build", "--quiet", "--tag", MINIO_STANDIN, str(STANDINS / "minio"), timeout=BUILD_S)
+    stack.compose("build --quiet registry gateway llm-primary embedding transcription edge", timeout=BUILD_S)
 
 
 def environment(hub: str) -> dict[str, str]:
     """What the tests set for every command of a stack: which images, which catalogue, which Hub."""
-    more = {"WHEELS": folder} if (folder := wheels()) else {}
+    more = {"WHEELS": str(folder)} if (folder := wheels()) else {}
     return more | {
         "COMPOSE_PROJECT_NAME": "gpu-cluster-test",
         "CATALOGUE": str(ROOT / "tests" / "stack" / "models.yaml"),

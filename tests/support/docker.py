@@ -19,12 +19,12 @@ class DockerError(Exception):
     """A docker command failed; the message has the command and its last words."""
 
 
-def docker(*arguments: str, timeout: float = COMMAND_S) -> str:
-    """Run `docker ARGUMENTS`; returns what it printed. Raises DockerError."""
+def docker(*arguments: str, timeout: float = COMMAND_S, check: bool = True) -> str:
+    """Run `docker ARGUMENTS`; returns what it printed. Raises DockerError, unless failing is as good (`check`)."""
     done = subprocess.run(
         ["docker", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
     )
-    if done.returncode != 0:
+    if check and done.returncode != 0:
         raise DockerError(f"docker {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout
 
