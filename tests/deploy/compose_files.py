@@ -25,7 +25,7 @@ def _whole(service: Definition, folder: Path) -> Definition:
     if extends is None:
         return service
     path = folder / extends["file"]
-    name = re.sub(r"\$\{[A-Z]+:-([a-z]+)\}", r"\1", extends["service"])
+    name = re.sub(r"\$\{[A-Z_]+:-([a-z0-9]+)\}", r"\1", extends["service"])
     base = _whole(yaml.safe_load(path.read_text())["services"][name], path.parent)
     return _merge(base, {key: value for key, value in service.items() if key != "extends"})
 

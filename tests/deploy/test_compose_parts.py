@@ -1,4 +1,4 @@
-"""deploy/compose/chat.yml and monitoring.yml: closed containers, off unless asked for, extended as they stand."""
+"""Chat UI and monitoring: closed containers of others, off unless asked for, switched on by one variable each."""
 
 import json
 import os
@@ -11,39 +11,49 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.deploy.compose_files import CLUSTER, ONLINE, ROOT
+
 COMPOSE = ROOT / "deploy" / "compose"
-PARTS = {"chat": "CHAT_UI", "monitoring": "MONITORING"}
+PARTS = {"chat": ("chatui-settings", "chat-ui", "mongo"), "monitoring": ("prometheus", "grafana")}
+NAMES = [name for names in PARTS.values() for name in names]
+DOORS = ("edge-chat", "edge-monitoring")
 SERVICES = {
-    name: (PARTS[part], service)
+    name: service
     for part in PARTS
     for name, service in yaml.safe_load((COMPOSE / f"{part}.yml").read_text())["services"].items()
 }
 
 
 def test_services() -> None:
-    """The names that both compose files know."""
-    assert set(SERVICES) == {"chatui-settings", "chat-ui", "mongo", "prometheus", "grafana"}
+    """Each is there on and off."""
+    assert set(SERVICES) == {f"{name}-{switch}" for name in NAMES for switch in (0, 1)}
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_closed_and_off(name: str) -> None:
-    """Nothing can be written but volumes and /tmp, nothing be gained, nothing grow; off by default."""
-    variable, service = SERVICES[name]
+@pytest.mark.parametrize("name", NAMES)
+def test_closed(name: str) -> None:
+    """Nothing can be written but volumes and /tmp, nothing be gained, nothing grow."""
+    service = SERVICES[f"{name}-1"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["deploy"] == {"replicas": f"${{{variable}:-0}}"}
     assert {"mem_limit", "pids_limit", "logging", "healthcheck"} <= service.keys()
-    assert not {"privileged", "cap_add", "ports", "networks", "container_name"} & service.keys()
-    if name != "chatui-settings":
-        assert service["restart"] == "unless-stopped"
+    assert not {"privileged", "cap_add", "ports", "networks", "container_name", "deploy"} & service.keys()
+    assert service["restart"] == ("no" if name == "chatui-settings" else "unless-stopped")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_off_needs_nothing(name: str) -> None:
+    """Switched off, a service asks for no image that is not here anyway: Compose pulls those of 0 replicas too."""
+    service = SERVICES[f"{name}-0"]
+    assert service["deploy"] == {"replicas": 0}
+    assert service["image"] == "gpu-cluster/gateway:${CLUSTER_VERSION:-0.1.0}"
+    assert service["pull_policy"] == "never"
 
 
 @pytest.mark.parametrize("name", ["chat-ui", "mongo", "prometheus", "grafana"])
 def test_images_of_others_are_pinned_and_can_be_replaced(name: str) -> None:
     """A variable names the image; its default has a tag that does not move."""
-    match = re.fullmatch(r"\$\{([A-Z_]+)_IMAGE:-[\w./-]+:(.+)\}", SERVICES[name][1]["image"])
+    match = re.fullmatch(r"\$\{([A-Z_]+)_IMAGE:-[\w./-]+:(.+)\}", SERVICES[f"{name}-1"]["image"])
     assert match is not None
     assert match[1] == name.upper().replace("-", "_")
     assert re.fullmatch(r"v?\d+\.\d+\.\d+|sha-[0-9a-f]{7}", match[2])
@@ -51,21 +61,17 @@ def test_images_of_others_are_pinned_and_can_be_replaced(name: str) -> None:
 
 def test_no_password_anywhere() -> None:
     """There is no administrator in Grafana, and nothing that looks like a password in either file."""
-    grafana = SERVICES["grafana"][1]["environment"]
+    grafana = SERVICES["grafana-1"]["environment"]
     assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
     assert (grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"], grafana["GF_AUTH_BASIC_ENABLED"]) == ("Viewer", "false")
-    names = {name for _, service in SERVICES.values() for name in service.get("environment", ())}
+    names = {name for service in SERVICES.values() for name in service.get("environment", ())}
     assert not [name for name in names if re.search("PASSWORD|SECRET|TOKEN", name)]
 
 
 def test_what_is_mounted_is_there() -> None:
     """Every file and folder of this repository that a service mounts exists."""
-    binds = [
-        volume["source"]
-        for _, service in SERVICES.values()
-        for volume in service["volumes"]
-        if isinstance(volume, dict)
-    ]
+    volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", ())]
+    binds = [volume["source"] for volume in volumes if isinstance(volume, dict)]
     assert len(binds) == 4
     assert [source for source in binds if not (COMPOSE / source).exists()] == []
     assert os.access(ROOT / "deploy/chat-ui/start.sh", os.X_OK)
@@ -76,46 +82,36 @@ def has_compose() -> bool:
     return bool(docker) and subprocess.run([str(docker), "compose", "version"], capture_output=True).returncode == 0
 
 
-# How the compose files use the parts.
-USER = """
-services:
-  gateway: {image: "gateway:test", networks: [chat]}
-  chatui-settings: {extends: {file: PARTS/chat.yml, service: chatui-settings}}
-  mongo: {extends: {file: PARTS/chat.yml, service: mongo}, networks: [chat-db]}
-  chat-ui:
-    extends: {file: PARTS/chat.yml, service: chat-ui}
-    networks: [chat, chat-db]
-    ports: ["${CLUSTER_BIND:-127.0.0.1}:3000:3000"]
-  prometheus: {extends: {file: PARTS/monitoring.yml, service: prometheus}, networks: [chat, monitoring]}
-  grafana: {extends: {file: PARTS/monitoring.yml, service: grafana}, networks: [monitoring]}
-configs: {catalogue: {file: ROOT/models.yaml}, chatui: {file: ROOT/chatui.env}}
-networks: {chat: {}, chat-db: {internal: true}, monitoring: {internal: true}}
-volumes: {chat-ui-settings: {}, mongo-data: {}, prometheus-data: {}, grafana-data: {}}
-"""
-
-
-def config(tmp_path: Path, **variables: str) -> dict[str, Any]:
-    """What Compose makes of a file that extends the parts."""
-    path = tmp_path / "compose.yml"
-    path.write_text(USER.replace("PARTS", str(COMPOSE)).replace("ROOT", str(ROOT)))
-    command = ["docker", "compose", "-p", "parts", "-f", str(path), "config", "--format", "json"]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **variables}
+def config(file: str, home: Path, **variables: str) -> dict[str, Any]:
+    """What Compose makes of one of the two files with these variables and no others."""
+    command = ["docker", "compose", "-f", str(ROOT / file), "config", "--format", "json"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     services: dict[str, Any] = json.loads(done.stdout)["services"]
     return services
 
 
+def replicas(services: dict[str, Any], *names: str) -> set[int]:
+    return {services[name].get("deploy", {}).get("replicas", 1) for name in names}
+
+
 @pytest.mark.skipif(not has_compose(), reason="docker compose is not here")
-def test_compose_takes_them(tmp_path: Path) -> None:
-    """Extended, they are complete; one variable each switches them on."""
-    off = config(tmp_path)
-    assert {name: off[name]["deploy"]["replicas"] for name in SERVICES} == dict.fromkeys(SERVICES, 0)
-    on = config(tmp_path, CHAT_UI="1", MONITORING="1", GATEWAY_API_KEYS="k", CHAT_UI_IMAGE="mirror/chat-ui:1")
-    assert {name: on[name]["deploy"]["replicas"] for name in SERVICES} == dict.fromkeys(SERVICES, 1)
-    assert on["chatui-settings"]["environment"]["GATEWAY_API_KEYS"] == "k"
-    assert on["chat-ui"]["image"] == "mirror/chat-ui:1"
-    assert on["chat-ui"]["depends_on"].keys() == {"chatui-settings", "mongo"}
-    assert on["mongo"]["networks"].keys() == {"chat-db"}
-    sources = {volume["source"] for volume in on["chat-ui"]["volumes"]}
-    assert str(ROOT / "deploy/chat-ui/start.sh") in sources
+@pytest.mark.parametrize("file", [ONLINE, CLUSTER])
+def test_compose_takes_them(file: str, tmp_path: Path) -> None:
+    """Off they are nothing; one variable each switches them on, complete, with their doors in the cluster."""
+    off = config(file, tmp_path)
+    assert replicas(off, *NAMES, *DOORS) == {0}
+    chat = config(file, tmp_path, CHAT_UI="1", GATEWAY_API_KEYS="k", CHAT_UI_IMAGE="mirror/chat-ui:1")
+    assert replicas(chat, *PARTS["chat"]) == {1}
+    assert replicas(chat, *PARTS["monitoring"], "edge-monitoring") == {0}
+    assert chat["chatui-settings"]["environment"]["GATEWAY_API_KEYS"] == "k"
+    assert chat["chat-ui"]["image"] == "mirror/chat-ui:1"
+    assert chat["chat-ui"]["depends_on"].keys() == {"chatui-settings", "mongo"}
+    assert str(ROOT / "deploy/chat-ui/start.sh") in {volume["source"] for volume in chat["chat-ui"]["volumes"]}
+    assert chat["mongo"]["networks"].keys() == {"chat-db"}
+    monitoring = config(file, tmp_path, MONITORING="1")
+    assert replicas(monitoring, *PARTS["monitoring"]) == {1}
+    assert replicas(monitoring, *PARTS["chat"], "edge-chat") == {0}
+    doors = {1} if file == CLUSTER else {0}
+    assert (replicas(chat, "edge-chat"), replicas(monitoring, "edge-monitoring")) == (doors, doors)

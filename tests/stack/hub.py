@@ -61,9 +61,11 @@ def serving(folder: Path) -> Iterator[Hub]:
     """Serve the store in `folder` as a Hub until the end of the block."""
     remove()
     docker("network", "create", "--internal", NETWORK)
-    # As root: the folder belongs to whoever runs the tests.
+    # As root: the folder belongs to whoever runs the tests. The image carries the labels of the project that built it,
+    # which would make this container one of its services.
     docker(
         *("run", "--detach", "--name", HOST, "--network", NETWORK, "--user", "0"),
+        *("--label", "com.docker.compose.project=", "--label", "com.docker.compose.service="),
         *("--volume", f"{folder}:/store", "--env", "STORE=file:/store", IMAGE),
     )
     try:
