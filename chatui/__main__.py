@@ -22,14 +22,14 @@ def main() -> int:
             outcome = convert(written, shipped, catalogue, settings.keys())
             text = render(outcome.settings)
         except (EnvFileError, ValueError) as error:
-            raise SettingsError(f"{settings.chatui_env}, {error}") from None
+            raise SettingsError(f"{settings.chatui_env.name}, {error}") from None
         _write(settings.chatui_output, text)
     except SettingsError as error:
         print(f"chatui: {error}", file=sys.stderr)
         return 2
     for remark in outcome.remarks:
         print(f"chatui: note: {remark}")
-    print(f"chatui: {len(outcome.settings)} settings of {settings.chatui_env} are ready for Chat UI")
+    print(f"chatui: {len(outcome.settings)} settings of {settings.chatui_env.name} are ready for Chat UI")
     return 0
 
 
@@ -41,7 +41,7 @@ def _read(path: Path) -> dict[str, Setting]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
     except EnvFileError as error:
-        raise SettingsError(f"{path}, {error}") from None
+        raise SettingsError(f"{path.name}, {error}") from None
 
 
 def _write(path: Path, text: str) -> None:
