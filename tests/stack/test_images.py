@@ -160,7 +160,7 @@ def test_while_it_waits_for_its_model_the_health_check_says_why(image: Image) ->
 
 
 def test_a_service_that_takes_too_long_becomes_unhealthy() -> None:
-    hasty = ("--health-start-period=0s", "--health-interval=1s", "--health-retries=2")
+    hasty = ("--health-start-period=1s", "--health-interval=1s", "--health-retries=2")
     with running(built(SERVICES[0]), *FETCHING, *hasty) as container:
         container.until(lambda: container.health == "unhealthy", "unhealthy", 60)
         assert "loading 0 %" in container.probes[-1]
