@@ -63,7 +63,7 @@ def test_docker_command_of_the_quick_reference(online: Stack, command: str) -> N
     """`ps` and `logs -f` print what they promise; following is stopped after a moment."""
     done = online.run(f"timeout --signal=INT 5 {command}", check=False)
     assert done.returncode in (0, 124, 130), done.stderr
-    assert "minio" in done.stdout if command.endswith("ps minio") else "mirrored" in done.stdout
+    assert "minio" in done.stdout if command.endswith("ps minio") else "downloading" in done.stdout
 
 
 def test_models_are_where_the_registry_says(online: Stack) -> None:
@@ -159,6 +159,6 @@ def test_down_and_up_again_without_internet(online: Stack, internet: Hub) -> Non
         asking.chat()
         asking.embedding()
         asking.transcription()
-        assert "mirrored" not in online.compose(f"logs --no-color --since {int(began)} registry")
+        assert "downloading" not in online.compose(f"logs --no-color --since {int(began)} registry")
     finally:
         internet.start()
