@@ -27,6 +27,11 @@ def main() -> int:
     except SettingsError as error:
         print(f"chatui: {error}", file=sys.stderr)
         return 2
+    if not settings.is_local and not outcome.settings.get("OPENID_CLIENT_ID"):
+        print(
+            f"chatui: note: Chat UI is published on {settings.cluster_bind} and asks nobody for a key: who reaches it "
+            "uses the cluster. Set OPENID_CLIENT_ID and its kin for a login, or leave CLUSTER_BIND out."
+        )
     for remark in outcome.remarks:
         print(f"chatui: note: {remark}")
     print(f"chatui: {len(outcome.settings)} settings of {settings.chatui_env.name} are ready for Chat UI")

@@ -1,5 +1,6 @@
 """What the step takes from its environment."""
 
+import ipaddress
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -17,10 +18,19 @@ class ChatUiSettings(Settings):
     chatui_env: Path = Field(SHIPPED, description="the file with Chat UI's settings as a person has written them")
     chatui_shipped: Path = Field(SHIPPED, description="the file that holds what that one leaves out")
     chatui_output: Path = Field(Path("/run/chat-ui/env"), description="the file to write, which Chat UI reads")
+    cluster_bind: str = Field("127.0.0.1", description="the address that Chat UI's port is published on")
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
     gateway_api_keys: SecretStr | None = Field(
         None, description="the keys that the gateway asks for; Chat UI uses the first where it is given none"
     )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches Chat UI."""
+        try:
+            return ipaddress.ip_address(self.cluster_bind).is_loopback
+        except ValueError:
+            return self.cluster_bind == "localhost"
 
     def keys(self) -> list[str]:
         """The gateway's keys."""

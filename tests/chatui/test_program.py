@@ -56,6 +56,16 @@ def test_it_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
     assert output.read_text() == "old"
 
 
+def test_open_door_is_told(tmp_path: Path) -> None:
+    """Published beyond this machine, Chat UI lets everybody use the gateway's key, unless it has a login."""
+    says = "asks nobody for a key"
+    assert says in run(tmp_path / "env", CLUSTER_BIND="0.0.0.0").stdout
+    assert says not in run(tmp_path / "env", CLUSTER_BIND="127.0.0.1").stdout
+    (tmp_path / "chatui.env").write_text("OPENID_CLIENT_ID=ours\n")
+    with_login = run(tmp_path / "env", CLUSTER_BIND="10.0.0.5", CHATUI_ENV=str(tmp_path / "chatui.env"))
+    assert says not in with_login.stdout
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     """A missing file, a folder in its place (what Docker mounts for one), no room: each is told."""
     assert "cannot be read" in run(tmp_path / "env", CHATUI_ENV=str(tmp_path / "missing")).stderr
