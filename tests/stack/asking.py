@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -18,6 +19,16 @@ def post(path: str, **options: Any) -> Any:
     """POST to the gateway's /v1; returns the JSON. Raises httpx2.HTTPStatusError."""
     with httpx2.Client(trust_env=False, timeout=180) as client:
         return client.post(GATEWAY + path, **options).raise_for_status().json()
+
+
+def answered(ask: Callable[[], object]) -> Callable[[], bool]:
+    """A condition to wait for: one of the questions below is answered, and rightly."""
+
+    def condition() -> bool:
+        ask()
+        return True
+
+    return condition
 
 
 def chat(model: str = "qwen") -> str:

@@ -25,5 +25,6 @@ def environment(hub: str) -> dict[str, str]:
         "LLM_IMAGE": "gpu-cluster/llm:0.1.0-cpu",
         "EMBEDDING_IMAGE": "gpu-cluster/embedding:0.1.0-cpu",
         "TRANSCRIPTION_IMAGE": "gpu-cluster/transcription:0.1.0-cpu",
+        "CLUSTER_OVERRIDE": str(STANDINS / "cluster.yml"),
         "MODEL_START_PERIOD": "10m",
     }

@@ -141,8 +141,7 @@ def test_docker_command_of_the_quick_reference(air_gapped: Stack, command: str) 
 def test_restart_as_the_quick_reference_says(air_gapped: Stack) -> None:
     """A restarted service is back with its model; meanwhile a named request is refused with the reason."""
     air_gapped.run("docker compose -f docker-compose.gpu-cluster.yml restart llm-primary")
-    air_gapped.until_healthy("llm-primary")
-    asking.chat()
+    air_gapped.until(asking.answered(asking.chat), "an answer")
 
 
 def test_missing_model_names_the_way_out(air_gapped: Stack) -> None:
