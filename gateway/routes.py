@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from gateway import views
 from gateway.backends import Backend, Backends, describe
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
+from gateway.single_flight import SingleFlight
 from kit.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
 
@@ -22,6 +23,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     routes = APIRouter()
     started = time.monotonic()
     dashboard = DASHBOARD.read_text(encoding="utf-8")
+    gpus = SingleFlight(lambda: views.gpu_stats(backends, client))
 
     @routes.get("/", include_in_schema=False)
     async def home() -> dict[str, Any]:
@@ -59,7 +61,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     @routes.get("/gpu-stats")
     async def gpu_stats() -> dict[str, Any]:
         """The GPUs of every service, and their sums. A service that does not answer is reported as such."""
-        return await views.gpu_stats(backends, client)
+        return await gpus.get()
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:

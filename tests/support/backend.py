@@ -66,6 +66,7 @@ class FakeBackend:
         self.switches = Switches(**switches)
         self.requests: list[Received] = []
         self.polls = 0
+        self.gpu_questions = 0
         self.opened = 0
         self.open: set[asyncio.StreamWriter] = set()
         self.gate = asyncio.Semaphore(0)
@@ -176,6 +177,7 @@ class FakeBackend:
         elif path == "/v1/models":
             await self._json(writer, 200, {"object": "list", "data": [{"id": one} for one in now.model.split("|")]})
         elif path == "/gpu-stats":
+            self.gpu_questions += 1
             if now.gpus == "silent":
                 await asyncio.Event().wait()
             await self._json(writer, 200, _gpu_stats(self.name))
