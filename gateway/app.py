@@ -55,8 +55,8 @@ def create(settings: GatewaySettings) -> FastAPI:
         metrics=metrics,
     )
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.
-    # A question that waits in a queue here would count as a service that does not answer, so there is none; and one on a
-    # connection that the service is just closing for being idle, too, so each has its own.
+    # A question that waits in a queue here would count as a service that does not answer: there is no queue. So would
+    # one on a connection that the service is just closing for being idle: each has its own.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     client = httpx2.AsyncClient(
         trust_env=False,

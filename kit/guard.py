@@ -7,7 +7,6 @@ send requests to localhost (cross-site) or rebind its own domain name to 127.0.0
 
 import hmac
 import ipaddress
-import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
@@ -129,11 +128,6 @@ def address_of(client: str) -> Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
-
-
-def keys_in(text: str) -> list[str]:
-    """The keys of a setting that holds several, separated by commas or line breaks."""
-    return [key.strip() for key in re.split(r"[,\n]", text) if key.strip()]
 
 
 def bearer(authorization: str | None) -> str | None:

@@ -304,7 +304,7 @@ async def test_many_who_ask_for_gpus_do_not_starve_the_polls(
 async def test_no_poll_meets_the_end_of_an_idle_connection(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Every poll opens its own connection: on a kept one it could cross the backend's closing, and look like a death."""
+    """Every poll has its own connection: on a kept one it could cross the backend's closing, and look like a death."""
     backend = await start_backend()
     gateway = await start_gateway(backend, poll_interval=0.1)
     await gateway.until(lambda: backend.polls >= 3)

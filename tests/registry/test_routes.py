@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from kit.settings import SettingsError, load_settings
 from registry.app import create_registry
 from registry.settings import RegistrySettings
 from tests.support import plain_http
@@ -48,6 +49,14 @@ async def test_changes_need_the_admin_token_off_loopback(tmp_path: Path, method:
         passed = await registry.request(method, path, headers={"Authorization": "Bearer t"})
         assert passed.status_code in (400, 404)
         assert (await registry.get("/models")).status_code == 200
+
+
+@pytest.mark.parametrize("value", [",", " "])
+@pytest.mark.parametrize("admin_token", [None, "t"])
+def test_keys_without_a_key_are_refused(value: str, admin_token: str | None) -> None:
+    """API_KEYS with nothing in it must not open what it was to lock."""
+    with pytest.raises(SettingsError, match="API_KEYS holds no key"):
+        load_settings(RegistrySettings, api_keys=value, admin_token=admin_token).key_ring()
 
 
 async def test_reading_needs_a_key_where_keys_are_set(tmp_path: Path) -> None:
