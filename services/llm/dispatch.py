@@ -29,19 +29,21 @@ class Dispatcher:
         browser: BrowserGuard,
         keys: KeyRing,
         metrics: HttpMetrics,
+        readable: Callable[[ASGIApp], ASGIApp],
     ) -> None:
+        """`readable` lets the pages that may call this service read what it is given."""
         self._frame = frame
         self._backend = backend
         self._browser = browser
         self._keys = keys
         everyone = BrowserGuard(["*"], ["*"])
-        self._refusing = RequestFrame(
-            self._refuse, metrics=metrics, browser=everyone, keys=KeyRing([], variable="API_KEYS")
+        self._refusing = readable(
+            RequestFrame(self._refuse, metrics=metrics, browser=everyone, keys=KeyRing([], variable="API_KEYS"))
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection scope."""
-        if scope["type"] != "http" or _is_own(scope["path"]):
+        if scope["type"] != "http" or _is_own(scope["path"]) or _is_preflight(scope):
             await self._frame(scope, receive, send)
             return
         found = self._find(scope)
@@ -68,3 +70,10 @@ class Dispatcher:
 
 def _is_own(path: str) -> bool:
     return path in OWN_PATHS or path.startswith(OWN_PREFIX)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks if a page may ask. It sends no key with that, and the frame knows which pages may."""
+    return scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
