@@ -63,6 +63,10 @@ class HttpSettings(Settings):
         """The Host and Origin check of these settings."""
         return BrowserGuard(self.allowed_hosts, self.allowed_origins)
 
+    def shown_as(self, program: str) -> str:
+        """What logs and messages call this process; `program` is what it runs."""
+        return program
+
     def trusted_places(self) -> tuple[str, ...]:
         """What counts of ADMIN_TRUSTED_NETWORKS."""
         return self.admin_trusted_networks

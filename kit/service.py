@@ -71,6 +71,10 @@ class ServiceSettings(HttpSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     api_keys: SecretStr | None = Field(None, description="comma-separated bearer keys that /v1 asks for")
 
+    def shown_as(self, program: str) -> str:
+        """The service's own name: several run the same program."""
+        return self.service_name
+
     def entry(self, *kinds: Kind) -> Entry:
         """The catalogue's entry for MODEL.
 
