@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
 from kit.app import admin_only, create_app
+from kit.body import BodyLimit
 from kit.errors import ApiError, InvalidRequest, respond
 from kit.guard import KeyRing
 from kit.hub_names import BadName
@@ -28,6 +29,8 @@ from registry.store import StoreError
 log = structlog.get_logger(__name__)
 
 RESUME_AGAIN_S = 5.0
+# The longest body is a list of paths of one repository.
+MAX_BODY_MB = 4
 
 
 def create_registry(settings: RegistrySettings) -> FastAPI:
@@ -51,6 +54,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
             library.store.close()
 
     app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=running)
+    app.add_middleware(BodyLimit, limit_mb=MAX_BODY_MB)
     app.add_exception_handler(BadName, _answer_bad_name)
     app.add_exception_handler(StoreError, _answer_store_error)
     models = ModelRoutes(library, mirror)

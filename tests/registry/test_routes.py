@@ -1,5 +1,6 @@
 """The registry's own routes: who may change what, and what hostile requests get."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
@@ -133,3 +134,25 @@ def test_impossible_settings_are_refused(setting: str, value: str) -> None:
     """At start, not at the first request."""
     with pytest.raises(ValueError, match=setting):
         RegistrySettings.model_validate({setting: value})
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/models/x/download", 413), ("/models/x/verify", 401), ("/api/models/a/b/paths-info/main", 413)],
+)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_no_long_body_is_taken(tmp_path: Path, path: str, status: int, announced: bool) -> None:
+    """No body of megabytes is taken into memory, least of all before it is known who sends it."""
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(64):
+            taken += 1
+            yield b" " * (1 << 20)
+
+    body = b" " * (8 << 20) if announced else endless()
+    async with client(tmp_path, peer="10.1.2.3", admin_token="t") as registry:
+        answer = await registry.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert taken < 8
