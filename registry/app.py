@@ -48,8 +48,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
             yield
         finally:
             resuming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await resuming
+            await asyncio.gather(resuming, return_exceptions=True)
             await asyncio.to_thread(jobs.close)
             library.store.close()
 
@@ -70,12 +69,19 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
 
 async def _resume(mirror: Mirror) -> None:
     """Take up unfinished downloads as soon as the store answers: it may start after the registry."""
+    told = ""
     while True:
         try:
             await asyncio.to_thread(mirror.resume)
-            return
         except StoreError as error:
-            log.warning("store not there yet", reason=str(error))
+            if str(error) != told:
+                told = str(error)
+                log.warning("store not there yet", reason=told)
+        except Exception as bug:
+            log.error("bug: unfinished downloads were not taken up", exc_info=bug)
+            return
+        else:
+            return
         await asyncio.sleep(RESUME_AGAIN_S)
 
 

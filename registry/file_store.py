@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch, parse_document
 
 CHUNK = 1 << 20
 ABANDONED_S = 3600.0
@@ -123,8 +123,7 @@ class FileStore:
                 text = (self._root / key).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        document: Document = json.loads(text)
-        return document
+        return parse_document(self, key, text)
 
     def put_document(self, key: str, document: Document) -> None:
         """Replace the document's file."""

@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from registry.s3_parts import MIN_PART, part_size
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch, parse_document
 
 CHUNK = 1 << 20
 PRESIGNED_S = 3600
@@ -221,8 +221,8 @@ class S3Store:
                     return None
                 raise
             with contextlib.closing(answer["Body"]) as body:
-                document: Document = json.loads(body.read())
-        return document
+                data = body.read()
+        return parse_document(self, key, data)
 
     def put_document(self, key: str, document: Document) -> None:
         """Put the object; S3 replaces objects atomically."""
