@@ -95,11 +95,15 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
 
 
 # How /docs shows what each kind of route takes: the media type and a schema.
-_OBJECT = {"type": "object", "properties": {"model": {"type": "string"}}}
+_MODEL = {"type": "string"}
+_SOUND = {"type": "string", "format": "binary"}
 _TAKES: dict[Takes, tuple[str, dict[str, Any]]] = {
-    "json": ("application/json", _OBJECT),
-    "form": ("multipart/form-data", _OBJECT),
-    "audio": ("audio/*", {"type": "string", "format": "binary"}),
+    "json": ("application/json", {"type": "object", "properties": {"model": _MODEL}}),
+    "form": (
+        "multipart/form-data",
+        {"type": "object", "properties": {"file": _SOUND, "model": _MODEL}, "required": ["file"]},
+    ),
+    "audio": ("audio/*", _SOUND),
 }
 _MODEL_IN_PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 _NO_BRACES = str.maketrans("", "", "{}")
@@ -108,6 +112,8 @@ _NO_BRACES = str.maketrans("", "", "{}")
 def _document(routes: APIRouter, endpoint: Endpoint) -> None:
     """Show a relayed route in /docs. `gateway.protocol` answers it before the application sees it."""
     media, schema = _TAKES[endpoint.takes]
+    if endpoint.example is not None:
+        schema = {**schema, "example": endpoint.example}
 
     async def relayed() -> None:
         raise NotFound(f"Write the path as {endpoint.path}, and serve the gateway with its own protocol class.")

@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from kit import __version__
+from kit.api_docs import add_docs
 from kit.errors import install_error_handlers
 from kit.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.logs import LogFormat
@@ -84,13 +85,14 @@ def create_app(
 
     The caller adds its routes. `keys` guards /v1. Nothing is read from the environment here.
     """
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan)
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
     if settings.allowed_origins:
         # Outermost: a preflight carries no key, and a page may read errors only if they carry the headers too.
         app.add_middleware(CORSMiddleware, **_cors(settings))
     app.add_api_route("/metrics", metrics_route(metrics), methods=["GET"], include_in_schema=False)
+    add_docs(app)
     return app
 
 

@@ -12,9 +12,7 @@ from kit.guard import BrowserGuard, KeyRing
 from kit.metrics import HttpMetrics
 from kit.middleware import RequestFrame
 
-OWN_PATHS = frozenset(
-    {"/health", "/gpu-stats", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/v1/models"}
-)
+OWN_PATHS = frozenset({"/health", "/gpu-stats", "/metrics", "/docs", "/redoc", "/openapi.json", "/v1/models"})
 OWN_PREFIX = "/v1/models/"
 
 
