@@ -76,11 +76,14 @@ class KeyRing:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def refusal(self, authorization: str | None) -> ApiError | None:
-        """Return the 401 to answer with, or None when the `Authorization` header holds a known key."""
+    def refusal(self, authorization: str | None, api_key: str | None = None) -> ApiError | None:
+        """Return the 401 to answer with, or None when the `Authorization` header holds a known key.
+
+        Without that header `api_key` counts, the `x-api-key` in which Anthropic's clients send theirs.
+        """
         if not self._keys:
             return None
-        key = bearer(authorization)
+        key = bearer(authorization) if authorization is not None else api_key
         if key is None:
             return InvalidApiKey(f"No API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
         if not any(_same(key, known) for known in self._keys):

@@ -54,7 +54,7 @@ class Dispatcher:
         await (respond(found) if isinstance(found, ApiError) else found)(scope, receive, send)
 
     def _find(self, scope: Scope) -> ASGIApp | ApiError:
-        host = origin = authorization = None
+        host = origin = authorization = api_key = None
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1")
@@ -62,7 +62,9 @@ class Dispatcher:
                 origin = value.decode("latin-1")
             elif name == b"authorization":
                 authorization = value.decode("latin-1")
-        refusal = self._browser.refusal(host, origin) or self._keys.refusal(authorization)
+            elif name == b"x-api-key":
+                api_key = value.decode("latin-1")
+        refusal = self._browser.refusal(host, origin) or self._keys.refusal(authorization, api_key)
         return refusal or self._backend()
 
 

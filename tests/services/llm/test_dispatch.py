@@ -116,8 +116,8 @@ def test_keys_guard_every_path_of_the_engine(tmp_path: Path, engine: StubEngine)
             refused = client.request("GET" if path == "/v1/models" else "POST", path)
             assert refused.status_code == 401
             assert refused.json()["error"]["code"] == "invalid_api_key"
-        allowed = client.post("/tokenize", headers={"authorization": "Bearer secret"})
-        assert allowed.status_code == 200
+        for headers in ({"authorization": "Bearer secret"}, {"x-api-key": "secret"}):
+            assert client.post("/tokenize", headers=headers).status_code == 200
         assert client.get("/health").status_code == 200
 
 
