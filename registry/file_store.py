@@ -54,10 +54,11 @@ class FileStore:
 
     def blob_size(self, digest: str) -> int | None:
         """The blob's size, or None."""
-        try:
-            return self._blob(digest).stat().st_size
-        except FileNotFoundError:
-            return None
+        with self._failures("read"):
+            try:
+                return self._blob(digest).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
         """Write to `incoming/`, hash on the way, rename when the digest is right."""
@@ -160,9 +161,12 @@ class FileStore:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Lock against the threads of this process, then against other processes (`registry import`)."""
-        with self._lock, (self._root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        with self._lock:
+            with self._failures("lock"):
+                file = (self._root / "lock").open("w")
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
 
     def close(self) -> None:
         """Nothing is held open."""

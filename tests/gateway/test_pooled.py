@@ -8,7 +8,7 @@ import pytest
 from gateway import spool
 from gateway.spool import IN_MEMORY
 from tests.gateway.conftest import StartBackend, StartGateway
-from tests.gateway.running import RunningGateway
+from tests.gateway.running import RunningGateway, error_code
 from tests.support.backend import FakeBackend
 
 SPOOLED = b"\x00\xffRIFF" * (2 * IN_MEMORY // 6)
@@ -85,3 +85,22 @@ async def test_dead_connection_is_not_written_to_the_end(
     assert (await upload(gateway, sound)).status_code == 200
     pieces = len(sound) // spool.PIECE + 1
     assert pieces <= read < 1.5 * pieces
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_only_backend_dies_before_the_next_poll(
+    start_backend: StartBackend, start_gateway: StartGateway, pooled: bool
+) -> None:
+    """The first request after the death, on a dead pooled connection or a new one, is told which service is down."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend, poll_interval=60)
+    if pooled:
+        assert (await gateway.chat("qwen")).status_code == 200
+        gateway.backend(backend.name).pool._idle[0].transport.pause_reading()  # so that the end is not seen
+    await backend.stop()
+    assert gateway.backend(backend.name).state == "healthy"
+    answer = await gateway.chat("qwen")
+    assert answer.status_code == 503
+    assert error_code(answer) == "no_healthy_backend"
+    assert "llm-primary is unhealthy (cannot connect" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) >= 1
