@@ -5,8 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from kit.guard import keys_in
-from kit.settings import Settings
+from kit.settings import Settings, keys_of
 
 # Beside the package, in the repository as in the image.
 SHIPPED = Path(__file__).resolve().parents[1] / "chatui.env"
@@ -33,5 +32,5 @@ class ChatUiSettings(Settings):
             return self.cluster_bind == "localhost"
 
     def keys(self) -> list[str]:
-        """The gateway's keys."""
-        return keys_in(self.gateway_api_keys.get_secret_value()) if self.gateway_api_keys else []
+        """The gateway's keys. Raises SettingsError when GATEWAY_API_KEYS is set but holds none."""
+        return keys_of(self.gateway_api_keys, "GATEWAY_API_KEYS")

@@ -27,6 +27,8 @@ class AccessLog:
         self._enabled = enabled
         self._stream = stream
         self._held: list[bytes] = []
+        # Lines that could not be written, since the start.
+        self.lost = 0
         self._encode = msgspec.json.Encoder().encode
         self._flushing: asyncio.TimerHandle | None = None
 
@@ -50,12 +52,15 @@ class AccessLog:
             self._flushing = asyncio.get_running_loop().call_later(DELAY_S, self.flush)
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write what is held. A full disk or a reader that has gone costs the lines, not the requests they tell of."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
         if self._held:
             held, self._held = self._held, []
             stream = self._stream or sys.stderr
-            stream.write(b"\n".join(held).decode() + "\n")
-            stream.flush()
+            try:
+                stream.write(b"\n".join(held).decode() + "\n")
+                stream.flush()
+            except (OSError, ValueError):  # ValueError: the stream is closed
+                self.lost += len(held)

@@ -70,7 +70,8 @@ class Answer:
     def begin(self, connection: UpstreamConnection, data: bytes, truth: bytes) -> None:
         """Send the head with the first piece of the body. `truth` are our own header lines."""
         length: int | None = None
-        if connection.length is not None:
+        # A length promised for events could not be kept once an error event must end them.
+        if connection.length is not None and (self._holder is None or connection.complete):
             framing, length = Framing.LENGTH, connection.length
         elif connection.complete and self._holder is None:
             framing, length = Framing.LENGTH, len(data)
@@ -103,6 +104,16 @@ class Answer:
         if self._framing is Framing.CLOSE:
             # Here a plain close would look like the end.
             self._transport.abort()
+
+
+def truth_of_choice(served_by: bytes, model: str, queue_s: float) -> bytes:
+    """Our own header lines about who answers with what. `served_by` is the line that the backend carries."""
+    return b"%bx-served-model: %b\r\nx-queue-ms: %.1f\r\n" % (served_by, model.encode(), queue_s * 1000)
+
+
+def truth_of_request(served: bytes, attempts: int, request_id: str, cors: bytes) -> bytes:
+    """All of our own header lines; `served` are those about the choice, where there was one."""
+    return b"%bx-attempts: %d\r\nx-request-id: %b\r\n%b" % (served, attempts, request_id.encode("latin-1"), cors)
 
 
 def answer_head(

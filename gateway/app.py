@@ -55,7 +55,15 @@ def create(settings: GatewaySettings) -> FastAPI:
         metrics=metrics,
     )
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.
-    client = httpx2.AsyncClient(trust_env=False, timeout=None, follow_redirects=False)  # callers set deadlines
+    # A question that waits in a queue here would count as a service that does not answer: there is no queue. So would
+    # one on a connection that the service is just closing for being idle: each has its own.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    client = httpx2.AsyncClient(
+        trust_env=False,
+        timeout=None,  # callers set deadlines
+        follow_redirects=False,
+        limits=limits,
+    )
     poller = Poller(backends, catalogue, client, interval_s=settings.poll_interval, timeout_s=settings.poll_timeout)
     providers: Sequence[Provider] = (
         StaticProvider(target for target in settings.services if not target.by_dns),

@@ -23,7 +23,10 @@ class Body(Protocol):
         """What the whole body asks for. Raises InvalidRequest when it is malformed."""
 
     def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
-        """The length and the pieces to send, with `model` put in as the model's name unless it is None."""
+        """The length and the pieces to send, with `model` put in as the model's name unless it is None.
+
+        Raises InvalidRequest for a body into which no name can be put.
+        """
 
     def close(self) -> None:
         """Free what the body holds."""

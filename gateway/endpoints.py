@@ -1,7 +1,8 @@
 """The routes that are relayed: what kind of model each needs and how its request and errors look."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kit.catalogue import Kind
 
@@ -13,7 +14,8 @@ Dialect = Literal["openai", "responses", "anthropic"]
 class Endpoint:
     """One relayed route, compared by identity.
 
-    `kinds` are the kinds of model that may answer it, the one meant without a name first.
+    `kinds` are the kinds of model that may answer it, the one meant without a name first. `summary` and `example`, a
+    JSON body, are for /docs.
     """
 
     path: str
@@ -21,8 +23,10 @@ class Endpoint:
     takes: Takes = "json"
     dialect: Dialect = "openai"
     summary: str = ""
+    example: Mapping[str, Any] | None = None
 
 
+_CHAT = {"messages": [{"role": "user", "content": "What is AI?"}], "max_tokens": 512}
 _TEXT: tuple[Kind, ...] = ("llm", "multimodal")
 _AUDIO: tuple[Kind, ...] = ("transcription",)
 
@@ -31,18 +35,42 @@ TRANSCRIBE_PREFIX = b"/transcribe/"
 TRANSCRIBE = Endpoint("/transcribe/{model}", _AUDIO, takes="audio", summary="Speech to text, the body being the sound")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("/v1/chat/completions", _TEXT, summary="A chat completion, whole or streamed"),
-    Endpoint("/v1/completions", _TEXT, summary="A text completion, whole or streamed"),
-    Endpoint("/v1/responses", _TEXT, dialect="responses", summary="OpenAI's Responses API"),
-    Endpoint("/v1/messages", _TEXT, dialect="anthropic", summary="Anthropic's Messages API"),
-    Endpoint("/v1/embeddings", ("embedding",), summary="Embeddings of texts"),
-    Endpoint("/v1/rerank", ("reranker",), summary="Documents in order of relevance to a query"),
-    Endpoint("/v1/score", ("reranker",), summary="Similarity of pairs of texts"),
+    Endpoint("/v1/chat/completions", _TEXT, summary="A chat completion, whole or streamed", example=_CHAT),
+    Endpoint(
+        "/v1/completions", _TEXT, summary="A text completion, whole or streamed", example={"prompt": "Once upon a time"}
+    ),
+    Endpoint(
+        "/v1/responses",
+        _TEXT,
+        dialect="responses",
+        summary="OpenAI's Responses API",
+        example={"model": "cluster", "input": "What is AI?"},
+    ),
+    Endpoint(
+        "/v1/messages",
+        _TEXT,
+        dialect="anthropic",
+        summary="Anthropic's Messages API",
+        example={"model": "cluster", **_CHAT},
+    ),
+    Endpoint("/v1/embeddings", ("embedding",), summary="Embeddings of texts", example={"input": "Hello world"}),
+    Endpoint(
+        "/v1/rerank",
+        ("reranker",),
+        summary="Documents in order of relevance to a query",
+        example={"query": "What is AI?", "documents": ["A field of computing", "A river"]},
+    ),
+    Endpoint(
+        "/v1/score",
+        ("reranker",),
+        summary="Similarity of pairs of texts",
+        example={"text_1": "a cat", "text_2": ["a kitten", "a stone"]},
+    ),
     Endpoint("/v1/audio/transcriptions", _AUDIO, takes="form", summary="Speech to text"),
     Endpoint("/v1/audio/translations", _AUDIO, takes="form", summary="Speech to English text"),
     TRANSCRIBE,
-    Endpoint("/tokenize", (*_TEXT, "embedding", "reranker"), summary="Text to tokens"),
-    Endpoint("/detokenize", (*_TEXT, "embedding", "reranker"), summary="Tokens to text"),
+    Endpoint("/tokenize", (*_TEXT, "embedding", "reranker"), summary="Text to tokens", example={"prompt": "Hello"}),
+    Endpoint("/detokenize", (*_TEXT, "embedding", "reranker"), summary="Tokens to text", example={"tokens": [1]}),
 )
 
 BY_PATH: dict[bytes, Endpoint] = {endpoint.path.encode(): endpoint for endpoint in ENDPOINTS}

@@ -152,6 +152,7 @@ _ANSWER_DROPPED = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding",
     b"upgrade", b"content-length", b"set-cookie", b"x-served-by", b"x-served-model", b"x-queue-ms", b"x-attempts",
     b"x-request-id", b"access-control-allow-origin", b"access-control-expose-headers",
+    b"access-control-allow-credentials",
 })  # fmt: skip
 
 

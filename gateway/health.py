@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx2
 import structlog
@@ -27,6 +27,8 @@ RECENT_S = 10.0
 MODELS_EVERY = 15
 # Two polls of one backend are at least this far apart, in seconds, however suspicious it is.
 LEAST_PAUSE_S = 0.1
+# A model's name is at most this long, in characters.
+MOST_NAME = 256
 
 
 class Poller:
@@ -169,7 +171,10 @@ class _Polls:
         if offers:
             backend.offer(offers)
         if response.is_success and status in ("healthy", "ok", None):
-            backend.observe("healthy")
+            if backend.offers:
+                backend.observe("healthy")
+            else:
+                self._down(f"the model in its /health is no name: printable, at most {MOST_NAME} characters")
         elif status == "loading" or _says_loading(body):
             progress = body.get("progress")
             backend.observe(
@@ -186,7 +191,7 @@ class _Polls:
         if target.models:
             return self._offers_of_ids(target.models)
         model = body.get("model")
-        if not isinstance(model, str):
+        if not _is_name(model):
             return ()
         entry = self._catalogue.find(model)
         if entry is not None:
@@ -235,4 +240,9 @@ def _ids(response: httpx2.Response | None) -> tuple[str, ...]:
         return ()
     data = _json_object(response).get("data")
     entries = data if isinstance(data, list) else []
-    return tuple(one["id"] for one in entries if isinstance(one, dict) and isinstance(one.get("id"), str))
+    return tuple(one["id"] for one in entries if isinstance(one, dict) and _is_name(one.get("id")))
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    """Whether a backend's word can be a model's name: it goes into headers, logs and errors."""
+    return isinstance(value, str) and 0 < len(value) <= MOST_NAME and value.isprintable()

@@ -111,9 +111,7 @@ class Plane:
                 self._browsers.clear()
             refusal = self._browsers[asked] = self.browser.refusal(_text(head.host), _text(head.origin))
         if refusal is None and self.keys:
-            # Anthropic's clients send their key in x-api-key.
-            presented = head.authorization or (b"Bearer " + head.api_key if head.api_key else None)
-            return self.keys.refusal(_text(presented))
+            return self.keys.refusal(_text(head.authorization), _text(head.api_key))
         return refusal
 
     def cors(self, head: Head) -> bytes:

@@ -32,6 +32,11 @@ MOST_DRAINED = 256 * 1024
 # the answer (RFC 9112, 9.6).
 LINGER_S = 2.0
 
+NO_UPGRADE = (
+    "This server switches to no other protocol. Send the request without Upgrade "
+    "(Java's HttpClient does with version(HttpClient.Version.HTTP_1_1))."
+)
+
 # What stands for a request so broken that there is no route.
 _BROKEN = Endpoint("malformed", ())
 
@@ -87,7 +92,7 @@ class GatewayProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._break_off(InvalidRequest("This server switches to no other protocol."))
+            self._break_off(InvalidRequest(NO_UPGRADE))
         except httptools.HttpParserError as error:
             self._break_off(_cause(error))
         if in_head and self._in_head and messages == self._messages:
@@ -158,7 +163,7 @@ class GatewayProtocol(HttpToolsProtocol):
         head = read_head(self.headers, version)
         path = split_target(self.url)
         if self.parser.should_upgrade():
-            raise InvalidRequest("This server switches to no other protocol.")
+            raise InvalidRequest(NO_UPGRADE)
         endpoint = BY_PATH.get(path) or raw_audio.endpoint_of(path)
         if endpoint is None or self.parser.get_method() != b"POST":
             self._begin_asgi(head)

@@ -12,11 +12,11 @@ A connection and a place in `in_flight` are held from `_attempt` to `_release`, 
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
-from gateway.answer import Answer
+from gateway.answer import Answer, truth_of_choice, truth_of_request
 from gateway.backends import Backend
 from gateway.bodies import Body
 from gateway.endpoints import Endpoint
@@ -106,12 +106,7 @@ class Exchange:
             self.refuse(self.refusal or ApiError("Internal error: a request without a body."))
             return
         self._ready = now()
-        try:
-            self._wants = self.body.wants()
-        except ApiError as error:
-            self.refuse(error)
-            return
-        self._next(None)
+        self._guarded(self._begin, self.body)
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error, or end the answer that has begun with one."""
@@ -164,8 +159,25 @@ class Exchange:
 
     # Choosing and sending.
 
+    def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
+        """Take a step. Where it fails, answer with the error: nothing else would ever end this exchange."""
+        try:
+            step(*arguments)
+        except ApiError as error:
+            self.refuse(error)
+        except Exception as bug:
+            log.error("bug", request_id=self.request_id, exc_info=bug)
+            self.refuse(ApiError(f"Internal error. The log has its cause under request id {self.request_id}."))
+
+    def _begin(self, body: Body) -> None:
+        self._wants = body.wants()
+        self._next(None)
+
     def _next(self, failure: ApiError | None) -> None:
         """Go to the best backend not tried yet; `failure` is why the last one did not do."""
+        self._guarded(self._try_next, failure)
+
+    def _try_next(self, failure: ApiError | None) -> None:
         try:
             pair = self._choose()
         except ApiError as error:
@@ -213,14 +225,9 @@ class Exchange:
         except (OSError, UnicodeError) as error:
             self._connecting = None
             self._unreachable(backend, error)
-            return
-        self._connecting = None
-        try:
-            self._send(connection)
-        except Exception as bug:
-            log.error("bug", request_id=self.request_id, exc_info=bug)
-            connection.abort()
-            self.refuse(ApiError(f"Internal error. The log has its cause under request id {self.request_id}."))
+        else:
+            self._connecting = None
+            self._guarded(self._send, connection)
 
     def _unreachable(self, backend: Backend, error: Exception) -> None:
         timed_out = isinstance(error, TimeoutError)
@@ -232,9 +239,9 @@ class Exchange:
         self._next(NoHealthyBackend(f"{backend.name} cannot be reached ({reason}). Check that it runs.", retry_after=2))
 
     def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
         assert self._pair is not None
         assert self.body is not None
-        self._connection = connection
         backend = self._pair.backend
         length, pieces = self.body.pieces(self._pair.upstream_model(self._wants.model))
         head = b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
@@ -252,7 +259,7 @@ class Exchange:
     def _pump(self) -> None:
         """Write the body for as long as the backend takes it."""
         connection, pieces = self._connection, self._pieces
-        while connection is not None and pieces is not None and not connection.full:
+        while connection is not None and pieces is not None and connection.takes_more:
             piece = next(pieces, None)
             if piece is None:
                 self._pieces = None
@@ -333,17 +340,10 @@ class Exchange:
 
     def _truth(self) -> bytes:
         """Our own headers: who answered with what, after how many tries."""
-        request_id = self.request_id.encode("latin-1")
-        if self._backend is None or self._pair is None:
-            return b"x-attempts: %d\r\nx-request-id: %b\r\n%b" % (self._attempts, request_id, self._cors)
-        return b"%bx-served-model: %b\r\nx-queue-ms: %.1f\r\nx-attempts: %d\r\nx-request-id: %b\r\n%b" % (
-            self._backend.served_by,
-            self._pair.offer.name.encode(),
-            self._queue_s * 1000,
-            self._attempts,
-            request_id,
-            self._cors,
-        )
+        served = b""
+        if self._backend is not None and self._pair is not None:
+            served = truth_of_choice(self._backend.served_by, self._pair.offer.name, self._queue_s)
+        return truth_of_request(served, self._attempts, self.request_id, self._cors)
 
     # Ends.
 

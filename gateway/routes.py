@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from gateway import views
 from gateway.backends import Backend, Backends, describe
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
+from gateway.single_flight import SingleFlight
 from kit.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
 
@@ -22,6 +23,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     routes = APIRouter()
     started = time.monotonic()
     dashboard = DASHBOARD.read_text(encoding="utf-8")
+    gpus = SingleFlight(lambda: views.gpu_stats(backends, client))
 
     @routes.get("/", include_in_schema=False)
     async def home() -> dict[str, Any]:
@@ -59,7 +61,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     @routes.get("/gpu-stats")
     async def gpu_stats() -> dict[str, Any]:
         """The GPUs of every service, and their sums. A service that does not answer is reported as such."""
-        return await views.gpu_stats(backends, client)
+        return await gpus.get()
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -93,11 +95,15 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
 
 
 # How /docs shows what each kind of route takes: the media type and a schema.
-_OBJECT = {"type": "object", "properties": {"model": {"type": "string"}}}
+_MODEL = {"type": "string"}
+_SOUND = {"type": "string", "format": "binary"}
 _TAKES: dict[Takes, tuple[str, dict[str, Any]]] = {
-    "json": ("application/json", _OBJECT),
-    "form": ("multipart/form-data", _OBJECT),
-    "audio": ("audio/*", {"type": "string", "format": "binary"}),
+    "json": ("application/json", {"type": "object", "properties": {"model": _MODEL}}),
+    "form": (
+        "multipart/form-data",
+        {"type": "object", "properties": {"file": _SOUND, "model": _MODEL}, "required": ["file"]},
+    ),
+    "audio": ("audio/*", _SOUND),
 }
 _MODEL_IN_PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 _NO_BRACES = str.maketrans("", "", "{}")
@@ -106,6 +112,8 @@ _NO_BRACES = str.maketrans("", "", "{}")
 def _document(routes: APIRouter, endpoint: Endpoint) -> None:
     """Show a relayed route in /docs. `gateway.protocol` answers it before the application sees it."""
     media, schema = _TAKES[endpoint.takes]
+    if endpoint.example is not None:
+        schema = {**schema, "example": endpoint.example}
 
     async def relayed() -> None:
         raise NotFound(f"Write the path as {endpoint.path}, and serve the gateway with its own protocol class.")

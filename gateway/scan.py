@@ -70,7 +70,13 @@ def _is_list(value: msgspec.Raw) -> bool:
 
 
 def with_model(body: bytes, model: str) -> bytes:
-    """`body`, which `scan_json` has read, with `model` as its model. All other members keep their bytes."""
-    members = _members.decode(body)
+    """`body`, which `scan_json` has read, with `model` as its model. All other members keep their bytes.
+
+    Raises InvalidRequest: `scan_json` does not decode the names of members that it does not know, and here they are.
+    """
+    try:
+        members = _members.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.") from error
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(members)

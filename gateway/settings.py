@@ -10,7 +10,8 @@ from pydantic_settings import NoDecode
 
 from gateway.targets import GRAMMAR, Target, parse_services
 from kit.app import HttpSettings
-from kit.guard import KeyRing, keys_in
+from kit.guard import KeyRing
+from kit.settings import keys_of
 from kit.trusted import is_network
 
 # The ports of the quick reference.
@@ -115,9 +116,8 @@ class GatewaySettings(HttpSettings):
         return places if self.is_local else tuple(place for place in places if is_network(place))
 
     def key_ring(self) -> KeyRing:
-        """The keys that clients of /v1 must send."""
-        keys = keys_in(self.gateway_api_keys.get_secret_value()) if self.gateway_api_keys else []
-        return KeyRing(keys, variable="GATEWAY_API_KEYS")
+        """The keys that clients of /v1 must send. Raises SettingsError when GATEWAY_API_KEYS is set but holds none."""
+        return KeyRing(keys_of(self.gateway_api_keys, "GATEWAY_API_KEYS"), variable="GATEWAY_API_KEYS")
 
     def keys_of_backends(self) -> dict[str, str]:
         """The key to send, by backend name."""

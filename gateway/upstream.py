@@ -70,6 +70,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Send more of the request. While `full` is set, wait for `on_room` first."""
         self.transport.write(data)
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether `write` makes sense now. A dead transport swallows all that it is given, and never is full."""
+        return not self.full and not self.transport.is_closing()
+
     def take_body(self) -> bytes:
         """What has come of the body since the last call, without its framing."""
         body = self.body

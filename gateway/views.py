@@ -67,13 +67,13 @@ def _unavailable(reason: str) -> dict[str, Any]:
 
 def _totals(answers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Sums over all GPUs, each counted once though several services may see it."""
-    gpus: dict[Any, dict[str, Any]] = {}
+    gpus: dict[str, dict[str, Any]] = {}
     services = 0
     for answer in answers:
         services += bool(answer.get("available"))
         for gpu in answer["gpus"]:
             if isinstance(gpu, dict):
-                gpus[gpu.get("uuid") or id(gpu)] = gpu
+                gpus[str(gpu.get("uuid") or id(gpu))] = gpu
     sums = {key: sum(_number(gpu.get(key)) for gpu in gpus.values()) for key in _MEMORY}
     loads = [_number(gpu["utilization_percent"]) for gpu in gpus.values() if gpu.get("utilization_percent") is not None]
     return {

@@ -6,9 +6,10 @@ from fastapi import Depends, FastAPI, Request
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan
 
 from kit import __version__
+from kit.api_docs import add_docs
 from kit.errors import install_error_handlers
 from kit.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.logs import LogFormat
@@ -63,6 +64,10 @@ class HttpSettings(Settings):
         """The Host and Origin check of these settings."""
         return BrowserGuard(self.allowed_hosts, self.allowed_origins)
 
+    def shown_as(self, program: str) -> str:
+        """What logs and messages call this process; `program` is what it runs."""
+        return program
+
     def trusted_places(self) -> tuple[str, ...]:
         """What counts of ADMIN_TRUSTED_NETWORKS."""
         return self.admin_trusted_networks
@@ -80,20 +85,31 @@ def create_app(
 
     The caller adds its routes. `keys` guards /v1. Nothing is read from the environment here.
     """
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan)
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
     if settings.allowed_origins:
         # Outermost: a preflight carries no key, and a page may read errors only if they carry the headers too.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=[origin.lower().rstrip("/") for origin in settings.allowed_origins],
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
+        app.add_middleware(CORSMiddleware, **_cors(settings))
     app.add_api_route("/metrics", metrics_route(metrics), methods=["GET"], include_in_schema=False)
+    add_docs(app)
     return app
+
+
+def readable_by_pages(app: ASGIApp, settings: HttpSettings) -> ASGIApp:
+    """`app`, whose answers pages of ALLOWED_ORIGINS may read; for what stands beside an application of `create_app`."""
+    return CORSMiddleware(app, **_cors(settings)) if settings.allowed_origins else app
+
+
+def _cors(settings: HttpSettings) -> dict[str, Any]:
+    return {
+        "allow_origins": [origin.lower().rstrip("/") for origin in settings.allowed_origins],
+        "allow_methods": ["*"],
+        "allow_headers": ["*"],
+        "expose_headers": EXPOSED_HEADERS,
+        # Who admits a page from the internet to a server inside means that it may come in.
+        "allow_private_network": True,
+    }
 
 
 def admin_only(settings: HttpSettings) -> Any:

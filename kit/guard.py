@@ -7,7 +7,6 @@ send requests to localhost (cross-site) or rebind its own domain name to 127.0.0
 
 import hmac
 import ipaddress
-import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
@@ -77,11 +76,14 @@ class KeyRing:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def refusal(self, authorization: str | None) -> ApiError | None:
-        """Return the 401 to answer with, or None when the `Authorization` header holds a known key."""
+    def refusal(self, authorization: str | None, api_key: str | None = None) -> ApiError | None:
+        """Return the 401 to answer with, or None when the `Authorization` header holds a known key.
+
+        Without that header `api_key` counts, the `x-api-key` in which Anthropic's clients send theirs.
+        """
         if not self._keys:
             return None
-        key = bearer(authorization)
+        key = bearer(authorization) if authorization is not None else api_key
         if key is None:
             return InvalidApiKey(f"No API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
         if not any(_same(key, known) for known in self._keys):
@@ -129,11 +131,6 @@ def address_of(client: str) -> Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
-
-
-def keys_in(text: str) -> list[str]:
-    """The keys of a setting that holds several, separated by commas or line breaks."""
-    return [key.strip() for key in re.split(r"[,\n]", text) if key.strip()]
 
 
 def bearer(authorization: str | None) -> str | None:

@@ -72,7 +72,7 @@ class RequestFrame:
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         refusal = self._browser.refusal(headers.get("host"), headers.get("origin"))
         if refusal is None and scope["path"].startswith("/v1/"):
-            refusal = self._keys.refusal(headers.get("authorization"))
+            refusal = self._keys.refusal(headers.get("authorization"), headers.get("x-api-key"))
         return refusal
 
 

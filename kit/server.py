@@ -31,6 +31,7 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
     """
     try:
         settings = load_settings(settings_class)
+        name = settings.shown_as(name)
         configure_logs(name, level=settings.log_level, format=settings.log_format)
         app = create(settings)
     except SettingsError as error:

@@ -27,7 +27,7 @@ from kit.gpu_metrics import GpuGauges
 from kit.guard import KeyRing
 from kit.loading import Loading
 from kit.metrics import HttpMetrics
-from kit.settings import SettingsError
+from kit.settings import SettingsError, keys_of
 
 __all__ = ["Engine", "ModelService", "Report", "ServiceSettings", "create_service_app", "in_daemon_thread"]
 
@@ -71,6 +71,10 @@ class ServiceSettings(HttpSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     api_keys: SecretStr | None = Field(None, description="comma-separated bearer keys that /v1 asks for")
 
+    def shown_as(self, program: str) -> str:
+        """The service's own name: several run the same program."""
+        return self.service_name
+
     def entry(self, *kinds: Kind) -> Entry:
         """The catalogue's entry for MODEL.
 
@@ -86,15 +90,8 @@ class ServiceSettings(HttpSettings):
         return entry
 
     def key_ring(self) -> KeyRing:
-        """The keys that /v1 of this service asks for.
-
-        Raises SettingsError when API_KEYS is set but holds none: that must not open what it was to lock.
-        """
-        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
-        ring = KeyRing((key.strip() for key in keys), variable="API_KEYS")
-        if keys and not ring:
-            raise SettingsError("API_KEYS holds no key. Write keys with commas between them, or unset it.")
-        return ring
+        """The keys that /v1 of this service asks for. Raises SettingsError when API_KEYS is set but holds none."""
+        return KeyRing(keys_of(self.api_keys, "API_KEYS"), variable="API_KEYS")
 
 
 class ModelService(Generic[E]):

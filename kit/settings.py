@@ -5,10 +5,11 @@ start. Nothing else reads the environment.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -80,6 +81,19 @@ def load_settings(settings_class: type[S], **overrides: Any) -> S:
         raise SettingsError(_explain(settings_class, error)) from error
     except NotDecodable as error:  # a structured field whose variable is not JSON
         raise SettingsError(f"{error}: {error.__cause__ or 'not JSON'}") from None
+
+
+def keys_of(secret: SecretStr | None, variable: str) -> list[str]:
+    """The keys in a secret, which commas or line breaks separate.
+
+    Raises SettingsError when `variable` is set but holds none: that must not open what it was to lock.
+    """
+    if secret is None:
+        return []
+    keys = [key.strip() for key in re.split(r"[,\n]", secret.get_secret_value())]
+    if not any(keys):
+        raise SettingsError(f"{variable} holds no key. Write keys with commas between them, or unset it.")
+    return [key for key in keys if key]
 
 
 def _explain(settings_class: type[BaseSettings], error: ValidationError) -> str:

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
 from kit.app import admin_only, create_app
+from kit.body import BodyLimit
 from kit.errors import ApiError, InvalidRequest, respond
 from kit.guard import KeyRing
 from kit.hub_names import BadName
@@ -28,6 +29,8 @@ from registry.store import StoreError
 log = structlog.get_logger(__name__)
 
 RESUME_AGAIN_S = 5.0
+# The longest body is a list of paths of one repository.
+MAX_BODY_MB = 4
 
 
 def create_registry(settings: RegistrySettings) -> FastAPI:
@@ -45,12 +48,12 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
             yield
         finally:
             resuming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await resuming
+            await asyncio.gather(resuming, return_exceptions=True)
             await asyncio.to_thread(jobs.close)
             library.store.close()
 
     app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=running)
+    app.add_middleware(BodyLimit, limit_mb=MAX_BODY_MB)
     app.add_exception_handler(BadName, _answer_bad_name)
     app.add_exception_handler(StoreError, _answer_store_error)
     models = ModelRoutes(library, mirror)
@@ -66,12 +69,19 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
 
 async def _resume(mirror: Mirror) -> None:
     """Take up unfinished downloads as soon as the store answers: it may start after the registry."""
+    told = ""
     while True:
         try:
             await asyncio.to_thread(mirror.resume)
-            return
         except StoreError as error:
-            log.warning("store not there yet", reason=str(error))
+            if str(error) != told:
+                told = str(error)
+                log.warning("store not there yet", reason=told)
+        except Exception as bug:
+            log.error("bug: unfinished downloads were not taken up", exc_info=bug)
+            return
+        else:
+            return
         await asyncio.sleep(RESUME_AGAIN_S)
 
 

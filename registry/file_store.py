@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch, parse_document
 
 CHUNK = 1 << 20
 ABANDONED_S = 3600.0
@@ -54,10 +54,11 @@ class FileStore:
 
     def blob_size(self, digest: str) -> int | None:
         """The blob's size, or None."""
-        try:
-            return self._blob(digest).stat().st_size
-        except FileNotFoundError:
-            return None
+        with self._failures("read"):
+            try:
+                return self._blob(digest).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
         """Write to `incoming/`, hash on the way, rename when the digest is right."""
@@ -123,8 +124,7 @@ class FileStore:
                 text = (self._root / key).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        document: Document = json.loads(text)
-        return document
+        return parse_document(self, key, text)
 
     def put_document(self, key: str, document: Document) -> None:
         """Replace the document's file."""
@@ -161,9 +161,12 @@ class FileStore:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Lock against the threads of this process, then against other processes (`registry import`)."""
-        with self._lock, (self._root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        with self._lock:
+            with self._failures("lock"):
+                file = (self._root / "lock").open("w")
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import structlog
+from pydantic import BaseModel, ValidationError
 
 from kit.errors import ApiError
 from kit.hub_names import BadName
 from kit.resume import Broken, Stopped, check_stop
 from registry.hub import HubError
 from registry.progress import Progress
-from registry.store import Store, StoreError
+from registry.store import DocumentBroken, Store, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -150,19 +151,34 @@ class Jobs:
         """The blobs that running jobs count on."""
         return {digest for job in self.all() if not job.ended.is_set() for digest in job.digests()}
 
-    def unfinished(self) -> list[dict[str, Any]]:
-        """The requests that an earlier run of the registry left unfinished; earlier failures come back as such."""
-        requests = []
+    def unfinished(self) -> list[tuple[str, dict[str, Any]]]:
+        """The models whose downloads an earlier run left unfinished, with what was asked for.
+
+        Earlier failures come back as such, and so does what was kept in a way that cannot be read. Raises StoreError.
+        """
+        found = []
         for key in self._store.list_documents("jobs/"):
-            document = self._store.get_document(key) or {}
-            if document.get("status") == "queued":
-                requests.append(document["request"])
-            elif "request" in document:
-                job = Job(key.removeprefix("jobs/").removesuffix(".json"), "downloading", document["request"])
-                job.finish("failed", document.get("error"))
-                job.ended_at = LONG_AGO  # a registry that was started again may try again
-                self._jobs.setdefault(job.name, job)
-        return requests
+            name = key.removeprefix("jobs/").removesuffix(".json")
+            try:
+                kept = _Kept.model_validate(self._store.get_document(key))
+            except DocumentBroken as error:
+                self.tell_failed(name, None, str(error))
+            except ValidationError:
+                self.tell_failed(name, None, unreadable(name))
+            else:
+                if kept.status == "queued":
+                    found.append((name, kept.request))
+                else:
+                    self.tell_failed(name, kept.request, kept.error)
+        return found
+
+    def tell_failed(self, name: str, request: dict[str, Any] | None, error: str | None) -> None:
+        """Show a job of an earlier run as failed, unless this run has one on the same model."""
+        job = Job(name, "downloading", request)
+        job.finish("failed", error)
+        job.ended_at = LONG_AGO  # a registry that was started again may try again
+        with self._lock:
+            self._jobs.setdefault(name, job)
 
     def close(self) -> None:
         """Stop all jobs, keeping what they were asked for; wait a moment for their threads."""
@@ -233,6 +249,19 @@ def _what(job: Job) -> dict[str, Any]:
     """What a person who follows the log wants to know of a job."""
     request = job.request or {}
     return {key: request[key] for key in ("repo", "revision") if key in request}
+
+
+class _Kept(BaseModel):
+    """What `jobs/<name>.json` holds."""
+
+    status: Status
+    request: dict[str, Any]
+    error: str | None = None
+
+
+def unreadable(name: str) -> str:
+    """What to tell of a kept job that this registry does not understand."""
+    return f"{_key(name)} is not as this registry writes it. Ask for the download again, or DELETE /models/{name}."
 
 
 def _key(name: str) -> str:

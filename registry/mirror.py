@@ -3,17 +3,20 @@
 import hashlib
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict, Field
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kit.errors import InvalidRequest, ModelNotFound
 from kit.hub_names import check_name, check_repo, check_revision
 from kit.resume import check_stop
 from registry.hub import Hub
-from registry.jobs import Job, Jobs
+from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.library import MAIN, Library
 from registry.manifest import FileEntry
 from registry.store import StoreError
 from registry.transfer import Transfer, Wanted
+
+log = structlog.get_logger(__name__)
 
 Patterns = list[str]
 
@@ -53,9 +56,17 @@ class Mirror:
         return self._start(self._wanted(name, request))
 
     def resume(self) -> None:
-        """Go on with what an earlier run of the registry left unfinished."""
-        for request in self.jobs.unfinished():
-            self._start(Wanted.model_validate(request))
+        """Go on with what an earlier run of the registry left unfinished. One that cannot be taken up stops no other.
+
+        Raises StoreError; then it may be called again.
+        """
+        for name, request in self.jobs.unfinished():
+            try:
+                self._start(Wanted.model_validate(request))
+            except ValidationError:
+                self.jobs.tell_failed(name, request, unreadable(name))
+            except JobConflict as conflict:  # somebody was faster, and wants something else
+                log.info("download not taken up", model=name, reason=conflict.message)
 
     def verify(self, name: str) -> Job:
         """Begin to read every byte of a model again. Raises ModelNotFound, BadName, JobConflict."""

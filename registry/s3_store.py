@@ -20,10 +20,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from registry.s3_parts import MIN_PART, part_size
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch
+from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch, parse_document
 
 CHUNK = 1 << 20
 PRESIGNED_S = 3600
+# How long `check` waits for a connection, and then for an answer.
+CHECK_S = 2
 # Parts in memory at once, over all uploads: 6 of 16 MiB are what keeps a local server's disks busy.
 PARTS_IN_FLIGHT = 6
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
@@ -62,6 +64,8 @@ class S3Store:
         self._bucket = bucket
         self._endpoint = endpoint
         self._client = session.client("s3", endpoint_url=endpoint, config=config)
+        impatient = Config(connect_timeout=CHECK_S, read_timeout=CHECK_S, retries={"total_max_attempts": 1})
+        self._asking = session.client("s3", endpoint_url=endpoint, config=config.merge(impatient))
         self._public = session.client("s3", endpoint_url=public_endpoint or endpoint, config=config)
         self._uploads = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part")
         self._slots = threading.BoundedSemaphore(PARTS_IN_FLIGHT)
@@ -77,7 +81,7 @@ class S3Store:
         """Ask for the bucket; one that is not there yet will be made when something is put into it."""
         with self._failures():
             try:
-                self._client.head_bucket(Bucket=self._bucket)
+                self._asking.head_bucket(Bucket=self._bucket)
             except ClientError as error:
                 if not _is_absent(error):
                     raise
@@ -221,8 +225,8 @@ class S3Store:
                     return None
                 raise
             with contextlib.closing(answer["Body"]) as body:
-                document: Document = json.loads(body.read())
-        return document
+                data = body.read()
+        return parse_document(self, key, data)
 
     def put_document(self, key: str, document: Document) -> None:
         """Put the object; S3 replaces objects atomically."""
@@ -254,6 +258,7 @@ class S3Store:
         """Close the connections; uploads under way end in errors."""
         self._uploads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+        self._asking.close()
         self._public.close()
 
     def _keys(self, prefix: str) -> Iterator[str]:

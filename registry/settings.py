@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from kit.app import CommaSeparated, HttpSettings
 from kit.catalogue import Catalogue
 from kit.guard import KeyRing
+from kit.settings import keys_of
 
 
 class RegistrySettings(HttpSettings):
@@ -79,8 +80,8 @@ class RegistrySettings(HttpSettings):
         return next((key.strip() for key in keys if key.strip()), None)
 
     def key_ring(self) -> KeyRing:
-        """The keys that reading asks for."""
-        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        """The keys that reading asks for. Raises SettingsError when API_KEYS is set but holds none."""
+        keys = keys_of(self.api_keys, "API_KEYS")
         if keys and self.admin_token:
             keys.append(self.admin_token.get_secret_value())  # who may change things may also read them
-        return KeyRing((key.strip() for key in keys), variable="API_KEYS")
+        return KeyRing(keys, variable="API_KEYS")

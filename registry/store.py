@@ -6,6 +6,7 @@ that fails leaves nothing behind that a reader could see.
 """
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,10 @@ class StoreFull(StoreError):
 
 class DigestMismatch(StoreError):
     """The bytes given are not the bytes promised. Nothing was stored."""
+
+
+class DocumentBroken(StoreError):
+    """A document is there and cannot be read."""
 
 
 class Store(Protocol):
@@ -77,7 +82,7 @@ class Store(Protocol):
         ...
 
     def get_document(self, key: str) -> Document | None:
-        """The document under `key`, or None."""
+        """The document under `key`, or None. Raises DocumentBroken, StoreError."""
         ...
 
     def put_document(self, key: str, document: Document) -> None:
@@ -111,3 +116,14 @@ def mismatch(digest: str, size: int, got_digest: str, got_size: int) -> str:
     if got_size != size:
         return f"expected {size} bytes, got {'more' if got_size > size else got_size}"
     return f"expected sha256 {digest}, got {got_digest}"
+
+
+def parse_document(store: Store, key: str, data: bytes) -> Document:
+    """The document that `data` is. Raises DocumentBroken, which names the place."""
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise DocumentBroken(f"{key} in {store.where} is no JSON ({error}). Restore it, or remove it.") from error
+    if not isinstance(document, dict):
+        raise DocumentBroken(f"{key} in {store.where} is no JSON object. Restore it, or remove it.")
+    return document

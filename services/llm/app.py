@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp
 
+from kit.app import readable_by_pages
 from kit.catalogue import Entry
 from kit.errors import ApiError
 from kit.service import ModelService, Report, create_service_app, in_daemon_thread
@@ -58,7 +59,12 @@ def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> ASGI
         return refusal if refusal is not None else service.engine().app
 
     return Dispatcher(
-        frame, backend, browser=settings.browser_guard(), keys=settings.key_ring(), metrics=service.metrics
+        frame,
+        backend,
+        browser=settings.browser_guard(),
+        keys=settings.key_ring(),
+        metrics=service.metrics,
+        readable=lambda app: readable_by_pages(app, settings),
     )
 
 

@@ -12,9 +12,7 @@ from kit.guard import BrowserGuard, KeyRing
 from kit.metrics import HttpMetrics
 from kit.middleware import RequestFrame
 
-OWN_PATHS = frozenset(
-    {"/health", "/gpu-stats", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/v1/models"}
-)
+OWN_PATHS = frozenset({"/health", "/gpu-stats", "/metrics", "/docs", "/redoc", "/openapi.json", "/v1/models"})
 OWN_PREFIX = "/v1/models/"
 
 
@@ -29,19 +27,21 @@ class Dispatcher:
         browser: BrowserGuard,
         keys: KeyRing,
         metrics: HttpMetrics,
+        readable: Callable[[ASGIApp], ASGIApp],
     ) -> None:
+        """`readable` lets the pages that may call this service read what it is given."""
         self._frame = frame
         self._backend = backend
         self._browser = browser
         self._keys = keys
         everyone = BrowserGuard(["*"], ["*"])
-        self._refusing = RequestFrame(
-            self._refuse, metrics=metrics, browser=everyone, keys=KeyRing([], variable="API_KEYS")
+        self._refusing = readable(
+            RequestFrame(self._refuse, metrics=metrics, browser=everyone, keys=KeyRing([], variable="API_KEYS"))
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection scope."""
-        if scope["type"] != "http" or _is_own(scope["path"]):
+        if scope["type"] != "http" or _is_own(scope["path"]) or _is_preflight(scope):
             await self._frame(scope, receive, send)
             return
         found = self._find(scope)
@@ -54,7 +54,7 @@ class Dispatcher:
         await (respond(found) if isinstance(found, ApiError) else found)(scope, receive, send)
 
     def _find(self, scope: Scope) -> ASGIApp | ApiError:
-        host = origin = authorization = None
+        host = origin = authorization = api_key = None
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1")
@@ -62,9 +62,18 @@ class Dispatcher:
                 origin = value.decode("latin-1")
             elif name == b"authorization":
                 authorization = value.decode("latin-1")
-        refusal = self._browser.refusal(host, origin) or self._keys.refusal(authorization)
+            elif name == b"x-api-key":
+                api_key = value.decode("latin-1")
+        refusal = self._browser.refusal(host, origin) or self._keys.refusal(authorization, api_key)
         return refusal or self._backend()
 
 
 def _is_own(path: str) -> bool:
     return path in OWN_PATHS or path.startswith(OWN_PREFIX)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks if a page may ask. It sends no key with that, and the frame knows which pages may."""
+    return scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )

@@ -78,7 +78,13 @@ async def test_keys_on_own_routes(start_backend: StartBackend, start_gateway: St
     """/v1/models asks for a key; what operators and health checks need does not."""
     gateway = await start_gateway(await start_backend(), gateway_api_keys="one")
     assert (await gateway.http.get("/v1/models")).status_code == 401
-    assert (await gateway.http.get("/v1/models", headers={"Authorization": "Bearer one"})).status_code == 200
+    for headers, status in (
+        ({"Authorization": "Bearer one"}, 200),
+        ({"x-api-key": "one"}, 200),
+        ({"x-api-key": "wrong"}, 401),
+        ({"Authorization": "Bearer wrong", "x-api-key": "one"}, 401),
+    ):
+        assert (await gateway.http.get("/v1/models", headers=headers)).status_code == status
     for path in ("/health", "/services", "/metrics"):
         assert (await gateway.http.get(path)).status_code == 200
 

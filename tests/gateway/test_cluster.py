@@ -281,3 +281,31 @@ async def test_dead_service_is_reported_within_one_poll(
     async with asyncio.timeout(HANG_S):
         await gateway.until(lambda: gateway.backend("llm-primary").state == "unhealthy")
     assert "no answer" in (gateway.backend("llm-primary").last_error or "")
+
+
+async def test_many_who_ask_for_gpus_do_not_starve_the_polls(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """While a service keeps its GPUs to itself, however many ask for them, it is asked by few, and polls go on."""
+    backend = await start_backend(gpus="silent")
+    gateway = await start_gateway(backend, poll_interval=0.1, poll_timeout=0.2)
+    asking = [asyncio.create_task(gateway.http.get("/gpu-stats")) for _ in range(150)]
+    polls = backend.polls
+    while not all(one.done() for one in asking):
+        await asyncio.sleep(0.01)
+        assert gateway.backend("llm-primary").state == "healthy"
+    assert backend.polls > polls
+    assert backend.gpu_questions < 20
+    assert {one.result().status_code for one in asking} == {200}
+    backend.switches.gpus = "ok"
+    assert (await gateway.http.get("/gpu-stats")).json()["services"]["llm-primary"]["available"]
+
+
+async def test_no_poll_meets_the_end_of_an_idle_connection(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Every poll has its own connection: on a kept one it could cross the backend's closing, and look like a death."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend, poll_interval=0.1)
+    await gateway.until(lambda: backend.polls >= 3)
+    assert backend.opened >= backend.polls

@@ -41,7 +41,6 @@ def test_starts(settings: dict[str, object]) -> None:
         ({"host": "gpu-box"}, "gpu-box (HOST)"),
         ({"cluster_bind": "0.0.0.0"}, "0.0.0.0 (CLUSTER_BIND)"),
         ({"host": "0.0.0.0", "cluster_bind": "192.168.1.5"}, "192.168.1.5 (CLUSTER_BIND)"),
-        ({"cluster_bind": "0.0.0.0", "gateway_api_keys": " , "}, "0.0.0.0 (CLUSTER_BIND)"),
         ({"cluster_bind": "0.0.0.0", "allow_unauthenticated": "no"}, "0.0.0.0 (CLUSTER_BIND)"),
     ],
 )
@@ -52,6 +51,12 @@ def test_refuses_to_be_open_by_accident(settings: dict[str, object], where: str)
     (line,) = str(caught.value).splitlines()
     for part in (where, "GATEWAY_API_KEYS", "=127.0.0.1", "ALLOW_UNAUTHENTICATED=yes"):
         assert part in line
+
+
+def test_keys_without_a_key_do_not_open_it() -> None:
+    """What was set to lock it must not open it: the start fails with the variable's name."""
+    with pytest.raises(SettingsError, match="GATEWAY_API_KEYS holds no key"):
+        load_settings(GatewaySettings, cluster_bind="0.0.0.0", gateway_api_keys=" , ")
 
 
 @pytest.mark.parametrize("value", ["localhost", "everywhere", "0.0.0.0/0"])

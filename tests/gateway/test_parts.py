@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway import access_log
 from gateway.access_log import AccessLog
 from gateway.backends import Backends
 from gateway.discovery import StaticProvider
@@ -16,6 +17,7 @@ from gateway.sse import MOST_HELD, EventHolder, error_event
 from gateway.targets import make_target, parse_services
 from kit.errors import BadGateway
 from kit.settings import SettingsError, load_settings
+from tests.gateway.conftest import StartBackend, StartGateway
 
 
 def test_services_grammar() -> None:
@@ -84,6 +86,13 @@ def test_backend_keys_refused_without_showing_them(value: str) -> None:
     with pytest.raises(SettingsError, match="BACKEND_KEYS") as caught:
         load_settings(GatewaySettings, backend_keys=value)
     assert "not shown" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [",", " ", "\n,"])
+def test_keys_without_a_key_are_refused(value: str) -> None:
+    """GATEWAY_API_KEYS with nothing in it must not open what it was to lock."""
+    with pytest.raises(SettingsError, match="GATEWAY_API_KEYS holds no key"):
+        load_settings(GatewaySettings, gateway_api_keys=value).key_ring()
 
 
 async def test_discovery_upserts_and_removes() -> None:
@@ -185,3 +194,24 @@ async def test_access_log_can_be_off() -> None:
     log.write({"path": "/"})
     log.flush()
     assert stream.getvalue() == ""
+
+
+class Full(io.StringIO):
+    """A stream whose disk is full, or whose reader has gone."""
+
+    def write(self, _: str) -> int:
+        """Fail."""
+        raise BrokenPipeError
+
+
+async def test_access_log_that_cannot_be_written_costs_no_request(
+    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With standard error gone, every request is still answered on its connection, however many lines are lost."""
+    gateway = await start_gateway(await start_backend())
+    monkeypatch.setattr(access_log, "MOST_HELD", 2)
+    log = AccessLog("gateway", as_json=True, enabled=True, stream=Full())
+    gateway.plane.access_log = log
+    for _ in range(4):
+        assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400
+    assert log.lost == 4

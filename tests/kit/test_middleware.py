@@ -319,11 +319,13 @@ def test_allowed_page_may_really_call() -> None:
             "Origin": ORIGIN,
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization,content-type",
+            "Access-Control-Request-Private-Network": "true",
         },
     )
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == ORIGIN
     assert "authorization" in preflight.headers["access-control-allow-headers"]
+    assert preflight.headers["access-control-allow-private-network"] == "true"
     for headers, status in (({"Authorization": "Bearer k"}, 200), ({}, 401)):
         answer = client.post("/v1/chat", headers={"Origin": ORIGIN, **headers})
         assert answer.status_code == status

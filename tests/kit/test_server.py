@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from kit import server
 from kit.app import HttpSettings
 from kit.server import EXIT_CONFIG, listen, run
+from kit.service import ServiceSettings
 from kit.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,3 +195,20 @@ def test_all_open_files_are_taken() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(2048, 2048)"
+
+
+@pytest.mark.parametrize(("settings", "shown"), [(HttpSettings, "llm"), (ServiceSettings, "multimodal")])
+def test_name_in_logs_and_messages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: type[HttpSettings], shown: str
+) -> None:
+    """A program that runs under several names tells the one of SERVICE_NAME, in its logs and when its port is taken."""
+    named: list[str] = []
+    monkeypatch.setattr(server, "configure_logs", lambda name, **_: named.append(name))
+    monkeypatch.setenv("SERVICE_NAME", "multimodal")
+    monkeypatch.setenv("MODEL", "llava")
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        monkeypatch.setenv("PORT", str(owner.getsockname()[1]))
+        with pytest.raises(SystemExit) as caught:
+            run("llm", settings, lambda _: FastAPI())
+    assert said(capsys, caught).startswith(f"{shown}: port ")
+    assert named == [shown]

@@ -1,6 +1,8 @@
 """What only the store in a folder does."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,21 @@ def test_blobs_are_read_only_files(tmp_path: Path) -> None:
     path = store.local_path(digest)
     assert path is not None
     assert path.stat().st_mode & 0o777 == 0o444
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.exclusive().__enter__(),
+        lambda store: store.blob_size("0" * 64),
+        lambda store: store.get_document("names/x.json"),
+    ],
+    ids=["lock", "look", "read"],
+)
+def test_folder_that_is_no_folder_any_more(tmp_path: Path, use: Callable[[FileStore], object]) -> None:
+    """What the system refuses is a StoreError that names the place, also for the lock and a look: no internal error."""
+    store = FileStore(tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").symlink_to("store")  # a link to itself: neither there nor absent
+    with pytest.raises(StoreError, match="file:"):
+        use(store)

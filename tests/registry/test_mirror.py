@@ -1,6 +1,7 @@
 """Mirroring from a Hub: here another registry, or one that misbehaves."""
 
 import asyncio
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ import httpx2
 import pytest
 
 from kit.catalogue import Catalogue
+from registry.app import create_registry
 from registry.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
 from tests.support import plain_http
-from tests.support.hub import serving_registry, wait_for_job, wait_until
+from tests.support.hub import serving, serving_registry, wait_for_job, wait_until
 
 
 @pytest.fixture
@@ -152,6 +154,28 @@ def test_a_download_survives_a_restart(source: Source, tmp_path: Path) -> None:
         wait_until(lambda: plain_http.get(f"{url}/models/copy").status_code == 200)
         assert wait_for_job(url, "copy")["status"] == "ready"
     assert len(source.switches.requests("/tokenizer.json")) == asked
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ['{"status": "queued"}', '{"status": "queued", "request": {"of": "another version"}}', "[]", '{"request": 1}', "{"],
+)
+def test_a_job_that_cannot_be_read_stops_no_other(source: Source, tmp_path: Path, kept: str) -> None:
+    """What an older or a broken registry left in `jobs/` is told as failed; the download after it goes on, all ends."""
+    jobs = tmp_path / "mirror" / "jobs"
+    jobs.mkdir(parents=True)
+    (jobs / "bad.json").write_text(kept)
+    request = {"name": "copy", "repo": REPO, "revision": "main"}
+    (jobs / "copy.json").write_text(json.dumps({"status": "queued", "request": request}))
+    app = create_registry(RegistrySettings(store=f"file:{tmp_path / 'mirror'}", hf_endpoint=source.url))
+    with serving(app) as url:
+        wait_until(lambda: plain_http.get(f"{url}/models/copy").status_code == 200)
+        assert wait_for_job(url, "copy")["status"] == "ready"
+        bad = plain_http.get(f"{url}/models/bad").json()
+        assert bad["status"] == "failed"
+        assert "jobs/bad.json" in bad["error"]
+        assert plain_http.delete(f"{url}/models/bad").status_code == 200
+    assert not list(jobs.glob("*"))
 
 
 def test_a_failure_is_still_told_after_a_restart(source: Source, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The registry's own routes: who may change what, and what hostile requests get."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from kit.settings import SettingsError, load_settings
 from registry.app import create_registry
 from registry.settings import RegistrySettings
 from tests.support import plain_http
@@ -48,6 +50,14 @@ async def test_changes_need_the_admin_token_off_loopback(tmp_path: Path, method:
         passed = await registry.request(method, path, headers={"Authorization": "Bearer t"})
         assert passed.status_code in (400, 404)
         assert (await registry.get("/models")).status_code == 200
+
+
+@pytest.mark.parametrize("value", [",", " "])
+@pytest.mark.parametrize("admin_token", [None, "t"])
+def test_keys_without_a_key_are_refused(value: str, admin_token: str | None) -> None:
+    """API_KEYS with nothing in it must not open what it was to lock."""
+    with pytest.raises(SettingsError, match="API_KEYS holds no key"):
+        load_settings(RegistrySettings, api_keys=value, admin_token=admin_token).key_ring()
 
 
 async def test_reading_needs_a_key_where_keys_are_set(tmp_path: Path) -> None:
@@ -124,3 +134,25 @@ def test_impossible_settings_are_refused(setting: str, value: str) -> None:
     """At start, not at the first request."""
     with pytest.raises(ValueError, match=setting):
         RegistrySettings.model_validate({setting: value})
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/models/x/download", 413), ("/models/x/verify", 401), ("/api/models/a/b/paths-info/main", 413)],
+)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_no_long_body_is_taken(tmp_path: Path, path: str, status: int, announced: bool) -> None:
+    """No body of megabytes is taken into memory, least of all before it is known who sends it."""
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(64):
+            taken += 1
+            yield b" " * (1 << 20)
+
+    body = b" " * (8 << 20) if announced else endless()
+    async with client(tmp_path, peer="10.1.2.3", admin_token="t") as registry:
+        answer = await registry.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert taken < 8

@@ -66,6 +66,7 @@ class FakeBackend:
         self.switches = Switches(**switches)
         self.requests: list[Received] = []
         self.polls = 0
+        self.gpu_questions = 0
         self.opened = 0
         self.open: set[asyncio.StreamWriter] = set()
         self.gate = asyncio.Semaphore(0)
@@ -136,6 +137,8 @@ class FakeBackend:
         first, *lines = head[:-4].decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ")
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        if self.switches.reset_reused and number in self.work_connections:
+            raise _Cut
         length = int(dict(headers).get("content-length", "0"))
         request = Received(method, target, headers, await reader.readexactly(length), number)
         if method == "GET" or target.startswith("/_"):
@@ -174,6 +177,7 @@ class FakeBackend:
         elif path == "/v1/models":
             await self._json(writer, 200, {"object": "list", "data": [{"id": one} for one in now.model.split("|")]})
         elif path == "/gpu-stats":
+            self.gpu_questions += 1
             if now.gpus == "silent":
                 await asyncio.Event().wait()
             await self._json(writer, 200, _gpu_stats(self.name))
@@ -238,8 +242,11 @@ class FakeBackend:
     async def _stream(self, request: Received, writer: asyncio.StreamWriter) -> None:
         now = self.switches
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nX-Served-By: forged\r\n"
-        chunked = now.framing != "close"
-        head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else "Connection: close\r\n\r\n"
+        chunked = now.framing != "close" and not now.stream_length
+        if now.stream_length:
+            head += f"Content-Length: {now.stream_length}\r\n\r\n"
+        else:
+            head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else "Connection: close\r\n\r\n"
         await self._head(writer, head, work=True)
         frame: Callable[[bytes], bytes] = (lambda data: b"%x\r\n%b\r\n" % (len(data), data)) if chunked else bytes
         await asyncio.sleep(now.ttft)

@@ -59,8 +59,12 @@ class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
         command = [
             *(self._binary, "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"),
-            *(f"-volume.port={volume}", "-volume.max=0", "-filer", f"-filer.port={filer}"),
-            *("-s3", f"-s3.port={s3}", f"-s3.config={config}", "-s3.port.iceberg=0"),
+            # Every bucket takes several volumes. 0 would allow as many as the disk has room for when they are full, too
+            # few where little is free; here they stay nearly empty.
+            *(f"-volume.port={volume}", "-volume.max=2000", "-filer", f"-filer.port={filer}"),
+            *("-s3", f"-s3.port={s3}", f"-s3.config={config}"),
+            # Off: they would listen on ports of their own, fixed ones, and the second server of a machine would end.
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         ]
         self._log = (self._folder / "log").open("wb")
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT, cwd=self._folder)

@@ -25,10 +25,15 @@ class Switches:
     reset_after: int | None = None
     slow_head: float = 0.0
     garbage: bool = False
-    # How a whole answer is framed: length, chunked, close. `close_idle` ends the connection after an answer unsaid.
+    # How a whole answer is framed: length, chunked, close. `close_idle` ends the connection after an answer unsaid;
+    # `reset_reused` resets it when the next request begins to come, as when the end of an idle connection and a request
+    # on it cross.
     framing: str = "length"
     close_idle: bool = False
+    reset_reused: bool = False
     interim: bool = False
+    # A Content-Length for streams, in place of chunks; 0 for none.
+    stream_length: int = 0
     pad: int = 0
     # What /health says: healthy, loading, failed, error (500), silent, absent (404); real work is not touched by it.
     health: str = "healthy"

@@ -116,8 +116,8 @@ def test_keys_guard_every_path_of_the_engine(tmp_path: Path, engine: StubEngine)
             refused = client.request("GET" if path == "/v1/models" else "POST", path)
             assert refused.status_code == 401
             assert refused.json()["error"]["code"] == "invalid_api_key"
-        allowed = client.post("/tokenize", headers={"authorization": "Bearer secret"})
-        assert allowed.status_code == 200
+        for headers in ({"authorization": "Bearer secret"}, {"x-api-key": "secret"}):
+            assert client.post("/tokenize", headers=headers).status_code == 200
         assert client.get("/health").status_code == 200
 
 
@@ -129,6 +129,34 @@ def test_a_web_page_of_another_origin_or_host_does_not_reach_the_engine(
         assert refused.status_code == 403
         assert refused.headers["x-request-id"]
     assert engine.scopes == []
+
+
+ORIGIN = "https://chat.example.org"
+PREFLIGHT = {"origin": ORIGIN, "access-control-request-method": "POST", "access-control-request-headers": "x-a"}
+
+
+@pytest.mark.parametrize("keys", [None, "secret"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize", "/v1/models", "/health"])
+def test_a_web_page_that_is_allowed_may_ask_first(
+    tmp_path: Path, engine: StubEngine, keys: str | None, path: str
+) -> None:
+    """Where ALLOWED_ORIGINS admits a page, its preflight passes on every path, without the key that none can carry."""
+    with started(tmp_path, engine, api_keys=keys, allowed_origins=ORIGIN) as client:
+        allowed = client.options(path, headers=PREFLIGHT)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == ORIGIN
+        assert allowed.headers["access-control-allow-headers"] == "x-a"
+        refused = client.options(path, headers=PREFLIGHT | {"origin": "https://evil.example"})
+        assert refused.status_code in (400, 403)
+        assert "access-control-allow-origin" not in refused.headers
+    assert engine.scopes == []
+
+
+def test_a_web_page_that_is_allowed_may_read_refusals(tmp_path: Path, engine: StubEngine) -> None:
+    with started(tmp_path, engine, api_keys="secret", allowed_origins=ORIGIN) as client:
+        refused = client.post("/v1/chat/completions", headers={"origin": ORIGIN})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == ORIGIN
 
 
 def test_requests_wait_in_vain_but_know_why_while_the_model_loads(tmp_path: Path, engine: StubEngine) -> None:
