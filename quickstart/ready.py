@@ -21,7 +21,7 @@ def wait_listening(program: Program, supervisor: Supervisor) -> None:
     """Return when `program` answers `/health` with 200. Raises ProcessError when it has given up."""
     with httpx2.Client(timeout=ANSWER_S) as client:
         while _health(client, program)[0] != 200:
-            supervisor.check()
+            supervisor.check(starting=True)
             time.sleep(POLL_S)
 
 
@@ -45,10 +45,10 @@ def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
                     )
                 else:
                     board.show(program.name, float(body.get("progress", 0.0)), str(body.get("detail", "starting")))
-            supervisor.check()
+            supervisor.check(starting=True)
             time.sleep(POLL_S)
         while not _gateway_sees_all(client, plan):
-            supervisor.check()
+            supervisor.check(starting=True)
             time.sleep(POLL_S)
     board.show("gateway", 1.0, f"ready: {plan.gateway.url}")
 
