@@ -31,7 +31,9 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
     """
     try:
         settings = load_settings(settings_class)
-        configure_logs(name, level=settings.log_level, format=settings.log_format)
+        # Of one program several may run, each with a name of its own.
+        shown = getattr(settings, "service_name", name)
+        configure_logs(shown, level=settings.log_level, format=settings.log_format)
         app = create(settings)
     except SettingsError as error:
         fail(f"{name}: {error}")
