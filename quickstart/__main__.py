@@ -18,7 +18,7 @@ from quickstart.packages import PackagesError
 from quickstart.plan import Plan, make_plan
 from quickstart.processes import ManagerError, ProcessError, Supervisor
 from quickstart.publish import PublishError, choose_source, publish, write_catalogue
-from quickstart.ready import NotReadyError, wait_listening, wait_ready
+from quickstart.ready import PUBLISH_SHARE, NotReadyError, wait_listening, wait_ready
 from quickstart.running import stop_left_over
 
 EXPECTED = (
@@ -92,7 +92,7 @@ def serve(options: Options, plan: Plan, catalogue: Catalogue, supervisor: Superv
         for program in plan.services:
             assert program.model is not None
             entry = catalogue.resolve(program.model)
-            publish(entry, plan.registry, options.home, partial(board.show, program.name))
+            publish(entry, plan.registry, options.home, partial(_show_publishing, board, program.name))
             supervisor.start(program.name)
         wait_ready(plan, supervisor, board)
     print(f"The cluster answers after {time.monotonic() - began:.0f} s.", flush=True)
@@ -101,6 +101,10 @@ def serve(options: Options, plan: Plan, catalogue: Catalogue, supervisor: Superv
     else:
         print(how_to_use(plan))
         stay(plan, supervisor)
+
+
+def _show_publishing(board: Board, name: str, done: float, detail: str) -> None:
+    board.show(name, done * PUBLISH_SHARE, detail)
 
 
 def stay(plan: Plan, supervisor: Supervisor) -> None:

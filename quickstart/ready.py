@@ -11,6 +11,8 @@ from quickstart.processes import Supervisor
 
 POLL_S = 0.3
 ANSWER_S = 5.0
+# Of a service's bar: putting its model into the registry is the first half, fetching and loading it the second.
+PUBLISH_SHARE = 0.5
 
 
 class NotReadyError(Exception):
@@ -36,7 +38,7 @@ def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
             for program in list(waiting):
                 status, body = _health(client, program)
                 if status == 200:
-                    board.show(program.name, 1.0, f"ready: {body.get('model', '')} on {program.url}")
+                    board.show(program.name, 1.0, f"ready: {body.get('model', '')} on port {program.port}")
                     waiting.remove(program)
                 elif body.get("status") == "failed":
                     raise NotReadyError(
@@ -44,13 +46,14 @@ def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
                         f"Its log: {supervisor.logs / program.name}.log"
                     )
                 else:
-                    board.show(program.name, float(body.get("progress", 0.0)), str(body.get("detail", "starting")))
+                    done = PUBLISH_SHARE + float(body.get("progress", 0.0)) * (1 - PUBLISH_SHARE)
+                    board.show(program.name, done, str(body.get("detail", "starting")))
             supervisor.check(starting=True)
             time.sleep(POLL_S)
         while not _gateway_sees_all(client, plan):
             supervisor.check(starting=True)
             time.sleep(POLL_S)
-    board.show("gateway", 1.0, f"ready: {plan.gateway.url}")
+    board.show("gateway", 1.0, f"ready: on port {plan.gateway.port}")
 
 
 def _health(client: httpx2.Client, program: Program) -> tuple[int, dict[str, Any]]:
