@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx2
 
+from quickstart import loopback
 from quickstart.board import Board
 from quickstart.plan import Plan, Program
 from quickstart.processes import Supervisor
@@ -21,7 +22,7 @@ class NotReadyError(Exception):
 
 def wait_listening(program: Program, supervisor: Supervisor) -> None:
     """Return when `program` answers `/health` with 200. Raises ProcessError when it has given up."""
-    with httpx2.Client(timeout=ANSWER_S) as client:
+    with loopback.client(ANSWER_S) as client:
         while _health(client, program)[0] != 200:
             supervisor.check(starting=True)
             time.sleep(POLL_S)
@@ -33,7 +34,7 @@ def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
     Raises ProcessError when a process has given up, NotReadyError when a model failed to load.
     """
     waiting = list(plan.services)
-    with httpx2.Client(timeout=ANSWER_S) as client:
+    with loopback.client(ANSWER_S) as client:
         while waiting:
             for program in list(waiting):
                 status, body = _health(client, program)
