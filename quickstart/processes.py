@@ -25,6 +25,7 @@ START_TIMEOUT_S = 15
 COUNTS_AFTER_S = 2
 # A program that has died so often while the cluster starts will not come: memory is short, say.
 MOST_DEATHS = 3
+GROUP = "cluster"
 LONGEST_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
 
@@ -63,7 +64,7 @@ class Supervisor:
         command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(self._config)]
         log = self.logs / "supervisord.log"
         log.write_bytes(b"")
-        with log.open("ab") as out:  # supervisord opens it once more, and the two must not write over one another
+        with log.open("ab") as out:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
@@ -79,7 +80,7 @@ class Supervisor:
 
     def start(self, name: str) -> None:
         """Start one program; its readiness shows in its `/health`. Raises ManagerError."""
-        self._ask("startProcess", name, False)
+        self._ask("startProcess", f"{GROUP}:{name}", False)
 
     def check(self, *, starting: bool = False) -> None:
         """Raises ProcessError when a program has given up: its configuration is wrong or it died again and again.
@@ -144,12 +145,14 @@ class Supervisor:
 
     def _configuration(self) -> str:
         sections = [
-            f"[supervisord]\nnodaemon=true\nlogfile=/dev/stdout\nlogfile_maxbytes=0\nloglevel=warn\n"
+            f"[supervisord]\nnodaemon=true\nlogfile={os.devnull}\nlogfile_maxbytes=0\nloglevel=warn\n"
             f"pidfile={_escaped(self._pid_file)}\n",
             f"[unix_http_server]\nfile={_escaped(self._socket)}\nchmod=0600\n",
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
         ]
+        # In one group they are stopped at once; groups are stopped one after the other, a second each.
+        sections.append(f"[group:{GROUP}]\nprograms={','.join(self._programs)}\n")
         for program in self._programs.values():
             environment = ",".join(f'{key}="{_escaped(value)}"' for key, value in program.environment.items())
             command = " ".join(f'"{_escaped(part)}"' for part in program.command)

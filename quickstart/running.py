@@ -18,6 +18,8 @@ from quickstart.options import parse
 
 # Longer than what supervisord gives a program (stopwaitsecs) before it kills it.
 STOP_TIMEOUT_S = 25
+# One that hangs in a driver cannot even be killed; waiting for it would hang too.
+KILL_TIMEOUT_S = 5
 POLL_S = 0.05
 PROC = Path("/proc")
 
@@ -51,11 +53,16 @@ def end(session: int, process: "subprocess.Popen[bytes] | None" = None) -> None:
 
     `process` is the manager where it is our own child.
     """
-    _signal([session] if session in members(session) else members(session), signal.SIGTERM)
+    _signal([session], signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while _left(session, process) and time.monotonic() < deadline:
+    asked = False
+    while (left := _left(session, process)) and time.monotonic() < deadline:
+        if session not in left and not asked:  # the manager is gone, killed, and cannot tell its programs any more
+            _signal(left, signal.SIGTERM)
+            asked = True
         time.sleep(POLL_S)
-    while left := _left(session, process):
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while (left := _left(session, process)) and time.monotonic() < deadline:
         _signal(left, signal.SIGKILL)
         time.sleep(POLL_S)
 

@@ -59,7 +59,7 @@ def wait_gone(pid: int) -> None:
 def wait_until_running(supervisor: Supervisor, name: str) -> None:
     """Wait until supervisord counts the program as started."""
     deadline = time.monotonic() + DEADLINE_S
-    while supervisor._ask("getProcessInfo", name)["statename"] != "RUNNING":
+    while supervisor._ask("getProcessInfo", f"{processes.GROUP}:{name}")["statename"] != "RUNNING":
         assert time.monotonic() < deadline, f"{name} did not start"
         time.sleep(0.02)
 
@@ -68,7 +68,7 @@ def wait_until_restarted(supervisor: Supervisor, name: str) -> None:
     """Wait until supervisord has seen the death: a new process is there, or on its way."""
     before = supervisor._pids[name]
     deadline = time.monotonic() + DEADLINE_S
-    while supervisor._ask("getProcessInfo", name)["pid"] in (0, before):
+    while supervisor._ask("getProcessInfo", f"{processes.GROUP}:{name}")["pid"] in (0, before):
         assert time.monotonic() < deadline, f"{name} was not started again"
         time.sleep(0.02)
 
