@@ -176,18 +176,8 @@ def _read(device: _Device) -> dict[str, Any]:
             "power_watts": _supported(lambda: round(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000, 1)),
         }
     except pynvml.NVMLError as error:
-        unknown = dict.fromkeys(
-            (
-                "memory_total_mb",
-                "memory_used_mb",
-                "memory_free_mb",
-                "utilization_percent",
-                "temperature_c",
-                "power_watts",
-            )
-        )
         uuid = device.names[0] if device.names else None
-        return {"index": device.index, "uuid": uuid, "name": None, **unknown, "error": str(error)}
+        return {"index": device.index, "uuid": uuid, "name": None, **dict.fromkeys(READINGS), "error": str(error)}
 
 
 def _supported(read: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from kit.catalogue import Catalogue
 from kit.settings import SettingsError
 from quickstart import preflight, smoke
 from quickstart.board import Board
@@ -15,12 +16,14 @@ from quickstart.logs import follow
 from quickstart.options import ROOT, Options, parse
 from quickstart.packages import PackagesError
 from quickstart.plan import Plan, make_plan
-from quickstart.processes import ProcessError, Supervisor, end, running_pid
+from quickstart.processes import ManagerError, ProcessError, Supervisor
 from quickstart.publish import PublishError, choose_source, publish, write_catalogue
-from quickstart.ready import NotReadyError, wait_listening, wait_ready
+from quickstart.ready import PUBLISH_SHARE, NotReadyError, wait_listening, wait_ready
+from quickstart.running import stop_left_over
 
 EXPECTED = (
     preflight.PreflightError,
+    ManagerError,
     ProcessError,
     PackagesError,
     PublishError,
@@ -30,11 +33,14 @@ EXPECTED = (
 )
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def main() -> None:
     """Run the quickstart; exits 0 on a clean end, 1 with a message when something is off, 130 on Ctrl-C."""
     options = parse()
     # SIGINT too: a shell that starts a program in the background has it ignore Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, _interrupt)
     try:
         if options.stop:
@@ -50,7 +56,9 @@ def main() -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    """A closed terminal or a `kill` ends the cluster as Ctrl-C does."""
+    """A closed terminal or a `kill` ends the cluster as Ctrl-C does. A second one must not break the ending off."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -68,22 +76,35 @@ def run(options: Options) -> None:
     where = "the Hugging Face Hub" if source == "hub" else "packages (converted copies, see quickstart/packages.txt)"
     print(f"Models from {where}; state and logs in {_shown(options.home)}", flush=True)
     with Supervisor(options.home, plan.programs) as supervisor:
-        supervisor.start(plan.registry.name)
-        supervisor.start(plan.gateway.name)
-        wait_listening(plan.registry, supervisor)
-        with Board() as board:
-            for program in plan.services:
-                assert program.model is not None
-                entry = catalogue.resolve(program.model)
-                publish(entry, plan.registry, options.home, partial(board.show, program.name))
-                supervisor.start(program.name)
-            wait_ready(plan, supervisor, board)
-        print(f"The cluster answers after {time.monotonic() - began:.0f} s.", flush=True)
-        if options.smoke:
-            smoke.run(plan)
-        else:
-            print(how_to_use(plan))
-            stay(plan, supervisor)
+        try:
+            serve(options, plan, catalogue, supervisor, began)
+        except KeyboardInterrupt:
+            print("\nStopping …", flush=True)
+            raise
+
+
+def serve(options: Options, plan: Plan, catalogue: Catalogue, supervisor: Supervisor, began: float) -> None:
+    """Start the programs one by one, then do what was asked for."""
+    supervisor.start(plan.registry.name)
+    supervisor.start(plan.gateway.name)
+    wait_listening(plan.registry, supervisor)
+    with Board() as board:
+        for program in plan.services:
+            assert program.model is not None
+            entry = catalogue.resolve(program.model)
+            publish(entry, plan.registry, options.home, partial(_show_publishing, board, program.name))
+            supervisor.start(program.name)
+        wait_ready(plan, supervisor, board)
+    print(f"The cluster answers after {time.monotonic() - began:.0f} s.", flush=True)
+    if options.smoke:
+        smoke.run(plan)
+    else:
+        print(how_to_use(plan))
+        stay(plan, supervisor)
+
+
+def _show_publishing(board: Board, name: str, done: float, detail: str) -> None:
+    board.show(name, done * PUBLISH_SHARE, detail)
 
 
 def stay(plan: Plan, supervisor: Supervisor) -> None:
@@ -96,16 +117,6 @@ def stay(plan: Plan, supervisor: Supervisor) -> None:
             if str(error) != told:
                 told = str(error)
                 print(f"\n{told}\nThe rest goes on. Mend it and start again.\n", file=sys.stderr)
-
-
-def stop_left_over(home: Path) -> None:
-    """End a cluster that an earlier start left running, say because its terminal was killed."""
-    pid = running_pid(home)
-    if pid is None:
-        print("No cluster of this folder is running.")
-        return
-    end(pid)
-    print(f"Stopped the cluster with pid {pid}.")
 
 
 def how_to_use(plan: Plan) -> str:

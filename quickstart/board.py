@@ -6,6 +6,8 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+# Characters of a line that name, bar, percentage, time and the blanks between them take.
+BESIDE_DETAIL = 51
 _NUMBERS = re.compile(r"[\d.]+")
 
 
@@ -16,11 +18,11 @@ class Board:
         self._console = Console(file=sys.stdout)
         self._live = self._console.is_terminal
         self._progress = Progress(
-            TextColumn("{task.fields[name]:<14}"),
-            BarColumn(28),
+            TextColumn("{task.fields[name]:<13}"),
+            BarColumn(20),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # it may hold square brackets, of an error say
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -41,7 +43,8 @@ class Board:
             task = self._tasks.get(name)
             if task is None:
                 task = self._tasks[name] = self._progress.add_task(detail, total=1.0, name=name)
-            self._progress.update(task, completed=fraction, description=detail[: max(20, self._console.width - 62)])
+            room = max(20, self._console.width - BESIDE_DETAIL)
+            self._progress.update(task, completed=fraction, description=detail[:room])
             return
         # In a log file, a line for each change of what happens, not for each percent.
         essence = _NUMBERS.sub("", detail)

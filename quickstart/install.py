@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOG = ROOT / ".cluster" / "logs" / "install.log"
 NEEDED_GB = 5
+OLDEST, TOO_NEW = (3, 11), (3, 14)  # as scripts/python.sh looks for
 
 TORCH = "2.13.0"
 # PyTorch's own index of CPU builds: on Linux the package index has only the CUDA build, several GB larger.
@@ -85,8 +86,13 @@ def check_disk() -> None:
 
 
 def venv_works(python: Path) -> bool:
-    """Whether this interpreter starts: it does not after its base Python was removed or the folder was moved."""
-    return python.exists() and subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    """Whether this is an interpreter that starts, has pip, and is of a version that the locks are for.
+
+    It does not start after its base Python was removed or the folder was moved; pip is missing when its making was
+    broken off, or when another tool made it.
+    """
+    probe = f"import sys, pip; sys.exit(not {OLDEST} <= sys.version_info[:2] < {TOO_NEW})"
+    return python.exists() and subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode == 0
 
 
 def make_venv() -> str:

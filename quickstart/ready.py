@@ -5,12 +5,15 @@ from typing import Any
 
 import httpx2
 
+from quickstart import loopback
 from quickstart.board import Board
 from quickstart.plan import Plan, Program
 from quickstart.processes import Supervisor
 
 POLL_S = 0.3
 ANSWER_S = 5.0
+# Of a service's bar: putting its model into the registry is the first half, fetching and loading it the second.
+PUBLISH_SHARE = 0.5
 
 
 class NotReadyError(Exception):
@@ -19,9 +22,9 @@ class NotReadyError(Exception):
 
 def wait_listening(program: Program, supervisor: Supervisor) -> None:
     """Return when `program` answers `/health` with 200. Raises ProcessError when it has given up."""
-    with httpx2.Client(timeout=ANSWER_S) as client:
+    with loopback.client(ANSWER_S) as client:
         while _health(client, program)[0] != 200:
-            supervisor.check()
+            supervisor.check(starting=True)
             time.sleep(POLL_S)
 
 
@@ -31,12 +34,12 @@ def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
     Raises ProcessError when a process has given up, NotReadyError when a model failed to load.
     """
     waiting = list(plan.services)
-    with httpx2.Client(timeout=ANSWER_S) as client:
+    with loopback.client(ANSWER_S) as client:
         while waiting:
             for program in list(waiting):
                 status, body = _health(client, program)
                 if status == 200:
-                    board.show(program.name, 1.0, f"ready: {body.get('model', '')} on {program.url}")
+                    board.show(program.name, 1.0, f"ready: {body.get('model', '')} on port {program.port}")
                     waiting.remove(program)
                 elif body.get("status") == "failed":
                     raise NotReadyError(
@@ -44,13 +47,14 @@ def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
                         f"Its log: {supervisor.logs / program.name}.log"
                     )
                 else:
-                    board.show(program.name, float(body.get("progress", 0.0)), str(body.get("detail", "starting")))
-            supervisor.check()
+                    done = PUBLISH_SHARE + float(body.get("progress", 0.0)) * (1 - PUBLISH_SHARE)
+                    board.show(program.name, done, str(body.get("detail", "starting")))
+            supervisor.check(starting=True)
             time.sleep(POLL_S)
         while not _gateway_sees_all(client, plan):
-            supervisor.check()
+            supervisor.check(starting=True)
             time.sleep(POLL_S)
-    board.show("gateway", 1.0, f"ready: {plan.gateway.url}")
+    board.show("gateway", 1.0, f"ready: on port {plan.gateway.port}")
 
 
 def _health(client: httpx2.Client, program: Program) -> tuple[int, dict[str, Any]]:

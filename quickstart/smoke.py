@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from quickstart import loopback
 from quickstart.plan import Plan
 
 SPEECH = Path(__file__).with_name("sentence.wav")
@@ -42,7 +43,7 @@ def run(plan: Plan) -> None:
     keys = [key for key in os.environ.get("GATEWAY_API_KEYS", "").split(",") if key]
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     problems: list[str] = []
-    with httpx2.Client(base_url=plan.gateway.url, headers=headers, timeout=TIMEOUT_S) as client:
+    with loopback.client(TIMEOUT_S, base_url=plan.gateway.url, headers=headers) as client:
         checks = [_facts, _streamed, _embeddings, _transcription]
         if any(program.name == "multimodal" for program in plan.services):
             checks.append(_image)

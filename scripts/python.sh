@@ -10,12 +10,17 @@ find_python() {
       return
     fi
   done
+  if [[ -n ${PYTHON:-} ]]; then
+    local found="not there"
+    command -v "$PYTHON" >/dev/null && found=$("$PYTHON" --version 2>&1 | head -n 1 || true)
+    printf 'PYTHON=%s does not do: %s\n' "$PYTHON" "$found" >&2
+  fi
   cat >&2 <<'MESSAGE'
 No supported Python was found: 3.11, 3.12 or 3.13 with its venv module is needed.
   Debian, Ubuntu:  sudo apt-get install python3.11 python3.11-venv
   macOS:           brew install python@3.11
   elsewhere:       uv python install 3.11
-Then run this again, or point to one:  PYTHON=/path/to/python3.11 scripts/quickstart.sh
+Then run this again, or point to one:  export PYTHON=/path/to/python3.11
 MESSAGE
   return 1
 }

@@ -10,6 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/python.sh
 
 python=$(find_python)
-case " $* " in *" --help "* | *" -h "*) exec "$python" -m quickstart.options --help ;; esac
+# Both before anything is installed: a wrong option, and --help, which ends it; --stop, which installs nothing.
+"$python" -m quickstart.options "$@"
+case " $* " in *" --help "* | *" -h "*) exit ;; *" --stop "*) exec "$python" -m quickstart.running "$@" ;; esac
 "$python" -m quickstart.install requirements/quickstart.txt
 exec .venv/bin/python -m quickstart "$@"

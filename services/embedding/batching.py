@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Enough for the tokenizer's threads; few enough to notice soon that one is too long or that nobody waits any more.
+TEXTS_AT_ONCE = 32
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -159,8 +162,7 @@ class Batcher:
             return
         work = job.work
         try:
-            tokens = self.engine.tokenize(work.texts, prompt=work.prompt, cut=work.cut) if work.texts else work.tokens
-            self._refuse_long(tokens)
+            tokens = self._tokenize(job) if work.texts else work.tokens
         except ApiError as error:
             self._fail([job], error)
             return
@@ -168,16 +170,24 @@ class Batcher:
             log.error("tokenizing failed", exc_info=error)
             self._fail([job], ApiError("The texts could not be tokenized; the server's log has the cause."))
             return
+        if job.cancelled:
+            return
         job.left = len(tokens)
         job.rows = [None] * len(tokens)
         job.tokens = sum(len(item) for item in tokens)
         for index, item in enumerate(tokens):
             bisect.insort(self._pending, _Item(job, index, item, next(self._numbers)), key=lambda item: item.key)
 
-    def _refuse_long(self, tokens: Sequence[Tokens]) -> None:
-        for index, item in enumerate(tokens):
-            if len(item) > self.engine.max_tokens:
-                raise too_long(index, f"{len(item)} tokens", self.engine.max_tokens)
+    def _tokenize(self, job: _Job) -> list[Tokens]:
+        """The tokens of a job's texts. Ends at the first that is too long, and soon after the client has left."""
+        work, tokens = job.work, list[Tokens]()
+        while len(tokens) < len(work.texts) and not job.cancelled:
+            some = work.texts[len(tokens) : len(tokens) + TEXTS_AT_ONCE]
+            for item in self.engine.tokenize(some, prompt=work.prompt, cut=work.cut):
+                if len(item) > self.engine.max_tokens:
+                    raise too_long(len(tokens), f"{len(item)} tokens", self.engine.max_tokens)
+                tokens.append(item)
+        return tokens
 
     def _compute(self) -> None:
         oldest = min(range(len(self._pending)), key=lambda index: self._pending[index].number)
@@ -188,14 +198,14 @@ class Batcher:
         self._sharing = len(jobs) > 1
         began = time.monotonic()
         try:
-            rows = self.engine.run([item.tokens for item in batch])
+            rows = list(zip(batch, self.engine.run([item.tokens for item in batch]), strict=True))
         except Exception as error:
             log.error("batch failed", texts=len(batch), exc_info=error)
             self._fail(list(jobs), ApiError("The engine failed on this batch; the server's log has the cause."))
             return
         width = max(len(item.tokens) for item in batch)
         self._metrics.batch(texts=len(batch), width=width, seconds=time.monotonic() - began)
-        for item, row in zip(batch, rows, strict=True):
+        for item, row in rows:
             item.job.rows[item.index] = row
             item.job.left -= 1
         self._deliver([job for job in jobs if job.left == 0])

@@ -214,13 +214,18 @@ def _text(value: Any, name: str, index: int, engine: TextEngine, cut: int | None
 def _ids(value: list[Any], index: int, engine: TextEngine, cut: int | None) -> Tokens:
     if not value:
         raise InvalidRequest(f"input[{index}] has no tokens. Leave it out.", param="input")
+    # First of all: millions of them would hold up the event loop while each is looked at.
+    if cut is not None:
+        value = value[:cut]
+    elif len(value) > engine.max_tokens:
+        raise too_long(index, f"{len(value)} tokens", engine.max_tokens)
     for token in value:
         if type(token) is not int or not 0 <= token < engine.vocabulary:
             raise InvalidRequest(
                 f"input[{index}] holds {token!r:.40}; this model's token ids run from 0 to {engine.vocabulary - 1}.",
                 param="input",
             )
-    return Tokens(value if cut is None else value[:cut])
+    return Tokens(value)
 
 
 def _wrong_input() -> InvalidRequest:

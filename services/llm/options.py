@@ -4,6 +4,7 @@ Ranges and meanings: https://platform.openai.com/docs/api-reference/chat/create;
 `repetition_penalty` and `ignore_eos` are vLLM's additions, by vLLM's names.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from kit.errors import InvalidRequest
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 MAX_SEED = 2**63 - 1
-NO_LIMIT = float("inf")
+_TOKEN = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _logit_bias(value: object) -> dict[int, float]:
     bias: dict[int, float] = {}
     for key, amount in value.items():
         good = isinstance(amount, int | float) and not isinstance(amount, bool) and -100 <= amount <= 100
-        if not str(key).isdecimal() or not good:
+        if not _TOKEN.fullmatch(str(key)) or not good:
             raise InvalidRequest(
                 f"logit_bias must map token ids to numbers from -100 to 100, not {shown(key)} to {shown(amount)}.",
                 param="logit_bias",

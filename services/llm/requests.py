@@ -4,10 +4,11 @@ What is harmless is accepted and ignored, as are fields that nobody knows (as in
 cannot be done here is refused by name: silence would be a wrong answer.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import from_json
 
 from kit.errors import InvalidRequest
 from services.llm.messages import read_messages
@@ -38,10 +39,13 @@ class Work:
 
 
 def parse(content: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises InvalidRequest."""
+    """The JSON object in a request's body. Raises InvalidRequest.
+
+    Strict, unlike Python's own parser: NaN and half of a surrogate pair are no JSON that an answer could repeat.
+    """
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        body = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
@@ -89,6 +93,7 @@ def response(body: Mapping[str, Any], ability: Ability) -> Work:
     instructions = body.get("instructions")
     if instructions is not None and not isinstance(instructions, str):
         raise InvalidRequest("instructions must be a string.", param="instructions")
+    _check_repeated(body)
     clean: dict[str, Any] = {
         "input": read_input(body.get("input"), images=ability.images),
         "chat_template_kwargs": template_arguments(body.get("chat_template_kwargs")),
@@ -133,6 +138,16 @@ TEMPLATE_PARAMETERS = frozenset(
         "num_frames", "video_fps", "sampling_rate", "template_kwargs", "images", "videos", "audio", "text",
     }
 )  # fmt: skip
+
+
+def _check_repeated(body: Mapping[str, Any]) -> None:
+    """Refuse what a response would repeat and is not what OpenAI's clients read there."""
+    metadata, user = body.get("metadata"), body.get("user")
+    texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if metadata is not None and not texts:
+        raise InvalidRequest("metadata must map names to strings.", param="metadata")
+    if user is not None and not isinstance(user, str):
+        raise InvalidRequest(f"user must be a string, not {shown(user)}.", param="user")
 
 
 def _streaming(body: Mapping[str, Any]) -> tuple[bool, bool]:

@@ -27,6 +27,7 @@ class Sampler:
         self._prompt = sorted(set(prompt)) if options.repetition_penalty != 1.0 else []
         self._chosen: Counter[int] = Counter()
         self._generator: torch.Generator | None = None
+        self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def choose(self, scores: "torch.Tensor") -> int:
         """Return the next token. `scores` are the model's for all tokens (float32, one dimension); may be changed."""
@@ -47,9 +48,15 @@ class Sampler:
 
         options = self._options
         size = scores.shape[-1]
-        for token, bias in options.logit_bias.items():
-            if token < size:
-                scores[token] += bias
+        if options.logit_bias:
+            if self._bias is None:
+                known = {token: bias for token, bias in options.logit_bias.items() if token < size}
+                self._bias = (
+                    torch.tensor(list(known), dtype=torch.long, device=scores.device),
+                    torch.tensor(list(known.values()), dtype=scores.dtype, device=scores.device),
+                )
+            tokens, biases = self._bias
+            scores[tokens] += biases
         if self._ends and self._chosen.total() < options.min_tokens:
             scores[self._ends] = -torch.inf
         if options.repetition_penalty != 1.0:

@@ -1,8 +1,9 @@
 """Tokens for one answer after the other, in a thread: for models that cannot be batched, such as those with vision."""
 
 import asyncio
-import queue
+import contextlib
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -27,7 +28,9 @@ class Serial:
     def __init__(self, model: Any, *, loop: asyncio.AbstractEventLoop) -> None:
         self._model = model
         self._loop = loop
-        self._waiting: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._wake = threading.Condition()
+        self._waiting: deque[Run] = deque()
+        self._stopping = False
         self._live: set[Run] = set()
         self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
         self._thread.start()
@@ -35,26 +38,37 @@ class Serial:
     def start(self, run: Run) -> None:
         """Put `run` in the queue."""
         self._live.add(run)
-        self._waiting.put(run)
+        with self._wake:
+            self._waiting.append(run)
+            self._wake.notify()
 
     def cancel(self, run: Run) -> None:
-        """Have the thread drop `run` at its next token."""
+        """Take `run` out of the queue, or have the thread drop it at its next token."""
         self._live.discard(run)
+        with self._wake, contextlib.suppress(ValueError):
+            self._waiting.remove(run)
 
     async def aclose(self) -> None:
         """Cancel everything and wait for the thread."""
         for run in list(self._live):
             run.ended("the service is stopping")
         self._live.clear()
-        self._waiting.put(None)
+        with self._wake:
+            self._waiting.clear()
+            self._stopping = True
+            self._wake.notify()
         await asyncio.to_thread(self._thread.join, STOP_S)
 
     def _work(self) -> None:
-        while (run := self._waiting.get()) is not None:
-            if run in self._live:
-                error = self._generate(run)
-                self._tell(run, self._ended, run, error)
+        while (run := self._next()) is not None:
+            error = self._generate(run)
+            self._tell(run, self._ended, run, error)
             del run  # nothing of it stays in memory while there is nothing to do
+
+    def _next(self) -> Run | None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._waiting or self._stopping)
+            return self._waiting.popleft() if self._waiting else None
 
     def _generate(self, run: Run) -> str | None:
         import torch

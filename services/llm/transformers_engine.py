@@ -89,10 +89,16 @@ class TransformersEngine:
         return await asyncio.get_running_loop().run_in_executor(self._preparing, function, *arguments)
 
     def _prepare(self, route: Route, work: Work, job: Job) -> Any:
-        for part in image_parts(_messages(work)):
-            part["image_url"] = {"url": decode(part["image_url"]["url"], self._images)}
-        with _ClientErrors():
-            return _without_waiting(self._handlers[route].handle_request(work.body, job.id))
+        images = image_parts(_messages(work))
+        try:
+            for part in images:
+                part["image_url"] = {"url": decode(part["image_url"]["url"], self._images)}
+            with _ClientErrors():
+                return _without_waiting(self._handlers[route].handle_request(work.body, job.id))
+        finally:
+            # The model's inputs hold what it sees of them; decoded, scores of waiting requests would fill the memory.
+            for part in images:
+                part["image_url"] = {}
 
     def _tokenize(self, text: str | None, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> list[int]:
         with _ClientErrors():

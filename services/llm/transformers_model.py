@@ -19,7 +19,9 @@ from services.llm.options import Sampling
 log = structlog.get_logger(__name__)
 
 # Of the engine's arguments these mean something to transformers; vLLM's others are for vLLM.
-TAKEN_ARGUMENTS = frozenset({"dtype", "max_model_len", "attn_implementation", "kv_cache_tokens"})
+TAKEN_ARGUMENTS = frozenset(
+    {"dtype", "max_model_len", "attn_implementation", "kv_cache_tokens", "override_generation_config"}
+)
 # The share of the machine's memory that all answers' caches may take, and how many whole contexts are enough.
 CACHE_SHARE = 0.15
 CACHE_CONTEXTS = 4
@@ -88,7 +90,7 @@ def load(
         processor=processor,
         context=_context(config, entry, arguments),
         ends=_ends(model, getattr(processor, "tokenizer", processor)),
-        defaults=_defaults(folder),
+        defaults=sampling_defaults(folder, arguments.get("override_generation_config") or {}),
         device=str(target),
         vision=vision,
     )
@@ -143,15 +145,17 @@ def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
 
 
-def _defaults(folder: Path) -> Sampling:
+def sampling_defaults(folder: Path, override: dict[str, Any]) -> Sampling:
     """How the model's makers want it sampled when a request does not say; what they leave out changes nothing.
 
-    Read from the file itself: transformers fills what is absent with defaults of its own, top_k 50 among them.
+    `override` wins, as in vLLM. Read from the file itself: transformers fills what is absent with defaults of its own,
+    top_k 50 among them.
     """
     try:
         given = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         given = {}
+    given |= override
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return Sampling(**{name: given[name] for name in names if given.get(name) is not None})
 

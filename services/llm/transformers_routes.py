@@ -55,6 +55,7 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
         service.check_model(work.model)
         job = engine.admit(route, work)
         shape = shape_of(body, work)
+        del body  # with images, many megabytes that nobody reads again
         try:
             if not work.stream:
                 folded = await unless_gone(request, _fold(engine, route, work, job, shape))

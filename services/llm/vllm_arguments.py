@@ -47,7 +47,13 @@ def command_line(folder: Path, entry: Entry, arguments: dict[str, Any], *, cpu: 
     if taken:
         raise SettingsError(f"ENGINE_ARGS may not hold {', '.join(taken)}: the service sets it.")
     # -1 lets vLLM take the model's whole context, or as much of it as memory allows.
-    merged: dict[str, Any] = {"max_model_len": entry.context_length or -1, "enable_prefix_caching": True}
+    merged: dict[str, Any] = {
+        "max_model_len": entry.context_length or -1,
+        "enable_prefix_caching": True,
+        # Images come as data URIs. Else vLLM would fetch any address that a request names, from inside the cluster's
+        # network; an empty list means all hosts to it, and this name none (RFC 2606).
+        "allowed_media_domains": ["media.invalid"],
+    }
     if cpu:
         # Compiling takes minutes on a CPU and gains little for the models that one would run there.
         merged |= {"enforce_eager": True, "max_num_seqs": 16}

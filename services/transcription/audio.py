@@ -42,15 +42,12 @@ def decode(file: BinaryIO, max_seconds: int, stopped: Callable[[], bool] = lambd
     """
     import numpy as np
 
-    most = max_seconds * RATE
     pieces = []
     count = 0
     with _opened(file) as (container, stream):
-        for piece in _resampled(container, stream):
+        for piece in _resampled(container, stream, max_seconds):
             pieces.append(piece)
             count += len(piece)
-            if count > most:
-                raise _too_long(max_seconds)
             if stopped():
                 break
     if count < RATE * SHORTEST_S:
@@ -88,12 +85,17 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
         file.seek(0)
 
 
-def _resampled(container: Any, stream: Any) -> Iterator[Any]:
-    """Pieces of int16 samples. A damaged packet is left out, as players do; a damaged end ends the recording."""
+def _resampled(container: Any, stream: Any, max_seconds: int) -> Iterator[Any]:
+    """Pieces of int16 samples. A damaged packet is left out, as players do; a damaged end ends the recording.
+
+    Raises PayloadTooLarge before it computes what is more than `max_seconds`: at some samples a second, one packet of
+    a few kB may hold days.
+    """
     import av
 
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     packets = container.demux(stream)
+    heard = 0
     while True:
         try:
             packet = next(packets, None)
@@ -106,6 +108,9 @@ def _resampled(container: Any, stream: Any) -> Iterator[Any]:
         except av.error.InvalidDataError:
             continue
         for frame in frames:
+            heard += frame.samples * RATE // max(frame.sample_rate, 1)
+            if heard > max_seconds * RATE:
+                raise _too_long(max_seconds)
             frame.pts = None  # damaged recordings have times that go backwards; the order of frames is enough
             yield from (resampled.to_ndarray()[0] for resampled in resampler.resample(frame))
     yield from (resampled.to_ndarray()[0] for resampled in resampler.resample(None))

@@ -4,7 +4,8 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -88,8 +89,8 @@ class Hearing:
 class Jobs:
     """Owns an engine and the thread that runs it.
 
-    `hear` may be called by any number of tasks of one event loop; `aclose` ends the thread after the segment that is
-    being heard.
+    `entering` and `hear` may be called by any number of tasks of one event loop; `aclose` ends the thread after the
+    segment that is being heard.
     """
 
     def __init__(self, engine: SpeechEngine, *, max_queue: int, max_seconds: int, metrics: SpeechMetrics) -> None:
@@ -106,34 +107,37 @@ class Jobs:
         self._thread = threading.Thread(target=self._run, name="transcription worker", daemon=True)
         self._thread.start()
 
-    def refuse_when_full(self) -> None:
-        """Raise Busy when MAX_QUEUE recordings are on their way; also asked before an upload is read."""
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """Take a place for a recording while its upload is read; an error inside gives it back.
+
+        Raises Busy when MAX_QUEUE recordings are on their way.
+        """
         if self._in_flight >= self._max_queue:
             raise Busy(
                 f"{self._in_flight} recordings are waiting or being heard, and MAX_QUEUE is {self._max_queue}. "
                 "Try again shortly.",
                 retry_after=min(self._seconds_each, 60.0),
             )
+        self._count(1)
+        try:
+            yield
+        except BaseException:
+            self.left()
+            raise
 
     def hear(self, file: BinaryIO, options: Options) -> Hearing:
-        """Queue a recording. From here on `file` belongs to the queue, which closes it.
-
-        Raises Busy, and closes `file`, when MAX_QUEUE recordings are on their way.
-        """
-        try:
-            self.refuse_when_full()
-        except Busy:
-            file.close()
-            raise
+        """Queue a recording that has entered. Its place is the Hearing's now; `file` the queue's, which closes it."""
         job = _Job(file, options, asyncio.get_running_loop())
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
         self._waiting.put(job)
         return Hearing(self, job)
 
     def left(self) -> None:
-        """One recording's task has ended, well or not. Called by Hearing, once."""
-        self._in_flight -= 1
+        """Give back a recording's place. Called once for each."""
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._in_flight += change
         self._metrics.in_flight.set(self._in_flight)
 
     async def aclose(self) -> None:

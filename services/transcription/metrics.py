@@ -10,7 +10,9 @@ class SpeechMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.in_flight = Gauge(
-            "transcription_recordings_in_flight", "Recordings waiting or being heard.", registry=registry
+            "transcription_recordings_in_flight",
+            "Recordings being uploaded, waiting or being heard.",
+            registry=registry,
         )
         self.waited = Histogram(
             "transcription_wait_seconds", "Seconds before a recording's turn.", registry=registry, buckets=BUCKETS

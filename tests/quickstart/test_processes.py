@@ -3,14 +3,17 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from quickstart import preflight, processes
+from quickstart import preflight, processes, running
 from quickstart.plan import Program
-from quickstart.processes import ProcessError, Supervisor, end, running_pid
+from quickstart.processes import ManagerError, ProcessError, Supervisor
+from quickstart.running import running_session, stop_left_over
 
 DEADLINE_S = 30
 
@@ -31,20 +34,42 @@ def free_port() -> int:
 
 def child_of(supervisor: Supervisor) -> int:
     """Wait for supervisord's one child and return its pid."""
-    assert supervisor._process is not None
+    manager = manager_of(supervisor)
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
-        children = processes._descendants(supervisor._process.pid)
+        children = [pid for pid in running.members(manager) if pid != manager]
         if children:
             return children[0]
         time.sleep(0.02)
     raise AssertionError("no child was started")
 
 
+def manager_of(supervisor: Supervisor) -> int:
+    assert supervisor._process is not None
+    return supervisor._process.pid
+
+
 def wait_gone(pid: int) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while processes._alive(pid):
+    while (Path("/proc") / str(pid)).exists():
         assert time.monotonic() < deadline, f"{pid} still runs"
+        time.sleep(0.02)
+
+
+def wait_until_running(supervisor: Supervisor, name: str) -> None:
+    """Wait until supervisord counts the program as started."""
+    deadline = time.monotonic() + DEADLINE_S
+    while supervisor._ask("getProcessInfo", f"{processes.GROUP}:{name}")["statename"] != "RUNNING":
+        assert time.monotonic() < deadline, f"{name} did not start"
+        time.sleep(0.02)
+
+
+def wait_until_restarted(supervisor: Supervisor, name: str) -> None:
+    """Wait until supervisord has seen the death: a new process is there, or on its way."""
+    before = supervisor._pids[name]
+    deadline = time.monotonic() + DEADLINE_S
+    while supervisor._ask("getProcessInfo", f"{processes.GROUP}:{name}")["pid"] in (0, before):
+        assert time.monotonic() < deadline, f"{name} was not started again"
         time.sleep(0.02)
 
 
@@ -56,9 +81,9 @@ def test_leaving_ends_every_process(tmp_path: Path) -> None:
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
-        assert running_pid(tmp_path) is not None
+        assert running_session(tmp_path) is not None
     wait_gone(pid)
-    assert running_pid(tmp_path) is None
+    assert running_session(tmp_path) is None
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +93,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     )
     script = tmp_path / "stubborn.py"
     script.write_text(stubborn)
-    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 1)
+    monkeypatch.setattr(running, "STOP_TIMEOUT_S", 1)
     with Supervisor(tmp_path, [Script("one", f"exec(open('{script}').read())", 1)]) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
@@ -80,12 +105,13 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     wait_gone(pid)
 
 
-def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
+def test_a_killed_process_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of a program brings a new one."""
+    monkeypatch.setattr(processes, "COUNTS_AFTER_S", 0)
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         first = child_of(supervisor)
-        time.sleep(2.2)  # supervisord counts an earlier death as a failed start (startsecs)
+        wait_until_running(supervisor, "one")
         os.kill(first, signal.SIGKILL)
         wait_gone(first)
         assert child_of(supervisor) != first
@@ -107,19 +133,74 @@ def test_a_wrong_configuration_is_told_with_the_log(tmp_path: Path) -> None:
     assert "PORT is wrong" in message
 
 
-def test_left_over_cluster_is_found_and_ended(tmp_path: Path) -> None:
+def test_left_over_cluster_is_found_and_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A supervisord whose starter was killed is refused by the next start and ended by --stop."""
-    supervisor = Supervisor(tmp_path, [Script("one", SLEEP, 1)]).__enter__()
-    supervisor.start("one")
-    pid = child_of(supervisor)
-    left = running_pid(tmp_path)
-    assert left is not None
-    with pytest.raises(preflight.PreflightError, match=r"running already .* --stop"):
-        preflight.check(tmp_path, [], models_present=True)
-    supervisor._transport.close()
-    end(left, supervisor._process)
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.start("one")
+        pid = child_of(supervisor)
+        with pytest.raises(preflight.PreflightError, match=r"running already .* --stop"):
+            preflight.check(tmp_path, [], models_present=True)
+        stop_left_over(tmp_path)
+        wait_gone(pid)
+        assert "Stopped the cluster" in capsys.readouterr().out
+        assert running_session(tmp_path) is None
+        with pytest.raises(ManagerError, match="--stop"):
+            supervisor.check()
+
+
+def test_programs_outlive_no_killed_manager(tmp_path: Path) -> None:
+    """kill -9 of supervisord: one clear message, and leaving ends the programs that it can end no more."""
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.start("one")
+        pid = child_of(supervisor)
+        os.kill(manager_of(supervisor), signal.SIGKILL)
+        with pytest.raises(ManagerError, match="killed"):
+            supervisor.check()
     wait_gone(pid)
-    assert running_pid(tmp_path) is None
+
+
+def test_programs_of_a_dead_manager_are_found_and_ended(tmp_path: Path) -> None:
+    """supervisord and its starter killed: the next start does not stumble over taken ports, --stop ends the rest."""
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.start("one")
+        pid, manager = child_of(supervisor), manager_of(supervisor)
+        os.kill(manager, signal.SIGKILL)
+        with pytest.raises(preflight.PreflightError, match=f"pid {manager}"):
+            preflight.check(tmp_path, [], models_present=True)
+        stop_left_over(tmp_path)
+        wait_gone(pid)
+
+
+def test_a_number_that_went_to_another_process_is_left_alone(tmp_path: Path) -> None:
+    """A pid file from before a restart of the machine may name a stranger, which --stop must not end."""
+    program = f"print(flush=True) or {SLEEP}"
+    stranger = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stdout=subprocess.PIPE)
+    try:
+        assert stranger.stdout is not None
+        with stranger.stdout as out:
+            out.readline()  # it has begun, and so has a command line
+        running.pid_file(tmp_path).write_text(str(stranger.pid))
+        assert running_session(tmp_path) is None
+        stop_left_over(tmp_path)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_program_that_dies_again_and_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model for which memory is too short is killed each time it loads: that ends in a message, not in a wait."""
+    monkeypatch.setattr(processes, "COUNTS_AFTER_S", 0)
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+        supervisor.start("one")
+        for _ in range(processes.MOST_DEATHS):
+            wait_until_running(supervisor, "one")
+            supervisor.check(starting=True)
+            os.kill(child_of(supervisor), signal.SIGKILL)
+            wait_until_restarted(supervisor, "one")
+        with pytest.raises(ProcessError, match=r"one has died 3 times .* The end of its log"):
+            supervisor.check(starting=True)
+        supervisor.check()
 
 
 def test_taken_ports_are_named_with_a_way_on(tmp_path: Path) -> None:

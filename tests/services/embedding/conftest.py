@@ -14,7 +14,7 @@ from kit.settings import load_settings
 from services.embedding.app import OpenEngine, create_app
 from services.embedding.engine import TextEngine
 from services.embedding.settings import EmbeddingSettings
-from tests.kit.served import serve
+from tests.kit.served import serve, wait_healthy
 from tests.services.embedding.fake_engine import FakeEngine
 
 Start = Callable[..., contextlib.AbstractContextManager[httpx2.Client]]
@@ -54,8 +54,8 @@ def started(
         open_engine or (lambda *_: cast(TextEngine, engine)),
     )
     with serve(app) as (host, port), httpx2.Client(base_url=f"http://{host}:{port}", timeout=20) as client:
-        while ready and client.get("/health").status_code != 200:
-            pass
+        if ready:
+            wait_healthy(client)
         yield client
 
 

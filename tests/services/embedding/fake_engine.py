@@ -24,13 +24,17 @@ class FakeEngine:
         self.dimensions = dimensions
         self.prompts = prompts
         self.batches: list[list[int]] = []
+        self.tokenized = 0
         self.closed = False
         self.broken = False
+        self.short = False
+        """When set, a row is missing from each batch's answer."""
         self.gate = threading.Event()
         self.gate.set()
         self.computing = threading.Event()
 
     def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
+        self.tokenized += len(texts)
         return [self._tokens(text, prompt, cut) for text in texts]
 
     def _tokens(self, text: Text, prompt: str | None, cut: int | None) -> Tokens:
@@ -44,7 +48,8 @@ class FakeEngine:
         self.batches.append([len(item) for item in batch])
         if self.broken:
             raise RuntimeError("out of memory, says the fake")
-        return np.stack([self._row(item) for item in batch])
+        rows = np.stack([self._row(item) for item in batch])
+        return rows[1:] if self.short else rows
 
     def _row(self, item: Tokens) -> NDArray[np.float32]:
         row = np.random.default_rng(list(item.ids)).standard_normal(self.dimensions).astype(np.float32)

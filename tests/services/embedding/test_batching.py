@@ -106,6 +106,23 @@ async def test_engine_failure(make: Make, engine: FakeEngine) -> None:
     assert len((await batcher.submit(Work(texts=["a"]))).rows) == 1
 
 
+async def test_rows_that_are_missing(make: Make, engine: FakeEngine) -> None:
+    """An engine that answers with too few rows fails that batch; the worker goes on, and nobody waits for ever."""
+    batcher = make()
+    engine.short = True
+    with pytest.raises(ApiError, match="The engine failed"):
+        await asyncio.wait_for(batcher.submit(Work(texts=["a"])), 10)
+    engine.short = False
+    assert len((await batcher.submit(Work(texts=["a"]))).rows) == 1
+
+
+async def test_no_text_is_tokenized_for_a_request_that_is_refused(make: Make, engine: FakeEngine) -> None:
+    """Megabytes of texts behind one that is too long would hold up everybody else for nothing."""
+    with pytest.raises(InvalidRequest, match="Text 1 has"):
+        await make(queue=1000).submit(Work(texts=["a", "word " * 30, *["b"] * 500]))
+    assert engine.tokenized < 100
+
+
 async def test_too_long(make: Make, engine: FakeEngine) -> None:
     """A text over the model's limit is refused with both numbers, and cut when asked."""
     batcher = make()

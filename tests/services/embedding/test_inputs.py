@@ -50,6 +50,14 @@ def test_very_long_texts_are_not_tokenized() -> None:
     assert len(embedding(input="a" * 1_000_000, truncate=True).texts[0]) == 16 * 128
 
 
+def test_very_long_lists_of_token_ids_are_not_looked_through() -> None:
+    """Millions of ids are refused, or cut when asked, before each is checked on the event loop."""
+    ids = [1] * 2000 + [-1]
+    with pytest.raises(InvalidRequest, match="2001 tokens"):
+        embedding(input=ids)
+    assert len(embedding(input=ids, truncate=True).tokens[0]) == 16
+
+
 def test_prompt() -> None:
     """A model's own prompts go by their names."""
     assert embedding(input="a", prompt_name="query").prompt == "query"

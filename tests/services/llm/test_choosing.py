@@ -65,6 +65,14 @@ def test_arguments_that_the_service_decides_are_refused(name: str) -> None:
         command_line(Path("/m"), ENTRY, {name: "x"}, cpu=False)
 
 
+def test_no_url_in_a_request_is_fetched_unless_a_host_is_named() -> None:
+    """vLLM would fetch any address that a request names, those of the cluster's own network among them."""
+    line = command_line(Path("/m"), ENTRY, {}, cpu=False)
+    assert line[line.index("--allowed-media-domains") + 1] == "media.invalid"
+    line = command_line(Path("/m"), ENTRY, {"allowed_media_domains": ["images.example.org"]}, cpu=False)
+    assert line[line.index("--allowed-media-domains") + 1] == "images.example.org"
+
+
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text("m: {kind: embedding, hf_repo: a/b}\n")

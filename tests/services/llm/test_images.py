@@ -31,6 +31,35 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk
 
 
+def photograph(orientation: int, *, odd: bool = False) -> bytes:
+    """A lossless picture, dark but for its top left corner, that a camera has turned; `odd` EXIF has a wrong type."""
+    image = Image.new("RGB", (4, 3))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0128] = orientation, 3  # the orientation, the unit of the resolution
+    out = io.BytesIO()
+    image.save(out, "WEBP", lossless=True, exif=exif)
+    content = out.getvalue()
+    unit = struct.pack(">HHI", 0x0128, 3, 1)
+    assert unit in content
+    return content.replace(unit, struct.pack(">HHI", 0x0128, 2, 1)) if odd else content
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize(
+    ("orientation", "size", "corner"),
+    [(1, (4, 3), (0, 0)), (2, (4, 3), (3, 0)), (3, (4, 3), (3, 2)), (4, (4, 3), (0, 2)), (5, (3, 4), (0, 0)),
+     (6, (3, 4), (2, 0)), (7, (3, 4), (2, 3)), (8, (3, 4), (0, 3)), (9, (4, 3), (0, 0))],
+)  # fmt: skip
+def test_photographs_are_turned_upright(
+    orientation: int, size: tuple[int, int], corner: tuple[int, int], odd: bool
+) -> None:
+    """As EXIF's orientation says, also where another of its values is of a type that it cannot have."""
+    image = decode(uri(photograph(orientation, odd=odd), "webp"), LIMITS)
+    assert image.size == size
+    assert image.getpixel(corner) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_the_usual_formats_are_decoded_to_rgb(format: str) -> None:
     image = decode(uri(picture(format)), LIMITS)

@@ -57,6 +57,8 @@ def test_fields_are_read_and_absent_ones_keep_the_models_defaults(body: dict[str
         ("logit_bias", [1]),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1" * 5000: 1}),
+        ("logit_bias", {"²": 1}),
         ("stop", 7),
         ("stop", [""]),
         ("stop", ["a"] * 17),

@@ -174,3 +174,35 @@ def test_the_models_own_sampling_is_the_default() -> None:
     ability = Ability(defaults=Sampling(temperature=0.2, top_p=0.9))
     assert requests.chat({"messages": MESSAGES}, ability).options.sampling == Sampling(temperature=0.2, top_p=0.9)
     assert requests.chat({"messages": MESSAGES, "top_p": 1}, ability).options.sampling.top_p == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b"\xff",
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"temperature": NaN}',
+        b'{"metadata": {"a": -Infinity}}',
+        b'{"seed": ' + b"1" * 6000 + b"}",
+        b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_no_answer_could_repeat_is_refused_when_it_is_read(body: bytes) -> None:
+    """Half a surrogate pair and numbers that are none have no UTF-8 and no JSON: neither tokenizers nor answers take
+    them."""
+    with pytest.raises(InvalidRequest, match="JSON"):
+        requests.parse(body)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("metadata", "x"), ("metadata", {"a": 1}), ("metadata", {"a": float("inf")}), ("user", 1e999)]
+)
+def test_what_a_response_repeats_is_text(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        requests.response({"input": "hi", field: value}, PLAIN)
+    assert refused.value.param == field

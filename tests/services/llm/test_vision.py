@@ -1,6 +1,7 @@
 """A tiny LLaVA through the service: images go in, words come out."""
 
 import base64
+import gc
 import hashlib
 import io
 from collections.abc import Iterator
@@ -10,7 +11,13 @@ from typing import Any
 import openai
 import pytest
 
+from kit.catalogue import Entry
 from quickstart.tiny_llava import make
+from services.llm import requests
+from services.llm.generation import Generations, Limits, Run
+from services.llm.images import ImageLimits
+from services.llm.transformers_engine import TokenizerTools, TransformersEngine
+from services.llm.transformers_model import load
 from tests.services.llm.serving import service
 
 pytestmark = pytest.mark.engines
@@ -100,6 +107,38 @@ def test_images_in_responses(client: openai.OpenAI) -> None:
 def test_bad_images_are_refused_with_the_reason(client: openai.OpenAI, urls: list[str], says: str) -> None:
     with pytest.raises(openai.BadRequestError, match=says):
         ask(client, question(*urls))
+
+
+class Idle:
+    """A runner that takes runs and computes nothing, as a busy one does with those that wait."""
+
+    def start(self, run: Run) -> None: ...
+
+    def cancel(self, run: Run) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+async def test_decoded_images_do_not_wait_with_their_request(folder: Path) -> None:
+    """A picture of a few kB may be 120 MB decoded, and scores of requests may wait."""
+    from PIL import Image
+
+    entry = Entry(name="tiny", kind="multimodal", hf_repo="org/tiny")
+    loaded = load(folder, entry, {}, "cpu", 1, lambda *_: None)
+    limits = Limits(context=2048, default_max_tokens=8, max_concurrent=1, max_queue=1)
+    generations = Generations(Idle(), limits, ends=loaded.ends, tools=TokenizerTools(loaded))
+    engine = TransformersEngine(loaded, "tiny", generations, ImageLimits(2, 1, 1), batched=False)
+    work = requests.chat({"messages": question(picture((1, 2, 3)))}, engine.ability)
+    job = engine.admit("chat", work)
+    try:
+        await engine.start("chat", work, job)
+        gc.collect()
+        images = [thing for thing in gc.get_objects() if issubclass(type(thing), Image.Image)]
+        assert (80, 60) not in [image.size for image in images]
+        assert "base64" not in repr(work)
+    finally:
+        job.cancel()
+        await engine.aclose()
 
 
 def test_the_tiny_model_is_the_same_every_time(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kit.settings import load_settings
 from services.transcription.app import OpenEngine, create_app
 from services.transcription.engine import SpeechEngine
 from services.transcription.settings import TranscriptionSettings
-from tests.kit.served import serve
+from tests.kit.served import serve, wait_healthy
 from tests.services.transcription.fake_engine import FakeEngine
 
 Start = Callable[..., contextlib.AbstractContextManager[httpx2.Client]]
@@ -32,8 +32,7 @@ def started(
         load_settings(TranscriptionSettings, **given), open_engine or (lambda *_: cast(SpeechEngine, engine))
     )
     with serve(app) as (host, port), httpx2.Client(base_url=f"http://{host}:{port}", timeout=60) as client:
-        while client.get("/health").status_code != 200:
-            pass
+        wait_healthy(client)
         yield client
 
 

@@ -59,3 +59,17 @@ def silent_video(seconds: int = 1) -> bytes:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
         output.mux(stream.encode(None))
     return file.getvalue()
+
+
+def stretched(seconds: int, *, rate: int = 8) -> bytes:
+    """A Matroska file of a few bytes for each of its `seconds`, all of them in one packet."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream: Any = output.add_stream("pcm_u8", rate=rate)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, seconds * rate), np.uint8), format="u8", layout="mono")
+        frame.sample_rate = rate
+        frame.pts = 0
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()

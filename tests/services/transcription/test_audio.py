@@ -1,6 +1,8 @@
 """Decoding what strangers send: the usual formats, damage, limits, and files that name other files."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
 from services.transcription.audio import FORMATS, RATE, check, decode
-from tests.services.transcription.recordings import encoded, silent_video, tone, wav
+from tests.services.transcription.recordings import encoded, silent_video, stretched, tone, wav
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,24 @@ def test_longest(content: bytes) -> None:
     with pytest.raises(PayloadTooLarge, match=r"longer than 2 seconds.*MAX_AUDIO_SECONDS") as caught:
         decode(io.BytesIO(content), 2)
     assert caught.value.code == "audio_too_long"
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
+    """Sound at some samples a second grows two thousand times at 16 kHz: it is refused before it does."""
+    bomb = tmp_path / "bomb.mka"
+    bomb.write_bytes(stretched(40_000))
+    assert bomb.stat().st_size < 400_000
+    program = (
+        "import io, resource, sys; import av, numpy; from pathlib import Path;"
+        "from services.transcription.audio import check, decode; from kit.errors import PayloadTooLarge;"
+        "file = io.BytesIO(Path(sys.argv[1]).read_bytes()); check(file);"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"
+        "try: decode(file, 7200)\n"
+        "except PayloadTooLarge: print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(bomb)], capture_output=True, text=True, check=False)
+    assert done.stdout == "refused\n", done.stderr[-800:]
 
 
 def test_check_goes_back() -> None:

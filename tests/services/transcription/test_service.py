@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from typing import Any
 
 import httpx2
@@ -124,9 +125,10 @@ def test_vad_default(start: Start, engine: FakeEngine) -> None:
 
 
 def wait_for_metric(client: httpx2.Client, name: str, value: float) -> None:
-    """Poll /metrics until it shows `value`; the test's own timeout ends a wait in vain."""
+    """Poll /metrics until it shows `value`."""
+    deadline = time.monotonic() + WAIT_S
     while f"{name} {value:.1f}\n" not in client.get("/metrics").text:
-        pass
+        assert time.monotonic() < deadline, f"{name} did not become {value}"
 
 
 def test_queue(start: Start, engine: FakeEngine) -> None:
@@ -153,6 +155,23 @@ def test_queue(start: Start, engine: FakeEngine) -> None:
         for thread in threads:
             thread.join(WAIT_S)
         assert [answer.json()["text"] for answer in answers] == [TEXT, TEXT]
+        assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/transcribe/tiny"])
+def test_an_upload_has_a_place_in_the_queue(start: Start, engine: FakeEngine, path: str) -> None:
+    """From its first byte: uploads without end would fill the disk before they ever waited for their turn."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    )
+    with start(engine, max_queue=1) as client:
+        with contextlib.closing(socket.create_connection((client.base_url.host, client.base_url.port))) as slow:
+            slow.sendall(head.encode())
+            wait_for_metric(client, "transcription_recordings_in_flight", 1)
+            assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 429
+            assert client.post("/transcribe/tiny", content=FILE["file"][1]).status_code == 429
+        wait_for_metric(client, "transcription_recordings_in_flight", 0)
         assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
 
 

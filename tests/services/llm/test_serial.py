@@ -1,0 +1,129 @@
+"""Answers one after the other: order, cancellation, failure, the end. The model is a stub that waits to be told."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.llm.generation import Run
+from services.llm.options import Sampling
+from services.llm.sampling import Sampler
+from services.llm.serial import Serial
+
+pytestmark = pytest.mark.engines
+
+WAIT_S = 10
+
+
+class Model:
+    """`generate` waits at a gate and gives the tokens 1 and 2."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.began = threading.Event()
+        self.prompts: list[Any] = []
+
+    def generate(self, *, streamer: Any, prompt: "Prompt", **_: Any) -> None:
+        import torch
+
+        self.prompts.append(prompt.text)
+        if prompt.text == "broken":
+            raise RuntimeError("out of memory, says the stub")
+        self.began.set()
+        assert self.gate.wait(WAIT_S), "nobody opened the gate"
+        for token in (0, 1, 2):
+            streamer.put(torch.tensor([token]))
+
+
+class Prompt:
+    """What a prepared request holds: with images, many megabytes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Client:
+    """Hears of one run."""
+
+    def __init__(self, text: str) -> None:
+        self.heard: list[int] = []
+        self.end: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        sampler = Sampler(Sampling(), prompt=[], ends=[])
+        self.run = Run(text, {"prompt": Prompt(text)}, sampler, 8, (), self.heard.extend, self.end.set_result)
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+async def serial(model: Model) -> AsyncIterator[Serial]:
+    serial = Serial(model, loop=asyncio.get_running_loop())
+    yield serial
+    model.gate.set()
+    await serial.aclose()
+
+
+async def test_first_come_first_served(serial: Serial, model: Model) -> None:
+    clients = [Client(text) for text in "abc"]
+    for client in clients:
+        serial.start(client.run)
+    model.gate.set()
+    for client in clients:
+        assert await asyncio.wait_for(client.end, WAIT_S) is None
+        assert client.heard == [1, 2]
+    assert model.prompts == ["a", "b", "c"]
+
+
+async def test_one_that_gives_up_while_it_waits_is_forgotten_at_once(serial: Serial, model: Model) -> None:
+    """Not when its turn comes: until then its images would stay in memory, and its place is free already."""
+    first, second = Client("first"), Client("second")
+    serial.start(first.run)
+    await asyncio.to_thread(model.began.wait, WAIT_S)
+    serial.start(second.run)
+    prompt = weakref.ref(second.run.inputs["prompt"])
+    serial.cancel(second.run)
+    del second
+    gc.collect()
+    assert prompt() is None
+    model.gate.set()
+    assert await asyncio.wait_for(first.end, WAIT_S) is None
+    assert model.prompts == ["first"]
+
+
+async def test_one_that_gives_up_while_it_is_answered_makes_room(serial: Serial, model: Model) -> None:
+    first, second = Client("first"), Client("second")
+    serial.start(first.run)
+    await asyncio.to_thread(model.began.wait, WAIT_S)
+    serial.start(second.run)
+    serial.cancel(first.run)
+    model.gate.set()
+    assert await asyncio.wait_for(second.end, WAIT_S) is None
+    assert (first.heard, first.end.done()) == ([], False)
+
+
+async def test_a_failure_ends_one_answer_only(serial: Serial, model: Model) -> None:
+    broken, good = Client("broken"), Client("good")
+    serial.start(broken.run)
+    serial.start(good.run)
+    model.gate.set()
+    assert "out of memory" in str(await asyncio.wait_for(broken.end, WAIT_S))
+    assert await asyncio.wait_for(good.end, WAIT_S) is None
+
+
+async def test_the_end_tells_everybody_and_leaves_no_thread(model: Model) -> None:
+    serial = Serial(model, loop=asyncio.get_running_loop())
+    clients = [Client("a"), Client("b")]
+    for client in clients:
+        serial.start(client.run)
+    await asyncio.to_thread(model.began.wait, WAIT_S)
+    closing = asyncio.create_task(serial.aclose())
+    model.gate.set()
+    await asyncio.wait_for(closing, WAIT_S)
+    assert [await client.end for client in clients] == ["the service is stopping"] * 2
+    assert not serial._thread.is_alive()

@@ -1,0 +1,16 @@
+"""What is known of a model from its folder."""
+
+import json
+from pathlib import Path
+
+from services.llm.options import Sampling
+from services.llm.transformers_model import sampling_defaults
+
+
+def test_the_makers_sampling_is_the_default_and_the_catalogues_wins(tmp_path: Path) -> None:
+    """Of the file only what a request may say too is read; `override_generation_config` means what it means in vLLM."""
+    assert sampling_defaults(tmp_path, {}) == Sampling()
+    given = {"temperature": 0.6, "top_k": 20, "eos_token_id": 2, "top_p": None}
+    (tmp_path / "generation_config.json").write_text(json.dumps(given))
+    assert sampling_defaults(tmp_path, {}) == Sampling(temperature=0.6, top_k=20)
+    assert sampling_defaults(tmp_path, {"temperature": 0.2}) == Sampling(temperature=0.2, top_k=20)
