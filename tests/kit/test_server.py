@@ -82,12 +82,6 @@ def until_started(process: subprocess.Popen[str]) -> int:
     raise AssertionError("it ended before it served")
 
 
-def test_log_lines_carry_the_name_that_the_service_was_given(program: subprocess.Popen[str]) -> None:
-    """Two services of one program, llm-primary and llm-secondary, are told apart by their SERVICE_NAME."""
-    assert program.stderr is not None
-    assert json.loads(program.stderr.readline())["service"] == "t-secondary"
-
-
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
 def test_signals_end_it_quietly(program: subprocess.Popen[str], sign: signal.Signals, code: int) -> None:
     """Ctrl-C ends it like a program, without a traceback; a supervisor's SIGTERM likewise."""
