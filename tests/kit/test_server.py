@@ -1,7 +1,6 @@
 """Starting and stopping: what a person reads when it cannot start, and that Ctrl-C just ends it."""
 
 import errno
-import json
 import os
 import signal
 import socket
