@@ -5,6 +5,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from kit.route_table import default_routes
+
 SIOCGIFADDR = 0x8915  # netdevice(7)
 _NAME_LENGTH = 15
 
@@ -26,19 +28,10 @@ def find_front(route_table: str) -> Interface:
 
     `route_table` is the text of /proc/net/route. Raises NoFront.
     """
-    name = default_interface(route_table)
-    if name is None:
+    route = next(default_routes(route_table), None)
+    if route is None:
         raise NoFront("No network with a default route: the network of the published ports must not be internal.")
-    return Interface(name, _address(name))
-
-
-def default_interface(route_table: str) -> str | None:
-    """The interface of the first default route (destination and mask 0) in the text of /proc/net/route."""
-    for line in route_table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 7 and fields[1] == "00000000" and fields[7] == "00000000":
-            return fields[0]
-    return None
+    return Interface(route.interface, _address(route.interface))
 
 
 def _address(name: str) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import re
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ import structlog
 
 from kit.guard import Address, Network, address_of
 from kit.lookup import Lookup, NoSuchName, ResolverFailed
+from kit.route_table import default_routes
 
 log = structlog.get_logger(__name__)
 
@@ -71,16 +71,11 @@ def docker_host() -> list[Network]:
 
 
 def _default_gateway() -> ipaddress.IPv4Address | None:
-    """From the kernel's table: Iface, Destination, Gateway, Flags, RefCnt, Use, Metric, Mask; addresses in hex."""
     try:
-        lines = (ROOT / "proc/net/route").read_text(encoding="ascii").splitlines()
+        table = (ROOT / "proc/net/route").read_text(encoding="ascii")
     except OSError:
         return None
-    for line in lines[1:]:
-        columns = line.split()
-        if len(columns) > 7 and int(columns[1], 16) == int(columns[7], 16) == 0 and int(columns[2], 16):
-            return ipaddress.IPv4Address(int(columns[2], 16).to_bytes(4, sys.byteorder))
-    return None
+    return next((route.gateway for route in default_routes(table) if int(route.gateway)), None)
 
 
 class TrustedHosts:

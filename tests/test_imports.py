@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("kit", "gateway", "registry", "services", "quickstart")
+PACKAGES = ("chatui", "edge", "kit", "gateway", "registry", "services", "quickstart")
 ENGINES = (
     "torch",
     "vllm",

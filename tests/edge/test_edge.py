@@ -1,10 +1,13 @@
 """The door's decisions: what ROUTES may say, which interface is the front, what HAProxy and the kernel are told."""
 
+from ipaddress import IPv4Address
+
 import pytest
 
 from edge.firewall import rules
-from edge.interfaces import NoFront, default_interface, find_front
+from edge.interfaces import NoFront, find_front
 from edge.proxy import BadRoute, Route, configuration, parse_routes
+from kit.route_table import DefaultRoute, default_routes
 
 HEADER = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 INSIDE = "eth0\t000012AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
@@ -35,7 +38,7 @@ def test_bad_routes(text: str, quoted: str) -> None:
 
 def test_front_is_the_interface_of_the_default_route() -> None:
     """Internal networks have no default route."""
-    assert default_interface(HEADER + INSIDE + DEFAULT) == "eth1"
+    assert list(default_routes(HEADER + INSIDE + DEFAULT)) == [DefaultRoute("eth1", IPv4Address("172.19.0.1"))]
 
 
 def test_no_front() -> None:

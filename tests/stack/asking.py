@@ -1,6 +1,5 @@
 """One real request of each kind, through the gateway, with its answer checked."""
 
-import base64
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +9,7 @@ import httpx2
 from tests.stack.stack import ROOT
 
 GATEWAY = "http://127.0.0.1:8080/v1"
-PNG = base64.b64encode(
-    base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==")
-).decode()
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
 
 def post(path: str, **options: Any) -> Any:

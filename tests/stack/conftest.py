@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -48,8 +47,3 @@ def clean(stack: Stack) -> Iterator[Stack]:
     stack.remove()
     yield stack
     stack.remove()
-
-
-def speech() -> Path:
-    """A spoken sentence."""
-    return ROOT / "quickstart" / "sentence.wav"

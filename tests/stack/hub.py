@@ -51,10 +51,6 @@ class Hub:
         """Answer no more."""
         docker("stop", "--time", "1", HOST)
 
-    def requests(self) -> int:
-        """How many requests it has answered since it began."""
-        return sum('"path"' in line or " 200 " in line for line in docker("logs", HOST).splitlines())
-
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Hub]:

@@ -9,7 +9,7 @@ from tests.stack import asking, outside
 from tests.stack.hub import Hub
 from tests.stack.outside import Outside
 from tests.stack.stack import Stack
-from tests.support.docker import docker
+from tests.support.docker import docker, pid_of
 from tests.support.quick_reference import curl_commands, statements
 
 GPUS = {"llm-primary": "0", "llm-secondary": "1", "multimodal": "2", "embedding": "3", "transcription": "4"}
@@ -65,8 +65,7 @@ def test_a_way_out_would_be_seen(air_gapped: Stack, watched: Outside) -> None:
     try:
         name = docker("run", "--detach", "--rm", "--network=gpu-cluster-test-open", "--entrypoint=sleep",
                       "gpu-cluster/registry:0.1.0", "300").strip()  # fmt: skip
-        pid = int(docker("inspect", "--format", "{{.State.Pid}}", name))
-        assert outside.probe(pid, "control") >= {"tcp", "udp"}
+        assert outside.probe(pid_of(name), "control") >= {"tcp", "udp"}
         assert {line.split()[-1] for line in watched.packets} >= {"6", "17"}
         docker("rm", "--force", name)
     finally:
@@ -76,8 +75,7 @@ def test_a_way_out_would_be_seen(air_gapped: Stack, watched: Outside) -> None:
 @pytest.mark.parametrize("service", PARTS)
 def test_no_way_out(air_gapped: Stack, watched: Outside, service: str) -> None:
     """No TCP, UDP, IPv6 or name gets out of any container, and not one packet of it is seen outside."""
-    pid = int(docker("inspect", "--format", "{{.State.Pid}}", air_gapped.container(service)))
-    assert outside.probe(pid, service) == set()
+    assert outside.probe(pid_of(air_gapped.container(service)), service) == set()
     assert watched.packets == []
     assert watched.names == []
 
@@ -155,14 +153,8 @@ def test_missing_model_names_the_way_out(air_gapped: Stack) -> None:
     )
     air_gapped.compose("restart transcription", cluster=True)
     air_gapped.until(lambda: "offline-setup" in health_detail(8004), "the service names offline-setup.sh")
-    answer = httpx2.post(
-        "http://127.0.0.1:8080/v1/audio/transcriptions",
-        data={"model": "whisper"},
-        files={"file": b"RIFF"},
-        trust_env=False,
-    )
-    air_gapped.until(lambda: "offline-setup" in refusal(), "the gateway names it too", 10)
-    assert answer.status_code == 503
+    assert refusal().status_code == 503
+    air_gapped.until(lambda: "offline-setup" in refusal().text, "the gateway names it too", 10)
     assert "offline-setup" in air_gapped.compose("logs --no-color transcription", cluster=True)
 
 
@@ -172,13 +164,11 @@ def health_detail(port: int) -> str:
     return str(answer.json().get("detail"))
 
 
-def refusal() -> str:
+def refusal() -> httpx2.Response:
     """The gateway's answer to a request for the missing model."""
     files = {"file": b"RIFF"}
-    answer = httpx2.post(
-        f"{asking.GATEWAY}/audio/transcriptions", data={"model": "whisper"}, files=files, trust_env=False
-    )
-    return answer.text
+    url = f"{asking.GATEWAY}/audio/transcriptions"
+    return httpx2.post(url, data={"model": "whisper"}, files=files, trust_env=False)
 
 
 def test_object_store_down(air_gapped: Stack) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.stack.hub import Hub
 from tests.stack.stack import Stack
-from tests.support.docker import docker
+from tests.support.docker import docker, pid_of
 
 SEED = 20261125
 MODELS = {"qwen", "tinyllama", "llava", "minilm", "whisper"}
@@ -76,8 +76,7 @@ def test_interrupted_at_five_points(fresh: Stack) -> None:
             )
             assert script.poll() is None, f"it ended before {point:.0%}:\n{log_of(fresh)}"
             if fault == "kill registry":
-                pid = int(docker("inspect", "--format", "{{.State.Pid}}", fresh.container("registry")))
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid_of(fresh.container("registry")), signal.SIGKILL)
                 assert script.wait(600) == 0, log_of(fresh)  # it waits for the registry and goes on by itself
                 forget_one(fresh)
             elif fault == "Ctrl-C":

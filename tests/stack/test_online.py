@@ -12,7 +12,7 @@ import pytest
 from tests.stack import asking
 from tests.stack.hub import Hub
 from tests.stack.stack import PROJECT, Stack
-from tests.support.docker import docker
+from tests.support.docker import docker, pid_of
 from tests.support.quick_reference import curl_commands, statements
 
 # Two polls of the gateway's and what a name takes to resolve.
@@ -108,7 +108,7 @@ def healthy_replicas(stack: Stack) -> int:
 def test_killed_service_comes_back(online: Stack, service: str) -> None:
     """kill -9 of a container's first process: Docker starts it anew, and the cluster answers again."""
     before = started(online, service)
-    os.kill(pid_of(online, service), signal.SIGKILL)
+    os.kill(pid_of(online.container(service)), signal.SIGKILL)
     online.until(lambda: started(online, service) not in ("", before), f"{service} started anew", 60)
     # Until the gateway has noticed, a request may meet the dead service, and is refused.
     online.until(asking.answered(asking.embedding), "an answer")
@@ -120,7 +120,7 @@ def test_out_of_memory_is_survived(online: Stack) -> None:
     container = online.container("embedding")
     before = started(online, "embedding")
     # The kernel ends the process that it is told to prefer: the service, and not the one that asks for more beside it.
-    Path(f"/proc/{pid_of(online, 'embedding')}/oom_score_adj").write_text("1000")
+    Path(f"/proc/{pid_of(container)}/oom_score_adj").write_text("1000")
     used = float(docker("stats", "--no-stream", "--format={{.MemUsage}}", container).partition("MiB")[0])
     limit = f"{int(used) + 50}m"
     docker("update", "--memory", limit, "--memory-swap", limit, container)
@@ -131,11 +131,6 @@ def test_out_of_memory_is_survived(online: Stack) -> None:
     finally:
         docker("update", "--memory", "64g", "--memory-swap", "64g", container)
     online.until(asking.answered(asking.embedding), "an answer")
-
-
-def pid_of(stack: Stack, service: str) -> int:
-    """The process id, on this machine, of a container's first process."""
-    return int(docker("inspect", "--format", "{{.State.Pid}}", stack.container(service)))
 
 
 def started(stack: Stack, service: str) -> str:

@@ -35,6 +35,11 @@ def inspect(thing: str) -> dict[str, Any]:
     return found[0]
 
 
+def pid_of(container: str) -> int:
+    """The process id, on this machine, of a container's first process."""
+    return int(inspect(container)["State"]["Pid"])
+
+
 def wheels() -> Path | None:
     """A folder of wheels that pip was told of on this machine, for torch; None lets pip ask PyTorch's index."""
     folders = [Path(word) for word in os.environ.get("PIP_FIND_LINKS", "").split() if Path(word).is_dir()]

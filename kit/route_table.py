@@ -1,0 +1,26 @@
+"""The kernel's IPv4 routes as /proc/net/route tells them. Standard library only: the edge's image has nothing else."""
+
+import ipaddress
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DefaultRoute:
+    """A way to everywhere: by which interface, and through which router (0.0.0.0: none, everything is on the link)."""
+
+    interface: str
+    gateway: ipaddress.IPv4Address
+
+
+def default_routes(table: str) -> Iterator[DefaultRoute]:
+    """The default routes (destination and mask 0) in the text of /proc/net/route, in its order.
+
+    Columns: Iface, Destination, Gateway, Flags, RefCnt, Use, Metric, Mask; addresses in hex, in the machine's order.
+    """
+    for line in table.splitlines()[1:]:
+        columns = line.split()
+        if len(columns) > 7 and int(columns[1], 16) == int(columns[7], 16) == 0:
+            gateway = int(columns[2], 16).to_bytes(4, sys.byteorder)
+            yield DefaultRoute(columns[0], ipaddress.IPv4Address(gateway))
