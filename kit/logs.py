@@ -1,4 +1,4 @@
-"""Structured logs: JSON where a machine reads them, colour in a terminal; every line carries its request's id.
+"""Structured logs: JSON for machines, text for people, with colour in a terminal; every line carries its request's id.
 
 The standard library's records (uvicorn, engines) and Python's warnings pass through the same renderer, so one stream
 has one format.
@@ -33,7 +33,9 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
         renderer: Any = structlog.processors.JSONRenderer()
     else:
         # Plain tracebacks: the rich ones print local variables, and with them keys and prompts.
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

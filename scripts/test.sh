@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# Everything that needs no Docker: lint, types, tests, then the tests with real engines and a real S3 server.
+# Lint, types, tests, then the tests with real engines and a real S3 server; --stack: the tests on a Docker engine.
 # Installs what it needs into .venv; the first run fetches about 1 GB of packages and models.
 #
-#   scripts/test.sh              all of it
+#   scripts/test.sh              all that needs no Docker
 #   scripts/test.sh --fast       lint, types and the fast tests
+#   scripts/test.sh --stack      builds the images, runs the compose files; takes some 15 minutes and 20 GB of disk
 #   scripts/test.sh -k gateway   what follows goes to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/python.sh
 . scripts/python.sh
 
-fast=no
-if [[ ${1:-} == --fast ]]; then
-  fast=yes
-  shift
-fi
+what=all
+case ${1:-} in
+  --fast | --stack)
+    what=${1#--}
+    shift
+    ;;
+esac
 
 python=$(find_python)
 "$python" -m quickstart.install requirements/test.txt
@@ -22,6 +25,16 @@ export PATH="$PWD/.venv/bin:$PATH"
 
 step() { printf '\n== %s\n' "$*"; }
 
+if [[ $what == stack ]]; then
+  for program in docker jq ip; do
+    command -v "$program" >/dev/null || {
+      printf '%s is needed for these tests. Debian, Ubuntu: sudo apt-get install docker.io jq iproute2\n' "$program" >&2
+      exit 2
+    }
+  done
+  step "tests on a Docker engine"
+  exec pytest -m stack -rs "$@" tests/stack
+fi
 step "lint"
 ruff check .
 ruff format --check .
@@ -29,7 +42,7 @@ step "types"
 mypy
 step "tests"
 pytest -n 2 -m "not stack and not engines and not vllm and not cluster" "$@"
-if [[ $fast == no ]]; then
+if [[ $what == all ]]; then
   # One at a time: each real engine takes all cores.
   step "tests with real engines"
   pytest -m "not stack and (engines or vllm)" -rs "$@"

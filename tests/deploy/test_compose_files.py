@@ -12,6 +12,8 @@ BOTH = pytest.mark.parametrize("file", [ONLINE, CLUSTER])
 QUICK_REFERENCE = (ROOT / "docs" / "quick-reference.md").read_text()
 # The one network of the cluster file with a way out of the machine's own.
 FRONT = "front"
+# The network of the other file, which no service of this one is on.
+UNUSED = "online"
 
 
 def published(file: str) -> dict[int, tuple[str, str]]:
@@ -51,8 +53,13 @@ def test_both_files_are_one_project() -> None:
     """One name, the same services and the same volumes: so either file's commands see what the other started."""
     online, cluster = load(ONLINE), load(CLUSTER)
     assert online["name"] == cluster["name"] == "gpu-cluster"
-    assert set(online["services"]) == set(cluster["services"])
+    only_here = {"only-online"}  # runs nowhere
+    assert cluster["services"]["only-online"]["deploy"] == {"replicas": 0}
+    assert set(online["services"]) == set(cluster["services"]) - only_here
     assert online["volumes"] == cluster["volumes"]
+    assert set(online["networks"]) == set(cluster["networks"]), (
+        "`down` by the one file would leave networks of the other"
+    )
 
 
 def test_the_same_image_names_for_what_is_the_same() -> None:
@@ -90,10 +97,11 @@ def test_the_cluster_is_on_internal_networks_but_for_its_doors() -> None:
     """Whatever is not an edge stands on networks without a way out, where the host has no address either."""
     document = load(CLUSTER)
     networks = document["networks"]
-    assert [name for name, network in networks.items() if not (network or {}).get("internal")] == [FRONT]
+    assert {name for name, network in networks.items() if not (network or {}).get("internal")} == {FRONT, UNUSED}
     isolated = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
-    assert all(network["driver_opts"] == isolated for name, network in networks.items() if name != FRONT)
+    assert all(network["driver_opts"] == isolated for name, network in networks.items() if name not in (FRONT, UNUSED))
     for name, service in document["services"].items():
+        assert (UNUSED in service.get("networks", [])) == (name == "only-online"), name
         if name == "edge" or name.startswith("edge-"):
             assert service["dns"] == ["127.0.0.1"]
             assert service["cap_add"] == ["NET_ADMIN"]

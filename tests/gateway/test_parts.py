@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,20 @@ async def test_access_log_lines_are_json() -> None:
     assert [line["path"] for line in lines] == ["/v1/x", "/v1/y"]
     assert lines[0].keys() >= {"event", "level", "logger", "service", "timestamp", "method"}
     assert lines[0]["event"] == "request"
+
+
+async def test_access_log_lines_are_text_for_people() -> None:
+    """In the console's format the line looks like all others of the program."""
+    stream = io.StringIO()
+    log = AccessLog("gateway", as_json=False, enabled=True, stream=stream)
+    log.write({"path": "/v1/x", "status": 200, "backend": "llm-primary"})
+    log.flush()
+    time, _, rest = stream.getvalue().partition(" ")
+    assert datetime.fromisoformat(time)
+    assert rest == (
+        "[info     ] request                        [access] "
+        "backend=llm-primary method=POST path=/v1/x service=gateway status=200\n"
+    )
 
 
 async def test_access_log_can_be_off() -> None:

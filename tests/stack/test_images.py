@@ -65,6 +65,8 @@ IMAGES = [
         ask=("/v1/chat/completions", CHAT, "Tokyo"),
     ),
 ]
+# The door of the cluster has no model, no catalogue and no settings; only the scan and its user are the others'.
+EDGE = Image("edge", "edge/Dockerfile", "edge")
 SERVICES = [image for image in IMAGES if image.model]
 each = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
 
@@ -114,7 +116,15 @@ def test_what_the_image_says_of_itself(image: Image) -> None:
     assert {"title", "description"} <= set(labels)
 
 
-@each
+def test_the_edge_runs_as_nobody_either() -> None:
+    """Its user is the others', and its ports are above those that need root."""
+    said = config(EDGE)
+    assert said["User"] == "10001:10001"
+    assert said["Entrypoint"] == ["python", "-m", "edge"]
+    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.healthcheck"]
+
+
+@pytest.mark.parametrize("image", [*IMAGES, EDGE], ids=lambda image: image.name)
 def test_nothing_is_in_there_that_does_not_run(image: Image) -> None:
     """No installer, compiler, cache, test or secret; and the user may write nowhere but where it must."""
     assert scan(built(image)) == {}
