@@ -13,8 +13,8 @@ COMPILERS = re.compile(r"(gcc|g\+\+|cc|c\+\+|cc1|clang|make|cmake|ld|nvcc|ninja|
 LIBRARIES = {"pip", "setuptools", "wheel", "ensurepip", "pkg_resources"}
 TEST_PACKAGES = {"pytest", "_pytest", "xdist", "hypothesis", "nose", "mypy", "ruff", "tests", "test"}
 SECRETS = re.compile(r"(\.env(\..*)?|\.netrc|\.pypirc|pip\.conf|id_(rsa|ecdsa|ed25519)|.*\.(key|p12|pfx))$")
-# What a user may write on every Linux system.
-OPEN = {"/tmp", "/var/tmp", "/run/lock", "/var/lock", "/models", "/dev", "/proc", "/sys"}
+# What a user may write on every Linux system; where our volumes go.
+OPEN = {"/tmp", "/var/tmp", "/run/lock", "/var/lock", "/dev", "/proc", "/sys", "/models", "/spool"}
 found = collections.defaultdict(list)
 
 for folder, folders, files in os.walk("/"):

@@ -47,7 +47,8 @@ class Image:
 
 
 IMAGES = [
-    Image("gateway", "gateway/Dockerfile", "gateway"),
+    # The address on which its port is published: without one, and without keys, it does not start.
+    Image("gateway", "gateway/Dockerfile", "gateway", ("--env=CLUSTER_BIND=127.0.0.1",)),
     Image("registry", "registry/Dockerfile", "registry", ("--env=STORE=file:/tmp/store",)),
     Image(
         "embedding",
