@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ def create(settings: GatewaySettings) -> FastAPI:
     """
     catalogue = Catalogue.load(settings.catalogue)
     backends = Backends(settings.keys_of_backends())
-    router = Router(backends, catalogue)
+    router = Router(
+        backends, catalogue, affinity=settings.affinity, load_bound=settings.affinity_load_bound, draw=random.random
+    )
     backends.on_change(router.forget)
     metrics = GatewayMetrics()
     metrics.registry.register(BackendCollector(backends))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import structlog
 
 from gateway.latency import PeakEwma
+from gateway.load import Load
 from gateway.targets import Target
 from gateway.upstream import Pool
 from kit.catalogue import Entry, Kind
@@ -73,7 +74,8 @@ class Backend:
         self.queued = 0
         self.requests = 0
         self.failures = 0
-        self.picked = 0
+        # What routing decides by.
+        self.load = Load()
         self.last_byte = 0.0
         self.ttft = PeakEwma()
         self.whole = PeakEwma()
@@ -99,6 +101,8 @@ class Backend:
     def observe(self, state: State, error: str | None = None, *, progress: float | None = None) -> None:
         """Take in what a poll or real traffic has shown. Logs changes only."""
         before = self.state
+        if state == "unhealthy" and self._observed != "unhealthy":
+            self.load.restarted()
         self._observed = state
         self.last_error = error
         self.progress = progress
@@ -118,6 +122,10 @@ class Backend:
         self._on_change()
         log.info("models learnt", backend=self.name, models=[offer.name for offer in offers])
 
+    def warmth(self, now: float) -> float:
+        """How much of its capacity it has so shortly after its start, of (0, 1]. `now` is a monotonic time."""
+        return 1.0
+
     def take_over(self, twin: "Backend") -> None:
         """Be what `twin` is, the same server under another name: what was learnt of it holds."""
         self.offers = twin.offers
@@ -125,6 +133,7 @@ class Backend:
         self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
         self.response_time_ms, self.progress = twin.response_time_ms, twin.progress
         self.ttft, self.whole = twin.ttft, twin.whole
+        self.load = twin.load
 
     def _changed(self, before: State) -> None:
         after = self.state

@@ -35,10 +35,12 @@ class Body(Protocol):
 class JsonBody:
     """A JSON body, in memory."""
 
-    __slots__ = ("_data", "_endpoint", "_limit", "_pieces", "_size")
+    __slots__ = ("_data", "_endpoint", "_limit", "_pieces", "_session", "_size")
 
-    def __init__(self, endpoint: Endpoint, limit: int) -> None:
+    def __init__(self, endpoint: Endpoint, limit: int, session: bytes = b"") -> None:
+        """`session` is what the request's head says of the conversation that it belongs to."""
         self._endpoint = endpoint
+        self._session = session
         self._limit = limit
         self._pieces: list[bytes] = []
         self._size = 0
@@ -56,7 +58,7 @@ class JsonBody:
         pieces = self._pieces
         self._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._pieces = []
-        return scan_json(self._data, self._endpoint)
+        return scan_json(self._data, self._endpoint, self._session)
 
     def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
         """The body as one piece."""
@@ -87,7 +89,7 @@ class FormBody:
     def wants(self) -> Wants:
         """What the form asks for. Raises InvalidRequest when it is cut off or empty."""
         self._scanner.finish()
-        return Wants(self._endpoint, self._scanner.model, stream=self._scanner.stream)
+        return Wants(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self._upload.size)
 
     def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
         """The form, with the model's name replaced or put in front."""

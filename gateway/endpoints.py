@@ -14,14 +14,15 @@ Dialect = Literal["openai", "responses", "anthropic"]
 class Endpoint:
     """One relayed route, compared by identity.
 
-    `kinds` are the kinds of model that may answer it, the one meant without a name first. `summary` and `example`, a
-    JSON body, are for /docs.
+    `kinds` are the kinds of model that may answer it, the one meant without a name first. `generates` says that the
+    answer is generated token by token. `summary` and `example`, a JSON body, are for /docs.
     """
 
     path: str
     kinds: tuple[Kind, ...]
     takes: Takes = "json"
     dialect: Dialect = "openai"
+    generates: bool = False
     summary: str = ""
     example: Mapping[str, Any] | None = None
 
@@ -35,14 +36,25 @@ TRANSCRIBE_PREFIX = b"/transcribe/"
 TRANSCRIBE = Endpoint("/transcribe/{model}", _AUDIO, takes="audio", summary="Speech to text, the body being the sound")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("/v1/chat/completions", _TEXT, summary="A chat completion, whole or streamed", example=_CHAT),
     Endpoint(
-        "/v1/completions", _TEXT, summary="A text completion, whole or streamed", example={"prompt": "Once upon a time"}
+        "/v1/chat/completions",
+        _TEXT,
+        generates=True,
+        summary="A chat completion, whole or streamed",
+        example=_CHAT,
+    ),
+    Endpoint(
+        "/v1/completions",
+        _TEXT,
+        generates=True,
+        summary="A text completion, whole or streamed",
+        example={"prompt": "Once upon a time"},
     ),
     Endpoint(
         "/v1/responses",
         _TEXT,
         dialect="responses",
+        generates=True,
         summary="OpenAI's Responses API",
         example={"model": "cluster", "input": "What is AI?"},
     ),
@@ -50,6 +62,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/messages",
         _TEXT,
         dialect="anthropic",
+        generates=True,
         summary="Anthropic's Messages API",
         example={"model": "cluster", **_CHAT},
     ),

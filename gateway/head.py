@@ -25,6 +25,8 @@ _DROPPED = frozenset({
     b"x-forwarded-proto", b"x-real-ip", b"accept-encoding", b"x-served-by", b"x-served-model", b"x-queue-ms",
     b"x-attempts",
 })  # fmt: skip
+# What names a conversation, the first that is there: what routers agree on, then what Claude Code and Codex send.
+_SESSIONS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id", b"session-id", b"session_id")
 SPECIAL = _READ | _DROPPED
 _ONLY_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"origin", b"expect")
 # RFC 3986, 3.2.2, without the characters that no host in use has.
@@ -48,6 +50,7 @@ class Head:
     authorization: bytes | None = None
     api_key: bytes | None = None
     request_id: bytes | None = None
+    session: bytes = b""
     content_type: bytes = b""
     length: int | None = None
     chunked: bool = False
@@ -71,6 +74,8 @@ def read_head(headers: HeaderList, version: str) -> Head:
                 if head.content_type:
                     raise _twice(name)
                 head.content_type = value
+            elif name in _SESSIONS:
+                head.session = head.session or value
             forward.append((name, value))
         elif name in _READ:
             if name in read:

@@ -93,13 +93,7 @@ class Plane:
     access_log: AccessLog
     metrics: GatewayMetrics
     connections: set[Client] = field(default_factory=set)
-    _picks: int = 0
     _browsers: dict[tuple[bytes | None, bytes | None], ApiError | None] = field(default_factory=dict)
-
-    def next_pick(self) -> int:
-        """A number that grows with every choice, to tell which backend was chosen last."""
-        self._picks += 1
-        return self._picks
 
     def refusal(self, head: Head) -> ApiError | None:
         """The error for a request that may not pass the Host, Origin and key checks, or None."""
@@ -130,7 +124,7 @@ class Plane:
         Raises InvalidRequest for a wrong content type.
         """
         if endpoint.takes == "json":
-            return JsonBody(endpoint, self.limits.max_body), target, head
+            return JsonBody(endpoint, self.limits.max_body, head.session), target, head
         most, spool = self.limits.max_upload, self.spool
         if endpoint.takes == "form":
             return FormBody(endpoint, head.content_type, most, spool), target, head

@@ -22,7 +22,7 @@ from gateway.bodies import Body
 from gateway.endpoints import Endpoint
 from gateway.head import Head, origin_form
 from gateway.plane import NEVER, Client, Plane
-from gateway.routing import Candidate, Wants, choose
+from gateway.routing import Candidate, Choice, Ticket, Wants
 from gateway.upstream import UpstreamConnection
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 from kit.middleware import request_id_from
@@ -73,6 +73,7 @@ class Exchange:
         self._attempts = 0
         self._tried: list[Backend] = []
         self._pair: Candidate | None = None
+        self._ticket: Ticket | None = None
         self._backend: Backend | None = None
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -179,41 +180,35 @@ class Exchange:
 
     def _try_next(self, failure: ApiError | None) -> None:
         try:
-            pair = self._choose()
+            choice = self._choose()
         except ApiError as error:
             # The router's message names every backend that is down and why; only a deadline says more.
             self.refuse(error if failure is None or isinstance(error, NoHealthyBackend) else failure)
             return
-        if pair is None:
+        if choice is None:
             assert failure is not None, "the first choice is never empty"
             self.refuse(failure)
             return
-        self._attempt(pair)
+        self._attempt(choice)
 
-    def _choose(self) -> Candidate | None:
-        if self._attempts >= self._plane.limits.max_attempts:
-            return None
-        pairs = self._plane.router.ask(self._wants)
-        return choose(pairs, now(), stream=self._wants.stream, tried=self._tried)
+    def _choose(self) -> Choice | None:
+        spent = self._attempts >= self._plane.limits.max_attempts
+        return None if spent else self._plane.router.choose(self._wants, now(), tried=self._tried)
 
-    def _attempt(self, pair: Candidate) -> None:
-        backend = pair.backend
-        self._pair = pair
-        self._backend = backend
+    def _attempt(self, choice: Choice) -> None:
+        self._pair = choice.pair
+        backend = self._backend = choice.pair.backend
         self._attempts += 1
         self._tried.append(backend)
         backend.in_flight += 1
         backend.requests += 1
-        backend.picked = self._plane.next_pick()
         self._sent = now()
+        self._ticket = self._plane.router.sent(choice, self._wants, self._sent)
         if self._attempts == 1:
             self._queue_s = self._sent - self._ready
             self._client.deadline = self._sent + self._plane.limits.first_byte_s
         connection = backend.pool.take()
-        if connection is not None:
-            self._send(connection)
-        else:
-            self._connect(backend)
+        self._connect(backend) if connection is None else self._send(connection)
 
     def _connect(self, backend: Backend) -> None:
         self._connecting = asyncio.get_running_loop().create_task(self._open(backend))
@@ -276,9 +271,9 @@ class Exchange:
 
     def on_answer(self, connection: UpstreamConnection) -> None:
         """Pass on what has come."""
-        answer, backend = self._answer, self._backend
+        answer, backend, ticket = self._answer, self._backend, self._ticket
         assert backend is not None
-        assert self._pair is not None
+        assert ticket is not None
         if answer.status == 0 and not self._accept(connection, backend):
             return
         backend.last_byte = at = now()
@@ -289,7 +284,9 @@ class Exchange:
             answer.go_on(data, last=connection.complete)
         else:
             self._first_byte = at
-            if connection.status < 300:
+            well = connection.status < 300
+            ticket.first_byte(at, well=well)
+            if well:
                 (backend.ttft if self._wants.stream else backend.whole).observe(at - self._sent, at)
             answer.begin(connection, data, self._truth())
         if connection.complete:
@@ -369,6 +366,8 @@ class Exchange:
         self._pieces = None
         if connection is not None:
             connection.abort()
+        if self._ticket is not None:
+            self._ticket.ended()
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.in_flight -= 1

@@ -9,16 +9,28 @@ import msgspec
 
 from gateway.endpoints import Endpoint
 from gateway.routing import Wants
+from kit.catalogue import VIRTUAL_MODEL
 from kit.errors import InvalidRequest
+
+_NONE = msgspec.Raw()
 
 
 class _Top(msgspec.Struct):
-    """The few top-level members that are looked at. `messages` and `input` stay bytes."""
+    """The few top-level members that are looked at. Most stay bytes."""
 
     model: str | None = None
     stream: Any = None
-    messages: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+    prompt: msgspec.Raw = _NONE
+    # What stands before the messages in what the model reads.
+    tools: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
+    # What names the conversation, or at least who talks; OpenAI's clients send the first, older ones the last.
+    prompt_cache_key: msgspec.Raw = _NONE
+    session_id: msgspec.Raw = _NONE
+    user: msgspec.Raw = _NONE
 
 
 class _Message(msgspec.Struct):
@@ -32,24 +44,41 @@ class _Part(msgspec.Struct):
 # The names for a picture in a message: chat completions, responses, messages.
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 
+# Members that are there and name nobody.
+_NOBODY = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
+
 _top = msgspec.json.Decoder(_Top)
 _messages = msgspec.json.Decoder(list[_Message])
 _parts = msgspec.json.Decoder(list[_Part])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def scan_json(body: bytes, endpoint: Endpoint) -> Wants:
-    """Read what routing needs. Raises InvalidRequest when the body is not a JSON object."""
+def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> Wants:
+    """Read what routing needs; `session` is what the head says of the conversation.
+
+    Raises InvalidRequest when the body is not a JSON object.
+    """
     try:
         top = _top.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The body does not fit: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
-    wants = Wants(endpoint, top.model or None, stream=bool(top.stream))
-    if wants.any_model and "multimodal" in endpoint.kinds and (has_images(top.messages) or has_images(top.input)):
-        return Wants(endpoint, wants.model, images=True, stream=wants.stream)
-    return wants
+    model = top.model or None
+    images = (
+        (model is None or model == VIRTUAL_MODEL)
+        and "multimodal" in endpoint.kinds
+        and (has_images(top.messages) or has_images(top.input))
+    )
+    stream = bool(top.stream)
+    if not endpoint.generates:
+        return Wants(endpoint, model, images, stream, len(body))
+    if not session:
+        named = top.prompt_cache_key or top.session_id or top.user
+        session = bytes(memoryview(named)) if named and named not in _NOBODY else b""
+    # In the order in which chat templates put them together.
+    parts = (top.tools, top.system, top.instructions, top.messages, top.input, top.prompt)
+    return Wants(endpoint, model, images, stream, len(body), tuple([memoryview(one) for one in parts if one]), session)
 
 
 def has_images(messages: msgspec.Raw) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from gateway.routing.router import Affinity
 from gateway.targets import GRAMMAR, Target, parse_services
 from kit.app import HttpSettings
 from kit.guard import KeyRing
@@ -59,6 +60,19 @@ class GatewaySettings(HttpSettings):
     client_timeout: float = Field(30.0, gt=0, description="seconds that a client may pause while it sends a request")
     keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that an idle client connection stays open")
     max_attempts: int = Field(3, ge=1, le=10, description="backends to try for one request, 1 to 10")
+
+    affinity: Affinity = Field(
+        "prefix",
+        description="what draws a request to a backend beside its speed: prefix (which one has read the beginning of "
+        "this prompt before; sessions count too), session (the conversation that the client names, in x-session-id, "
+        "prompt_cache_key or user) or none",
+    )
+    affinity_load_bound: float = Field(
+        1.25,
+        ge=1,
+        le=100,
+        description="how many times the mean of requests in flight a backend may have for affinity to draw to it",
+    )
 
     max_body_mb: int = Field(64, ge=1, le=4096, description="the largest JSON body in MB")
     max_upload_mb: int = Field(2048, ge=1, le=65536, description="the largest audio upload in MB")

@@ -8,15 +8,16 @@ from urllib.parse import urlsplit
 from kit.catalogue import Kind
 
 SERVICE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
 KINDS: tuple[str, ...] = get_args(Kind)
 
 GRAMMAR = (
     "comma-separated backends, each NAME=URL with optional parts after semicolons, in any order: kind=KIND (one of "
     + ", ".join(KINDS)
     + "), models=MODEL|MODEL (what it serves, by the names it knows itself), dns (every address behind its host "
-    "name is a replica: NAME, NAME-2, NAME-3 and so on) and, beside dns, optional (it is not listed until its name "
-    "has resolved once). Kind and models are asked of the backend where they are left "
-    "out. Example: llm-primary=http://127.0.0.1:8000,embedding=http://embedding:8002;dns,"
+    "name is a replica: NAME, NAME-2, NAME-3 and so on), weight=NUMBER (how much it takes beside others, from 0.01 to "
+    "100; 1 is usual) and, beside dns, optional (it is not listed until its name has resolved once). Kind and models "
+    "are asked of the backend where they are left out. Example: llm-primary=http://127.0.0.1:8000,embedding=http://embedding:8002;dns,"
     "gpu9=http://10.0.0.9:8000;kind=llm;models=meta-llama/Llama-3.1-8B-Instruct"
 )
 
@@ -40,6 +41,8 @@ class Target:
     address: str | None = None
     # Whether it may be left out of a cluster: it is told of only once its name has resolved.
     optional: bool = False
+    # How much it takes beside others of its kind.
+    weight: float = 1.0
     # Why it may not be there at all, in words for a person. It makes no other backend of it.
     doubt: str | None = field(default=None, compare=False)
 
@@ -89,6 +92,7 @@ def _parse_entry(entry: str) -> Target:
         raise ValueError(f"{entry!r} is not NAME=URL with a name of letters, digits, '.', '_', '-'")
     kind: Kind | None = None
     models: tuple[str, ...] = ()
+    weight = 1.0
     for option in options:
         key, _, value = option.partition("=")
         if key == "kind" and value in KINDS:
@@ -97,12 +101,27 @@ def _parse_entry(entry: str) -> Target:
             raise ValueError(f"{entry!r}: kind is one of {', '.join(KINDS)}, not {value!r}")
         elif key == "models" and value:
             models = tuple(model.strip() for model in value.split("|") if model.strip())
+        elif key == "weight":
+            weight = _weight(entry, value)
         elif option not in ("dns", "optional"):
-            raise ValueError(f"{entry!r}: {option!r} is none of kind=KIND, models=MODEL|MODEL, dns and optional")
+            raise ValueError(
+                f"{entry!r}: {option!r} is none of kind=KIND, models=MODEL|MODEL, weight=NUMBER, dns and optional"
+            )
     by_dns, optional = "dns" in options, "optional" in options
     if optional and not by_dns:
         raise ValueError(f"{entry!r}: optional goes with dns, by which it is known whether the service is there")
-    return replace(make_target(name, url, kind=kind, models=models, by_dns=by_dns), optional=optional)
+    target = make_target(name, url, kind=kind, models=models, by_dns=by_dns)
+    return replace(target, optional=optional, weight=weight)
+
+
+def _weight(entry: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise ValueError(f"{entry!r}: weight is a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, not {text!r}")
+    return weight
 
 
 def make_target(

@@ -137,10 +137,10 @@ def test_no_program_imports_tests() -> None:
 
 def test_routing_decides_without_io() -> None:
     """The choice of a backend is a function that a test calls without a socket."""
-    routing = ROOT / "gateway" / "routing.py"
-    if not routing.exists():
-        pytest.skip("gateway/routing.py is not there yet")
-    assert [module for module in imports_of(routing) if is_in(module, *IO_MODULES)] == []
+    pure = tracked("gateway/routing/*.py", "gateway/load.py", "gateway/pace.py")
+    assert len(pure) > 2
+    wrong = [(str(path.relative_to(ROOT)), module) for path in pure for module in imports_of(path)]
+    assert [(path, module) for path, module in wrong if is_in(module, *IO_MODULES, "random", "time")] == []
 
 
 def test_no_paths_of_one_machine() -> None:

@@ -1,52 +1,14 @@
-"""Which backend is chosen: every rule of the design, on plain objects."""
+"""Which backends may answer: every rule of the design, on plain objects."""
 
 import pytest
 
-from gateway.backends import Backend, Offer, State, offer_of_entry, offer_of_id
-from gateway.endpoints import BY_PATH
-from gateway.routing import Candidate, Router, Wants, available, candidates, choose
+from gateway.backends import Backend, State, offer_of_id
+from gateway.routing import Candidate, Router
+from gateway.routing.candidates import available, candidates
 from gateway.targets import make_target
 from gateway.upstream import Pool
-from kit.catalogue import Catalogue, Entry, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
-
-KINDS: dict[str, Kind] = {
-    "qwen": "llm",
-    "tinyllama": "llm",
-    "llava": "multimodal",
-    "minilm": "embedding",
-    "ranker": "reranker",
-    "whisper": "transcription",
-}
-ENTRIES = [
-    Entry(name=name, kind=kind, hf_repo=f"org/{name}", aliases=("fast",) if name == "qwen" else ())
-    for name, kind in KINDS.items()
-]
-CATALOGUE = Catalogue(ENTRIES)
-
-
-def make_backend(name: str, *models: str, state: State = "healthy", kind: Kind | None = None) -> Backend:
-    """A backend that serves catalogue models, or foreign ids where the catalogue has none."""
-    target = make_target(name, "http://127.0.0.1:1", kind=kind)
-    backend = Backend(target, Pool(target))
-    offers: list[Offer] = []
-    for model in models:
-        entry = CATALOGUE.find(model)
-        offers.append(offer_of_entry(entry) if entry else offer_of_id(model, None, kind))
-    backend.offer(tuple(offers))
-    backend.observe(state, None if state == "healthy" else f"{state} for a test")
-    return backend
-
-
-def wants(path: str, model: str | None = None, *, images: bool = False, stream: bool = False) -> Wants:
-    return Wants(BY_PATH[path.encode()], model, images=images, stream=stream)
-
-
-def full_cluster() -> list[Backend]:
-    return [make_backend(f"s-{name}", name) for name in KINDS]
-
-
-CHAT = "/v1/chat/completions"
+from tests.gateway.plain import CATALOGUE, CHAT, KINDS, full_cluster, make_backend, wants
 
 
 @pytest.mark.parametrize(
@@ -164,83 +126,13 @@ def test_loading_tells_progress() -> None:
         available(candidates(wants(CHAT, "qwen"), [backend], CATALOGUE))
 
 
-def pairs(*backends: Backend) -> list[Candidate]:
-    return [Candidate(backend, backend.offers[0]) for backend in backends]
-
-
-def test_fastest_wins() -> None:
-    """Of two idle backends the one with the lower measured time is chosen."""
-    fast, slow = make_backend("fast", "qwen"), make_backend("slow", "qwen")
-    fast.ttft.observe(0.1, 1.0)
-    slow.ttft.observe(0.5, 1.0)
-    chosen = choose(pairs(slow, fast), 1.0, stream=True)
-    assert chosen is not None
-    assert chosen.backend is fast
-
-
-def test_load_counts() -> None:
-    """A fast backend with a queue loses to a slower idle one."""
-    fast, slow = make_backend("fast", "qwen"), make_backend("slow", "qwen")
-    fast.ttft.observe(0.1, 1.0)
-    fast.in_flight = 9
-    slow.ttft.observe(0.5, 1.0)
-    chosen = choose(pairs(fast, slow), 1.0, stream=True)
-    assert chosen is not None
-    assert chosen.backend is slow
-
-
-def test_equals_take_turns() -> None:
-    """Backends that cannot be told apart are chosen in turn."""
-    backends = [make_backend(name, "qwen") for name in "abc"]
-    order = []
-    for turn in range(1, 7):
-        chosen = choose(pairs(*backends), 1.0, stream=False)
-        assert chosen is not None
-        chosen.backend.picked = turn
-        order.append(chosen.backend.name)
-    assert order == ["a", "b", "c", "a", "b", "c"]
-
-
-def test_unmeasured_backend_is_tried() -> None:
-    """A backend without a sample is taken to be as good as the best, and does not get everything."""
-    known, fresh = make_backend("known", "qwen"), make_backend("fresh", "qwen")
-    known.ttft.observe(0.1, 1.0)
-    known.picked = 5
-    first = choose(pairs(known, fresh), 1.0, stream=True)
-    assert first is not None
-    assert first.backend is fresh
-    fresh.in_flight = 1
-    second = choose(pairs(known, fresh), 1.0, stream=True)
-    assert second is not None
-    assert second.backend is known
-
-
-def test_busy_is_dearer() -> None:
-    """A backend that answers no polls while it works is asked only when nothing better is there."""
-    busy, well = make_backend("busy", "qwen", state="busy"), make_backend("well", "qwen")
-    well.picked = 7
-    chosen = choose(pairs(busy, well), 1.0, stream=False)
-    assert chosen is not None
-    assert chosen.backend is well
-    assert choose(pairs(busy), 1.0, stream=False) is not None
-
-
-def test_tried_ones_are_left_out() -> None:
-    """A retry goes elsewhere, and ends when there is no elsewhere."""
-    a, b = make_backend("a", "qwen"), make_backend("b", "qwen")
-    chosen = choose(pairs(a, b), 1.0, stream=False, tried=[a])
-    assert chosen is not None
-    assert chosen.backend is b
-    assert choose(pairs(a, b), 1.0, stream=False, tried=[a, b]) is None
-    assert choose(pairs(a), 1.0, stream=False, tried=[a]) is None
-
-
 @pytest.mark.parametrize(
     ("requested", "written"), [("qwen", None), ("fast", None), ("org/qwen", None), (None, None), ("cluster", "qwen")]
 )
 def test_own_service_knows_its_names(requested: str | None, written: str | None) -> None:
     """Our own services get every name they know unchanged, and their own name for `cluster`."""
-    (pair,) = pairs(make_backend("a", "qwen"))
+    backend = make_backend("a", "qwen")
+    pair = Candidate(backend, backend.offers[0])
     assert pair.upstream_model(requested) == written
 
 
@@ -273,20 +165,3 @@ def test_router_remembers_until_told() -> None:
     backends[0].observe("unhealthy", "died")
     router.forget()
     assert [pair.backend.name for pair in router.ask(asked)] == ["b"]
-
-
-def test_routing_does_no_io() -> None:
-    """The module that decides imports nothing that talks to anybody."""
-    import ast
-    from pathlib import Path
-
-    import gateway.routing
-
-    tree = ast.parse(Path(gateway.routing.__file__).read_text())
-    imported = {
-        name.name if isinstance(node, ast.Import) else (node.module or "")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in node.names
-    }
-    assert not imported & {"asyncio", "socket", "httpx2", "os", "time", "random"}

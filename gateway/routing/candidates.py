@@ -1,51 +1,15 @@
-"""Which backend answers a request. Pure: state in, decision or error out; no socket, no clock of its own.
+"""Which backends may answer a request at all, and why none may: by route, model, kind and state.
 
 The route fixes the kind of model. A named model goes only to backends that serve it. Without a name, or with `cluster`,
-the best backend of the kind answers. Best is the least expected time to the first token: what was measured, times what
-is in flight there already.
+every model of the kind will do.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from gateway.backends import USABLE, Backend, Offer
-from gateway.endpoints import Endpoint
+from gateway.routing.wants import Candidate, Wants
 from kit.catalogue import VIRTUAL_MODEL, Catalogue, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
-
-# Backends whose expected times differ by less than this factor count as equal, and take turns.
-TIE = 1.25
-# What an unmeasured backend is taken for when nothing has been measured, in seconds.
-UNKNOWN_S = 1.0
-# How much dearer a backend is that answers no polls while it works.
-BUSY_FACTOR = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Wants:
-    """What routing needs to know of a request. `model` is None where the request names none."""
-
-    endpoint: Endpoint
-    model: str | None = None
-    images: bool = False
-    stream: bool = False
-
-    @property
-    def any_model(self) -> bool:
-        """Whether the choice of the model is ours."""
-        return self.model is None or self.model == VIRTUAL_MODEL
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A backend with the model that it would answer with."""
-
-    backend: Backend
-    offer: Offer
-
-    def upstream_model(self, requested: str | None) -> str | None:
-        """The name that must be written into the request for this backend, or None to leave the body as it is."""
-        return None if requested in self.offer.verbatim else self.offer.upstream
 
 
 def candidates(wants: Wants, backends: Iterable[Backend], catalogue: Catalogue) -> tuple[Candidate, ...]:
@@ -79,39 +43,6 @@ def available(among: Iterable[Candidate]) -> tuple[Candidate, ...]:
         if pair.backend.state == "loading":
             raise _loading(pair)
     raise _down(among)
-
-
-def choose(
-    among: Sequence[Candidate], now: float, *, stream: bool, tried: Collection[Backend] = ()
-) -> Candidate | None:
-    """The best of `among` that is not in `tried`, or None when all are. `now` is a monotonic time."""
-    if len(among) == 1:
-        return None if among[0].backend in tried else among[0]
-    left = [pair for pair in among if pair.backend not in tried]
-    if len(left) < 2:
-        return left[0] if left else None
-    costs = _costs([pair.backend for pair in left], now, stream)
-    limit = min(costs) * TIE
-    tied = (pair for pair, cost in zip(left, costs, strict=True) if cost <= limit)
-    return min(tied, key=lambda pair: pair.backend.picked)
-
-
-def _costs(backends: list[Backend], now: float, stream: bool) -> list[float]:
-    expected = [_expected(backend, now, stream) for backend in backends]
-    known = [seconds for seconds in expected if seconds is not None]
-    unknown = min(known) if known else UNKNOWN_S
-    return [
-        (unknown if seconds is None else seconds)
-        * (backend.in_flight + 1)
-        * (BUSY_FACTOR if backend.state == "busy" else 1.0)
-        for backend, seconds in zip(backends, expected, strict=True)
-    ]
-
-
-def _expected(backend: Backend, now: float, stream: bool) -> float | None:
-    first, second = (backend.ttft, backend.whole) if stream else (backend.whole, backend.ttft)
-    seconds = first.expected(now)
-    return second.expected(now) if seconds is None else seconds
 
 
 def _any_model(wants: Wants, pairs: list[Candidate], backends: Iterable[Backend]) -> tuple[Candidate, ...]:
@@ -193,29 +124,3 @@ def _reason(backend: Backend) -> str:
     if backend.state == "draining":
         return "taken out by an operator, POST /services/{name}/resume puts it back".replace("{name}", backend.name)
     return backend.last_error or "no reason known"
-
-
-class Router:
-    """`candidates` and `available`, remembered per question until something about the backends changes."""
-
-    # Only questions with an answer are remembered, so there are about as many as models times routes.
-    MOST = 4096
-
-    def __init__(self, backends: Iterable[Backend], catalogue: Catalogue) -> None:
-        self._backends = backends
-        self._catalogue = catalogue
-        self._answers: dict[Wants, tuple[Candidate, ...]] = {}
-
-    def forget(self) -> None:
-        """Something about the backends has changed."""
-        self._answers.clear()
-
-    def ask(self, wants: Wants) -> tuple[Candidate, ...]:
-        """The backends that may answer now. Raises what `candidates` and `available` raise."""
-        found = self._answers.get(wants)
-        if found is None:
-            found = available(candidates(wants, self._backends, self._catalogue))
-            if len(self._answers) >= self.MOST:
-                self._answers.clear()
-            self._answers[wants] = found
-        return found

@@ -1,0 +1,103 @@
+"""What a backend has to do for us, and how long it takes for it: what routing decides by. Pure.
+
+Work is counted in KB of request that the backend has not read before, and each request counts for one more: a short one
+is not free. What waits for its first byte stands in the way of the next request; what generates already, hardly.
+"""
+
+import itertools
+from collections import deque
+
+from gateway.pace import Pace
+
+# What a request costs besides its length, in KB.
+EACH_KB = 1.0
+# For how long an answer that comes as a whole is taken to wait for its first token where nothing is known, in seconds.
+UNKNOWN_S = 1.0
+
+_numbers = itertools.count(1)
+
+
+class Ticket:
+    """One request's place at a backend, from sending to the end."""
+
+    __slots__ = ("_load", "ahead", "at", "shows", "until", "waits", "work")
+
+    def __init__(self, load: "Load", at: float, work: float, shows: bool) -> None:
+        self._load = load
+        self.at = at
+        self.work = work
+        self.ahead = load.waiting_kb
+        # Whether its first byte tells that the prompt has been read; where not, it is taken as read at `until`.
+        self.shows = shows
+        self.until = 0.0
+        self.waits = True
+
+    def first_byte(self, now: float, *, well: bool) -> None:
+        """The first byte has come. Only an answer that went `well` teaches: an error is quick."""
+        if well:
+            pace = self._load.first if self.shows else self._load.whole
+            pace.observe(self.ahead + self.work, now - self.at, now)
+        self._load.let_go(self)
+
+    def ended(self) -> None:
+        """It is no longer at the backend, for whatever reason."""
+        self._load.let_go(self)
+
+
+class Load:
+    """One backend's work, as far as this gateway knows it."""
+
+    __slots__ = ("_shown", "_unseen", "cache", "first", "turn", "waiting_kb", "whole")
+
+    def __init__(self) -> None:
+        # Seconds to the first token, and to the whole of an answer that is not streamed.
+        self.first = Pace()
+        self.whole = Pace()
+        # The work of the requests that wait for their first token, in KB.
+        self.waiting_kb = 0.0
+        # When its turn comes again among equals; see Router.
+        self.turn = 0.0
+        # Which cache of prompts it has: a number of its own until it restarts.
+        self.cache = next(_numbers)
+        self._shown: dict[Ticket, None] = {}
+        self._unseen: deque[Ticket] = deque()
+
+    def restarted(self) -> None:
+        """Its process has ended: what it had cached is gone."""
+        self.cache = next(_numbers)
+
+    def enter(self, kb: float, now: float, *, shows: bool) -> Ticket:
+        """A request with `kb` that it has not read before is on its way."""
+        self.waiting(now)
+        ticket = Ticket(self, now, kb + EACH_KB, shows)
+        if shows:
+            self._shown[ticket] = None
+        else:
+            ahead = self.waiting_kb + ticket.work
+            ticket.until = now + (self.first.expected(ahead, now) if self.first.known else UNKNOWN_S)
+            self._unseen.append(ticket)
+        self.waiting_kb += ticket.work
+        return ticket
+
+    def let_go(self, ticket: Ticket) -> None:
+        """The request waits for its first token no longer."""
+        if ticket.waits:
+            ticket.waits = False
+            self._shown.pop(ticket, None)
+            # Sums of floats drift: nobody waiting is nothing waiting.
+            self.waiting_kb = self.waiting_kb - ticket.work if self._shown or self._unseen else 0.0
+
+    def waiting(self, now: float) -> float:
+        """The work that waits for its first token, in KB."""
+        unseen = self._unseen
+        while unseen and (not unseen[0].waits or unseen[0].until <= now):
+            self.let_go(unseen.popleft())
+        return self.waiting_kb
+
+    def slowed(self, now: float) -> float:
+        """How many times slower than learnt it must be by now, at least 1: its oldest request still has no byte."""
+        oldest = next(iter(self._shown), None)
+        if oldest is None or not self.first.known:
+            return 1.0
+        expected = self.first.expected(oldest.ahead + oldest.work, now)
+        return max((now - oldest.at) / expected, 1.0) if expected > 0.0 else 1.0

@@ -1,0 +1,10 @@
+"""Which backend answers a request. Pure: state in, decision or error out; no socket, no clock of its own.
+
+`candidates` says which may, `cost` what each would cost, `affinity` who has read the prompt before, `router` chooses.
+"""
+
+from gateway.load import Ticket
+from gateway.routing.router import Choice, Router
+from gateway.routing.wants import Candidate, Wants
+
+__all__ = ["Candidate", "Choice", "Router", "Ticket", "Wants"]

@@ -1,0 +1,155 @@
+"""The choice: of all that may answer, the one with the least expected time to the first token."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal
+
+from gateway.backends import Backend
+from gateway.load import Ticket
+from gateway.routing.affinity import KB, PrefixMemory, chain, rendezvous, session_key
+from gateway.routing.candidates import available, candidates
+from gateway.routing.cost import LEAST_CAPACITY, Weighed, weigh
+from gateway.routing.wants import Candidate, Wants
+from kit.catalogue import Catalogue
+
+Affinity = Literal["prefix", "session", "none"]
+
+# Backends whose costs differ by less than this factor, and these seconds, count as equal.
+TIE = 1.25
+TIE_S = 0.001
+# A conversation that the client names stays at its backend for as long as that costs at most so many times the best.
+STICK = 3.0
+# Of more candidates than these, two are drawn and the better one is taken: asking all costs more than it gains
+# (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
+MANY = 8
+# How many questions are remembered. Only those with an answer are, so there are about as many as models times routes.
+MOST_QUESTIONS = 4096
+
+_NOTHING: dict[int, float] = {}
+
+
+class Choice:
+    """A backend for one request, with what was found out on the way to it."""
+
+    __slots__ = ("hashes", "kb", "pair")
+
+    def __init__(self, pair: Candidate, kb: float, hashes: Sequence[int] = ()) -> None:
+        self.pair = pair
+        # What the backend has not read before, in KB; how the prompt begins.
+        self.kb = kb
+        self.hashes = hashes
+
+
+class Router:
+    """Chooses backends. Pure but for what it remembers: answers until something changes, prompts, whose turn it is."""
+
+    def __init__(
+        self,
+        backends: Iterable[Backend],
+        catalogue: Catalogue,
+        *,
+        affinity: Affinity = "prefix",
+        load_bound: float = 1.25,
+        draw: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`draw` gives a random number of [0, 1). `load_bound` is how far over the mean affinity may load a backend."""
+        self._backends = backends
+        self._catalogue = catalogue
+        self._affinity = affinity
+        self._load_bound = load_bound
+        self._draw = draw
+        self._answers: dict[Wants, tuple[Candidate, ...]] = {}
+        self._prefixes = PrefixMemory()
+        # The turn of the backend chosen last: start-time fair queueing (Goyal et al., 1996) among equals.
+        self._turn = 0.0
+
+    def forget(self) -> None:
+        """Something about the backends has changed."""
+        self._answers.clear()
+
+    def ask(self, wants: Wants) -> tuple[Candidate, ...]:
+        """The backends that may answer now. Raises what `candidates` and `available` raise."""
+        found = self._answers.get(wants)
+        if found is None:
+            found = available(candidates(wants, self._backends, self._catalogue))
+            if len(self._answers) >= MOST_QUESTIONS:
+                self._answers.clear()
+            self._answers[wants.question()] = found
+        return found
+
+    def choose(self, wants: Wants, now: float, *, tried: Collection[Backend] = ()) -> Choice | None:
+        """The best backend that is not in `tried`, or None when all are. `now` is a monotonic time.
+
+        Raises what `candidates` and `available` raise.
+        """
+        found: Sequence[Candidate] = self.ask(wants)
+        if tried:
+            found = [pair for pair in found if pair.backend not in tried]
+        if len(found) < 2:
+            return Choice(found[0], wants.size / KB) if found else None
+        hashes = self.hashes(wants)
+        weighed = self.weigh(wants, found, hashes, now)
+        best = self.best(weighed, session_key(wants, hashes) if self._affinity != "none" else b"", wants)
+        return Choice(best.pair, best.kb, hashes)
+
+    def sent(self, choice: Choice, wants: Wants, now: float) -> Ticket:
+        """The request goes where `choice` says. Tell the ticket when its first byte comes, and when it has ended."""
+        backend = choice.pair.backend
+        load = backend.load
+        if choice.hashes:
+            self._prefixes.remember(choice.hashes, load.cache)
+        self._turn = max(load.turn, self._turn)
+        load.turn = self._turn + 1.0 / max(backend.target.weight * backend.warmth(now), LEAST_CAPACITY)
+        return load.enter(choice.kb, now, shows=wants.shows_first_token)
+
+    def hashes(self, wants: Wants) -> Sequence[int]:
+        """How the prompt begins, where that counts."""
+        return chain(wants.prompt) if self._affinity == "prefix" and wants.prompt else ()
+
+    def weigh(self, wants: Wants, pairs: Sequence[Candidate], hashes: Sequence[int], now: float) -> list[Weighed]:
+        """What the request would cost at each of `pairs`, or at a few where they are many."""
+        keyed = bool(hashes or wants.session) and self._affinity != "none"
+        saved = self._prefixes.saved_kb(hashes) if hashes else _NOTHING
+        bound = self._bound(pairs, now) if keyed else None
+        if len(pairs) > MANY:
+            pairs = self._few(pairs, saved, session_key(wants, hashes) if keyed else b"")
+        return weigh(pairs, wants, now, saved, bound)
+
+    def best(self, weighed: Sequence[Weighed], key: bytes, wants: Wants) -> Weighed:
+        """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns."""
+        least = min([one.cost for one in weighed])
+        if key:
+            # Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016): the first within the bound.
+            limit = least * (STICK if wants.session else TIE) + TIE_S
+            drawn = [one for one in weighed if one.cost <= limit and one.within]
+            if drawn:
+                return max(drawn, key=lambda one: rendezvous(key, one.pair.backend.name))
+        limit = least * TIE + TIE_S
+        tied = [one for one in weighed if one.cost <= limit]
+        return tied[0] if len(tied) == 1 else min(tied, key=self._order)
+
+    def _order(self, one: Weighed) -> tuple[float, float]:
+        backend = one.pair.backend
+        return backend.in_flight / one.capacity, max(backend.load.turn, self._turn)
+
+    def _bound(self, pairs: Sequence[Candidate], now: float) -> float:
+        """How many requests in flight, per capacity, a backend may have for affinity to draw to it."""
+        in_flight = 1
+        capacity = 0.0
+        for pair in pairs:
+            in_flight += pair.backend.in_flight
+            capacity += pair.backend.target.weight * pair.backend.warmth(now)
+        return self._load_bound * in_flight / max(capacity, LEAST_CAPACITY)
+
+    def _few(self, pairs: Sequence[Candidate], saved: dict[int, float], key: bytes) -> Sequence[Candidate]:
+        """Two drawn ones, those that have seen the prompt, and the one that the conversation belongs to."""
+        count = len(pairs)
+        first = int(self._draw() * count)
+        second = (first + 1 + int(self._draw() * (count - 1))) % count
+        few = [pairs[first], pairs[second]]
+        if saved:
+            few += [pair for pair in pairs if pair.backend.load.cache in saved and pair not in few]
+        if key:
+            own = max(pairs, key=lambda pair: rendezvous(key, pair.backend.name))
+            if own not in few:
+                few.append(own)
+        return few

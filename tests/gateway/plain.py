@@ -1,0 +1,53 @@
+"""Backends and requests as plain objects: what routing is tested with, without a socket."""
+
+from dataclasses import replace
+from typing import Any
+
+from gateway.backends import Backend, Offer, State, offer_of_entry, offer_of_id
+from gateway.endpoints import BY_PATH
+from gateway.routing import Wants
+from gateway.targets import make_target
+from gateway.upstream import Pool
+from kit.catalogue import Catalogue, Entry, Kind
+
+KINDS: dict[str, Kind] = {
+    "qwen": "llm",
+    "tinyllama": "llm",
+    "llava": "multimodal",
+    "minilm": "embedding",
+    "ranker": "reranker",
+    "whisper": "transcription",
+}
+ENTRIES = [
+    Entry(name=name, kind=kind, hf_repo=f"org/{name}", aliases=("fast",) if name == "qwen" else ())
+    for name, kind in KINDS.items()
+]
+CATALOGUE = Catalogue(ENTRIES)
+
+
+def make_backend(
+    name: str, *models: str, state: State = "healthy", kind: Kind | None = None, weight: float = 1.0
+) -> Backend:
+    """A backend that serves catalogue models, or foreign ids where the catalogue has none."""
+    target = replace(make_target(name, "http://127.0.0.1:1", kind=kind), weight=weight)
+    backend = Backend(target, Pool(target))
+    offers: list[Offer] = []
+    for model in models:
+        entry = CATALOGUE.find(model)
+        offers.append(offer_of_entry(entry) if entry else offer_of_id(model, None, kind))
+    backend.offer(tuple(offers))
+    backend.observe(state, None if state == "healthy" else f"{state} for a test")
+    return backend
+
+
+def wants(path: str, model: str | None = None, **more: Any) -> Wants:
+    """What a request to `path` asks for."""
+    return Wants(BY_PATH[path.encode()], model, **more)
+
+
+def full_cluster() -> list[Backend]:
+    """One backend for each model."""
+    return [make_backend(f"s-{name}", name) for name in KINDS]
+
+
+CHAT = "/v1/chat/completions"

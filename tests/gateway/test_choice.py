@@ -1,0 +1,191 @@
+"""Which of the backends that may answer does: by expected time to the first token, on plain objects."""
+
+from collections import Counter
+
+from gateway.backends import Backend
+from gateway.routing import Choice, Router, Wants
+from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
+
+# Times to the first token that backends have shown, in seconds, for a request of REQUEST's length.
+FAST_S, SLOW_S = 0.1, 0.5
+REQUEST = wants(CHAT, "qwen", stream=True, size=1024)
+
+
+def learn(backend: Backend, seconds: float, now: float = 1.0) -> None:
+    """Have the backend answer one request like REQUEST in so many seconds."""
+    backend.load.enter(1.0, now - seconds, shows=True).first_byte(now, well=True)
+
+
+def send(router: Router, request: Wants = REQUEST, now: float = 1.0) -> Backend:
+    """Choose a backend and send it the request, which waits there."""
+    choice = router.choose(request, now)
+    assert choice is not None
+    router.sent(choice, request, now)
+    choice.pair.backend.in_flight += 1
+    return choice.pair.backend
+
+
+def chosen(choice: Choice | None) -> Backend:
+    assert choice is not None
+    return choice.pair.backend
+
+
+def test_fastest_wins() -> None:
+    """Of two idle backends the one with the lower measured time is chosen."""
+    fast, slow = make_backend("fast", "qwen"), make_backend("slow", "qwen")
+    learn(fast, FAST_S)
+    learn(slow, SLOW_S)
+    assert chosen(Router([slow, fast], CATALOGUE).choose(REQUEST, 1.0)) is fast
+
+
+def test_waiting_work_counts() -> None:
+    """A fast backend gets requests until its queue makes it as slow as the slow one."""
+    fast, slow = make_backend("fast", "qwen"), make_backend("slow", "qwen")
+    learn(fast, FAST_S)
+    learn(slow, SLOW_S)
+    router = Router([slow, fast], CATALOGUE)
+    names = [send(router).name for _ in range(12)]
+    assert set(names[:3]) == {"fast"}
+    assert 2 <= names.count("slow") <= 4
+
+
+def test_a_long_prompt_weighs_more() -> None:
+    """A backend that reads one long prompt is dearer than one that reads some short ones."""
+    long, short = make_backend("long", "qwen"), make_backend("short", "qwen")
+    for backend in (long, short):
+        learn(backend, FAST_S)
+    long.load.enter(64.0, 1.0, shows=True)
+    for _ in range(3):
+        short.load.enter(1.0, 1.0, shows=True)
+    long.in_flight, short.in_flight = 1, 3
+    assert chosen(Router([long, short], CATALOGUE).choose(REQUEST, 1.0)) is short
+
+
+def test_equals_take_turns() -> None:
+    """Backends that cannot be told apart are chosen in turn."""
+    router = Router([make_backend(name, "qwen") for name in "abc"], CATALOGUE)
+    order = []
+    for _ in range(6):
+        choice = router.choose(REQUEST, 1.0)
+        assert choice is not None
+        router.sent(choice, REQUEST, 1.0).ended()
+        order.append(choice.pair.backend.name)
+    assert order == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_weights_share_out() -> None:
+    """Among equals a weight of 3 gets three times as much, idle or loaded."""
+    heavy, light = make_backend("heavy", "qwen", weight=3.0), make_backend("light", "qwen")
+    for idle in (True, False):
+        router = Router([light, heavy], CATALOGUE)
+        names: Counter[str] = Counter()
+        for _ in range(40):
+            choice = router.choose(REQUEST, 1.0)
+            assert choice is not None
+            ticket = router.sent(choice, REQUEST, 1.0)
+            names[choice.pair.backend.name] += 1
+            if idle:
+                ticket.ended()
+            else:
+                choice.pair.backend.in_flight += 1
+        assert names == {"heavy": 30, "light": 10}
+
+
+def test_a_newcomer_does_not_catch_up() -> None:
+    """A backend that joins late takes its turns from then on, not those it missed."""
+    old = [make_backend(name, "qwen") for name in "ab"]
+    router = Router(backends := [*old], CATALOGUE)
+    for _ in range(100):
+        choice = router.choose(REQUEST, 1.0)
+        assert choice is not None
+        router.sent(choice, REQUEST, 1.0).ended()
+    backends.append(make_backend("c", "qwen"))
+    router.forget()
+    names: Counter[str] = Counter()
+    for _ in range(9):
+        choice = router.choose(REQUEST, 1.0)
+        assert choice is not None
+        router.sent(choice, REQUEST, 1.0).ended()
+        names[choice.pair.backend.name] += 1
+    assert names == {"a": 3, "b": 3, "c": 3}
+
+
+def test_unmeasured_backend_is_tried() -> None:
+    """A backend without a sample is taken to be as good as the best, and does not get everything."""
+    known, fresh = make_backend("known", "qwen"), make_backend("fresh", "qwen")
+    learn(known, FAST_S)
+    router = Router([known, fresh], CATALOGUE)
+    assert Counter(send(router).name for _ in range(6)) == {"known": 3, "fresh": 3}
+
+
+def test_silence_is_a_sign() -> None:
+    """A backend that owes a first byte for far longer than learnt is avoided before it has answered."""
+    silent, well = make_backend("silent", "qwen"), make_backend("well", "qwen")
+    for backend in (silent, well):
+        learn(backend, FAST_S)
+    silent.load.enter(1.0, 1.0, shows=True)
+    for _ in range(3):
+        well.load.enter(1.0, 2.0, shows=True)
+    router = Router([silent, well], CATALOGUE)
+    assert chosen(router.choose(REQUEST, 1.05)) is silent
+    assert chosen(router.choose(REQUEST, 2.0)) is well
+
+
+def test_one_slow_answer_is_forgiven() -> None:
+    """A backend that was slow once is avoided at once, and asked again some seconds later."""
+    shaky, steady = make_backend("shaky", "qwen"), make_backend("steady", "qwen")
+    for tenth in range(10):
+        learn(shaky, FAST_S, 1.0 + tenth / 10)
+        learn(steady, FAST_S * 1.5, 1.0 + tenth / 10)
+    router = Router([shaky, steady], CATALOGUE)
+    assert chosen(router.choose(REQUEST, 2.0)) is shaky
+    learn(shaky, FAST_S * 4, 3.0)
+    assert chosen(router.choose(REQUEST, 3.0)) is steady
+    assert any(chosen(router.choose(REQUEST, 3.0 + later)) is shaky for later in range(120))
+
+
+def test_an_error_teaches_nothing() -> None:
+    """A quick error does not make a backend look fast."""
+    backend = make_backend("a", "qwen")
+    backend.load.enter(1.0, 1.0, shows=True).first_byte(1.001, well=False)
+    assert not backend.load.first.known
+    assert backend.load.waiting(1.001) == 0
+
+
+def test_a_whole_answer_is_believed_to_generate() -> None:
+    """A whole answer says nothing until its end: its prompt counts as read when it should be."""
+    backend = make_backend("a", "qwen")
+    learn(backend, FAST_S)
+    ticket = backend.load.enter(1.0, 2.0, shows=False)
+    assert backend.load.waiting(2.05) > 0
+    assert backend.load.waiting(2.15) == 0
+    ticket.ended()
+    assert backend.load.waiting(2.2) == 0
+
+
+def test_busy_is_dearer() -> None:
+    """A backend that answers no polls while it works is asked only when nothing better is there."""
+    busy, well = make_backend("busy", "qwen", state="busy"), make_backend("well", "qwen")
+    assert chosen(Router([busy, well], CATALOGUE).choose(REQUEST, 1.0)) is well
+    assert chosen(Router([busy], CATALOGUE).choose(REQUEST, 1.0)) is busy
+
+
+def test_tried_ones_are_left_out() -> None:
+    """A retry goes elsewhere, and ends when there is no elsewhere."""
+    a, b = make_backend("a", "qwen"), make_backend("b", "qwen")
+    router = Router([a, b], CATALOGUE)
+    assert chosen(router.choose(REQUEST, 1.0, tried=[a])) is b
+    assert router.choose(REQUEST, 1.0, tried=[a, b]) is None
+    assert Router([a], CATALOGUE).choose(REQUEST, 1.0, tried=[a]) is None
+
+
+def test_of_many_the_better_of_two() -> None:
+    """Of more than a handful two are drawn, so that the choice costs the same for hundreds."""
+    backends = [make_backend(f"b{number}", "qwen") for number in range(20)]
+    for number, backend in enumerate(backends):
+        learn(backend, FAST_S + number)
+    draws = iter([0.5, 0.1])
+    router = Router(backends, CATALOGUE, draw=lambda: next(draws))
+    # The tenth, and the one two places on.
+    assert chosen(router.choose(REQUEST, 1.0)).name == "b10"
+    assert next(draws, None) is None
