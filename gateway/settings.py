@@ -68,7 +68,7 @@ class GatewaySettings(HttpSettings):
         "prompt_cache_key or user) or none",
     )
     affinity_load_bound: float = Field(
-        1.25,
+        2.0,
         ge=1,
         le=100,
         description="how many times the mean of requests in flight a backend may have for affinity to draw to it",

@@ -11,9 +11,13 @@ rendezvous hashing (Thaler and Ravishankar, 1998).
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from gateway.routing.wants import Wants
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 KB = 1024
 # At which lengths the beginning of a prompt is hashed, in bytes. Below the first there is nothing worth keeping.
@@ -24,7 +28,7 @@ MOST_REMEMBERED = 50_000
 MOST_BACKENDS = 8
 
 
-def chain(prompt: Sequence[bytes | memoryview]) -> list[int]:
+def chain(prompt: Sequence["Buffer"]) -> list[int]:
     """The hashes of the beginnings of `prompt`, for each of ENDS that it reaches. Equal beginnings have equal hashes.
 
     crc32 is no secret and collides at will: all that a collision costs is a wrong guess, and load bounds that.

@@ -18,33 +18,31 @@ from gateway.routing.affinity import KB
 from gateway.routing.wants import Candidate, Wants
 
 # How much each request in flight adds: generating takes a share of what reading prompts needs.
-RUNNING = 0.05
+RUNNING = 0.1
 # How much dearer a backend is that answers no polls while it works.
 BUSY_FACTOR = 4.0
 # One request in flight more than a mean of next to nothing is no overload.
 IDLE = 2
-# The least that is left of a capacity, so that nothing is divided by nothing.
-LEAST_CAPACITY = 0.01
 
 
 class Weighed:
-    """One candidate on the scales. Durations in seconds, work in KB."""
+    """One candidate on the scales."""
 
-    __slots__ = ("capacity", "cost", "kb", "pace", "pair", "saved_kb", "slowed", "waiting_kb", "within")
+    __slots__ = ("capacity", "cost", "kb", "pace", "pair", "within")
 
-    def __init__(self, pair: Candidate, capacity: float, kb: float, saved_kb: float, now: float) -> None:
+    def __init__(
+        self, pair: Candidate, cost: float, capacity: float, kb: float, within: bool, pace: Pace | None
+    ) -> None:
         self.pair = pair
+        # The expected time to the first token, in seconds where anybody's pace is known.
+        self.cost = cost
         self.capacity = capacity
-        # What it would have to read, and what it has read before.
+        # What it would have to read, in KB.
         self.kb = kb
-        self.saved_kb = saved_kb
-        load = pair.backend.load
-        self.waiting_kb = load.waiting(now)
-        self.slowed = load.slowed(now)
-        self.pace: Pace | None = None
-        # Whether affinity may draw to it; see Router.
-        self.within = True
-        self.cost = 0.0
+        # Whether affinity may draw to it.
+        self.within = within
+        # What it is judged by: its own pace, another's where it has none, None where nobody has one.
+        self.pace = pace
 
 
 def weigh(
@@ -58,47 +56,36 @@ def weigh(
     """
     size_kb = wants.size / KB
     weighed: list[Weighed] = []
-    for pair in pairs:
+    for pair, pace in zip(pairs, _paces(pairs, wants), strict=True):
         backend = pair.backend
-        capacity = max(backend.target.weight * backend.warmth(now), LEAST_CAPACITY)
-        saved = 0.0
-        within = bound is None or backend.in_flight < max(ceil(bound * capacity), IDLE)
+        load = backend.load
+        in_flight = backend.in_flight
+        capacity = backend.target.weight * backend.warmth(now)
+        kb = size_kb
+        within = bound is None or in_flight < max(ceil(bound * capacity), IDLE)
         if within and saved_kb:
-            saved = min(saved_kb.get(backend.load.cache, 0.0), size_kb)
-        one = Weighed(pair, capacity, size_kb - saved, saved, now)
-        one.within = within
-        weighed.append(one)
-    _set_paces(weighed, wants)
-    for one in weighed:
-        backend = one.pair.backend
-        work = one.waiting_kb / one.capacity + one.kb + EACH_KB
-        expected = work if one.pace is None else one.pace.expected(work, now) * one.slowed
-        one.cost = expected * (1.0 + RUNNING * backend.in_flight / one.capacity)
+            kb -= min(saved_kb.get(load.cache, 0.0), size_kb)
+        cost = load.waiting(now) / capacity + kb + EACH_KB
+        if pace is not None:
+            cost = pace.expected(cost, now) * load.slowed(now)
+        if in_flight:
+            cost *= 1.0 + RUNNING * in_flight / capacity
         if backend.state == "busy":
-            one.cost *= BUSY_FACTOR
+            cost *= BUSY_FACTOR
+        weighed.append(Weighed(pair, cost, capacity, kb, within, pace))
     return weighed
 
 
-def _set_paces(weighed: list[Weighed], wants: Wants) -> None:
-    """Give each the pace that it is judged by: its own, else the best of the others'; None where nobody has one."""
+def _paces(pairs: Sequence[Candidate], wants: Wants) -> Sequence[Pace | None]:
+    """What each is judged by: its own pace, else the best of the others', for this sort of answer, else the other."""
     shows = wants.shows_first_token
     for sort in (shows, not shows):
-        known = False
-        unknown = False
-        for one in weighed:
-            load = one.pair.backend.load
-            pace = load.first if sort else load.whole
-            if pace.known:
-                one.pace = pace
-                known = True
-            else:
-                unknown = True
-        if not known:
-            continue
-        if unknown:
-            paces = [one.pace for one in weighed if one.pace is not None]
-            at = wants.size / KB + EACH_KB
-            best = min(paces, key=lambda pace: pace.base_s + pace.per_kb_s * at)
-            for one in weighed:
-                one.pace = one.pace or best
-        return
+        paces = [pair.backend.load.first if sort else pair.backend.load.whole for pair in pairs]
+        known = [pace for pace in paces if pace.known]
+        if len(known) == len(paces):
+            return paces
+        if known:
+            kb = wants.size / KB + EACH_KB
+            best = min(known, key=lambda pace: pace.base_s + pace.per_kb_s * kb)
+            return [pace if pace.known else best for pace in paces]
+    return [None] * len(pairs)

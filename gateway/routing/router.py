@@ -5,9 +5,9 @@ from typing import Literal
 
 from gateway.backends import Backend
 from gateway.load import Ticket
-from gateway.routing.affinity import KB, PrefixMemory, chain, rendezvous, session_key
+from gateway.routing.affinity import ENDS, KB, PrefixMemory, chain, rendezvous, session_key
 from gateway.routing.candidates import available, candidates
-from gateway.routing.cost import LEAST_CAPACITY, Weighed, weigh
+from gateway.routing.cost import Weighed, weigh
 from gateway.routing.wants import Candidate, Wants
 from kit.catalogue import Catalogue
 
@@ -48,7 +48,7 @@ class Router:
         catalogue: Catalogue,
         *,
         affinity: Affinity = "prefix",
-        load_bound: float = 1.25,
+        load_bound: float = 2.0,
         draw: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """`draw` gives a random number of [0, 1). `load_bound` is how far over the mean affinity may load a backend."""
@@ -86,9 +86,8 @@ class Router:
             found = [pair for pair in found if pair.backend not in tried]
         if len(found) < 2:
             return Choice(found[0], wants.size / KB) if found else None
-        hashes = self.hashes(wants)
-        weighed = self.weigh(wants, found, hashes, now)
-        best = self.best(weighed, session_key(wants, hashes) if self._affinity != "none" else b"", wants)
+        hashes, key = self.affinity(wants)
+        best = self.best(self.weigh(wants, found, hashes, key, now), key, sticky=bool(wants.session))
         return Choice(best.pair, best.kb, hashes)
 
     def sent(self, choice: Choice, wants: Wants, now: float) -> Ticket:
@@ -98,28 +97,35 @@ class Router:
         if choice.hashes:
             self._prefixes.remember(choice.hashes, load.cache)
         self._turn = max(load.turn, self._turn)
-        load.turn = self._turn + 1.0 / max(backend.target.weight * backend.warmth(now), LEAST_CAPACITY)
+        load.turn = self._turn + 1.0 / (backend.target.weight * backend.warmth(now))
         return load.enter(choice.kb, now, shows=wants.shows_first_token)
 
-    def hashes(self, wants: Wants) -> Sequence[int]:
-        """How the prompt begins, where that counts."""
-        return chain(wants.prompt) if self._affinity == "prefix" and wants.prompt else ()
+    def affinity(self, wants: Wants) -> tuple[Sequence[int], bytes]:
+        """How the prompt begins, and what names the conversation, both as far as they count here."""
+        if self._affinity == "none":
+            return (), b""
+        hashes = chain(wants.prompt) if self._affinity == "prefix" and wants.size >= ENDS[0] else ()
+        return hashes, session_key(wants, hashes)
 
-    def weigh(self, wants: Wants, pairs: Sequence[Candidate], hashes: Sequence[int], now: float) -> list[Weighed]:
+    def weigh(
+        self, wants: Wants, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float
+    ) -> list[Weighed]:
         """What the request would cost at each of `pairs`, or at a few where they are many."""
-        keyed = bool(hashes or wants.session) and self._affinity != "none"
         saved = self._prefixes.saved_kb(hashes) if hashes else _NOTHING
-        bound = self._bound(pairs, now) if keyed else None
+        bound = self._bound(pairs, now) if key else None
         if len(pairs) > MANY:
-            pairs = self._few(pairs, saved, session_key(wants, hashes) if keyed else b"")
+            pairs = self._few(pairs, saved, key)
         return weigh(pairs, wants, now, saved, bound)
 
-    def best(self, weighed: Sequence[Weighed], key: bytes, wants: Wants) -> Weighed:
-        """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns."""
+    def best(self, weighed: Sequence[Weighed], key: bytes, *, sticky: bool) -> Weighed:
+        """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns.
+
+        A `sticky` conversation, which the client has named, goes to its own even where that costs somewhat more.
+        """
         least = min([one.cost for one in weighed])
         if key:
             # Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016): the first within the bound.
-            limit = least * (STICK if wants.session else TIE) + TIE_S
+            limit = least * (STICK if sticky else TIE) + TIE_S
             drawn = [one for one in weighed if one.cost <= limit and one.within]
             if drawn:
                 return max(drawn, key=lambda one: rendezvous(key, one.pair.backend.name))
@@ -138,7 +144,7 @@ class Router:
         for pair in pairs:
             in_flight += pair.backend.in_flight
             capacity += pair.backend.target.weight * pair.backend.warmth(now)
-        return self._load_bound * in_flight / max(capacity, LEAST_CAPACITY)
+        return self._load_bound * in_flight / capacity
 
     def _few(self, pairs: Sequence[Candidate], saved: dict[int, float], key: bytes) -> Sequence[Candidate]:
         """Two drawn ones, those that have seen the prompt, and the one that the conversation belongs to."""

@@ -1,10 +1,14 @@
 """What routing is asked, and what it may answer with."""
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from gateway.backends import Backend, Offer
 from gateway.endpoints import Endpoint
 from kit.catalogue import VIRTUAL_MODEL
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class Wants:
     # The length of the body in bytes.
     size: int = field(default=0, compare=False)
     # What the model reads, in raw pieces of JSON; and what names the conversation. Empty where there is none.
-    prompt: tuple[bytes | memoryview, ...] = field(default=(), compare=False, repr=False)
+    prompt: tuple["Buffer", ...] = field(default=(), compare=False, repr=False)
     session: bytes = field(default=b"", compare=False)
 
     @property

@@ -1,0 +1,1 @@
+"""How well the gateway chooses: its real code in simulated time, and once for real. `python -m bench.routing`."""

@@ -1,0 +1,142 @@
+"""Ways to choose: the gateway's own, by its real code, and those it is compared with."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from bench.routing.servers import Server
+from bench.routing.workload import Request
+from gateway.backends import Backend, offer_of_entry
+from gateway.endpoints import BY_PATH
+from gateway.load import Ticket
+from gateway.routing import Router, Wants
+from gateway.routing.router import Affinity
+from gateway.targets import make_target
+from gateway.upstream import Pool
+from kit.catalogue import Catalogue, Entry
+
+CHAT = BY_PATH[b"/v1/chat/completions"]
+MODEL = "model"
+
+
+class Policy(Protocol):
+    """Told of a request's life at the times at which a gateway sees it."""
+
+    def choose(self, request: Request, now: float) -> int:
+        """The number of the server that gets it, which it is sent to at once."""
+
+    def first_token(self, request: Request, now: float) -> None:
+        """Its first byte has come."""
+
+    def ended(self, request: Request, server: int, now: float) -> None:
+        """Its last byte has come."""
+
+
+class _Plain:
+    def __init__(self, servers: Sequence[Server], seed: int) -> None:
+        self.servers = servers
+        self.random = random.Random(seed)
+        self.in_flight = [0] * len(servers)
+
+    def choose(self, request: Request, now: float) -> int:
+        """Pick, and count."""
+        number = self.pick(request, now)
+        self.in_flight[number] += 1
+        return number
+
+    def pick(self, request: Request, now: float) -> int:
+        """The number of the server."""
+        raise NotImplementedError
+
+    def first_token(self, request: Request, now: float) -> None:
+        """Nothing is learnt."""
+
+    def ended(self, request: Request, server: int, now: float) -> None:
+        """One less."""
+        self.in_flight[server] -= 1
+
+
+class RoundRobin(_Plain):
+    """One after the other."""
+
+    _next = -1
+
+    def pick(self, request: Request, now: float) -> int:
+        """The next one."""
+        self._next = (self._next + 1) % len(self.servers)
+        return self._next
+
+
+class RandomChoice(_Plain):
+    """Any."""
+
+    def pick(self, request: Request, now: float) -> int:
+        """Any one."""
+        return self.random.randrange(len(self.servers))
+
+
+class LeastRequest(_Plain):
+    """The one with the fewest requests in flight, any of those where several have."""
+
+    def pick(self, request: Request, now: float) -> int:
+        """The least loaded."""
+        least = min(self.in_flight)
+        return self.random.choice([number for number, count in enumerate(self.in_flight) if count == least])
+
+
+class PrefixOnly(_Plain):
+    """Always the same server for the same beginning, whatever its load."""
+
+    def pick(self, request: Request, now: float) -> int:
+        """By the hash of the first block."""
+        digest = hashlib.sha256(repr(request.blocks[0]).encode()).digest()
+        return int.from_bytes(digest[:8]) % len(self.servers)
+
+
+class Oracle(_Plain):
+    """Knows of every server how fast it is now and what its queue will cost: the least true time to the first token."""
+
+    def pick(self, request: Request, now: float) -> int:
+        """The one that will answer first."""
+        times = [server.plan(request, now).first_token for server in self.servers]
+        return times.index(min(times))
+
+
+class Ours:
+    """The gateway's router, on backends that are never connected to."""
+
+    def __init__(self, servers: Sequence[Server], seed: int, affinity: Affinity = "prefix") -> None:
+        catalogue = Catalogue([Entry.model_validate({"name": MODEL, "kind": "llm", "hf_repo": f"org/{MODEL}"})])
+        entry = catalogue.find(MODEL)
+        assert entry is not None
+        self._backends: list[Backend] = []
+        for server in servers:
+            target = make_target(server.name, "http://127.0.0.1:1")
+            backend = Backend(target, Pool(target))
+            backend.offer((offer_of_entry(entry),))
+            backend.observe("healthy")
+            self._backends.append(backend)
+        self._router = Router(self._backends, catalogue, affinity=affinity, draw=random.Random(seed).random)
+        self._tickets: dict[int, Ticket] = {}
+
+    def choose(self, request: Request, now: float) -> int:
+        """Ask the router, and tell it that the request went."""
+        prompt = request.prompt
+        wants = Wants(CHAT, MODEL, stream=True, size=len(prompt), prompt=(prompt,))
+        # The gateway's times are those of a clock that has been running for a while.
+        choice = self._router.choose(wants, now + 1000.0)
+        assert choice is not None
+        self._tickets[id(request)] = self._router.sent(choice, wants, now + 1000.0)
+        backend = choice.pair.backend
+        backend.in_flight += 1
+        return self._backends.index(backend)
+
+    def first_token(self, request: Request, now: float) -> None:
+        """Tell the ticket."""
+        self._tickets[id(request)].first_byte(now + 1000.0, well=True)
+
+    def ended(self, request: Request, server: int, now: float) -> None:
+        """Tell the ticket, and count."""
+        self._tickets.pop(id(request)).ended()
+        self._backends[server].in_flight -= 1
