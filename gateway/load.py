@@ -4,17 +4,15 @@ Work is counted in KB of request that the backend has not read before, and each 
 is not free. What waits for its first byte stands in the way of the next request; what generates already, hardly.
 """
 
-import itertools
 from collections import deque
 
 from gateway.pace import Pace
+from gateway.prefixes import Kept
 
 # What a request costs besides its length, in KB.
 EACH_KB = 1.0
 # For how long an answer that comes as a whole is taken to wait for its first token where nothing is known, in seconds.
 UNKNOWN_S = 1.0
-
-_numbers = itertools.count(1)
 
 
 class Ticket:
@@ -34,10 +32,11 @@ class Ticket:
 
     def first_byte(self, now: float, *, well: bool) -> None:
         """The first byte has come. Only an answer that went `well` teaches: an error is quick."""
+        load = self._load
         if well:
-            pace = self._load.first if self.shows else self._load.whole
+            pace = load.first if self.shows else load.whole
             pace.observe(self.ahead + self.work, now - self.at, now)
-        self._load.let_go(self)
+        load.let_go(self)
 
     def ended(self) -> None:
         """It is no longer at the backend, for whatever reason."""
@@ -47,7 +46,7 @@ class Ticket:
 class Load:
     """One backend's work, as far as this gateway knows it."""
 
-    __slots__ = ("_shown", "_unseen", "cache", "first", "turn", "waiting_kb", "whole")
+    __slots__ = ("_shown", "_unseen", "first", "kept", "turn", "waiting_kb", "whole")
 
     def __init__(self) -> None:
         # Seconds to the first token, and to the whole of an answer that is not streamed.
@@ -57,14 +56,13 @@ class Load:
         self.waiting_kb = 0.0
         # When its turn comes again among equals; see Router.
         self.turn = 0.0
-        # Which cache of prompts it has: a number of its own until it restarts.
-        self.cache = next(_numbers)
+        self.kept = Kept()
         self._shown: dict[Ticket, None] = {}
         self._unseen: deque[Ticket] = deque()
 
     def restarted(self) -> None:
         """Its process has ended: what it had cached is gone."""
-        self.cache = next(_numbers)
+        self.kept = Kept()
 
     def enter(self, kb: float, now: float, *, shows: bool) -> Ticket:
         """A request with `kb` that it has not read before is on its way."""

@@ -66,7 +66,8 @@ class Server:
         plan = self.plan(request, now)
         self._read_until = plan.first_token
         heapq.heappush(self._ends, plan.end)
-        for block in request.blocks if self.cache_blocks else ():
+        # The end of a prompt is given up before its beginning, as vLLM does.
+        for block in reversed(request.blocks) if self.cache_blocks else ():
             self._cached.pop(block, None)
             self._cached[block] = None
         while len(self._cached) > self.cache_blocks:

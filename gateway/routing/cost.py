@@ -9,12 +9,12 @@ Capacity is the weight from the configuration times the warmth after a start. Th
 streams and for whole answers apart; who has shown none yet is taken to be as fast as the best.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import ceil
 
 from gateway.load import EACH_KB
 from gateway.pace import Pace
-from gateway.routing.affinity import KB
+from gateway.prefixes import KB
 from gateway.routing.wants import Candidate, Wants
 
 # How much each request in flight adds: generating takes a share of what reading prompts needs.
@@ -46,13 +46,13 @@ class Weighed:
 
 
 def weigh(
-    pairs: Sequence[Candidate], wants: Wants, now: float, saved_kb: Mapping[int, float], bound: float | None
+    pairs: Sequence[Candidate], wants: Wants, now: float, hashes: Sequence[int] = (), bound: float | None = None
 ) -> list[Weighed]:
     """Put every candidate on the scales.
 
-    `saved_kb` is what each cache has seen of the prompt. A backend that one more request would put over `bound`, in
-    requests in flight per capacity, gets no credit for that: affinity must not pile up work. None is no bound, and
-    with fewer than IDLE in flight none is over it.
+    `hashes` tell how the prompt begins: who has read that before has less to read. A backend that one more request
+    would put over `bound`, in requests in flight per capacity, gets no credit for it: affinity must not pile up work.
+    None is no bound, and with fewer than IDLE in flight none is over it.
     """
     size_kb = wants.size / KB
     weighed: list[Weighed] = []
@@ -63,8 +63,8 @@ def weigh(
         capacity = backend.target.weight * backend.warmth(now)
         kb = size_kb
         within = bound is None or in_flight < max(ceil(bound * capacity), IDLE)
-        if within and saved_kb:
-            kb -= min(saved_kb.get(load.cache, 0.0), size_kb)
+        if hashes and within:
+            kb -= load.kept.saved(hashes)
         cost = load.waiting(now) / capacity + kb + EACH_KB
         if pace is not None:
             cost = pace.expected(cost, now) * load.slowed(now)

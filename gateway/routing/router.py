@@ -5,7 +5,8 @@ from typing import Literal
 
 from gateway.backends import Backend
 from gateway.load import Ticket
-from gateway.routing.affinity import ENDS, KB, PrefixMemory, chain, rendezvous, session_key
+from gateway.prefixes import ENDS, KB, chain
+from gateway.routing.affinity import rendezvous, session_key
 from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import Weighed, weigh
 from gateway.routing.wants import Candidate, Wants
@@ -23,8 +24,6 @@ STICK = 3.0
 MANY = 8
 # How many questions are remembered. Only those with an answer are, so there are about as many as models times routes.
 MOST_QUESTIONS = 4096
-
-_NOTHING: dict[int, float] = {}
 
 
 class Choice:
@@ -58,7 +57,6 @@ class Router:
         self._load_bound = load_bound
         self._draw = draw
         self._answers: dict[Wants, tuple[Candidate, ...]] = {}
-        self._prefixes = PrefixMemory()
         # The turn of the backend chosen last: start-time fair queueing (Goyal et al., 1996) among equals.
         self._turn = 0.0
 
@@ -94,10 +92,10 @@ class Router:
         """The request goes where `choice` says. Tell the ticket when its first byte comes, and when it has ended."""
         backend = choice.pair.backend
         load = backend.load
-        if choice.hashes:
-            self._prefixes.remember(choice.hashes, load.cache)
         self._turn = max(load.turn, self._turn)
         load.turn = self._turn + 1.0 / (backend.target.weight * backend.warmth(now))
+        if choice.hashes:
+            load.kept.read(choice.hashes, choice.kb)
         return load.enter(choice.kb, now, shows=wants.shows_first_token)
 
     def affinity(self, wants: Wants) -> tuple[Sequence[int], bytes]:
@@ -111,11 +109,10 @@ class Router:
         self, wants: Wants, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float
     ) -> list[Weighed]:
         """What the request would cost at each of `pairs`, or at a few where they are many."""
-        saved = self._prefixes.saved_kb(hashes) if hashes else _NOTHING
         bound = self._bound(pairs, now) if key else None
         if len(pairs) > MANY:
-            pairs = self._few(pairs, saved, key)
-        return weigh(pairs, wants, now, saved, bound)
+            pairs = self._few(pairs, hashes, key)
+        return weigh(pairs, wants, now, hashes, bound)
 
     def best(self, weighed: Sequence[Weighed], key: bytes, *, sticky: bool) -> Weighed:
         """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns.
@@ -146,16 +143,14 @@ class Router:
             capacity += pair.backend.target.weight * pair.backend.warmth(now)
         return self._load_bound * in_flight / capacity
 
-    def _few(self, pairs: Sequence[Candidate], saved: dict[int, float], key: bytes) -> Sequence[Candidate]:
-        """Two drawn ones, those that have seen the prompt, and the one that the conversation belongs to."""
+    def _few(self, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes) -> Sequence[Candidate]:
+        """Two drawn ones, the one that has read most of the prompt before, and the one that the conversation is of."""
         count = len(pairs)
         first = int(self._draw() * count)
         second = (first + 1 + int(self._draw() * (count - 1))) % count
         few = [pairs[first], pairs[second]]
-        if saved:
-            few += [pair for pair in pairs if pair.backend.load.cache in saved and pair not in few]
+        if hashes:
+            few.append(max(pairs, key=lambda pair: pair.backend.load.kept.saved(hashes)))
         if key:
-            own = max(pairs, key=lambda pair: rendezvous(key, pair.backend.name))
-            if own not in few:
-                few.append(own)
-        return few
+            few.append(max(pairs, key=lambda pair: rendezvous(key, pair.backend.name)))
+        return list(dict.fromkeys(few))

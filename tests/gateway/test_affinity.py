@@ -1,0 +1,190 @@
+"""Requests that begin alike, or name one conversation, go to one backend, within a load bound."""
+
+import pytest
+
+from gateway.backends import Backend
+from gateway.endpoints import BY_PATH
+from gateway.prefixes import ENDS, KB, Kept, chain
+from gateway.routing import Router, Wants
+from gateway.scan import scan_json
+from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
+
+SYSTEM = b"You are a helpful assistant. " * 200
+
+
+def backends(count: int = 4) -> list[Backend]:
+    """Equal backends that have shown their pace: 0.1 s, and 0.1 s for each KB."""
+    made = [make_backend(f"b{number}", "qwen") for number in range(count)]
+    for backend in made:
+        for kb in (1.0, 8.0, 1.0, 8.0):
+            backend.load.enter(kb, 0.0, shows=True).first_byte(0.1 + kb / 10, well=True)
+    return made
+
+
+def asking(prompt: bytes, session: bytes = b"") -> Wants:
+    return wants(CHAT, "qwen", stream=True, size=len(prompt), prompt=(prompt,), session=session)
+
+
+def send(router: Router, request: Wants, *, stays: bool = False) -> Backend:
+    """Have the request answered at once, or stay at the backend."""
+    choice = router.choose(request, 100.0)
+    assert choice is not None
+    ticket = router.sent(choice, request, 100.0)
+    if stays:
+        choice.pair.backend.in_flight += 1
+    ticket.ended()
+    return choice.pair.backend
+
+
+def test_a_beginning_goes_where_it_was_read() -> None:
+    """Prompts that begin alike go to one backend; other prompts to others."""
+    router = Router(backends(), CATALOGUE)
+    first = send(router, asking(SYSTEM + b"one"))
+    assert {send(router, asking(SYSTEM + b"%d" % number)) for number in range(20)} == {first}
+    others = {send(router, asking(b"%d: something else" % number * 100)) for number in range(20)}
+    assert len(others) == 4
+
+
+def test_the_longer_beginning_wins() -> None:
+    """A conversation goes back to its backend though all have read the system prompt."""
+    router = Router(made := backends(), CATALOGUE)
+    for backend in made:
+        backend.load.kept.read(chain((SYSTEM,)), 6.0)
+    conversation = SYSTEM + b"Tell me all about it. " * 200
+    first = send(router, asking(conversation))
+    assert {send(router, asking(conversation + b"And then? " * turn)) for turn in range(1, 9)} == {first}
+
+
+def test_no_pile_beyond_the_bound() -> None:
+    """With requests that stay, the backends' loads differ by no more than the bound allows."""
+    made = backends()
+    router = Router(made, CATALOGUE, load_bound=1.5)
+    for number in range(40):
+        send(router, asking(SYSTEM + b"%d" % number), stays=True)
+    assert sum(backend.in_flight for backend in made) == 40
+    assert max(backend.in_flight for backend in made) <= 15
+
+
+def test_workers_agree() -> None:
+    """Two routers that know nothing of each other, as of two gateways, send a new beginning to the same backend."""
+    for number in range(10):
+        prompt = b"%d. " % number + SYSTEM
+        names = {send(Router(backends(), CATALOGUE), asking(prompt)).name for _ in range(2)}
+        assert len(names) == 1
+
+
+def test_a_new_backend_takes_few_away() -> None:
+    """With one backend more only those conversations move that move to it."""
+    keys = [b"session-%d" % number for number in range(200)]
+    few, more = backends(4), backends(5)
+    moved = 0
+    for key in keys:
+        before = send(Router(few, CATALOGUE, affinity="session"), asking(b"", key)).name
+        after = send(Router(more, CATALOGUE, affinity="session"), asking(b"", key)).name
+        assert after in (before, "b4")
+        moved += after != before
+    assert 20 < moved < 60
+
+
+@pytest.mark.parametrize("affinity", ["prefix", "session"])
+def test_a_session_stays(affinity: str) -> None:
+    """A conversation that the client names stays where it is, though its prompts are short and others idle."""
+    router = Router(backends(), CATALOGUE, affinity=affinity)  # type: ignore[arg-type]
+    first = send(router, asking(b"Hi", b"abc"))
+    for number in range(12):
+        send(router, asking(b"%d" % number))
+        assert send(router, asking(b"Go on %d" % number, b"abc")) is first
+
+
+def test_a_session_leaves_a_slow_backend() -> None:
+    """A conversation does not stay where it costs many times more than elsewhere."""
+    router = Router(backends(), CATALOGUE)
+    first = send(router, asking(b"Hi", b"abc"))
+    for _ in range(3):
+        first.load.enter(0.0, 99.0, shows=True).first_byte(101.0, well=True)
+    assert send(router, asking(b"Hi", b"abc")) is not first
+
+
+def test_none_is_none() -> None:
+    """Without affinity equals take turns, whatever the prompt."""
+    router = Router(backends(), CATALOGUE, affinity="none")
+    assert len({send(router, asking(SYSTEM, b"abc")) for _ in range(4)}) == 4
+
+
+def test_a_restart_forgets() -> None:
+    """What a backend had read is gone when its process is."""
+    (backend,) = backends(1)
+    backend.load.kept.read(chain((SYSTEM,)), 6.0)
+    assert backend.load.kept.saved(chain((SYSTEM,))) == 4
+    backend.observe("unhealthy", "died")
+    backend.observe("healthy")
+    assert backend.load.kept.saved(chain((SYSTEM,))) == 0
+
+
+def test_a_single_backend_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one backend serves the model its prompts are not hashed."""
+    router = Router(backends(1), CATALOGUE)
+    monkeypatch.setattr("gateway.routing.router.chain", None)
+    assert send(router, asking(SYSTEM)).name == "b0"
+
+
+def test_of_many_the_one_that_has_read_it() -> None:
+    """Of many backends, too many to weigh all, a conversation finds its own."""
+    draws = iter(number / 97 % 1 for number in range(1000))
+    router = Router(backends(30), CATALOGUE, draw=lambda: next(draws))
+    first = send(router, asking(SYSTEM))
+    assert {send(router, asking(SYSTEM + b"%d" % number)) for number in range(10)} == {first}
+
+
+def test_what_was_read_long_ago_is_gone() -> None:
+    """A backend's record ends where its cache does, and holds a bounded number of beginnings."""
+    kept = Kept()
+    kept.read(chain((SYSTEM,)), 4.0)
+    for number in range(300):
+        kept.read(chain((b"%d" % number + SYSTEM,)), 4.0)
+    assert kept.saved(chain((SYSTEM,))) == 0
+    assert kept.saved(chain((b"299" + SYSTEM,))) == 4
+
+
+@pytest.mark.parametrize("cut", [1, 511, 512, 513, 5000, 60_000])
+def test_hashes_do_not_depend_on_the_pieces(cut: int) -> None:
+    """The same bytes have the same hashes, in however many pieces; a shorter prompt has the first of them."""
+    prompt = bytes(range(256)) * 300
+    whole = chain((prompt,))
+    assert len(whole) == len(ENDS)
+    assert chain((prompt[:cut], b"", prompt[cut:])) == whole
+    assert chain((prompt[:cut],)) == whole[: sum(end <= cut for end in ENDS)]
+    assert ENDS[0] < KB
+
+
+@pytest.mark.parametrize(
+    ("body", "session"),
+    [
+        (b'{"prompt_cache_key": "a", "user": "b"}', b'"a"'),
+        (b'{"user": "b"}', b'"b"'),
+        (b'{"session_id": "c"}', b'"c"'),
+        (b'{"user": null}', b""),
+        (b'{"user": ""}', b""),
+        (b"{}", b""),
+    ],
+)
+def test_what_names_a_conversation(body: bytes, session: bytes) -> None:
+    """The members with which clients name a conversation, in order; a header says more than they."""
+    endpoint = BY_PATH[CHAT.encode()]
+    assert scan_json(body, endpoint).session == session
+    assert scan_json(body, endpoint, b"header").session == b"header"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "prompt"),
+    [
+        (CHAT, b'{"messages": [1], "tools": [2], "temperature": 3}', b"[2][1]"),
+        ("/v1/completions", b'{"prompt": "Once"}', b'"Once"'),
+        ("/v1/responses", b'{"input": "Hi", "instructions": "Be brief"}', b'"Be brief""Hi"'),
+        ("/v1/messages", b'{"messages": [1], "system": "Be brief"}', b'"Be brief"[1]'),
+        ("/v1/embeddings", b'{"input": "Hi"}', b""),
+    ],
+)
+def test_what_the_model_reads(path: str, body: bytes, prompt: bytes) -> None:
+    """The prompt's pieces in the order in which the model reads them; where nothing is generated, none."""
+    assert b"".join(bytes(memoryview(piece)) for piece in scan_json(body, BY_PATH[path.encode()]).prompt) == prompt
