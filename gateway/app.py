@@ -41,7 +41,7 @@ def create(settings: GatewaySettings) -> FastAPI:
     )
     backends.on_change(router.forget)
     metrics = GatewayMetrics()
-    metrics.registry.register(BackendCollector(backends))
+    metrics.registry.register(BackendCollector(backends, router.fallen_back))
     plane = Plane(
         limits=Limits.of(settings),
         backends=backends,

@@ -1,7 +1,7 @@
 """What the gateway counts beyond the frame's metrics: per backend, kept as plain numbers and read when scraped."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -59,10 +59,12 @@ class GatewayMetrics(HttpMetrics):
 
 
 class BackendCollector(Collector):
-    """The backends as Prometheus sees them."""
+    """The backends as Prometheus sees them, and what was sent to other models than it named."""
 
-    def __init__(self, backends: Backends) -> None:
+    def __init__(self, backends: Backends, fallen_back: Mapping[tuple[str, str], int]) -> None:
+        """`fallen_back` counts requests by the model that they named and the fallback that they were sent to."""
         self._backends = backends
+        self._fallen_back = fallen_back
 
     def collect(self) -> Iterator[Metric]:
         """Read the backends' numbers as they are now."""
@@ -95,4 +97,9 @@ class BackendCollector(Collector):
                 ttft.add_metric([name], backend.ttft.last)
             if backend.response_time_ms is not None:
                 poll.add_metric([name], backend.response_time_ms / 1000)
-        yield from (up, state, in_flight, sockets, requests, outcomes, ttft, poll)
+        fallbacks = CounterMetricFamily(
+            "gateway_fallbacks", "Requests sent to a fallback of the model that they named.", labels=["model", "served"]
+        )
+        for (model, served), count in sorted(self._fallen_back.items()):
+            fallbacks.add_metric([model, served], count)
+        yield from (fallbacks, up, state, in_flight, sockets, requests, outcomes, ttft, poll)

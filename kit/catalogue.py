@@ -26,6 +26,7 @@ class Entry(BaseModel):
     hf_repo: str = Field(description="the repository on the Hugging Face Hub, ORG/NAME")
     revision: str = Field("main", description="a commit (40 hex digits), branch or tag")
     aliases: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = Field((), description="the models to ask, in order, where no backend of this one can")
     optional: bool = Field(False, description="the cluster counts as complete without it")
     description: str = ""
     allow_patterns: tuple[str, ...] | None = None
@@ -65,7 +66,10 @@ class Catalogue:
     """The models of one `models.yaml`, looked up by name, alias or repository."""
 
     def __init__(self, entries: list[Entry], source: str = "models.yaml") -> None:
-        """Raises SettingsError, which names `source`, when two models claim one name."""
+        """Raises SettingsError, which names `source`.
+
+        It does when two models claim one name, and when a fallback is no model that can stand in for its own.
+        """
         self._by_any_name: dict[str, Entry] = {}
         self._entries = {entry.name: entry for entry in entries}
         for entry in entries:
@@ -73,6 +77,21 @@ class Catalogue:
                 other = self._by_any_name.setdefault(name, entry)
                 if other is not entry:
                     raise SettingsError(f"{source}: {other.name} and {entry.name} both claim the name {name!r}.")
+        for entry in entries:
+            for name in entry.fallbacks:
+                self._check_fallback(entry, name, source)
+
+    def _check_fallback(self, entry: Entry, name: str, source: str) -> None:
+        other = self.find(name)
+        if other is None:
+            raise SettingsError(f"{source}: {entry.name}: fallbacks: there is no model {name!r} here.")
+        if other is entry:
+            raise SettingsError(f"{source}: {entry.name}: fallbacks: {name!r} is the model itself.")
+        if other.kind != entry.kind and (entry.kind, other.kind) != ("llm", "multimodal"):
+            raise SettingsError(
+                f"{source}: {entry.name}: fallbacks: {name!r} is of kind {other.kind} and cannot stand in for an "
+                f"{entry.kind}."
+            )
 
     @classmethod
     def load(cls, path: Path) -> "Catalogue":

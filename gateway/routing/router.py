@@ -1,6 +1,8 @@
 """The choice: of all that may answer, the one with the least expected time to the first token."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from gateway.backends import Backend
@@ -11,6 +13,7 @@ from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import Weighed, weigh
 from gateway.routing.wants import Candidate, Wants
 from kit.catalogue import Catalogue
+from kit.errors import ApiError, ModelLoading, ModelNotFound, NoHealthyBackend
 
 Affinity = Literal["prefix", "session", "none"]
 
@@ -59,6 +62,8 @@ class Router:
         self._answers: dict[Wants, tuple[Candidate, ...]] = {}
         # The turn of the backend chosen last: start-time fair queueing (Goyal et al., 1996) among equals.
         self._turn = 0.0
+        # How many requests went to a fallback, by the model that they named and the one that they were sent to.
+        self.fallen_back: Counter[tuple[str, str]] = Counter()
 
     def forget(self) -> None:
         """Something about the backends has changed."""
@@ -68,11 +73,42 @@ class Router:
         """The backends that may answer now. Raises what `candidates` and `available` raise."""
         found = self._answers.get(wants)
         if found is None:
-            found = available(candidates(wants, self._backends, self._catalogue))
+            found = self._usable(wants)
             if len(self._answers) >= MOST_QUESTIONS:
                 self._answers.clear()
             self._answers[wants.question()] = found
         return found
+
+    def _usable(self, wants: Wants) -> tuple[Candidate, ...]:
+        try:
+            return available(candidates(wants, self._backends, self._catalogue))
+        except (ModelLoading, NoHealthyBackend, ModelNotFound) as error:
+            found = self._fallback(wants, ())
+            if found:
+                return found
+            names = self._fallbacks(wants)
+            if names:
+                error.message += f" Nor can its fallbacks answer now: {', '.join(names)}."
+            raise
+
+    def _fallbacks(self, wants: Wants) -> tuple[str, ...]:
+        """The models that may answer in the place of the one that the request names, by the catalogue."""
+        if wants.any_model:
+            return ()
+        entry = self._catalogue.find(wants.model or "")
+        return entry.fallbacks if entry else ()
+
+    def _fallback(self, wants: Wants, tried: Collection[Backend]) -> tuple[Candidate, ...]:
+        """The untried backends of the first of those models that has any which may answer now."""
+        for name in self._fallbacks(wants):
+            try:
+                found = available(candidates(replace(wants.question(), model=name), self._backends, self._catalogue))
+            except ApiError:
+                continue
+            left = tuple(replace(pair, instead_of=wants.model) for pair in found if pair.backend not in tried)
+            if left:
+                return left
+        return ()
 
     def choose(self, wants: Wants, now: float, *, tried: Collection[Backend] = ()) -> Choice | None:
         """The best backend that is not in `tried`, or None when all are. `now` is a monotonic time.
@@ -81,7 +117,7 @@ class Router:
         """
         found: Sequence[Candidate] = self.ask(wants)
         if tried:
-            found = [pair for pair in found if pair.backend not in tried]
+            found = [pair for pair in found if pair.backend not in tried] or self._fallback(wants, tried)
         if len(found) < 2:
             return Choice(found[0], wants.size / KB) if found else None
         hashes, key = self.affinity(wants)
@@ -94,6 +130,8 @@ class Router:
         load = backend.load
         self._turn = max(load.turn, self._turn)
         load.turn = self._turn + 1.0 / (backend.target.weight * backend.warmth(now))
+        if choice.pair.instead_of is not None:
+            self.fallen_back[choice.pair.instead_of, choice.pair.offer.name] += 1
         if choice.hashes:
             load.kept.read(choice.hashes, choice.kb)
         return load.enter(choice.kb, now, shows=wants.shows_first_token)

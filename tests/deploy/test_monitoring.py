@@ -69,7 +69,7 @@ def exported() -> set[str]:
     backend.outcomes["http_200"] += 1
     backend.ttft.observe(0.1, 1.0)
     backend.response_time_ms = 1.0
-    gateway.registry.register(BackendCollector(backends))
+    gateway.registry.register(BackendCollector(backends, {("qwen", "tinyllama"): 1}))
     gateway.count("/v1/chat/completions", 200, 0.1, "qwen")
     service = HttpMetrics("service")
     BatchMetrics(service.registry).batch(texts=1, width=1, seconds=1.0)

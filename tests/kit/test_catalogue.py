@@ -128,6 +128,13 @@ def test_names_are_listed_once(models_yaml: Path) -> None:
         ("a: {kind: llm, hf_repo: o/r, aliases: [b, 7]}", "a: aliases.1: "),
         ("a: {kind: llm, hf_repo: o/r, aliases: [b/c]}", "a: aliases: 'b/c' is not a model name"),
         ("a: {kind: llm, hf_repo: o/r, aliases: [cluster]}", "a: aliases: 'cluster' is taken"),
+        ("a: {kind: llm, hf_repo: o/r, fallbacks: b}", "a: fallbacks: "),
+        ("a: {kind: llm, hf_repo: o/r, fallbacks: [b]}", "a: fallbacks: there is no model 'b' here"),
+        ("a: {kind: llm, hf_repo: o/r, aliases: [b], fallbacks: [b]}", "a: fallbacks: 'b' is the model itself"),
+        (
+            "a: {kind: llm, hf_repo: o/r, fallbacks: [b]}\nb: {kind: embedding, hf_repo: o/s}",
+            "a: fallbacks: 'b' is of kind embedding and cannot stand in",
+        ),
         ("cluster: {kind: llm, hf_repo: o/r}", "cluster: name: 'cluster' is taken"),
         ("a: {kind: llm, hf_repo: o/r, context_length: 0}", "a: context_length: "),
         ("a: {kind: llm, hf_repo: o/r, context_length: long}", "a: context_length: "),
