@@ -13,6 +13,7 @@ from gateway.access_log import AccessLog
 from gateway.backends import Backends
 from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
+from gateway.explain import create_explain_route
 from gateway.health import Poller
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
@@ -97,4 +98,5 @@ def create(settings: GatewaySettings) -> FastAPI:
 
     app = create_app(title="GPU cluster gateway", settings=settings, metrics=metrics, keys=plane.keys, lifespan=running)
     app.include_router(create_routes(backends, catalogue, client, admin_only(settings)))
+    app.include_router(create_explain_route(router, backends, catalogue, plane.keys, max_body_mb=settings.max_body_mb))
     return app

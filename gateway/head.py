@@ -25,7 +25,7 @@ _DROPPED = frozenset({
     b"x-forwarded-proto", b"x-real-ip", b"accept-encoding", b"x-served-by", b"x-served-model", b"x-queue-ms",
     b"x-attempts",
 })  # fmt: skip
-# What names a conversation, the first that is there: what routers agree on, then what Claude Code and Codex send.
+# What names a conversation: what routers agree on, and what Claude Code and Codex send. The first that comes counts.
 _SESSIONS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id", b"session-id", b"session_id")
 SPECIAL = _READ | _DROPPED
 _ONLY_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"origin", b"expect")
@@ -95,6 +95,11 @@ def read_head(headers: HeaderList, version: str) -> Head:
     head.request_id = read.get(b"x-request-id")
     head.forward = b"".join([b"%b: %b\r\n" % header for header in forward])
     return head
+
+
+def session_of(headers: HeaderList) -> bytes:
+    """What the headers (names in lower case) say of the conversation that a request belongs to, mostly nothing."""
+    return next((value for name, value in headers if name in _SESSIONS), b"")
 
 
 def _read_framing(head: Head, read: dict[bytes, bytes], version: str) -> None:

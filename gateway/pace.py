@@ -16,6 +16,8 @@ PEAK_KEEP = 0.9
 # Seconds after which a line that nothing has confirmed begins to sink, and in which it then falls to 1/e: a backend
 # that was slow long ago is asked again. Each such question may cost one slow answer, so they are rare.
 TRUSTED_S = 30.0
+# How far it sinks: what all have been silent about for hours still tells them apart.
+LEAST_LEFT = 0.02
 # How much the fit leans to a line through the origin, in answers: of equally long requests no line can be told.
 LEAN = 1.0
 
@@ -69,7 +71,7 @@ class Pace:
         """The seconds to the first byte with `kb` of work before it. Only where `known`."""
         seconds = (self.base_s + self.per_kb_s * kb) * self._peak_at(now)
         age = now - self._at
-        return seconds if age < TRUSTED_S else seconds * math.exp(1.0 - age / TRUSTED_S)
+        return seconds if age < TRUSTED_S else seconds * max(math.exp(1.0 - age / TRUSTED_S), LEAST_LEFT)
 
     def _peak_at(self, now: float) -> float:
         peak = self._peak

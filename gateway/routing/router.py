@@ -16,6 +16,9 @@ from kit.catalogue import Catalogue
 from kit.errors import ApiError, ModelLoading, ModelNotFound, NoHealthyBackend
 
 Affinity = Literal["prefix", "session", "none"]
+# Why a backend won: it answers soonest; of several that do, it is the one that the conversation that the client names,
+# or that prompts with this beginning belong to; or it has the fewest requests in flight, or its turn has come.
+Reason = Literal["soonest", "session", "prefix", "turn"]
 
 # Backends whose costs differ by less than this factor, and these seconds, count as equal.
 TIE = 1.25
@@ -121,7 +124,7 @@ class Router:
         if len(found) < 2:
             return Choice(found[0], wants.size / KB) if found else None
         hashes, key = self.affinity(wants)
-        best = self.best(self.weigh(wants, found, hashes, key, now), key, sticky=bool(wants.session))
+        best, _ = self.best(self.weigh(wants, found, hashes, key, now), key, sticky=bool(wants.session))
         return Choice(best.pair, best.kb, hashes)
 
     def sent(self, choice: Choice, wants: Wants, now: float) -> Ticket:
@@ -152,7 +155,7 @@ class Router:
             pairs = self._few(pairs, hashes, key)
         return weigh(pairs, wants, now, hashes, bound)
 
-    def best(self, weighed: Sequence[Weighed], key: bytes, *, sticky: bool) -> Weighed:
+    def best(self, weighed: Sequence[Weighed], key: bytes, *, sticky: bool) -> tuple[Weighed, Reason]:
         """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns.
 
         A `sticky` conversation, which the client has named, goes to its own even where that costs somewhat more.
@@ -163,10 +166,11 @@ class Router:
             limit = least * (STICK if sticky else TIE) + TIE_S
             drawn = [one for one in weighed if one.cost <= limit and one.within]
             if drawn:
-                return max(drawn, key=lambda one: rendezvous(key, one.pair.backend.name))
+                own = max(drawn, key=lambda one: rendezvous(key, one.pair.backend.name))
+                return own, "session" if sticky else "prefix" if len(drawn) > 1 else "soonest"
         limit = least * TIE + TIE_S
         tied = [one for one in weighed if one.cost <= limit]
-        return tied[0] if len(tied) == 1 else min(tied, key=self._order)
+        return (tied[0], "soonest") if len(tied) == 1 else (min(tied, key=self._order), "turn")
 
     def _order(self, one: Weighed) -> tuple[float, float]:
         backend = one.pair.backend

@@ -1,0 +1,59 @@
+"""POST /explain: what would happen to a request, without sending it."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from gateway.backends import Backends
+from gateway.endpoints import ENDPOINTS, Endpoint
+from gateway.head import session_of
+from gateway.routing import Router
+from gateway.routing.explanation import explain
+from gateway.scan import scan_json
+from kit.body import limited
+from kit.catalogue import Catalogue
+from kit.errors import NotFound
+from kit.guard import KeyRing
+
+# The route whose path names the model has nothing that another has not.
+_BY_PATH: dict[str, Endpoint] = {one.path: one for one in ENDPOINTS if one.takes != "audio"}
+_EXAMPLE = {"model": "cluster", "messages": [{"role": "user", "content": "What is AI?"}], "stream": True}
+_BODY = {"type": "object", "properties": {"model": {"type": "string"}}, "example": _EXAMPLE}
+
+
+def create_explain_route(
+    router: Router, backends: Backends, catalogue: Catalogue, keys: KeyRing, *, max_body_mb: int
+) -> APIRouter:
+    """Make the route. It asks for the same keys as /v1, since prompts go into it."""
+    routes = APIRouter()
+
+    @routes.post(
+        "/explain",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}}},
+    )
+    async def explain_request(
+        request: Request,
+        path: Annotated[str, Query(description="the route that the body is meant for")] = "/v1/chat/completions",
+    ) -> Any:
+        """Which backends would be considered for this body, what each would cost, which one would win and why.
+
+        Nothing is sent. The body is that of a request to `path`; of a form, its fields as JSON. Where the request would
+        be refused, so is this one, with the same error beside what was considered. `expected_s` is the expected time
+        to the first token; null where nothing has been measured.
+        """
+        refusal = keys.refusal(request.headers.get("authorization"), request.headers.get("x-api-key"))
+        if refusal is not None:
+            raise refusal
+        endpoint = _BY_PATH.get(path)
+        if endpoint is None:
+            raise NotFound(f"No route {path!r} is relayed. Those that are: {', '.join(_BY_PATH)}.")
+        body = await limited(request, limit_mb=max_body_mb, setting="MAX_BODY_MB").body()
+        wants = scan_json(body, endpoint, session_of(request.headers.raw))
+        told, error = explain(router, wants, backends, catalogue, time.perf_counter())
+        if error is None:
+            return told
+        return JSONResponse(told | error.body(), status_code=error.status, headers=error.headers)
+
+    return routes

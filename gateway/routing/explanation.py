@@ -1,0 +1,132 @@
+"""Why a request would go where it would go, in words and numbers. Pure, and by the very functions that choose."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.backends import USABLE, Backend
+from gateway.prefixes import ENDS, KB
+from gateway.routing.candidates import candidates
+from gateway.routing.cost import BUSY_FACTOR, RUNNING, Weighed
+from gateway.routing.router import TIE, Reason, Router
+from gateway.routing.wants import Wants
+from kit.catalogue import Catalogue
+from kit.errors import ApiError
+
+_WON: Mapping[Reason, str] = {
+    "soonest": "it is expected to answer soonest",
+    "session": "the conversation that the request names belongs to it, and it is not much slower than the fastest",
+    "prefix": "of those expected to answer about as soon, prompts with this beginning belong to it",
+    "turn": "of those expected to answer about as soon, it has the fewest requests in flight, or its turn has come",
+}
+
+
+def explain(
+    router: Router, wants: Wants, backends: Iterable[Backend], catalogue: Catalogue, now: float
+) -> tuple[dict[str, Any], ApiError | None]:
+    """What would happen to a request, and the error that it would get. `now` is a monotonic time."""
+    backends = tuple(backends)
+    hashes, key = router.affinity(wants)
+    body: dict[str, Any] = {
+        "path": wants.endpoint.path,
+        "kinds": wants.endpoint.kinds,
+        "model": wants.model,
+        "images": wants.images,
+        "stream": wants.stream,
+        "size_kb": round(wants.size / KB, 2),
+        "affinity": {
+            "session": wants.session.decode("utf-8", "replace") or None,
+            "compared_kb": ENDS[len(hashes) - 1] / KB if hashes else 0,
+        },
+        "chosen": None,
+        "served_model": None,
+    }
+    try:
+        usable = router.ask(wants)
+    except ApiError as error:
+        body |= {"why": error.message, "backends": [_told(one, wants, backends, catalogue) for one in backends]}
+        return body, error
+    weighed = router.weigh(wants, usable, hashes, key, now)
+    if len(usable) == 1:
+        best, why = weighed[0], "it is the only one that may answer"
+    else:
+        best, reason = router.best(weighed, key, sticky=bool(wants.session))
+        why = _WON[reason]
+    if best.pair.instead_of is not None:
+        why += f"; {best.pair.offer.name} is a fallback of {best.pair.instead_of}, which nobody can answer with now"
+    body |= {"chosen": best.pair.backend.name, "served_model": best.pair.offer.name, "why": why}
+    scales = {one.pair.backend: one for one in weighed}
+    left_out = {pair.backend for pair in usable} - scales.keys()
+    rows = []
+    for backend in backends:
+        if backend in scales:
+            rows.append(_weighed(scales[backend], best, why, now))
+        elif backend in left_out:
+            rows.append(_row(backend, why="of many it was not drawn"))
+        else:
+            rows.append(_told(backend, wants, backends, catalogue))
+    # The best first, then those that could have been, then the others.
+    rows.sort(key=lambda row: (not row["chosen"], row["expected_s"] is None, row["expected_s"] or 0.0))
+    body["backends"] = rows
+    return body, None
+
+
+def _row(backend: Backend, *, why: str) -> dict[str, Any]:
+    return {
+        "backend": backend.name,
+        "state": backend.state,
+        "models": [offer.name for offer in backend.offers],
+        "chosen": False,
+        "why": why,
+        "expected_s": None,
+    }
+
+
+def _told(backend: Backend, wants: Wants, backends: tuple[Backend, ...], catalogue: Catalogue) -> dict[str, Any]:
+    """A backend that may not answer, and why it may not."""
+    try:
+        fitting = any(pair.backend is backend for pair in candidates(wants, backends, catalogue))
+    except ApiError:
+        fitting = False
+    if not backend.offers:
+        why = f"it has not told yet what it serves ({backend.last_error or 'it was not asked yet'})"
+    elif not fitting:
+        why = "it serves no model that the request could mean"
+    elif backend.state not in USABLE:
+        why = f"it is {backend.state}" + (f": {backend.last_error}" if backend.last_error else "")
+    else:
+        why = "another model answers"
+    return _row(backend, why=why)
+
+
+def _weighed(one: Weighed, best: Weighed, why: str, now: float) -> dict[str, Any]:
+    """A backend that may answer, with what its expected time is made of."""
+    backend, load = one.pair.backend, one.pair.backend.load
+    waiting = load.waiting(now)
+    row = _row(backend, why=why if one is best else _lost(one, best))
+    row["chosen"] = one is best
+    row["model"] = one.pair.offer.name
+    known = one.pace is not None and one.pace.known
+    row["expected_s"] = round(one.cost, 4) if known else None
+    row["parts"] = {
+        "pace": "unknown" if one.pace is None else "its own" if one.pace in (load.first, load.whole) else "borrowed",
+        "base_s": round(one.pace.base_s, 4) if one.pace else None,
+        "per_kb_s": round(one.pace.per_kb_s, 5) if one.pace else None,
+        "unread_kb": round(one.kb, 2),
+        "waiting_kb": round(waiting, 2),
+        "slower_than_learnt": round(load.slowed(now), 2),
+        "in_flight": backend.in_flight,
+        "in_flight_factor": round(1.0 + RUNNING * backend.in_flight / one.capacity, 2),
+        "busy_factor": BUSY_FACTOR if backend.state == "busy" else 1.0,
+        "capacity": round(one.capacity, 2),
+        "within_load_bound": one.within,
+    }
+    return row
+
+
+def _lost(one: Weighed, best: Weighed) -> str:
+    times = one.cost / best.cost if best.cost else 1.0
+    if times > TIE:
+        return f"it is expected to take {times:.1f} times as long"
+    if not one.within:
+        return "it has more requests in flight than affinity may draw to"
+    return "about as soon, but not the one that this request belongs to or whose turn it is"

@@ -1,0 +1,133 @@
+"""POST /explain: what would happen to a request, and that nothing does."""
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.running import RunningGateway, error_code
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+async def explained(gateway: RunningGateway, body: Any, **query: str) -> Any:
+    answer = await gateway.http.post("/explain", json=body, params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def row(told: Any, backend: str) -> Any:
+    return next(one for one in told["backends"] if one["backend"] == backend)
+
+
+async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """The winner comes first with its reason; each other has its own, and nothing has been sent to any."""
+    fast, slow = await start_backend("fast"), await start_backend("slow", ttft=0.1)
+    embedding = await start_backend("embedding", model="minilm", kind="embedding")
+    gateway = await start_gateway(fast, slow, embedding)
+    now = time.perf_counter()
+    for name, seconds in (("fast", 0.05), ("slow", 0.4)):
+        load = gateway.backend(name).load
+        load.enter(1.0, now, shows=True).first_byte(now + seconds, well=True)
+    told = await explained(gateway, {"model": "qwen", "messages": MESSAGES, "stream": True})
+    assert told["chosen"] == "fast"
+    assert told["served_model"] == "qwen"
+    assert told["backends"][0]["backend"] == "fast"
+    assert told["backends"][0]["why"] == told["why"] == "it is expected to answer soonest"
+    assert "times as long" in row(told, "slow")["why"]
+    assert row(told, "slow")["expected_s"] > 3 * row(told, "fast")["expected_s"]
+    assert row(told, "embedding")["why"] == "it serves no model that the request could mean"
+    assert fast.requests == slow.requests == []
+    assert all(backend.in_flight == 0 for backend in gateway.plane.backends)
+
+
+async def test_the_choice_is_the_real_one(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """What /explain says is what a request then meets, with affinity and without."""
+    backends = [await start_backend(f"b{number}") for number in range(3)]
+    gateway = await start_gateway(*backends)
+    for number in range(6):
+        body = {"messages": [{"role": "user", "content": f"{number} " * 600}], "model": "qwen", "stream": True}
+        told = await explained(gateway, body)
+        answer = await gateway.http.post("/v1/chat/completions", json=body)
+        assert answer.headers["x-served-by"] == told["chosen"]
+        assert told["affinity"]["compared_kb"] == 1.0
+        again = await explained(gateway, body)
+        assert again["chosen"] == told["chosen"]
+        assert row(again, told["chosen"])["parts"]["unread_kb"] < 1
+
+
+async def test_a_session(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A conversation that a header names is told as such, and real requests of it go where it says."""
+    gateway = await start_gateway(*[await start_backend(f"b{number}") for number in range(4)])
+    body = {"model": "qwen", "messages": MESSAGES}
+    headers = {"x-session-id": "conversation 7"}
+    told = (await gateway.http.post("/explain", json=body, headers=headers)).json()
+    assert told["affinity"]["session"] == "conversation 7"
+    assert "conversation" in told["why"]
+    for _ in range(3):
+        answer = await gateway.http.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.headers["x-served-by"] == told["chosen"]
+
+
+async def test_why_nobody_can(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Where the request would be refused the error is the same, beside what is the matter with each backend."""
+    primary = await start_backend(health="loading")
+    draining = await start_backend("llm-secondary")
+    gateway = await start_gateway(primary, draining)
+    gateway.backend("llm-secondary").drain(True)
+    body = {"model": "qwen", "messages": MESSAGES}
+    told = await gateway.http.post("/explain", json=body)
+    real = await gateway.http.post("/v1/chat/completions", json=body)
+    assert told.status_code == real.status_code == 503
+    assert told.json()["error"] == real.json()["error"]
+    assert told.headers["retry-after"] == real.headers["retry-after"]
+    assert row(told.json(), "llm-primary")["why"] == "it is loading: fetching"
+    assert row(told.json(), "llm-secondary")["why"].startswith("it is draining")
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status", "code"),
+    [
+        ({"model": "gpt-4o"}, {}, 404, "model_not_found"),
+        ({"model": "qwen"}, {"path": "/v1/embeddings"}, 400, "wrong_model_kind"),
+        ({"model": "qwen"}, {"path": "/v1/nothing"}, 404, "not_found"),
+        ([], {}, 400, None),
+    ],
+)
+async def test_what_is_wrong(
+    start_backend: StartBackend, start_gateway: StartGateway, body: Any, query: Any, status: int, code: str | None
+) -> None:
+    """An unknown model, a wrong kind, an unknown route and a body that is no object are the errors that they are."""
+    gateway = await start_gateway(await start_backend())
+    answer = await gateway.http.post("/explain", json=body, params=query)
+    assert answer.status_code == status
+    assert error_code(answer) == code
+
+
+async def test_other_routes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """The fields of a form can be asked about as JSON."""
+    gateway = await start_gateway(await start_backend("transcription", model="whisper", kind="transcription"))
+    told = await explained(gateway, {"model": "whisper"}, path="/v1/audio/transcriptions")
+    assert told["chosen"] == "transcription"
+    assert told["why"] == "it is the only one that may answer"
+    assert told["backends"][0]["expected_s"] is None
+
+
+async def test_keys_and_size(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """It asks for the keys that /v1 asks for, and takes bodies of the size that /v1 takes."""
+    gateway = await start_gateway(await start_backend(), gateway_api_keys="sesame", max_body_mb=1)
+    assert (await gateway.http.post("/explain", json={})).status_code == 401
+    bearer = {"authorization": "Bearer sesame"}
+    assert (await gateway.http.post("/explain", json={}, headers=bearer)).status_code == 200
+    large = {"prompt": "x" * 2**20}
+    assert (await gateway.http.post("/explain", json=large, headers=bearer)).status_code == 413
+
+
+async def test_it_is_in_the_docs(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """/docs shows the route with a body to try."""
+    gateway = await start_gateway(await start_backend())
+    operation = (await gateway.http.get("/openapi.json")).json()["paths"]["/explain"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["schema"]["example"]
+    assert (await gateway.http.post("/explain", json=example)).status_code == 200
+    assert operation["parameters"][0]["name"] == "path"
