@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any
 
 import httpx2
@@ -14,6 +14,7 @@ from gateway.backends import Backends
 from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
 from gateway.explain import create_explain_route
+from gateway.file_provider import FileProvider
 from gateway.health import Poller
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
@@ -22,6 +23,7 @@ from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.spool import MB, Spool
+from gateway.targets import Target
 from kit.app import admin_only, create_app
 from kit.catalogue import Catalogue
 from kit.logs import writes_json
@@ -33,7 +35,7 @@ SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_
 def create(settings: GatewaySettings) -> FastAPI:
     """Make the application. Serve it with SERVER_OPTIONS.
 
-    Raises SettingsError when the catalogue cannot be read.
+    Raises SettingsError when the catalogue or the services file cannot be used.
     """
     catalogue = Catalogue.load(settings.catalogue)
     backends = Backends(settings.keys_of_backends())
@@ -69,16 +71,7 @@ def create(settings: GatewaySettings) -> FastAPI:
         limits=limits,
     )
     poller = Poller(backends, catalogue, client, interval_s=settings.poll_interval, timeout_s=settings.poll_timeout)
-    providers: Sequence[Provider] = (
-        StaticProvider(target for target in settings.services if not target.by_dns),
-        DnsProvider(
-            (target for target in settings.services if target.by_dns),
-            taken={target.name for target in settings.services},
-            answers=backends.answers,
-            interval_s=settings.poll_interval,
-            timeout_s=settings.poll_timeout,
-        ),
-    )
+    providers = _providers(settings, backends)
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -100,3 +93,34 @@ def create(settings: GatewaySettings) -> FastAPI:
     app.include_router(create_routes(backends, catalogue, client, admin_only(settings)))
     app.include_router(create_explain_route(router, backends, catalogue, plane.keys, max_body_mb=settings.max_body_mb))
     return app
+
+
+def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provider]:
+    """Where backends come from. Raises SettingsError when the services file cannot be used."""
+
+    def by_dns(targets: Iterable[Target], taken: Collection[str]) -> DnsProvider:
+        return DnsProvider(
+            targets,
+            taken=taken,
+            answers=backends.answers,
+            interval_s=settings.poll_interval,
+            timeout_s=settings.poll_timeout,
+        )
+
+    listed = settings.listed_services
+    names = {target.name for target in listed}
+    providers: list[Provider] = [
+        StaticProvider(target for target in listed if not target.by_dns),
+        by_dns((target for target in listed if target.by_dns), names),
+    ]
+    if settings.services_file is not None:
+        providers.append(
+            FileProvider(
+                settings.services_file,
+                taken=names,
+                asked=backends.asked,
+                make_dns=lambda target, taken: by_dns((target,), taken),
+                look_s=settings.poll_interval,
+            )
+        )
+    return providers

@@ -126,6 +126,11 @@ class Backend:
         """How much of its capacity it has so shortly after its start, of (0, 1]. `now` is a monotonic time."""
         return 1.0
 
+    def stand_in(self, before: "Backend") -> None:
+        """Be in the state of the one that had its name, until it has been asked itself."""
+        self._observed, self._draining, self._known = before._observed, before._draining, before._known
+        self.last_error, self.since = before.last_error, before.since
+
     def take_over(self, twin: "Backend") -> None:
         """Be what `twin` is, the same server under another name: what was learnt of it holds."""
         self.offers = twin.offers
@@ -166,15 +171,21 @@ class Backends:
         self._watchers.append(watcher)
 
     def upsert(self, target: Target) -> None:
-        """Add the backend of this name, or replace it, at its place in the order, when anything about it differs."""
+        """Add the backend of this name, or replace it, at its place in the order, when anything about it differs.
+
+        One that has moved by configuration is believed to be as it was until it has been asked: so no request is lost
+        between the two.
+        """
         present = self._backends.get(target.name)
-        if present is not None and present.target == target:
-            present.target = target  # only `doubt` may differ
+        if present is not None and present.target.differs_only_in_weight(target):
+            present.target = target  # `doubt` may differ too
             return
         key = self._keys.get(target.name) or self._keys.get(target.service)
         backend = Backend(target, Pool(target), key, self._changed)
         if present is not None:
             backend.offers = present.offers  # so that errors can name what it had
+            if not target.by_dns:
+                backend.stand_in(present)
             self._leave(present)
         twin = next((one for one in self if one.target.is_same_place(target)), None)
         if twin is not None:
@@ -194,6 +205,11 @@ class Backends:
         """Whether the backend of this name answered when it was last asked, well or not."""
         backend = self._backends.get(name)
         return backend is not None and backend.response_time_ms is not None
+
+    def asked(self, name: str) -> bool:
+        """Whether the backend of this name has been asked how it is, with whatever result."""
+        backend = self._backends.get(name)
+        return backend is not None and backend.last_check is not None
 
     def get(self, name: str) -> Backend | None:
         """The backend of this name, or None."""

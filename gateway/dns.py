@@ -54,6 +54,12 @@ class DnsProvider:
             for service in self._services:
                 service.close()
 
+    def retarget(self, target: Target, sink: Sink) -> None:
+        """What the configuration says of the service of this name, other than where to look, has changed."""
+        for service in self._services:
+            if service.name == target.name:
+                service.retarget(target, sink)
+
     async def _follow(self, service: "_Service", sink: Sink) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
@@ -102,6 +108,11 @@ class _Service:
             self._failing = False
             log.info("name resolves again", service=self.name)
         self._silent_since = None
+
+    def retarget(self, target: Target, sink: Sink) -> None:
+        """Tell `sink` of all replicas anew."""
+        self._target = target
+        self._set(sink, self._addresses, None if self._addresses else "it is looked for")
 
     def close(self) -> None:
         """Ask no more."""

@@ -27,6 +27,11 @@ class GatewaySettings(HttpSettings):
 
     port: int = Field(8080, ge=1, le=65535, description="the port to listen on, 1 to 65535")
     services: Annotated[tuple[Target, ...], NoDecode] = Field(DEFAULT_SERVICES, description=GRAMMAR)
+    services_file: Path | None = Field(
+        None,
+        description="a YAML file with more backends, or all of them where SERVICES is not set; it may change at any "
+        "time. It maps each name to url, kind, models (a list), weight, dns and optional, as in SERVICES",
+    )
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
     gateway_api_keys: SecretStr | None = Field(
         None, description="bearer keys that /v1 asks for, separated by commas or line breaks; none lets everybody in"
@@ -45,7 +50,10 @@ class GatewaySettings(HttpSettings):
     )
 
     poll_interval: float = Field(
-        2.0, gt=0, le=300, description="seconds between two health polls of a backend, and two DNS lookups of one"
+        2.0,
+        gt=0,
+        le=300,
+        description="seconds between two health polls of a backend, two DNS lookups of one, two looks at SERVICES_FILE",
     )
     poll_timeout: float = Field(
         1.0, gt=0, le=60, description="seconds that a backend has to answer a health poll, and the resolver a lookup"
@@ -111,6 +119,12 @@ class GatewaySettings(HttpSettings):
         if value is not None and not all(_printable(key) for key in _pairs(value).values()):
             raise ValueError("every entry is NAME=KEY, the key without spaces")
         return value
+
+    @property
+    def listed_services(self) -> tuple[Target, ...]:
+        """The backends of SERVICES. Its default is for a gateway that is told of none, by no means."""
+        told_elsewhere = self.services_file is not None and "services" not in self.model_fields_set
+        return () if told_elsewhere else self.services
 
     @property
     def is_local(self) -> bool:

@@ -61,6 +61,10 @@ class Target:
         """The URL to ask it by, save for what stands in the Host header."""
         return f"{'https' if self.tls else 'http'}://{_bracketed(self.reached_at)}:{self.port}{self.path}"
 
+    def differs_only_in_weight(self, other: "Target") -> bool:
+        """Whether the server behind it, and what is asked of it, is the same."""
+        return replace(self, weight=other.weight, optional=other.optional) == other
+
     def is_same_place(self, other: "Target") -> bool:
         """Whether `other` is this very replica under another name."""
         return self.address is not None and replace(self, name=other.name) == other

@@ -1,6 +1,6 @@
 """The catalogue, `models.yaml`: what the cluster serves, each model pinned to a commit. Read by every part of it."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kit.errors import ModelNotFound
 from kit.hub_names import check_name, check_repo, check_revision
 from kit.settings import SettingsError
+from kit.strict_yaml import load_yaml
 
 Kind = Literal["llm", "multimodal", "embedding", "reranker", "transcription"]
 
@@ -100,7 +101,7 @@ class Catalogue:
         Raises SettingsError that names the file, the model, the key and what is wrong with it.
         """
         try:
-            document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # it is a SafeLoader
+            document = load_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingsError(f"The catalogue {path} cannot be read: {error.strerror}. Set CATALOGUE.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -125,20 +126,6 @@ class Catalogue:
         if entry is None:
             raise ModelNotFound(name, self._entries)
         return entry
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe, and strict about a key that stands twice: plain YAML would silently drop the first model of that name."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Construct one mapping. Raises ConstructorError at the second of two equal keys."""
-        seen: set[object] = set()
-        for key, _ in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge") else key
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
 
 
 def _entry(path: Path, name: object, fields: object) -> Entry:

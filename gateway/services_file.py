@@ -1,0 +1,67 @@
+"""The file that SERVICES_FILE names: backends as YAML, with the fields of SERVICES."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.targets import LEAST_WEIGHT, MOST_WEIGHT, SERVICE_NAME, Target, make_target
+from kit.catalogue import Kind
+from kit.settings import SettingsError
+from kit.strict_yaml import load_yaml
+
+EXAMPLE = "{llm-primary: {url: http://10.0.0.1:8000, kind: llm, models: [org/name], weight: 2}}"
+
+
+class _Service(BaseModel):
+    """What the file says of one backend."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    kind: Kind | None = None
+    models: tuple[str, ...] = ()
+    weight: float = Field(1.0, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
+    dns: bool = False
+    optional: bool = False
+
+
+def read_services(path: Path) -> tuple[Target, ...]:
+    """The backends that the file names, in its order.
+
+    Raises SettingsError that says what is wrong, in one line. A file without backends is wrong: that is how one looks
+    that is just being written.
+    """
+    try:
+        document = load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}. Set SERVICES_FILE.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict) or not document:
+        raise SettingsError(f"{path} names no backends. It maps names to fields, such as {EXAMPLE}")
+    return tuple(_target(path, name, fields) for name, fields in document.items())
+
+
+def _target(path: Path, name: object, fields: Any) -> Target:
+    if not isinstance(name, str) or not SERVICE_NAME.match(name):
+        raise SettingsError(f"{path}: {name!r} is no name of letters, digits, '.', '_', '-'")
+    if isinstance(fields, str):
+        fields = {"url": fields}
+    if not isinstance(fields, dict):
+        raise SettingsError(f"{path}: {name}: expected a URL or fields as in {EXAMPLE}, got {fields!r}")
+    try:
+        service = _Service.model_validate(fields)
+        target = make_target(name, service.url, kind=service.kind, models=service.models, by_dns=service.dns)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise SettingsError(f"{path}: {name}: {problems}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    if service.optional and not service.dns:
+        raise SettingsError(
+            f"{path}: {name}: optional goes with dns, by which it is known whether the service is there"
+        )
+    return replace(target, weight=service.weight, optional=service.optional)
