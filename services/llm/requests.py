@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from kit.errors import InvalidRequest
 from services.llm.messages import read_messages
 from services.llm.options import Options, Sampling, flag, integer, read_options, shown
+from services.llm.prompt_ending import read_ending
 from services.llm.responses_input import read_input
 
 CANNOT = "The transformers engine of this service cannot do that; a service with the vLLM engine can."
@@ -60,6 +61,7 @@ def chat(body: Mapping[str, Any], ability: Ability) -> Work:
     clean: dict[str, Any] = {
         "messages": read_messages(body.get("messages"), images=ability.images),
         "chat_template_kwargs": template_arguments(body.get("chat_template_kwargs")),
+        "ending": read_ending(body),
         "stream": True,
     }
     if tools:
@@ -229,7 +231,6 @@ CHAT_LIMITS: Mapping[str, Check] = {
     "web_search_options": lambda _: False,
     "use_beam_search": _is(False),
     "echo": _is(False),
-    "continue_final_message": _is(False),
     "chat_template": lambda _: False,
     "documents": _empty,
     **_CONSTRAINTS,

@@ -13,6 +13,7 @@ from kit.errors import ApiError, InvalidRequest
 from services.llm.generation import Generations, Job, Runner
 from services.llm.images import ImageLimits, check_urls, decode
 from services.llm.messages import image_parts
+from services.llm.prompt_ending import EndingAsAsked
 from services.llm.requests import Ability, Work
 from services.llm.transformers_model import Loaded
 
@@ -176,9 +177,14 @@ def _handlers(loaded: Loaded, name: str, generations: Generations, *, batched: b
     }
     for handler in handlers.values():
         handler._validate_request = lambda _body: None
-        handler._resolve_model = lambda _body: (name, loaded.model, loaded.processor)
+        handler._resolve_model = lambda body: (name, loaded.model, _processor(loaded, body))
         handler._build_generation_config = lambda *_, **__: SimpleNamespace(max_new_tokens=None)
     return handlers
+
+
+def _processor(loaded: Loaded, body: dict[str, Any]) -> Any:
+    ending = body.get("ending")
+    return EndingAsAsked(loaded.processor, ending) if ending else loaded.processor
 
 
 class _Manager:

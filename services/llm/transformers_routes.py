@@ -21,6 +21,7 @@ from services.llm.event_stream import EventStream
 from services.llm.generation import Job
 from services.llm.messages import read_messages
 from services.llm.options import flag
+from services.llm.prompt_ending import read_ending
 from services.llm.requests import Ability, Work
 from services.llm.settings import LlmSettings
 from services.llm.transformers_engine import Route, TransformersEngine
@@ -152,7 +153,7 @@ async def _tokenize(engine: TransformersEngine, body: dict[str, Any]) -> list[in
         return await engine.tokenize(
             None,
             read_messages(body["messages"], images=False),
-            add_generation_prompt=flag(body, "add_generation_prompt", True),
+            **read_ending(body),
             **requests.template_arguments(body.get("chat_template_kwargs")),
         )
     prompt = body.get("prompt")

@@ -101,7 +101,7 @@ def test_a_chat_streams_inside_whatever_the_client_wants() -> None:
 def test_fields_of_the_engine_itself_never_reach_it() -> None:
     """A client could otherwise replace the whole configuration of its generation."""
     body = {"messages": MESSAGES, "generation_config": '{"max_new_tokens": 1e9}', "request_id": "x"}
-    assert set(requests.chat(body, PLAIN).body) == {"messages", "chat_template_kwargs", "stream"}
+    assert set(requests.chat(body, PLAIN).body) == {"messages", "chat_template_kwargs", "ending", "stream"}
 
 
 @pytest.mark.parametrize("prompt", ["hi", ["hi"]])

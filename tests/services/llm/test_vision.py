@@ -80,6 +80,20 @@ def test_an_answer_about_an_image_streams(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ask(client, messages)
 
 
+def test_an_answer_about_an_image_can_be_gone_on_with(client: openai.OpenAI) -> None:
+    """The beginning of the answer is part of the prompt, and no message of its own."""
+
+    def prompt(begun: str, **ending: bool) -> int:
+        messages = [*question(picture((9, 9, 9))), {"role": "assistant", "content": begun}]
+        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1, extra_body=ending)
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    continued = prompt("a red square", continue_final_message=True, add_generation_prompt=False)
+    assert continued < prompt("a red square")
+    assert continued > prompt("a", continue_final_message=True, add_generation_prompt=False)
+
+
 def test_a_vision_model_answers_text_too(client: openai.OpenAI) -> None:
     assert ask(client, [{"role": "user", "content": "what is this"}])
 
