@@ -57,6 +57,11 @@ class Head:
     expects_continue: bool = False
     forward: bytes = b""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the next request of this client may have the same one, but for its length."""
+        return self.length is not None and self.request_id is None and not self.expects_continue
+
 
 def read_head(headers: HeaderList, version: str) -> Head:
     """Take the headers (names in lower case) of a request apart.

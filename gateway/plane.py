@@ -11,6 +11,7 @@ from gateway.backends import Backends
 from gateway.bodies import Body, FormBody, JsonBody
 from gateway.endpoints import Endpoint
 from gateway.head import Head, split_target
+from gateway.known_heads import KnownHeads
 from gateway.metrics import GatewayMetrics
 from gateway.raw_audio import RawAudioBody
 from gateway.routing import Router
@@ -46,6 +47,17 @@ class Client(Protocol):
 
     def exchange_done(self, exchange: Any) -> None:
         """The exchange has written its answer, or given it up."""
+
+
+class KnownRequest:
+    """What the head of a request means that may pass: a relayed one with a JSON body, on a connection that stays."""
+
+    __slots__ = ("endpoint", "head", "target")
+
+    def __init__(self, endpoint: Endpoint, target: bytes, head: Head) -> None:
+        self.endpoint = endpoint
+        self.target = target
+        self.head = head
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,8 @@ class Plane:
     access_log: AccessLog
     metrics: GatewayMetrics
     connections: set[Client] = field(default_factory=set)
+    # Requests that have passed every check that their heads alone decide.
+    known: KnownHeads[KnownRequest] = field(default_factory=KnownHeads)
     _browsers: dict[tuple[bytes | None, bytes | None], ApiError | None] = field(default_factory=dict)
 
     def refusal(self, head: Head) -> ApiError | None:

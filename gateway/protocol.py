@@ -15,9 +15,10 @@ from uvicorn.server import ServerState
 
 from gateway import raw_audio
 from gateway.answer import CONTINUE
+from gateway.bodies import JsonBody
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.head import Head, HeadTooLarge, read_head, split_target
-from gateway.plane import NEVER, Plane
+from gateway.plane import NEVER, KnownRequest, Plane
 from gateway.relay import Exchange
 from gateway.spool import too_large
 from kit.errors import ApiError, InvalidRequest
@@ -58,6 +59,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._messages = 0
         self._closing = False
+        # Whether the parser stands between two requests, and what is to be remembered of the one it reads.
+        self._between = True
+        self._learn: KnownRequest | None = None
 
     # What the event loop calls.
 
@@ -88,7 +92,13 @@ class GatewayProtocol(HttpToolsProtocol):
         """Parse what has come."""
         if self._closing:
             return
-        messages, in_head = self._messages, self._in_head
+        if self._between and self._running is None:
+            found = self._plane.known.find(data)
+            if found is not None and len(data) - found[2] == found[1] <= self._plane.limits.max_body:
+                self._begin_known(found[0], data[found[2] :])
+                return
+        messages, in_head, between = self._messages, self._in_head, self._between
+        self._learn = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -99,6 +109,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._plane.limits.max_head and not self._closing:
                 self._break_off(self._head_too_large())
+        learn = self._learn
+        # Only of a request that begins where the data begins is the head the one that `learn` will find.
+        alone = between and self._messages == messages + 1 and data.startswith(b"POST ")
+        if learn is not None and alone and not self._closing:
+            self._plane.known.learn(data, learn, learn.head.length)
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -140,6 +155,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._in_head = True
+        self._between = False
         self._head_bytes = 0
         self._messages += 1
         if self._running is None:
@@ -183,6 +199,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._between = True
         exchange, self._gathering = self._gathering, None
         if exchange is None:
             if not self._closing:
@@ -204,12 +221,23 @@ class GatewayProtocol(HttpToolsProtocol):
             refusal = error
         exchange = Exchange(self, self._plane, endpoint, target, head, http11=http11, keep_alive=keep_alive)
         exchange.body, exchange.refusal = body, refusal
+        if refusal is None and keep_alive and head.repeats and endpoint.takes == "json":
+            self._learn = KnownRequest(endpoint, target, head)
         if refusal is not None:
             # Its body is dropped, unless it is too long for that or has not been sent yet.
             self._closing = head.expects_continue or head.chunked or (head.length or 0) > MOST_DRAINED
         if not self._closing:
             self._gathering = exchange
         self._enqueue(exchange)
+
+    def _begin_known(self, known: KnownRequest, data: bytes) -> None:
+        """A whole request whose head has been read before, when nothing else is going on on this connection."""
+        exchange = Exchange(self, self._plane, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
+        exchange.body = JsonBody(known.endpoint, len(data), known.head.session)
+        exchange.body.add(data)
+        exchange.gathered = True
+        self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
+        exchange.run()
 
     def _check(self, endpoint: Endpoint, head: Head) -> None:
         """Raise what the head alone already gives reason to refuse."""

@@ -5,6 +5,7 @@ every path. Everything here runs on one event loop and nothing waits.
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -12,12 +13,27 @@ from typing import Protocol, cast
 
 import httptools
 
+from gateway.head import HeaderList
+from gateway.known_heads import KnownHeads
 from gateway.targets import Target
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
 MAX_HEAD = 256 * 1024
 # The most that idle connections to one backend may number.
 MAX_IDLE = 512
+
+
+class KnownAnswer:
+    """What the head of a backend's answer means."""
+
+    __slots__ = ("chunked", "headers", "keep", "status")
+
+    def __init__(self, status: int, headers: HeaderList, *, chunked: bool, keep: bool) -> None:
+        self.status = status
+        self.headers = headers
+        self.chunked = chunked
+        # Whether the connection stays after an answer with a length.
+        self.keep = keep
 
 
 class Listener(Protocol):
@@ -46,18 +62,21 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._lost = False
         self._keep = False
+        self.body: list[bytes] = []
         self._reset()
 
     def _reset(self) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: HeaderList = []
         self.head_done = False
         self.length: int | None = None
         self.chunked = False
-        self.body: list[bytes] = []
         self.complete = False
         self.any_byte = False
         self._head_bytes = 0
+        # A known head that the parser has not seen yet; whether it has seen anything of this answer.
+        self._known_head = b""
+        self._parsing = False
 
     # What the exchange calls.
 
@@ -128,9 +147,14 @@ class UpstreamConnection(asyncio.Protocol):
             # Nobody asked: a late or made-up answer must not become the next request's.
             self.transport.abort()
             return
+        if not self._parsing and self._read_known(data):
+            self.any_byte = True
+            self.listener.on_answer(self)
+            return
+        first = not self.any_byte
         self.any_byte = True
         try:
-            self._parser.feed_data(data)
+            self._parse(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             # What follows a whole answer is nobody's: the answer counts, the connection ends.
             self._keep = False
@@ -142,7 +166,57 @@ class UpstreamConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD:
                 self._fail("the head of its answer is too large")
             return
+        if first:
+            self._learn(data)
         self.listener.on_answer(self)
+
+    def _read_known(self, data: bytes) -> bool:
+        """Read what needs no parser: a known head, with its whole body where that has a length, and single chunks."""
+        if self.head_done:
+            return self._read_chunk(data)
+        found = self._pool.known.find(data)
+        if found is None:
+            return False
+        known, length, start = found
+        if known.chunked:
+            if length >= 0 or (len(data) > start and not self._read_chunk(data[start:])):
+                return False
+            self._known_head = data[:start]
+            self.chunked = True
+        elif len(data) - start != length:
+            return False
+        else:
+            self.length = length
+            self.body.append(data[start:])
+            self.complete = True
+            self._keep = known.keep
+        self.status = known.status
+        self.headers = known.headers
+        self.head_done = True
+        return True
+
+    def _read_chunk(self, data: bytes) -> bool:
+        """Take `data` where it is one whole chunk and not the last: what a backend sends for each token."""
+        end = data.find(b"\r\n", 0, _MOST_SIZE)
+        size = _SIZES.get(data[:end]) or _read_size(data[:end])
+        if not size or len(data) != end + size + 4 or not data.endswith(b"\r\n"):
+            return False
+        self.body.append(data[end + 2 : -2])
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        """Let the parser have it, and first what it has not seen: it always joins between two chunks."""
+        self._parsing = True
+        if self._known_head:
+            known_head, self._known_head = self._known_head, b""
+            self._parser.feed_data(known_head)
+        self._parser.feed_data(data)
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of an answer that the parser has read, all of it from `data`."""
+        if self.status == 200 and data.startswith(b"HTTP/1.1 200") and (self.chunked or (self.complete and self._keep)):
+            known = KnownAnswer(self.status, self.headers, chunked=self.chunked, keep=self._keep)
+            self._pool.known.learn(data, known, self.length)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange, or the pool."""
@@ -219,6 +293,23 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep = self._parser.should_keep_alive()
 
 
+# How chunks' sizes are written, and what they are: they repeat. Larger chunks go through the parser.
+_SIZES: dict[bytes, int] = {}
+_MOST_SIZES = 4096
+_MOST_SIZE = 6
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,4}\Z")
+
+
+def _read_size(digits: bytes) -> int:
+    """The size of a chunk, 0 where `digits` is none."""
+    if not _SIZE.match(digits):
+        return 0
+    if len(_SIZES) >= _MOST_SIZES:
+        _SIZES.clear()
+    size = _SIZES[digits] = int(digits, 16)
+    return size
+
+
 class Pool:
     """The connections to one backend. The most recently used one is used first, so that the rest can age away."""
 
@@ -228,6 +319,8 @@ class Pool:
         self._open: set[UpstreamConnection] = set()
         self._tls = ssl.create_default_context() if target.tls else None
         self._closed = False
+        # The heads of its answers.
+        self.known: KnownHeads[KnownAnswer] = KnownHeads()
         # Called when the backend ends a connection that was idle: it may have died.
         self.on_idle_lost: Callable[[], None] | None = None
 

@@ -22,6 +22,14 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         gateway = await stack.enter_async_context(
             running(folder, backend, max_body_mb=1, max_head_kb=16, poll_interval=30, client_timeout=0.3)
         )
+        # A gateway knows good heads: none of them may make a malformed one pass.
+        for good in (request(LOCAL, LENGTH), request(LOCAL, LENGTH, TYPE.strip()), request(LOCAL, LENGTH, b"X-A: b")):
+            reader, writer = await gateway.raw()
+            writer.write(good)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+        assert len(gateway.plane.known) == 3
+        backend.requests.clear()
         yield gateway, backend
 
 

@@ -1,0 +1,181 @@
+"""Heads that are known need no parser: the same bytes must mean the same, and nothing else may be taken for them."""
+
+import pytest
+
+from gateway.known_heads import LONGEST, MOST, KnownHeads
+from gateway.targets import parse_services
+from gateway.upstream import Pool, UpstreamConnection
+from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.running import post
+from tests.gateway.transports import SilentTransport
+
+HEAD = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX-B: c\r\n\r\n"
+
+
+def test_another_length_is_the_same_head() -> None:
+    """Only the digits of Content-Length differ, in either common spelling of it, wherever it stands."""
+    for head in (HEAD, HEAD.lower(), HEAD.replace(b"\r\nX-B: c", b"")):
+        known: KnownHeads[str] = KnownHeads()
+        known.learn(head % b"12" + b"body", "meaning", 12)
+        assert known.find(head % b"345" + b"abc") == ("meaning", 345, len(head % b"345"))
+
+
+@pytest.mark.parametrize(
+    "digits", [b"", b"+1", b"-1", b"0x1", b"1 ", b" 1", b"1_0", b"1,1", b"1" * 13, b"\xb2", b"1\n"]
+)
+def test_a_length_of_anything_but_digits_is_not_known(digits: bytes) -> None:
+    """The parser decides on those."""
+    known: KnownHeads[str] = KnownHeads()
+    known.learn(HEAD % b"12", "meaning", 12)
+    assert known.find(HEAD % digits) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b"Host: a", b"Host: b"),
+        HEAD.replace(b"X-B: c", b"X-B: cc"),
+        HEAD.replace(b"X-B: c", b"X-B: c\r\nContent-Length: 12"),
+        HEAD.replace(b"X-B: c", b"X-B: c\r\nTransfer-Encoding: chunked"),
+        HEAD.replace(b"Content-Length", b"Content-length"),
+        HEAD.replace(b"Content-Length", b"content-Length"),
+        b"\r\n" + HEAD,
+    ],
+)
+def test_any_other_difference_is_another_head(head: bytes) -> None:
+    """One byte is enough."""
+    known: KnownHeads[str] = KnownHeads()
+    known.learn(HEAD % b"12", "meaning", 12)
+    assert known.find(head % b"12") is None
+
+
+def test_what_only_looks_like_the_length_is_not_taken_for_it() -> None:
+    """Such heads are not remembered: the digits that `find` would read are not those that the parser read."""
+    for line in (b"X-Content-Length: 5", b"X-A: Content-Length: 5", b"X-A: b\r\nX-Content-Length: 12"):
+        known: KnownHeads[str] = KnownHeads()
+        head = b"POST / HTTP/1.1\r\n%b\r\nContent-Length: 12\r\n\r\n" % line
+        known.learn(head, "meaning", 12)
+        assert len(known) == 0
+        assert known.find(head) is None
+
+
+def test_heads_without_a_length_and_heads_that_are_cut() -> None:
+    """The first is known whole; of the second nothing is."""
+    known: KnownHeads[str] = KnownHeads()
+    known.learn(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nrest", "meaning", None)
+    assert known.find(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n") == ("meaning", -1, 25)
+    assert known.find(b"HTTP/1.1 200 OK\r\nx: y\r\n") is None
+    assert known.find(b"") is None
+
+
+def test_memory_is_bounded() -> None:
+    """Neither long heads nor many fill it."""
+    known: KnownHeads[int] = KnownHeads()
+    known.learn(b"POST / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * LONGEST), 1, None)
+    assert len(known) == 0
+    for index in range(3 * MOST):
+        known.learn(b"POST / HTTP/1.1\r\nx: %d\r\n\r\n" % index, index, None)
+    assert 0 < len(known) <= MOST
+
+
+async def test_a_known_request_is_answered_as_the_first(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """On the same connection and on another, whole or in pieces, alone or with the next one behind it."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    first, second = post({"model": "qwen"}), post({"model": "qwen", "messages": []})
+    for pieces in ((first,), (second,), (second[:-3], second[-3:]), (second[:30], second[30:]), (first + second,)):
+        reader, writer = await gateway.raw()
+        for _ in range(2):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            for _ in range(b"".join(pieces).count(b"POST ")):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+                await reader.readexactly(int(length[16:]))
+    assert len(gateway.plane.known) == 1
+    assert {one.body for one in backend.requests} == {one.partition(b"\r\n\r\n")[2] for one in (first, second)}
+
+
+class Listening:
+    """An exchange that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.lost: str | None = None
+
+    def on_answer(self, connection: UpstreamConnection) -> None:
+        self.body += connection.take_body()
+
+    def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
+        self.lost = reason
+
+    def on_room(self) -> None:
+        """The test sends nothing more."""
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+PIECES = (CHUNKED, b"7\r\ndata: a\r\n", b"2\r\n\n\n\r\n", b"0007\r\ndata: b\r\n", b"2\r\n\n\n\r\n", b"0\r\n\r\n")
+SAID = b"data: a\n\ndata: b\n\n"
+
+
+def opened() -> UpstreamConnection:
+    connection = UpstreamConnection(Pool(parse_services("a=http://127.0.0.1:1")[0]))
+    connection.connection_made(SilentTransport())
+    return connection
+
+
+def receive(connection: UpstreamConnection, *pieces: bytes) -> Listening:
+    listener = Listening()
+    connection.begin(listener, b"")
+    for piece in pieces:
+        connection.data_received(piece)
+    assert connection.complete, pieces
+    connection.release()
+    return listener
+
+
+def test_chunks_in_any_pieces_are_the_same_body() -> None:
+    """One chunk a read, several, halves of them: with a known head as with one that the parser reads."""
+    whole = b"".join(PIECES)
+    connection = opened()
+    assert receive(connection, whole).body == SAID
+    assert receive(connection, *PIECES).body == SAID
+    for at in range(1, len(whole)):
+        assert receive(connection, whole[:at], whole[at:]).body == SAID
+        assert receive(connection, *[piece for piece in (*PIECES[:2], *_cut(PIECES[2:], at)) if piece]).body == SAID
+    assert connection.reused
+
+
+def _cut(pieces: tuple[bytes, ...], at: int) -> tuple[bytes, bytes]:
+    rest = b"".join(pieces)
+    return rest[:at], rest[at:]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [b"7\r\ndata: abc\r\n", b"-7\r\ndata: a\r\n", b"0x7\r\ndata: a\r\n", b"7_\r\ndata: a\r\n", b"7\r\ndata: aX\r"],
+)
+def test_a_chunk_that_is_none_ends_the_connection(chunk: bytes) -> None:
+    """Behind a known head too, the parser has the last word."""
+    connection = opened()
+    receive(connection, *PIECES)
+    listener = Listening()
+    connection.begin(listener, b"")
+    connection.data_received(CHUNKED)
+    connection.data_received(chunk)
+    assert listener.lost is not None
+    assert connection.transport.is_closing()
+
+
+def test_more_than_the_length_ends_the_connection() -> None:
+    """The answer counts, what follows it is nobody's."""
+    connection = opened()
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+    assert receive(connection, answer).body == b"ok"
+    assert connection.reused
+    assert receive(connection, answer + b"HTTP/1.1 200 OK\r\n").body == b"ok"
+    assert connection.transport.is_closing()
