@@ -1,13 +1,32 @@
 """`python -m gateway`: serve the gateway with the settings of the environment."""
 
+import uvicorn
+
+from gateway.acceptor import WorkerServer
 from gateway.app import SERVER_OPTIONS, create
+from gateway.boards import CLOSED, Boards
 from gateway.settings import GatewaySettings
-from kit.server import run
+from gateway.workers import Workers
+from kit.server import listen, make, prepare, serve, server_config, take_all_files
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM."""
-    run("gateway", GatewaySettings, create, **SERVER_OPTIONS)
+    """Serve until SIGINT or SIGTERM, with as many processes as WORKERS says."""
+    name, settings = prepare("gateway", GatewaySettings)
+    # With several workers each makes its own; this one only finds out whether it can be made.
+    app = make(name, lambda: create(settings))
+    listener = listen(name, settings.host, settings.port)
+    take_all_files()
+    if settings.workers == 1:
+        serve(uvicorn.Server(server_config(app, **SERVER_OPTIONS)), listener)
+        return
+    boards = Boards(settings.workers)
+
+    def work(worker: int) -> None:
+        app = make(name, lambda: create(settings, boards, worker))
+        serve(WorkerServer(server_config(app, **SERVER_OPTIONS), boards, worker), listener)
+
+    Workers(settings.workers, work, lambda worker: boards.set_connections(worker, CLOSED)).run()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ at most a tenth of a second late.
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from select import PIPE_BUF
 from typing import IO, Any
 
 import msgspec
@@ -56,11 +57,25 @@ class AccessLog:
         if self._held:
             held, self._held = self._held, []
             stream = self._stream or sys.stderr
-            try:
-                stream.write(b"\n".join(held).decode() + "\n")
-                stream.flush()
-            except (OSError, ValueError):  # ValueError: the stream is closed
-                self.lost += len(held)
+            for lines in _together(held):
+                try:
+                    stream.write(b"\n".join(lines).decode() + "\n")
+                    stream.flush()
+                except (OSError, ValueError):  # ValueError: the stream is closed
+                    self.lost += len(lines)
+
+
+def _together(lines: list[bytes]) -> Iterator[list[bytes]]:
+    """The lines in groups that a pipe takes whole, so that those of several workers never mix (pipe(7), PIPE_BUF)."""
+    group: list[bytes] = []
+    size = 0
+    for line in lines:
+        size += len(line) + 1
+        if group and size > PIPE_BUF:
+            yield group
+            group, size = [], len(line) + 1
+        group.append(line)
+    yield group
 
 
 def _as_text(fields: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from gateway.access_log import AccessLog
 from gateway.backends import Backends
+from gateway.boards import Boards
 from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
 from gateway.explain import create_explain_route
@@ -22,6 +23,7 @@ from gateway.protocol import GatewayProtocol
 from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
+from gateway.sharing import Sharing
 from gateway.spool import MB, Spool
 from gateway.targets import Target
 from kit.app import admin_only, create_app
@@ -32,8 +34,10 @@ from kit.logs import writes_json
 SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}
 
 
-def create(settings: GatewaySettings) -> FastAPI:
+def create(settings: GatewaySettings, boards: Boards | None = None, worker: int = 0) -> FastAPI:
     """Make the application. Serve it with SERVER_OPTIONS.
+
+    `boards` are those of all workers on the port, of which this one is `worker`; none where it is the only one.
 
     Raises SettingsError when the catalogue or the services file cannot be used.
     """
@@ -52,7 +56,7 @@ def create(settings: GatewaySettings) -> FastAPI:
         browser=settings.browser_guard(),
         keys=settings.key_ring(),
         origins=frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins),
-        spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB),
+        spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers),
         access_log=AccessLog(
             "gateway",
             as_json=writes_json(settings.log_format),
@@ -72,6 +76,7 @@ def create(settings: GatewaySettings) -> FastAPI:
     )
     poller = Poller(backends, catalogue, client, interval_s=settings.poll_interval, timeout_s=settings.poll_timeout)
     providers = _providers(settings, backends)
+    sharing = Sharing(boards, worker, backends, metrics) if boards is not None else None
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -79,6 +84,8 @@ def create(settings: GatewaySettings) -> FastAPI:
         await poller.start()
         tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
         tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
+        if sharing is not None:
+            tasks.append(asyncio.create_task(sharing.run(), name="sharing"))
         try:
             yield {"plane": plane}
         finally:

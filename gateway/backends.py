@@ -38,6 +38,16 @@ class Offer:
     verbatim: frozenset[str | None]
 
 
+@dataclass(slots=True)
+class Elsewhere:
+    """What other workers on our port do at a backend, as they told last."""
+
+    in_flight: int = 0
+    waiting_kb: float = 0.0
+    requests: int = 0
+    failures: int = 0
+
+
 def _nobody() -> None:
     """Before the poller has taken a backend in, nobody looks."""
 
@@ -69,7 +79,10 @@ class Backend:
         self.response_time_ms: float | None = None
         self.progress: float | None = None
         self.retry_after_s = 2.0
-        # Work.
+        # When an operator said last whether it is draining, a monotonic time.
+        self.drained_at = 0.0
+        # Work: this worker's own, and the others'.
+        self.elsewhere = Elsewhere()
         self.in_flight = 0
         self.queued = 0
         self.requests = 0
@@ -108,10 +121,14 @@ class Backend:
         self.progress = progress
         self._changed(before)
 
-    def drain(self, on: bool) -> None:
-        """Take the backend out of rotation, or put it back. What is in flight ends by itself."""
+    def drain(self, on: bool, *, at: float | None = None) -> None:
+        """Take the backend out of rotation, or put it back. What is in flight ends by itself.
+
+        `at` is when an operator said so, now by default.
+        """
         before = self.state
         self._draining = on
+        self.drained_at = time.monotonic() if at is None else at
         self._changed(before)
 
     def offer(self, offers: tuple[Offer, ...]) -> None:
@@ -135,6 +152,7 @@ class Backend:
         """Be what `twin` is, the same server under another name: what was learnt of it holds."""
         self.offers = twin.offers
         self._observed, self._draining, self._known = twin._observed, twin._draining, twin._known
+        self.drained_at = twin.drained_at
         self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
         self.response_time_ms, self.progress = twin.response_time_ms, twin.progress
         self.ttft, self.whole = twin.ttft, twin.whole
@@ -256,10 +274,10 @@ def describe(backend: Backend) -> Mapping[str, Any]:
         "healthy": backend.state in USABLE,
         "response_time_ms": backend.response_time_ms,
         "ttft_ms": None if ttft is None else round(ttft * 1000, 1),
-        "in_flight": backend.in_flight,
+        "in_flight": backend.in_flight + backend.elsewhere.in_flight,
         "queued": backend.queued,
-        "requests": backend.requests,
-        "failures": backend.failures,
+        "requests": backend.requests + backend.elsewhere.requests,
+        "failures": backend.failures + backend.elsewhere.failures,
         "last_check": backend.last_check,
         "last_error": backend.last_error,
         "since": backend.since,

@@ -1,13 +1,14 @@
 """What the gateway counts beyond the frame's metrics: per backend, kept as plain numbers and read when scraped."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.backends import USABLE, Backends, State
+from gateway.exposition import added_up
 from kit.metrics import HttpMetrics
 
 STATES: tuple[State, ...] = ("healthy", "loading", "busy", "stuck", "unhealthy", "draining")
@@ -20,6 +21,8 @@ class GatewayMetrics(HttpMetrics):
         super().__init__("gateway")
         # Requests being relayed now.
         self.relaying = 0
+        # The same of the other workers on our port, as text.
+        self.others: Callable[[], Iterable[str]] = tuple
         self._published = 0
         self._counts: Counter[tuple[str, int]] = Counter()
         self._observe: dict[str, Callable[[float], None]] = {}
@@ -49,13 +52,18 @@ class GatewayMetrics(HttpMetrics):
         observe(first_byte_s)
 
     def exposition(self) -> bytes:
-        """The text that a Prometheus server scrapes."""
+        """The text that a Prometheus server scrapes: of all workers on our port."""
+        others = self.others()
+        return added_up(self.own(), others).encode() if others else self.own().encode()
+
+    def own(self) -> str:
+        """This worker's part of it."""
         counts, self._counts = self._counts, Counter()
         for (route, status), count in counts.items():
             self.requests.labels("POST", route, str(status)).inc(count)
         self.in_flight.inc(self.relaying - self._published)
         self._published = self.relaying
-        return super().exposition()
+        return super().exposition().decode()
 
 
 class BackendCollector(Collector):

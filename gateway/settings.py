@@ -49,6 +49,10 @@ class GatewaySettings(HttpSettings):
         None, description="bearer keys to send to backends, NAME=KEY separated by commas or line breaks"
     )
 
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that serve the port together, about one for each free CPU core, 1 to 64"
+    )
+
     poll_interval: float = Field(
         2.0,
         gt=0,

@@ -29,15 +29,37 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
     Exits with 78 and one clear message on stderr when a setting is wrong or the port is taken. After SIGINT it returns,
     after SIGTERM the process ends by that signal, both when every request has been answered or given up.
     """
+    name, settings = prepare(name, settings_class)
+    app = make(name, lambda: create(settings))
+    listener = listen(name, settings.host, settings.port)
+    take_all_files()
+    serve(uvicorn.Server(server_config(app, **uvicorn_options)), listener)
+
+
+def prepare(name: str, settings_class: type[H]) -> tuple[str, H]:
+    """Load the settings and set up the logs; exits with a message when that fails.
+
+    Returns the name that logs and messages call this process by, and the settings.
+    """
     try:
         settings = load_settings(settings_class)
         name = settings.shown_as(name)
         configure_logs(name, level=settings.log_level, format=settings.log_format)
-        app = create(settings)
     except SettingsError as error:
         fail(f"{name}: {error}")
-    listener = listen(name, settings.host, settings.port)
-    take_all_files()
+    return name, settings
+
+
+def make(name: str, create: Callable[[], ASGIApp]) -> ASGIApp:
+    """Make the application; exits with a message when it finds something wrong in its settings."""
+    try:
+        return create()
+    except SettingsError as error:
+        fail(f"{name}: {error}")
+
+
+def server_config(app: ASGIApp, **uvicorn_options: Any) -> uvicorn.Config:
+    """uvicorn's configuration with our defaults."""
     options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
@@ -47,8 +69,13 @@ def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uv
         "forwarded_allow_ips": ["127.0.0.1", "::1"],
         **uvicorn_options,
     }
+    return uvicorn.Config(app, **options)
+
+
+def serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
-        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def take_all_files() -> None:

@@ -59,13 +59,13 @@ def weigh(
     for pair, pace in zip(pairs, _paces(pairs, wants), strict=True):
         backend = pair.backend
         load = backend.load
-        in_flight = backend.in_flight
+        in_flight = backend.in_flight + backend.elsewhere.in_flight
         capacity = backend.target.weight * backend.warmth(now)
         kb = size_kb
         within = bound is None or in_flight < max(ceil(bound * capacity), IDLE)
         if hashes and within:
             kb -= load.kept.saved(hashes)
-        cost = load.waiting(now) / capacity + kb + EACH_KB
+        cost = (load.waiting(now) + backend.elsewhere.waiting_kb) / capacity + kb + EACH_KB
         if pace is not None:
             cost = pace.expected(cost, now) * load.slowed(now)
         if in_flight:

@@ -174,14 +174,14 @@ class Router:
 
     def _order(self, one: Weighed) -> tuple[float, float]:
         backend = one.pair.backend
-        return backend.in_flight / one.capacity, max(backend.load.turn, self._turn)
+        return (backend.in_flight + backend.elsewhere.in_flight) / one.capacity, max(backend.load.turn, self._turn)
 
     def _bound(self, pairs: Sequence[Candidate], now: float) -> float:
         """How many requests in flight, per capacity, a backend may have for affinity to draw to it."""
         in_flight = 1
         capacity = 0.0
         for pair in pairs:
-            in_flight += pair.backend.in_flight
+            in_flight += pair.backend.in_flight + pair.backend.elsewhere.in_flight
             capacity += pair.backend.target.weight * pair.backend.warmth(now)
         return self._load_bound * in_flight / capacity
 

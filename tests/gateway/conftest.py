@@ -1,13 +1,14 @@
 """Fixtures: a gateway in front of fake backends, both in the test's event loop."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gateway.running import RunningGateway, running
+from tests.gateway.programs import Programs
+from tests.gateway.running import CATALOGUE, RunningGateway, running
 from tests.support.backend import FakeBackend
 
 StartBackend = Callable[..., Awaitable[FakeBackend]]
@@ -39,3 +40,12 @@ def start_gateway(stack: contextlib.AsyncExitStack, tmp_path: Path) -> StartGate
         return await stack.enter_async_context(running(tmp_path, *backends, **settings))
 
     return start
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    (tmp_path / "models.yaml").write_text(CATALOGUE)
+    started = Programs(tmp_path)
+    yield started
+    started.stop()

@@ -1,0 +1,138 @@
+"""What this worker tells the others on its port, and what it takes from them.
+
+Every few milliseconds: what it has in flight at each backend, so that choices count all; what an operator has drained,
+so that it is drained for all. Every second: its metrics, so that whichever worker is scraped tells the sums.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterable
+
+import msgspec
+import structlog
+
+from gateway.backends import Backend, Backends, Elsewhere
+from gateway.boards import CLOSED, Boards, Notice
+from gateway.exposition import added_up, counted
+from gateway.metrics import GatewayMetrics
+
+log = structlog.get_logger(__name__)
+
+# How often boards are read and written, in seconds: choices may miss what other workers did since.
+TICK_S = 0.02
+# How often metrics are written, in ticks.
+METRICS_EVERY = 50
+
+
+class _Told(msgspec.Struct, array_like=True):
+    """One worker's part in one backend. `drained_at` is a monotonic time, the same for all processes."""
+
+    in_flight: int
+    waiting_kb: float
+    requests: int
+    failures: int
+    draining: bool
+    drained_at: float
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, _Told]).decode
+
+
+class Sharing:
+    """This worker's side of the boards."""
+
+    def __init__(self, boards: Boards, worker: int, backends: Backends, metrics: GatewayMetrics) -> None:
+        self._boards = boards
+        self._worker = worker
+        self._others = [other for other in range(boards.workers) if other != worker]
+        self._backends = backends
+        self._metrics = metrics
+        self._written = b""
+        self._parent = os.getppid()
+        # What was counted by the workers that were here before and have died.
+        self._before = _read(boards, worker)
+        self._metrics_before = counted(boards.read(worker, Notice.METRICS).decode())
+        metrics.others = self.metrics_of_others
+
+    async def run(self) -> None:
+        """Tell and take, until cancelled. Ends this process when the one that started it has gone."""
+        count = 0
+        while True:
+            self.tell()
+            self.take()
+            if count % METRICS_EVERY == 0:
+                self.tell_metrics()
+            if os.getppid() != self._parent:
+                log.error("the process that started this worker has gone")
+                signal.raise_signal(signal.SIGTERM)
+                return
+            count += 1
+            await asyncio.sleep(TICK_S)
+
+    def tell(self) -> None:
+        """Write what has changed."""
+        told = _encode({_key(backend): self._of(backend) for backend in self._backends})
+        if told != self._written:
+            self._written = told
+            if not self._boards.write(self._worker, Notice.NOW, told):
+                log.error("more backends than the workers can tell each other of", backends=len(self._backends))
+
+    def _of(self, backend: Backend) -> _Told:
+        before = self._before.get(_key(backend))
+        return _Told(
+            in_flight=backend.in_flight,
+            waiting_kb=round(backend.load.waiting_kb, 1),
+            requests=backend.requests + (before.requests if before else 0),
+            failures=backend.failures + (before.failures if before else 0),
+            draining=backend.draining,
+            drained_at=backend.drained_at,
+        )
+
+    def take(self) -> None:
+        """Take in what the others have told."""
+        told = [_read(self._boards, other) for other in self._others]
+        alive = [self._boards.connections(other) != CLOSED for other in self._others]
+        for backend in self._backends:
+            key = _key(backend)
+            elsewhere = Elsewhere()
+            before = self._before.get(key)
+            if before is not None:
+                elsewhere.requests, elsewhere.failures = before.requests, before.failures
+            for there, lives in zip((one.get(key) for one in told), alive, strict=True):
+                if there is None:
+                    continue
+                elsewhere.requests += there.requests
+                elsewhere.failures += there.failures
+                if lives:
+                    elsewhere.in_flight += there.in_flight
+                    elsewhere.waiting_kb += there.waiting_kb
+                if there.drained_at > backend.drained_at:
+                    backend.drain(there.draining, at=there.drained_at)
+            backend.elsewhere = elsewhere
+
+    def tell_metrics(self) -> None:
+        """Write the metrics, with what those counted that were here before."""
+        text, before = self._metrics.own(), self._metrics_before
+        text = added_up(text, (before,)) if before else text
+        if not self._boards.write(self._worker, Notice.METRICS, text.encode()):
+            log.error("more metrics than the workers can tell each other of", bytes=len(text))
+
+    def metrics_of_others(self) -> Iterable[str]:
+        """The metrics of the other workers, and of those that have died."""
+        texts = [self._metrics_before]
+        for other in self._others:
+            text = self._boards.read(other, Notice.METRICS).decode()
+            texts.append(text if self._boards.connections(other) != CLOSED else counted(text))
+        return texts
+
+
+def _key(backend: Backend) -> str:
+    """A backend that was moved is another one."""
+    return f"{backend.name} {backend.target.url} {backend.target.address or ''}"
+
+
+def _read(boards: Boards, worker: int) -> dict[str, _Told]:
+    data = boards.read(worker, Notice.NOW)
+    return _decode(data) if data else {}
