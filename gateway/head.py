@@ -30,7 +30,8 @@ _SESSIONS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id"
 SPECIAL = _READ | _DROPPED
 _ONLY_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"origin", b"expect")
 # RFC 3986, 3.2.2, without the characters that no host in use has.
-_HOST = re.compile(rb"^[A-Za-z0-9._~%\[\]:-]+\Z")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?\Z")
+_ABSOLUTE = re.compile(rb"(?i)https?://([^/?]*)(.*)\Z", re.DOTALL)
 
 
 class HeadTooLarge(ApiError):
@@ -74,6 +75,9 @@ def read_head(headers: HeaderList, version: str) -> Head:
     read: dict[bytes, bytes] = {}
     forward: HeaderList = []
     for name, value in headers:
+        # CGI and its heirs cannot tell Transfer_Encoding from Transfer-Encoding.
+        if b"_" in name and name.replace(b"_", b"-") in SPECIAL:
+            continue
         if name not in SPECIAL:
             if name == b"content-type":
                 if head.content_type:
@@ -142,24 +146,29 @@ def _twice(name: bytes) -> InvalidRequest:
     return InvalidRequest(f"The header {name.decode('ascii')} stands there more than once.")
 
 
-def split_target(target: bytes) -> bytes:
-    """Return the path of a request target, without its query.
+def split_target(target: bytes, host: bytes | None) -> bytes:
+    """Return the path of a request target, without its query; `host` is the Host header.
 
-    Absolute targets (`http://host/path`) are understood, as RFC 9112, 3.2.2 wants it. Raises InvalidRequest.
+    Absolute targets (`http://host/path`) are understood, as RFC 9112, 3.2.2 wants it. Raises InvalidRequest, also for
+    one that names another host than the header does: two servers could take it for two.
     """
     if b"#" in target:
         raise InvalidRequest("A request target has no fragment.")
     if not target.startswith(b"/") and b"://" in target:
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None or (host or b"").lower() != absolute[1].lower():
+            raise InvalidRequest("The request target names another host than the Host header, or another protocol.")
         target = origin_form(target)
     return target.partition(b"?")[0]
 
 
 def origin_form(target: bytes) -> bytes:
     """`http://host/path?query` as `/path?query`; a target without a host as it is."""
-    if target.startswith(b"/") or b"://" not in target:
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
+    if absolute is None:
         return target
-    _, slash, rest = target.partition(b"://")[2].partition(b"/")
-    return slash + rest or b"/"
+    rest: bytes = absolute[2]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 # Headers of a backend's answer that are not the client's business, or are ours to write.

@@ -142,7 +142,7 @@ class Plane:
         most, spool = self.limits.max_upload, self.spool
         if endpoint.takes == "form":
             return FormBody(endpoint, head.content_type, most, spool), target, head
-        recording = RawAudioBody(endpoint, split_target(target), head.content_type, most, spool)
+        recording = RawAudioBody(endpoint, split_target(target, head.host), head.content_type, most, spool)
         return recording, raw_audio.TARGET, recording.head(head)
 
     async def watch_deadlines(self) -> None:

@@ -7,23 +7,18 @@ which writes the answer to the transport itself. Requests are answered in the or
 import time
 from typing import Any
 
-import httptools
-import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway import raw_audio
 from gateway.answer import CONTINUE
 from gateway.bodies import JsonBody
-from gateway.endpoints import BY_PATH, Endpoint
-from gateway.head import Head, HeadTooLarge, read_head, split_target
-from gateway.plane import NEVER, KnownRequest, Plane
+from gateway.endpoints import Endpoint
+from gateway.head import Head
+from gateway.plane import NEVER, KnownRequest
+from gateway.reading import RequestReader
 from gateway.relay import Exchange
 from gateway.spool import too_large
-from kit.errors import ApiError, InvalidRequest
-
-log = structlog.get_logger(__name__)
+from kit.errors import ApiError
 
 # How many requests may wait behind the one being answered; beyond it the connection is not read.
 MOST_PIPELINED = 16
@@ -33,35 +28,20 @@ MOST_DRAINED = 256 * 1024
 # the answer (RFC 9112, 9.6).
 LINGER_S = 2.0
 
-NO_UPGRADE = (
-    "This server switches to no other protocol. Send the request without Upgrade "
-    "(Java's HttpClient does with version(HttpClient.Version.HTTP_1_1))."
-)
-
 # What stands for a request so broken that there is no route.
 _BROKEN = Endpoint("malformed", ())
 
 now = time.perf_counter
 
 
-class GatewayProtocol(HttpToolsProtocol):
+class GatewayProtocol(RequestReader):
     """One client connection. The application's lifespan hands it its `Plane`."""
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._plane: Plane = app_state["plane"]
-        self.deadline = NEVER
         self.full = False
         self.address: str | None = None
-        self._running: Any = None
         self._gathering: Exchange | None = None
-        self._in_head = False
-        self._head_bytes = 0
-        self._messages = 0
-        self._closing = False
-        # Whether the parser stands between two requests, and what is to be remembered of the one it reads.
-        self._between = True
-        self._learn: KnownRequest | None = None
 
     # What the event loop calls.
 
@@ -87,33 +67,6 @@ class GatewayProtocol(HttpToolsProtocol):
             running.disconnected = True
             running.message_event.set()
         super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
-        if self._closing:
-            return
-        if self._between and self._running is None:
-            found = self._plane.known.find(data)
-            if found is not None and len(data) - found[2] == found[1] <= self._plane.limits.max_body:
-                self._begin_known(found[0], data[found[2] :])
-                return
-        messages, in_head, between = self._messages, self._in_head, self._between
-        self._learn = None
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._break_off(InvalidRequest(NO_UPGRADE))
-        except httptools.HttpParserError as error:
-            self._break_off(_cause(error))
-        if in_head and self._in_head and messages == self._messages:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._plane.limits.max_head and not self._closing:
-                self._break_off(self._head_too_large())
-        learn = self._learn
-        # Only of a request that begins where the data begins is the head the one that `learn` will find.
-        alone = between and self._messages == messages + 1 and data.startswith(b"POST ")
-        if learn is not None and alone and not self._closing:
-            self._plane.known.learn(data, learn, learn.head.length)
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -146,48 +99,11 @@ class GatewayProtocol(HttpToolsProtocol):
                 )
             )
 
-    # What httptools calls. What these raise comes out of feed_data in data_received.
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._closing:
-            raise InvalidRequest("Nothing more is read on this connection.")
-        self.url = b""
-        self.headers = []
-        self._in_head = True
-        self._between = False
-        self._head_bytes = 0
-        self._messages += 1
-        if self._running is None:
-            self.deadline = now() + self._plane.limits.client_s
-
-    def on_url(self, url: bytes) -> None:
-        """Collect the target."""
-        self.url += url
-        self._count_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect the head; trailers are counted and dropped."""
-        self._count_head(len(name) + len(value))
-        if self._in_head:
-            self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Decide who answers: the relay, or the application."""
-        self._in_head = False
-        version = self.parser.get_http_version()
-        head = read_head(self.headers, version)
-        path = split_target(self.url)
-        if self.parser.should_upgrade():
-            raise InvalidRequest(NO_UPGRADE)
-        endpoint = BY_PATH.get(path) or raw_audio.endpoint_of(path)
-        if endpoint is None or self.parser.get_method() != b"POST":
-            self._begin_asgi(head)
-        else:
-            self._begin_exchange(endpoint, head, http11=version == "1.1")
+    # What httptools calls, beyond what the reader does itself.
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
+        self._body_bytes += len(body)
         exchange = self._gathering
         if exchange is None:
             if not self._closing:
@@ -198,8 +114,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self.deadline = now() + self._plane.limits.client_s
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is whole, or so llhttp believes of one that wants to upgrade."""
+        if self._upgrading:
+            return
         self._between = True
+        self._framed = -1
         exchange, self._gathering = self._gathering, None
         if exchange is None:
             if not self._closing:
@@ -249,16 +168,6 @@ class GatewayProtocol(HttpToolsProtocol):
             most = limits.max_body if text else limits.max_upload
             if head.length > most:
                 raise too_large(most, "MAX_BODY_MB" if text else "MAX_UPLOAD_MB")
-
-    def _begin_asgi(self, head: Head) -> None:
-        """Let uvicorn have the request; its own on_message_begin was skipped until now."""
-        url, headers = self.url, self.headers
-        super().on_message_begin()
-        self.url = url
-        self.headers = headers
-        self.scope["headers"] = headers
-        self.expect_100_continue = head.expects_continue
-        super().on_headers_complete()
 
     def _enqueue(self, exchange: Exchange) -> None:
         self.cycle = exchange  # type: ignore[assignment]  # it has the fields that uvicorn reads of its own cycles
@@ -358,23 +267,3 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.deadline = now() + LINGER_S
-
-    def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > self._plane.limits.max_head:
-            raise self._head_too_large()
-
-    def _head_too_large(self) -> HeadTooLarge:
-        limit = self._plane.limits.max_head // 1024
-        return HeadTooLarge(f"The head of the request is larger than {limit} KB. MAX_HEAD_KB of the gateway moves it.")
-
-
-def _cause(error: httptools.HttpParserError) -> ApiError:
-    """Our own error, where a callback raised it; else the parser's."""
-    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-    if isinstance(cause, ApiError):
-        return cause
-    if cause is not None and not isinstance(cause, httptools.HttpParserError):
-        log.error("bug", exc_info=cause)
-        return ApiError("Internal error. The gateway's log has its cause.")
-    return InvalidRequest(f"The request is not HTTP/1.1: {error}.")

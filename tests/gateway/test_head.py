@@ -87,15 +87,17 @@ def test_several_connection_headers_count_together() -> None:
     ("target", "path", "origin"),
     [
         (b"/v1/models", b"/v1/models", b"/v1/models"),
+        (b"https://h:1", b"/", b"/"),
+        (b"http://h:1?a", b"/", b"/?a"),
         (b"/v1/models?a=b?c", b"/v1/models", b"/v1/models?a=b?c"),
         (b"http://h:1/v1/models?a", b"/v1/models", b"/v1/models?a"),
-        (b"HTTP://h/", b"/", b"/"),
+        (b"HTTP://H:1/", b"/", b"/"),
         (b"/a?u=http://b", b"/a", b"/a?u=http://b"),
     ],
 )
 def test_targets(target: bytes, path: bytes, origin: bytes) -> None:
     """Targets in both forms give their path."""
-    assert split_target(target) == path
+    assert split_target(target, b"h:1") == path
     assert origin_form(target) == origin
 
 

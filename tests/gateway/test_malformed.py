@@ -114,11 +114,56 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50, 400),
     "CONNECT": (request(LOCAL, line=b"CONNECT localhost:80 HTTP/1.1\r\n", body=SMUGGLED), 400),
-    "upgrade to h2c": (request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, body=SMUGGLED), 400),
-    "upgrade to websocket": (
-        request(LOCAL, b"Connection: Upgrade", b"Upgrade: websocket", line=b"GET /health HTTP/1.1\r\n", body=SMUGGLED),
+    "upgrade of HTTP/1.0": (
+        request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, line=LINE.replace(b"1.1", b"1.0")),
         400,
     ),
+    "upgrade with two lengths": (request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, LENGTH), 400),
+    "target of another host": (request(LOCAL, LENGTH, line=LINE.replace(b" /", b" http://evil.example/")), 400),
+    "target with a user": (request(LOCAL, LENGTH, line=LINE.replace(b" /", b" http://a@localhost/")), 400),
+    "target of another protocol": (request(LOCAL, LENGTH, line=LINE.replace(b" /", b" ftp://localhost/")), 400),
+    "target without a slash": (request(LOCAL, LENGTH, line=LINE.replace(b" /", b" ")), 400),
+    "target of a tunnel": (request(LOCAL, LENGTH, line=b"POST localhost:80 HTTP/1.1\r\n"), 400),
+    "NUL in the target": (request(LOCAL, LENGTH, line=LINE.replace(b"chat", b"c\0at")), 400),
+    "tab in the target": (request(LOCAL, LENGTH, line=LINE.replace(b"chat", b"c\tat")), 400),
+    "HTTP/0.9": (b"GET /health \r\n\r\n", 400),
+    "HTTP/0.9 with a version": (request(LOCAL, LENGTH, line=LINE.replace(b"1.1", b"0.9")), 400),
+    "HTTP/1": (request(LOCAL, LENGTH, line=LINE.replace(b"1.1", b"1")), 400),
+    "HTTP/1.10": (request(LOCAL, LENGTH, line=LINE.replace(b"1.1", b"1.10")), 400),
+    "http in lower case": (request(LOCAL, LENGTH, line=LINE.replace(b"HTTP", b"http")), 400),
+    "space behind the version": (request(LOCAL, LENGTH, line=LINE.replace(b"1.1", b"1.1 ")), 400),
+    "space before the method": (b" " + request(LOCAL, LENGTH), 400),
+    "NUL in a header name": (request(LOCAL, LENGTH, b"X\0A: b"), 400),
+    "bytes beyond ASCII in a header name": (request(LOCAL, LENGTH, b"X\xc3: b"), 400),
+    "Host name with a space": (request(b"Host : localhost", LENGTH), 400),
+    "Host with a space": (request(b"Host: local host", LENGTH), 400),
+    "Host with half a bracket": (request(b"Host: [::1", LENGTH), 400),
+    "Host with a port that is none": (request(b"Host: localhost:99999999", LENGTH), 400),
+    "line feed behind Host": (request(b"Host: localhost\nX-A: b", LENGTH), 400),
+    "head ended by CR CR LF": (request(LOCAL, LENGTH).replace(b"\r\n\r\n", b"\r\r\n\r\n"), 400),
+    "length as a power": (request(LOCAL, b"Content-Length: 3e1"), 400),
+    "length in wide digits": (request(LOCAL, b"Content-Length: \xef\xbc\x93\xef\xbc\x90"), 400),
+    "chunked with a parameter": (request(LOCAL, b"Transfer-Encoding: chunked;q=1", body=CHUNKS), 400),
+    "chunked and a comma": (request(LOCAL, b"Transfer-Encoding: chunked,", body=CHUNKS), 400),
+    "no coding": (request(LOCAL, b"Transfer-Encoding:", body=SMUGGLED), 400),
+    "coding name with a space": (request(LOCAL, b"Transfer-Encoding : chunked", body=CHUNKS), 400),
+    "chunk size with a sign": (request(LOCAL, CHUNKED.strip(), body=b"+" + CHUNKS), 400),
+    "chunk size with a space before": (request(LOCAL, CHUNKED.strip(), body=b" " + CHUNKS), 400),
+    "chunk size with a space behind": (request(LOCAL, CHUNKED.strip(), body=CHUNKS.replace(b"\r", b" \r", 1)), 400),
+    "chunk size with an underscore": (request(LOCAL, CHUNKED.strip(), body=b"0_" + CHUNKS), 400),
+    "chunk size ended by CR": (request(LOCAL, CHUNKED.strip(), body=CHUNKS.replace(b"\r\n", b"\r", 1)), 400),
+    "chunk not ended": (request(LOCAL, CHUNKED.strip(), body=CHUNKS.replace(b"}\r\n", b"}", 1)), 400),
+    "chunk extension with a line feed": (
+        request(LOCAL, CHUNKED.strip(), body=CHUNKS.replace(b"\r\n", b";a=b\nX\r\n", 1)),
+        400,
+    ),
+    "chunk extension without an end": (
+        request(LOCAL, CHUNKED.strip(), body=CHUNKS.replace(b"\r\n", b";" + b"a" * 900_000 + b"\r\n", 1)),
+        400,
+    ),
+    "trailer with a length": (request(LOCAL, CHUNKED.strip(), body=CHUNKS[:-2] + LENGTH + b"\r\n\r\n"), 400),
+    "trailer with a coding": (request(LOCAL, CHUNKED.strip(), body=CHUNKS[:-2] + CHUNKED + b"\r\n"), 400),
+    "trailer folded": (request(LOCAL, CHUNKED.strip(), body=CHUNKS[:-2] + b"a: b\r\n c\r\n\r\n"), 400),
     "unknown expectation": (request(LOCAL, LENGTH, b"Expect: miracles"), 417),
     "two content types": (request(LOCAL, LENGTH, TYPE.strip(), TYPE.strip()), 400),
     "two keys": (request(LOCAL, LENGTH, b"Authorization: Bearer a", b"Authorization: Bearer b"), 400),
@@ -185,3 +230,28 @@ async def test_refused_request_keeps_the_connection(shared: tuple[RunningGateway
     assert answer.count(b"HTTP/1.1 200") == 1
     assert b'"status":"healthy"' in answer
     assert not backend.requests
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0, HTTP/3"])
+async def test_an_upgrade_is_ignored(shared: tuple[RunningGateway, FakeBackend], protocol: bytes) -> None:
+    """A request that would like to upgrade is answered as what it is; Java's HttpClient sends all with Upgrade: h2c."""
+    gateway, backend = shared
+    wish = (LOCAL, b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABk", b"Upgrade: " + protocol)
+    relayed = request(*wish, LENGTH)
+    chunked = request(*wish, CHUNKED.strip(), body=CHUNKS)
+    own = request(*wish, line=b"GET /health HTTP/1.1\r\n", body=b"")
+    last = request(LOCAL, b"Connection: close", line=b"GET /health HTTP/1.1\r\n", body=b"")
+    try:
+        answer = await gateway.send_raw(relayed + own + chunked + last)
+        assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"HTTP/1.1 ") == 4
+        assert [one.body for one in backend.requests] == [BODY, BODY]
+        assert backend.requests[0].header("upgrade") is backend.requests[0].header("http2-settings") is None
+        # In pieces, and its body behind it.
+        reader, writer = await gateway.raw()
+        for piece in (relayed[:50], relayed[50:-5], relayed[-5:], last):
+            writer.write(piece)
+            await writer.drain()
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 2
+        assert backend.requests[2].body == BODY
+    finally:
+        backend.requests.clear()
