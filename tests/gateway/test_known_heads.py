@@ -7,7 +7,7 @@ from gateway.targets import parse_services
 from gateway.upstream import Pool, UpstreamConnection
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post
-from tests.gateway.transports import SilentTransport
+from tests.support.transports import SilentTransport
 
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX-B: c\r\n\r\n"
 

@@ -1,0 +1,278 @@
+"""`python -m bench.fuzz`: a million mutated requests against the gateway's protocol, in one process, without a socket.
+
+    python -m bench.fuzz --count 1000000 --seed 1
+
+Every case is a connection of its own, fed in pieces. It must raise nothing, log no bug, leave nothing in flight, answer
+in HTTP, and whatever reaches the backend must be exactly one well-formed request. The same seed makes the same cases.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+import uvicorn
+import uvloop
+
+from bench.report import last_line
+from gateway.app import SERVER_OPTIONS, create
+from gateway.backends import offer_of_id
+from gateway.plane import Plane
+from gateway.settings import GatewaySettings
+from gateway.upstream import UpstreamConnection
+from tests.support.transports import SilentTransport
+
+BODY = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n\x00\x01\r\n--b--\r\n'
+)
+
+
+def _post(body: bytes, *headers: bytes, path: bytes = b"/v1/chat/completions") -> bytes:
+    lines = [b"POST %b HTTP/1.1" % path, b"Host: localhost", *headers, b"Content-Length: %d" % len(body)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def _chunked(*pieces: bytes) -> bytes:
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return b"POST /v1/completions HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+
+SEEDS = (
+    _post(BODY),
+    _post(BODY, b"Content-Type: application/json", b"Authorization: Bearer k", b"x-request-id: r"),
+    _post(BODY) + _post(BODY, b"Connection: close"),
+    _post(BODY.replace(b'"m"', b'"alias"'), b"Accept-Encoding: gzip", b"X-A: b"),
+    _post(BODY, b"Expect: 100-continue"),
+    _post(BODY, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA"),
+    _post(BODY, path=b"http://localhost/v1/chat/completions?a=b"),
+    _post(BODY[:-2] + b',"stream":true}'),
+    _post(FORM, b"Content-Type: multipart/form-data; boundary=b", path=b"/v1/audio/transcriptions"),
+    _post(b"\x1aE\xdf\xa3sound", b"Content-Type: audio/webm", path=b"/transcribe/m"),
+    _chunked(BODY),
+    _chunked(BODY[:10], BODY[10:20], BODY[20:]) + _chunked(BODY),
+    _chunked(BODY)[:-2] + b"X-Trailer: 1\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + _post(BODY),
+    b"POST /v1/embeddings HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}",
+    b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+)
+TOKENS = (
+    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"\x7f", b"\xff", b"%", b"#", b"\r\n\r\n",
+    b"0\r\n\r\n", b"1\r\n", b"-1", b"0x1", b"+1", b"99999999999999999999", b"HTTP/1.1", b"HTTP/1.0",
+    b"GET / HTTP/1.1\r\n",
+    b"Host: localhost\r\n", b"Host: b\r\n", b"Content-Length: 5\r\n", b"content-length: 0\r\n",
+    b"Content-Length: 59\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: identity\r\n",
+    b"Connection: close\r\n", b"Connection: keep-alive, host\r\n", b"Expect: 100-continue\r\n", b"Upgrade: x\r\n",
+    b"X-A: " + b"a" * 5000 + b"\r\n", b'"model":', b'"stream":true,', b"--b", b"--b--", b"\r\n--b\r\n",
+)  # fmt: skip
+
+
+def mutated(draw: random.Random) -> bytes:
+    """One case."""
+    data = bytearray(draw.choice(SEEDS))
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(data) + 1)
+        end = min(len(data), at + draw.randint(1, 12))
+        kind = draw.randrange(7)
+        if kind == 0:
+            data[at:end] = b""
+        elif kind == 1:
+            data[at:at] = draw.choice(TOKENS)
+        elif kind == 2:
+            data[at:end] = draw.choice(TOKENS)
+        elif kind == 3:
+            data[at:at] = data[at:end]
+        elif kind == 4 and at < len(data):
+            data[at] = draw.randrange(256)
+        elif kind == 5:
+            data[at:] = draw.choice(SEEDS)[draw.randrange(40) :]
+        else:
+            lines = bytes(data).split(b"\r\n")
+            one = draw.randrange(len(lines))
+            lines.insert(draw.randrange(len(lines)), lines[one])
+            data = bytearray(b"\r\n".join(lines))
+        if not data:
+            break
+    return bytes(data)
+
+
+# What a backend may get: no more of HTTP than the gateway itself writes.
+_REQUEST = re.compile(
+    rb"POST /[\x21\x24-\x7e]* HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
+)
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+STREAM = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+)
+
+
+class Backend(SilentTransport):
+    """The far end of a connection to a backend: takes one whole request at a time, and answers it at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection: UpstreamConnection | None = None
+        self._got = b""
+        self.answered = 0
+
+    def write(self, data: Any) -> None:
+        """Check what comes. Raises AssertionError."""
+        self._got += bytes(data)
+        match = _REQUEST.match(self._got)
+        if match is None:
+            raise AssertionError(f"the backend gets what is no request: {self._got!r}")
+        fields = [line.partition(b": ") for line in match[1].lower().split(b"\r\n")]
+        names = [name for name, _, _ in fields]
+        if names.count(b"host") != 1 or names.count(b"content-length") != 1 or b"transfer-encoding" in names:
+            raise AssertionError(f"the backend gets a request that can be read in two ways: {self._got!r}")
+        length = int(next(value for name, _, value in fields if name == b"content-length"))
+        left = len(self._got) - match.end() - length
+        if left > 0:
+            raise AssertionError(f"the backend gets more than a request: {self._got!r}")
+        if left == 0:
+            answer = STREAM if b'"stream":true' in self._got else ANSWER
+            self._got = b""
+            self.answered += 1
+            assert self.connection is not None
+            asyncio.get_running_loop().call_soon(self.connection.data_received, answer)
+
+
+class Fuzz:
+    """The gateway under test."""
+
+    def __init__(self, server: uvicorn.Server, plane: Plane, draw: random.Random) -> None:
+        self._server = server
+        self._plane = plane
+        self._backend = next(iter(plane.backends))
+        self._draw = draw
+        self._far = Backend()
+        self.bugs: list[Any] = []
+        self.answered = 0
+
+    async def case(self, data: bytes) -> None:
+        """Feed one connection and end it. Raises AssertionError, or whatever the protocol raises."""
+        self._supply()
+        config = self._server.config
+        make: Callable[..., Any] = config.http_protocol_class
+        protocol = make(config=config, server_state=self._server.server_state, app_state=self._server.lifespan.state)
+        transport = SilentTransport()
+        protocol.connection_made(transport)
+        cuts = sorted(self._draw.randrange(len(data) + 1) for _ in range(self._draw.randrange(3)))
+        for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+            if end > begin and not transport.closed:
+                protocol.data_received(data[begin:end])
+                await self._settle()
+        protocol.connection_lost(None)
+        await self._settle()
+        answer = b"".join(transport.written)
+        self.answered += bool(answer)
+        assert not answer or answer.startswith(b"HTTP/1.1 "), answer
+        assert self._plane.metrics.relaying == 0, "a request is still counted as being relayed"
+        assert self._backend.in_flight == 0, "a request is still counted as in flight"
+        assert not self._plane.connections, "the connection is still there"
+        assert not self.bugs, self.bugs
+
+    def _supply(self) -> None:
+        if self._backend.pool.idle_count == 0:
+            far = self._far = Backend()
+            connection = far.connection = UpstreamConnection(self._backend.pool)
+            connection.connection_made(far)
+            self._backend.pool.put(connection)
+
+    async def _settle(self) -> None:
+        """Let what has been begun go on until it waits for the client."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        tasks = self._server.server_state.tasks
+        for _ in range(200):
+            if not any(task for task in tasks if not task.done()):
+                return
+            await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def fuzzing(seed: int) -> AsyncIterator[Fuzz]:
+    """A gateway with one backend that is always there."""
+    with tempfile.TemporaryDirectory() as folder:
+        catalogue = Path(folder) / "models.yaml"
+        catalogue.write_text("m: {kind: llm, hf_repo: a/m, revision: main, aliases: [alias]}\n")
+        given: dict[str, Any] = {"services": "fuzz=http://127.0.0.1:9", "catalogue": catalogue, "poll_interval": 300}
+        settings = GatewaySettings(**given, log_level="error")
+        config = uvicorn.Config(create(settings), log_config=None, access_log=False, **SERVER_OPTIONS)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.lifespan.startup()
+        plane: Plane = server.lifespan.state["plane"]
+        backend = next(iter(plane.backends))
+        backend.offer(tuple(offer_of_id("m", None, kind) for kind in ("llm", "transcription", "embedding")))
+        backend.observe("healthy")
+        fuzz = Fuzz(server, plane, random.Random(seed))
+
+        def only_errors(_: Any, name: str, event: Any) -> Any:
+            if name in ("error", "exception", "critical"):
+                fuzz.bugs.append(event)
+            raise structlog.DropEvent
+
+        before = structlog.get_config()["processors"]
+        structlog.configure(processors=[only_errors])
+        try:
+            yield fuzz
+        finally:
+            structlog.configure(processors=before)
+            await server.lifespan.shutdown()
+
+
+async def run(count: int, seed: int, *, show: bool = False) -> dict[str, float | int | None]:
+    """Feed `count` cases. Raises AssertionError that names the case."""
+    draw = random.Random(seed)
+    process = psutil.Process()
+    held = 0
+    began = time.monotonic()
+    async with fuzzing(seed) as fuzz:
+        for index in range(count):
+            data = mutated(draw)
+            try:
+                await fuzz.case(data)
+            except BaseException as error:
+                raise AssertionError(f"case {index} of seed {seed}, {data!r}: {error!r}") from error
+            if index == count // 10:
+                gc.collect()
+                held = process.memory_info().rss
+            if show and index % (count // 20 or 1) == 0:
+                print(f"{index:>9,} cases, {fuzz.answered:,} answered, {time.monotonic() - began:.0f} s", flush=True)
+        gc.collect()
+        grown = (process.memory_info().rss - held) / 2**20
+        seconds = time.monotonic() - began
+        return {"cases": count, "answered": fuzz.answered, "seconds": seconds, "rss_growth_mb": grown}
+
+
+def main() -> None:
+    """Run, tell, and end with 1 where a case was not as it must be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    try:
+        figures = uvloop.run(run(options.count, options.seed, show=True))
+    except AssertionError as error:
+        print(error)
+        sys.exit(1)
+    print(last_line("fuzz", figures))
+
+
+if __name__ == "__main__":
+    main()
