@@ -107,20 +107,21 @@ class Plane:
     connections: set[Client] = field(default_factory=set)
     # Requests that have passed every check that their heads alone decide.
     known: KnownHeads[KnownRequest] = field(default_factory=KnownHeads)
-    _browsers: dict[tuple[bytes | None, bytes | None], ApiError | None] = field(default_factory=dict)
+    # Pairs of Host and Origin that may pass.
+    _browsers: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
 
     def refusal(self, head: Head) -> ApiError | None:
         """The error for a request that may not pass the Host, Origin and key checks, or None."""
         asked = (head.host, head.origin)
-        try:
-            refusal = self._browsers[asked]
-        except KeyError:
+        if asked not in self._browsers:
+            refusal = self.browser.refusal(_text(head.host), _text(head.origin))
+            if refusal is not None:
+                # Not remembered: an error that is raised again holds on to all the frames that it was raised in.
+                return refusal
             if len(self._browsers) >= MOST_REMEMBERED:
                 self._browsers.clear()
-            refusal = self._browsers[asked] = self.browser.refusal(_text(head.host), _text(head.origin))
-        if refusal is None and self.keys:
-            return self.keys.refusal(_text(head.authorization), _text(head.api_key))
-        return refusal
+            self._browsers.add(asked)
+        return self.keys.refusal(_text(head.authorization), _text(head.api_key)) if self.keys else None
 
     def cors(self, head: Head) -> bytes:
         """The header lines without which a browser hides an answer from a page of another origin."""

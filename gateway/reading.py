@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from gateway import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
-from gateway.head import Head, HeadTooLarge, read_head, split_target
+from gateway.head import Head, HeadTooLarge, origin_form, read_head, split_target
 from gateway.plane import NEVER, KnownRequest, Plane
 from kit.errors import ApiError, InvalidRequest
 
@@ -161,7 +161,8 @@ class RequestReader(HttpToolsProtocol):
 
     def _begin_asgi(self, head: Head) -> None:
         """Let uvicorn have the request; its own on_message_begin was skipped until now."""
-        url, headers = self.url, self.headers
+        # uvicorn knows no target that is a host without a path.
+        url, headers = origin_form(self.url), self.headers
         super().on_message_begin()
         self.url = url
         self.headers = headers

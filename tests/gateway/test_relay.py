@@ -170,3 +170,11 @@ async def test_idle_connection_is_closed(start_gateway: StartGateway, start_back
     gateway = await start_gateway(await start_backend(), keep_alive_timeout=0.1)
     answer = await gateway.send_raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_target_that_is_only_a_host(start_gateway: StartGateway, start_backend: StartBackend) -> None:
+    """Its path is `/`."""
+    gateway = await start_gateway(await start_backend())
+    answer = await gateway.send_raw(b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"try"' in answer
