@@ -7,22 +7,22 @@ Everything happens in callbacks on one event loop. The states, and what ends eac
     waiting     sent; no byte has gone to the client yet    the first byte, an error (then another backend), deadline
     answering   bytes have gone to the client               the end, the backend's death, a pause too long
 
-A connection and a place in `in_flight` are held from `_attempt` to `_release`, once each, on every path.
+An attempt (gateway.attempt) holds a connection and a place at its backend until it is released, on every path.
 """
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import structlog
 
 from gateway.answer import Answer, truth_of_choice, truth_of_request
-from gateway.backends import Backend
+from gateway.attempt import Attempt
 from gateway.bodies import Body
 from gateway.endpoints import Endpoint
 from gateway.head import Head, origin_form
 from gateway.plane import NEVER, Client, Plane
-from gateway.routing import Candidate, Choice, Ticket, Wants
+from gateway.routing import Wants
+from gateway.tries import Tries
 from gateway.upstream import UpstreamConnection
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 from kit.middleware import request_id_from
@@ -66,18 +66,12 @@ class Exchange:
         self._cors = plane.cors(head) if head.origin else b""
         self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
         self._began = self._ready = now()
-        self._sent = 0.0
         self._queue_s = 0.0
         self._first_byte: float | None = None
         self._wants = Wants(endpoint)
-        self._attempts = 0
-        self._tried: list[Backend] = []
-        self._pair: Candidate | None = None
-        self._ticket: Ticket | None = None
-        self._backend: Backend | None = None
-        self._connection: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._pieces: Iterator[bytes] | None = None
+        self._tries = Tries(plane)
+        # The present attempt, or the last one.
+        self._attempt: Attempt | None = None
         plane.metrics.relaying += 1
 
     # What the client's connection calls.
@@ -134,23 +128,25 @@ class Exchange:
 
     def client_full(self, full: bool) -> None:
         """The client reads more slowly than the backend writes, or has caught up."""
-        if self._connection is not None:
+        connection = self._attempt.connection if self._attempt is not None else None
+        if connection is not None:
             if full:
-                self._connection.pause()
+                connection.pause()
             else:
-                self._connection.resume()
+                connection.resume()
 
     def on_deadline(self) -> None:
         """The backend (or, where the client is full, the client) has been silent for too long."""
-        backend = self._backend
-        if backend is None:
+        attempt = self._attempt
+        if attempt is None:
             return
         if self._client.full:
             self._client.transport.abort()
             return
+        backend = attempt.backend
         limit = self._plane.limits.stream_idle_s if self._answer.begun else self._plane.limits.first_byte_s
         backend.failures += 1
-        self._release("timeout")
+        attempt.release("timeout")
         backend.suspect()
         self.refuse(
             UpstreamTimeout(
@@ -179,8 +175,9 @@ class Exchange:
         self._guarded(self._try_next, failure)
 
     def _try_next(self, failure: ApiError | None) -> None:
+        at = now()
         try:
-            choice = self._choose()
+            choice = self._tries.choose(self._wants, at)
         except ApiError as error:
             # The router's message names every backend that is down and why; only a deadline says more.
             self.refuse(error if failure is None or isinstance(error, NoHealthyBackend) else failure)
@@ -189,56 +186,41 @@ class Exchange:
             assert failure is not None, "the first choice is never empty"
             self.refuse(failure)
             return
-        self._attempt(choice)
-
-    def _choose(self) -> Choice | None:
-        spent = self._attempts >= self._plane.limits.max_attempts
-        return None if spent else self._plane.router.choose(self._wants, now(), tried=self._tried)
-
-    def _attempt(self, choice: Choice) -> None:
-        self._pair = choice.pair
-        backend = self._backend = choice.pair.backend
-        self._attempts += 1
-        self._tried.append(backend)
-        backend.in_flight += 1
-        backend.requests += 1
-        self._sent = now()
-        self._ticket = self._plane.router.sent(choice, self._wants, self._sent)
-        if self._attempts == 1:
-            self._queue_s = self._sent - self._ready
-            self._client.deadline = self._sent + self._plane.limits.first_byte_s
-        connection = backend.pool.take()
-        self._connect(backend) if connection is None else self._send(connection)
-
-    def _connect(self, backend: Backend) -> None:
-        self._connecting = asyncio.get_running_loop().create_task(self._open(backend))
-
-    async def _open(self, backend: Backend) -> None:
-        try:
-            async with asyncio.timeout(self._plane.limits.connect_s):
-                connection = await backend.pool.connect()
-        except (OSError, UnicodeError) as error:
-            self._connecting = None
-            self._unreachable(backend, error)
+        if failure is None:
+            self._queue_s = at - self._ready
+            self._client.deadline = at + self._plane.limits.first_byte_s
+        attempt = self._attempt = self._tries.begin(choice, self._wants, at)
+        connection = attempt.backend.pool.take()
+        if connection is None:
+            self._connect(attempt)
         else:
-            self._connecting = None
-            self._guarded(self._send, connection)
+            self._send(connection)
 
-    def _unreachable(self, backend: Backend, error: Exception) -> None:
+    def _connect(self, attempt: Attempt) -> None:
+        attempt.connect(
+            self._plane.limits.connect_s, lambda connection: self._guarded(self._send, connection), self._unreachable
+        )
+
+    def _unreachable(self, error: Exception) -> None:
+        attempt = self._attempt
+        assert attempt is not None
+        backend = attempt.backend
         timed_out = isinstance(error, TimeoutError)
         reason = f"no connection within {self._plane.limits.connect_s:g} s" if timed_out else f"cannot connect: {error}"
         backend.failures += 1
         backend.observe("unhealthy", reason)
-        self._release("unreachable")
+        attempt.release("unreachable")
         backend.suspect()
         self._next(NoHealthyBackend(f"{backend.name} cannot be reached ({reason}). Check that it runs.", retry_after=2))
 
     def _send(self, connection: UpstreamConnection) -> None:
-        self._connection = connection
-        assert self._pair is not None
+        attempt = self._attempt
+        assert attempt is not None
         assert self.body is not None
-        backend = self._pair.backend
-        length, pieces = self.body.pieces(self._pair.upstream_model(self._wants.model))
+        # Held before anything can go wrong.
+        attempt.connection = connection
+        backend = attempt.backend
+        length, pieces = self.body.pieces(attempt.pair.upstream_model(self._wants.model))
         head = b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             backend.before_target,
             origin_form(self._target),
@@ -247,34 +229,23 @@ class Exchange:
             self.request_id.encode("latin-1"),
             length,
         )
-        self._pieces = pieces
-        connection.begin(self, head + next(pieces, b""))
-        self._pump()
-
-    def _pump(self) -> None:
-        """Write the body for as long as the backend takes it."""
-        connection, pieces = self._connection, self._pieces
-        while connection is not None and pieces is not None and connection.takes_more:
-            piece = next(pieces, None)
-            if piece is None:
-                self._pieces = None
-                return
-            connection.write(piece)
-            # An upload shows progress: the answer's deadline starts when its last byte has gone.
-            self._client.deadline = now() + self._plane.limits.first_byte_s
+        attempt.begin(self, head + next(pieces, b""), pieces)
+        self.on_room()
 
     # What the backend's connection calls.
 
     def on_room(self) -> None:
         """The backend takes more of the body."""
-        self._pump()
+        if self._attempt is not None and self._attempt.pump():
+            # An upload shows progress: the answer's deadline starts when its last byte has gone.
+            self._client.deadline = now() + self._plane.limits.first_byte_s
 
     def on_answer(self, connection: UpstreamConnection) -> None:
         """Pass on what has come."""
-        answer, backend, ticket = self._answer, self._backend, self._ticket
-        assert backend is not None
-        assert ticket is not None
-        if answer.status == 0 and not self._accept(connection, backend):
+        answer, attempt = self._answer, self._attempt
+        assert attempt is not None
+        backend = attempt.backend
+        if answer.status == 0 and not self._accept(connection, attempt):
             return
         backend.last_byte = at = now()
         data = answer.ready(connection)
@@ -285,12 +256,13 @@ class Exchange:
         else:
             self._first_byte = at
             well = connection.status < 300
-            ticket.first_byte(at, well=well)
+            attempt.ticket.first_byte(at, well=well)
             if well:
-                (backend.ttft if self._wants.stream else backend.whole).observe(at - self._sent, at)
+                (backend.ttft if self._wants.stream else backend.whole).observe(at - attempt.sent, at)
             answer.begin(connection, data, self._truth())
         if connection.complete:
-            self._complete(connection)
+            attempt.complete(connection, f"http_{answer.status}")
+            self._done()
             return
         self._client.deadline = at + self._plane.limits.stream_idle_s
         if self._client.full:
@@ -298,16 +270,16 @@ class Exchange:
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """The connection broke before the answer was complete."""
-        backend = self._backend
-        assert backend is not None
-        self._connection = None
-        self._pieces = None
+        attempt = self._attempt
+        assert attempt is not None
+        attempt.lost()
         if connection.reused and not connection.any_byte:
             # It was closed for being idle just as this request went out (RFC 9112, 9.3.1); no fault of the backend.
-            self._connect(backend)
+            self._connect(attempt)
             return
+        backend = attempt.backend
         backend.failures += 1
-        self._release("broken")
+        attempt.release("broken")
         backend.suspect()
         error = BadGateway(f"{backend.name} broke off: {reason}. Try again; GET /services shows how it is.")
         if self._answer.begun:
@@ -316,40 +288,28 @@ class Exchange:
             self._answer.forget()
             self._next(error)
 
-    def _accept(self, connection: UpstreamConnection, backend: Backend) -> bool:
+    def _accept(self, connection: UpstreamConnection, attempt: Attempt) -> bool:
         """Look at a new answer's status; False when another backend is asked instead."""
-        status = connection.status
+        status, backend = connection.status, attempt.backend
         if status >= 500:
             backend.failures += 1
-            if status in ELSEWHERE and self._has_alternative():
-                self._release(f"http_{status}")
+            if status in ELSEWHERE and self._tries.another(self._wants, now()):
+                attempt.release(f"http_{status}")
                 backend.suspect()
                 self._next(BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
                 return False
         self._answer.accept(connection)
         return True
 
-    def _has_alternative(self) -> bool:
-        try:
-            return self._choose() is not None
-        except ApiError:
-            return False
-
     def _truth(self) -> bytes:
         """Our own headers: who answered with what, after how many tries."""
         served = b""
-        if self._backend is not None and self._pair is not None:
-            served = truth_of_choice(self._backend.served_by, self._pair.offer.name, self._queue_s)
-        return truth_of_request(served, self._attempts, self.request_id, self._cors)
+        attempt = self._attempt
+        if attempt is not None and attempt.held:
+            served = truth_of_choice(attempt.backend.served_by, attempt.pair.offer.name, self._queue_s)
+        return truth_of_request(served, self._tries.count, self.request_id, self._cors)
 
     # Ends.
-
-    def _complete(self, connection: UpstreamConnection) -> None:
-        self._connection = None
-        sent, self._pieces = self._pieces is None, None
-        connection.release(whole_request_sent=sent)
-        self._release(f"http_{self._answer.status}")
-        self._done()
 
     def _cut(self, error: ApiError) -> None:
         """The answer has begun and cannot be ended as it should: say so in a way that the client notices."""
@@ -358,20 +318,8 @@ class Exchange:
         self._done()
 
     def _release(self, outcome: str) -> None:
-        """Let go of the backend: its connection ends unless it was released before, its in-flight count falls."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        connection, self._connection = self._connection, None
-        self._pieces = None
-        if connection is not None:
-            connection.abort()
-        if self._ticket is not None:
-            self._ticket.ended()
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.in_flight -= 1
-            backend.outcomes[outcome] += 1
+        if self._attempt is not None:
+            self._attempt.release(outcome)
 
     def _done(self) -> None:
         self.response_complete = True
@@ -379,10 +327,12 @@ class Exchange:
             self.body.close()
         self._client.deadline = NEVER
         ended = now()
-        plane, pair = self._plane, self._pair
+        plane, attempt = self._plane, self._attempt
         plane.metrics.relaying -= 1
         first_byte = self._first_byte or ended
-        streamed = pair.offer.name if pair is not None and self._first_byte and self._wants.stream else None
+        streamed = None
+        if attempt is not None and self._first_byte and self._wants.stream:
+            streamed = attempt.pair.offer.name
         plane.metrics.count(self._endpoint.path, self._answer.status, first_byte - self._began, streamed)
         fields: dict[str, object] = {
             "path": self._endpoint.path,
@@ -390,9 +340,9 @@ class Exchange:
             "ms": round((ended - self._began) * 1000, 1),
             "client": self._client.address,
             "request_id": self.request_id,
-            "attempts": self._attempts,
+            "attempts": self._tries.count,
         }
-        if pair is not None:
-            fields |= {"backend": pair.backend.name, "model": pair.offer.name}
+        if attempt is not None:
+            fields |= {"backend": attempt.backend.name, "model": attempt.pair.offer.name}
         plane.access_log.write(fields)
         self._client.exchange_done(self)
