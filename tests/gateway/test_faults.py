@@ -150,7 +150,7 @@ async def test_stream_cut_by_its_backend_ends_in_an_error_event(
         answer = await gateway.http.post(path, json={"model": "qwen", "messages": [], "stream": True})
         events = answer.content.split(b"\n\n")
         assert events.pop() == b""
-        assert [b"token" in event for event in events] == [True, True, False]
+        assert [b"token" in event for event in events] == [False, True, True, False]
         for mark in marks:
             assert mark in events[-1] + b"\n"
         assert b"llm-primary" in events[-1]
