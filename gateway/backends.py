@@ -19,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
 
+# Engines that continue a message when a request asks for it in vLLM's way (gateway.continuation).
+PREFILL = frozenset({"vllm", "sglang"})
+
 # The states in which a backend may be sent a request; `busy` only where nothing better is.
 USABLE: frozenset[State] = frozenset({"healthy", "busy"})
 
@@ -64,6 +67,8 @@ class Backend:
         self.since = now_iso()
         # What it serves; empty until it first told, kept when it goes down, so that errors can name it.
         self.offers: tuple[Offer, ...] = ()
+        # The engine's name, as far as it tells one.
+        self.engine: str | None = None
         self.last_check: str | None = None
         self.last_error: str | None = "not asked yet"
         self.response_time_ms: float | None = None
@@ -92,6 +97,11 @@ class Backend:
     def draining(self) -> bool:
         """Whether an operator took it out."""
         return self._draining
+
+    @property
+    def prefills(self) -> bool:
+        """Whether it can go on with a message that another backend has begun."""
+        return self.engine in PREFILL
 
     @property
     def kind(self) -> Kind | None:
@@ -133,7 +143,7 @@ class Backend:
 
     def take_over(self, twin: "Backend") -> None:
         """Be what `twin` is, the same server under another name: what was learnt of it holds."""
-        self.offers = twin.offers
+        self.offers, self.engine = twin.offers, twin.engine
         self._observed, self._draining, self._known = twin._observed, twin._draining, twin._known
         self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
         self.response_time_ms, self.progress = twin.response_time_ms, twin.progress

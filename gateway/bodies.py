@@ -65,6 +65,17 @@ class JsonBody:
         data = self._data if model is None else with_model(self._data, model)
         return len(data), iter((data,))
 
+    @property
+    def data(self) -> bytes:
+        """All of it, once `wants` was asked."""
+        return self._data
+
+    def replaced(self, data: bytes) -> "JsonBody":
+        """Another body for the same route and conversation."""
+        body = JsonBody(self._endpoint, len(data), self._session)
+        body.add(data)
+        return body
+
     def close(self) -> None:
         """Free the memory."""
         self._data = b""

@@ -15,12 +15,14 @@ from collections.abc import Callable
 
 import structlog
 
-from gateway.answer import Answer, truth_of_choice, truth_of_request
+from gateway.answer import Answer, is_stream, truth_of_choice, truth_of_request
 from gateway.attempt import Attempt
-from gateway.bodies import Body
+from gateway.bodies import Body, JsonBody
+from gateway.continuation import ROUTES, Ending, NotFaithful, go_on
 from gateway.endpoints import Endpoint
 from gateway.head import Head, origin_form
 from gateway.plane import NEVER, Client, Plane
+from gateway.record import record
 from gateway.routing import Wants
 from gateway.tries import Tries
 from gateway.upstream import UpstreamConnection
@@ -72,6 +74,9 @@ class Exchange:
         self._tries = Tries(plane)
         # The present attempt, or the last one.
         self._attempt: Attempt | None = None
+        # Where another backend goes on with the answer: what was first asked, and whether it was sent what was said.
+        self._original: JsonBody | None = None
+        self._carries = False
         plane.metrics.relaying += 1
 
     # What the client's connection calls.
@@ -143,16 +148,12 @@ class Exchange:
         if self._client.full:
             self._client.transport.abort()
             return
-        backend = attempt.backend
         limit = self._plane.limits.stream_idle_s if self._answer.begun else self._plane.limits.first_byte_s
-        backend.failures += 1
-        attempt.release("timeout")
-        backend.suspect()
-        self.refuse(
-            UpstreamTimeout(
-                f"{backend.name} sent nothing for {limit:g} s. Try again, ask for fewer tokens, or look at its log."
-            )
+        name = attempt.backend.name
+        error = UpstreamTimeout(
+            f"{name} sent nothing for {limit:g} s. Try again, ask for fewer tokens, or look at its log."
         )
+        self._failed(attempt, "timeout", error)
 
     # Choosing and sending.
 
@@ -168,13 +169,10 @@ class Exchange:
 
     def _begin(self, body: Body) -> None:
         self._wants = body.wants()
-        self._next(None)
-
-    def _next(self, failure: ApiError | None) -> None:
-        """Go to the best backend not tried yet; `failure` is why the last one did not do."""
-        self._guarded(self._try_next, failure)
+        self._try_next(None)
 
     def _try_next(self, failure: ApiError | None) -> None:
+        """Go to the best backend not tried yet; `failure` is why the last one did not do."""
         at = now()
         try:
             choice = self._tries.choose(self._wants, at)
@@ -188,6 +186,7 @@ class Exchange:
             return
         if failure is None:
             self._queue_s = at - self._ready
+        if failure is None or self._answer.begun:
             self._client.deadline = at + self._plane.limits.first_byte_s
         attempt = self._attempt = self._tries.begin(choice, self._wants, at)
         connection = attempt.backend.pool.take()
@@ -207,11 +206,9 @@ class Exchange:
         backend = attempt.backend
         timed_out = isinstance(error, TimeoutError)
         reason = f"no connection within {self._plane.limits.connect_s:g} s" if timed_out else f"cannot connect: {error}"
-        backend.failures += 1
         backend.observe("unhealthy", reason)
-        attempt.release("unreachable")
-        backend.suspect()
-        self._next(NoHealthyBackend(f"{backend.name} cannot be reached ({reason}). Check that it runs.", retry_after=2))
+        error = NoHealthyBackend(f"{backend.name} cannot be reached ({reason}). Check that it runs.", retry_after=2)
+        self._failed(attempt, "unreachable", error)
 
     def _send(self, connection: UpstreamConnection) -> None:
         attempt = self._attempt
@@ -245,7 +242,10 @@ class Exchange:
         answer, attempt = self._answer, self._attempt
         assert attempt is not None
         backend = attempt.backend
-        if answer.status == 0 and not self._accept(connection, attempt):
+        if answer.awaited and not self._accept(connection, attempt):
+            return
+        if connection.complete and answer.is_cut_short(connection):
+            self.on_lost(connection, "it closed the connection in the middle of a stream")
             return
         backend.last_byte = at = now()
         data = answer.ready(connection)
@@ -277,29 +277,64 @@ class Exchange:
             # It was closed for being idle just as this request went out (RFC 9112, 9.3.1); no fault of the backend.
             self._connect(attempt)
             return
-        backend = attempt.backend
-        backend.failures += 1
-        attempt.release("broken")
-        backend.suspect()
-        error = BadGateway(f"{backend.name} broke off: {reason}. Try again; GET /services shows how it is.")
-        if self._answer.begun:
-            self._cut(error)
-        else:
-            self._answer.forget()
-            self._next(error)
+        name = attempt.backend.name
+        error = BadGateway(f"{name} broke off: {reason}. Try again; GET /services shows how it is.")
+        self._failed(attempt, "broken", error)
 
     def _accept(self, connection: UpstreamConnection, attempt: Attempt) -> bool:
         """Look at a new answer's status; False when another backend is asked instead."""
         status, backend = connection.status, attempt.backend
+        if self._answer.begun and (status != 200 or not is_stream(connection)):
+            self._failed(attempt, f"http_{status}", BadGateway(f"{backend.name} answered {status} to what remained."))
+            return False
         if status >= 500:
-            backend.failures += 1
             if status in ELSEWHERE and self._tries.another(self._wants, now()):
-                attempt.release(f"http_{status}")
-                backend.suspect()
-                self._next(BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
+                error = BadGateway(f"{backend.name} answered {status}. Try again in a moment.")
+                self._failed(attempt, f"http_{status}", error)
                 return False
-        self._answer.accept(connection)
+            backend.failures += 1
+        if self._answer.begun:
+            attempt.ticket.first_byte(now(), well=True)
+            self._answer.rejoin(carried=self._carries)
+        else:
+            self._answer.accept(connection, keeps=self._endpoint.path in ROUTES)
         return True
+
+    # Going elsewhere.
+
+    def _failed(self, attempt: Attempt, outcome: str, error: ApiError) -> None:
+        """The attempt has come to nothing, `error` being why: go to another backend, or end with it."""
+        backend = attempt.backend
+        backend.failures += 1
+        attempt.release(outcome)
+        backend.suspect()
+        self._answer.await_another()
+        self._guarded(self._go_on if self._answer.begun else self._try_next, error)
+
+    def _go_on(self, error: ApiError) -> None:
+        """The answer has begun: let another backend say the rest, where that can be done."""
+        body, said, attempt = self.body, self._answer.said, self._attempt
+        assert attempt is not None
+        if said is None or not isinstance(body, JsonBody):
+            self._cut(error)
+            return
+        model = attempt.pair.offer.name
+        try:
+            step = go_on(self._endpoint.path, (self._original or body).data, model, said)
+        except NotFaithful as reason:
+            self._cut(BadGateway(f"{error.message} The answer cannot be gone on with elsewhere: {reason}."))
+            return
+        if isinstance(step, Ending):
+            self._answer.go_on(step.events, last=True)
+            self._done()
+            return
+        self._original = self._original or body
+        self.body = body.replaced(step.body)
+        self._carries = step.carries
+        self._wants = self.body.wants()
+        self._tries.go_on(self._wants, said.tokens, prefills=step.prefills)
+        log.warning("answer goes on elsewhere", request_id=self.request_id, reason=error.message, tokens=said.tokens)
+        self._try_next(error)
 
     def _truth(self) -> bytes:
         """Our own headers: who answered with what, after how many tries."""
@@ -323,26 +358,20 @@ class Exchange:
 
     def _done(self) -> None:
         self.response_complete = True
-        if self.body is not None:
-            self.body.close()
+        for body in (self.body, self._original):
+            if body is not None:
+                body.close()
         self._client.deadline = NEVER
-        ended = now()
-        plane, attempt = self._plane, self._attempt
-        plane.metrics.relaying -= 1
-        first_byte = self._first_byte or ended
-        streamed = None
-        if attempt is not None and self._first_byte and self._wants.stream:
-            streamed = attempt.pair.offer.name
-        plane.metrics.count(self._endpoint.path, self._answer.status, first_byte - self._began, streamed)
-        fields: dict[str, object] = {
-            "path": self._endpoint.path,
-            "status": self._answer.status,
-            "ms": round((ended - self._began) * 1000, 1),
-            "client": self._client.address,
-            "request_id": self.request_id,
-            "attempts": self._tries.count,
-        }
-        if attempt is not None:
-            fields |= {"backend": attempt.backend.name, "model": attempt.pair.offer.name}
-        plane.access_log.write(fields)
+        record(
+            self._plane,
+            self._endpoint.path,
+            self._answer.status,
+            began=self._began,
+            first_byte=self._first_byte,
+            stream=self._wants.stream,
+            client=self._client.address,
+            request_id=self.request_id,
+            attempts=self._tries.count,
+            last=self._attempt,
+        )
         self._client.exchange_done(self)

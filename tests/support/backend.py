@@ -182,7 +182,11 @@ class FakeBackend:
         elif path == "/health":
             await self._answer_health(writer)
         elif path == "/v1/models":
-            await self._json(writer, 200, {"object": "list", "data": [{"id": one} for one in now.model.split("|")]})
+            await self._json(
+                writer,
+                200,
+                {"object": "list", "data": [{"id": one, "owned_by": now.engine} for one in now.model.split("|")]},
+            )
         elif path == "/gpu-stats":
             self.gpu_questions += 1
             if now.gpus == "silent":
