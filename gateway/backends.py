@@ -19,8 +19,9 @@ log = structlog.get_logger(__name__)
 
 State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
 
-# Engines that continue a message when a request asks for it in vLLM's way (gateway.continuation).
-PREFILL = frozenset({"vllm", "sglang"})
+# Engines that continue a message when a request asks for it in vLLM's way (gateway.continuation): vLLM, SGLang and the
+# transformers of services/llm.
+PREFILL = frozenset({"vllm", "sglang", "transformers"})
 
 # The states in which a backend may be sent a request; `busy` only where nothing better is.
 USABLE: frozenset[State] = frozenset({"healthy", "busy"})

@@ -174,7 +174,7 @@ def test_obstacle_before_the_first_token() -> None:
 
 async def test_other_backend_cannot_prefill(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """An engine that would begin anew is not asked to go on with a chat; a completion it can go on with."""
-    first, second = await pair(start_backend, reset_after=3, engine="transformers", continues=False)
+    first, second = await pair(start_backend, reset_after=3, engine="ollama", continues=False)
     gateway = await start_gateway(first, second)
     answer = await stream(gateway)
     assert list(tokens_of(answer.content)) == [0, 1, 2]
