@@ -4,21 +4,33 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from gateway.backends import Backend
-from gateway.routing import Candidate, Ticket
+from gateway.deadlines import WORKING_S, first_byte_s
+from gateway.routing import Candidate, Ticket, Wants
 from gateway.upstream import Listener, UpstreamConnection
 
 
 class Attempt:
     """Counts as in flight at its backend from the start and holds `connection` once there is one, until `release`."""
 
-    __slots__ = ("_connecting", "_pieces", "backend", "connection", "held", "pair", "sent", "ticket")
+    __slots__ = (
+        "_connecting", "_pieces", "_suspect", "backend", "connection", "held", "idle_s", "pair", "pause_s", "resent",
+        "sent", "since", "ticket",
+    )  # fmt: skip
 
-    def __init__(self, pair: Candidate, ticket: Ticket, at: float) -> None:
-        """`at` is the monotonic time at which it is sent."""
+    def __init__(self, pair: Candidate, ticket: Ticket, at: float, *, suspect: bool = False) -> None:
+        """`at` is the monotonic time at which it is sent; a `suspect` is one that may have killed a backend before."""
         self.pair = pair
         self.backend: Backend = pair.backend
         self.ticket = ticket
         self.sent = at
+        # From when the backend's silence counts.
+        self.since = at
+        # In an answer that has begun: how long it may be silent, and how long it was at most, in seconds.
+        self.idle_s = 0.0
+        self.pause_s = 0.0
+        # Whether the first connection had just ended, so that a second one was opened.
+        self.resent = False
+        self._suspect = suspect
         # Set before `begin`.
         self.connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -27,6 +39,8 @@ class Attempt:
         self.held = True
         self.backend.in_flight += 1
         self.backend.requests += 1
+        if suspect:
+            self.backend.suspects += 1
 
     def connect(
         self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
@@ -66,9 +80,25 @@ class Attempt:
             wrote = True
         return wrote
 
+    def first_byte_by(self, wants: Wants, floor_s: float, cap_s: float, now: float) -> float:
+        """When its patience for the first byte ends, a monotonic time.
+
+        An answer that is generated and comes as a whole has no first byte before its end: its backend has `cap_s`, and
+        longer while it shows by anything that it works.
+        """
+        backend, ticket = self.backend, self.ticket
+        if not wants.shows_first_token:
+            return max(self.since + cap_s, backend.last_byte + WORKING_S)
+        pace = backend.load.first
+        expected = pace.expected(ticket.ahead + ticket.work, now) if pace.known else None
+        working = now - backend.last_byte < WORKING_S
+        return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
+
     def complete(self, connection: UpstreamConnection, outcome: str) -> None:
         """The answer is whole: the connection may be used again."""
         self.connection = None
+        if self.pause_s:
+            self.backend.pauses.observe(self.pause_s)
         connection.release(whole_request_sent=self._pieces is None)
         self.release(outcome)
 
@@ -94,4 +124,6 @@ class Attempt:
             connection.abort()
         self.ticket.ended()
         self.backend.in_flight -= 1
+        if self._suspect:
+            self.backend.suspects -= 1
         self.backend.outcomes[outcome] += 1

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import structlog
 
+from gateway.deadlines import Pauses
 from gateway.latency import PeakEwma
 from gateway.load import Load
 from gateway.targets import Target
@@ -82,6 +83,9 @@ class Backend:
         self.failures = 0
         # What routing decides by.
         self.load = Load()
+        # Requests in flight that may have killed a backend before (gateway.deaths).
+        self.suspects = 0
+        self.pauses = Pauses()
         self.last_byte = 0.0
         self.ttft = PeakEwma()
         self.whole = PeakEwma()
@@ -149,7 +153,7 @@ class Backend:
         self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
         self.response_time_ms, self.progress = twin.response_time_ms, twin.progress
         self.ttft, self.whole = twin.ttft, twin.whole
-        self.load = twin.load
+        self.load, self.pauses = twin.load, twin.pauses
 
     def _changed(self, before: State) -> None:
         after = self.state

@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from gateway import raw_audio
 from gateway.answer import CONTINUE
+from gateway.backends import Backend
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.head import Head, HeadTooLarge, read_head, split_target
 from gateway.plane import NEVER, Plane
@@ -130,6 +131,11 @@ class GatewayProtocol(HttpToolsProtocol):
                     code="request_timeout",
                 )
             )
+
+    def on_stuck(self, backend: Backend) -> None:
+        """A backend does nothing any more."""
+        if isinstance(self._running, Exchange):
+            self._running.on_stuck(backend)
 
     # What httptools calls. What these raise comes out of feed_data in data_received.
 

@@ -95,14 +95,15 @@ async def test_limit_reached_at_the_cut(start_backend: StartBackend, start_gatew
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks_of(answer)][-1] == "length"
 
 
-async def test_two_deaths(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A stream that is cut twice, each time further on, goes on twice."""
+async def test_goes_on_twice(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A stream whose second backend falls silent too, further on, goes on once more."""
+    faults: list[dict[str, int]] = [{"hang_after": 5}, {"reset_after": 11}, {"hang_after": 23}, {}]
     backends = [
-        await start_backend(f"b{index}", tokens=TOKENS, marked=True, reset_after=after)
-        for index, after in enumerate((5, 11, 23))
+        await start_backend(f"b{index}", tokens=TOKENS, marked=True, **fault) for index, fault in enumerate(faults)
     ]
-    gateway = await start_gateway(*backends, await start_backend("last", tokens=TOKENS, marked=True))
+    gateway = await start_gateway(*backends, stream_idle_timeout=0.1)
     answer = await stream(gateway)
+    assert all(backend.requests for backend in backends)
     assert list(tokens_of(answer.content)) == list(range(TOKENS))
     assert len({chunk["id"] for chunk in chunks_of(answer)}) == 1
     await gateway.until(lambda: settled(gateway))

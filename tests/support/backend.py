@@ -41,6 +41,8 @@ class Received:
     headers: list[tuple[str, str]]
     body: bytes
     connection: int
+    # Whether it is being worked on, by the switches as they were then.
+    begun: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def header(self, name: str) -> str | None:
@@ -218,6 +220,7 @@ class FakeBackend:
 
     async def _work(self, request: Received, writer: asyncio.StreamWriter) -> None:
         now = self.switches
+        request.begun = True
         if now.crash_on and now.crash_on.encode() in request.body:
             self.crash()
             raise _Cut
