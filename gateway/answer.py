@@ -30,7 +30,7 @@ class Framing(Enum):
 class Answer:
     """The answer to one request. Nothing goes out before the first byte of a body is there, or a whole short one."""
 
-    __slots__ = ("_framing", "_holder", "_http11", "_transport", "awaited", "keep_alive", "said", "status")
+    __slots__ = ("_framing", "_holder", "_http11", "_transport", "awaited", "begun", "keep_alive", "said", "status")
 
     def __init__(self, transport: asyncio.Transport, *, http11: bool, keep_alive: bool) -> None:
         self._transport = transport
@@ -40,15 +40,12 @@ class Answer:
         self.keep_alive = keep_alive
         # 0 until a backend's answer was accepted, or an error was written.
         self.status = 0
+        # Whether bytes of a backend's answer have gone out.
+        self.begun = False
         # Whether the head of a backend's answer is still to be looked at.
         self.awaited = True
         # What a stream that another backend could go on with has said.
         self.said: Transcript | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether bytes of a backend's answer have gone out."""
-        return self._framing is not None
 
     def accept(self, connection: UpstreamConnection, *, keeps: bool) -> None:
         """This is the backend's answer that the client will get, unless it breaks before anything has gone out.
@@ -102,6 +99,7 @@ class Answer:
             framing = Framing.CLOSE
             self.keep_alive = False
         self._framing = framing
+        self.begun = True
         head = answer_head(connection.status, connection.headers, framing, length, truth, keep_alive=self.keep_alive)
         self._transport.write(head + framed(data, framing, last=connection.complete))
 
@@ -136,9 +134,10 @@ class Answer:
 
 def is_stream(connection: UpstreamConnection) -> bool:
     """Whether a backend answers with events."""
-    return any(
-        name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in connection.headers
-    )
+    for name, value in connection.headers:
+        if name == b"content-type":
+            return value.lower().startswith(b"text/event-stream")
+    return False
 
 
 def truth_of_choice(served_by: bytes, model: str, queue_s: float) -> bytes:

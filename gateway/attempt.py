@@ -61,7 +61,7 @@ class Attempt:
             self._connecting = None
             opened(connection)
 
-    def begin(self, listener: Listener, first: bytes, pieces: Iterator[bytes]) -> None:
+    def begin(self, listener: Listener, first: bytes, pieces: Iterator[bytes] | None) -> None:
         """Send the request: `first`, and then `pieces` for as long as the backend takes them, see `pump`."""
         assert self.connection is not None
         self._pieces = pieces

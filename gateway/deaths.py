@@ -77,19 +77,17 @@ class _Record:
 
 
 class Deaths:
-    """All deaths of late. False while there are none, and then no request needs a digest."""
+    """All deaths of late."""
 
     def __init__(self, quarantine_s: float) -> None:
         self._quarantine_s = quarantine_s
-        self._records: dict[bytes, _Record] = {}
+        # By digest. While it is empty, nothing need be asked for a request.
+        self.records: dict[bytes, _Record] = {}
         # Bodies of other lengths need no digest.
         self._lengths: dict[int, int] = {}
         self._last: dict[str, _Death] = {}
         # Requests refused, since the start.
         self.refused = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._records)
 
     def known(self, path: str, body: bytes, now: float) -> bytes | None:
         """The digest of a request that has a death to its name, else None.
@@ -99,7 +97,7 @@ class Deaths:
         if len(body) not in self._lengths:
             return None
         digest = digest_of(path, body)
-        record = self._records.get(digest)
+        record = self.records.get(digest)
         if record is None:
             return None
         if record.until < now:
@@ -128,7 +126,7 @@ class Deaths:
         death.digests.add(digest)
         if death.says_nothing(digest) or served_s > SETTLED_S:
             return False
-        record = self._records.get(digest)
+        record = self.records.get(digest)
         if record is None:
             record = self._remember(digest, length)
         if record.last is not death:
@@ -143,18 +141,18 @@ class Deaths:
         """A request with this path and body got its answer."""
         if len(body) in self._lengths:
             digest = digest_of(path, body)
-            if digest in self._records:
+            if digest in self.records:
                 self._forget(digest)
 
     def _remember(self, digest: bytes, length: int) -> _Record:
-        if len(self._records) >= MOST_KEPT:
-            self._forget(next(iter(self._records)))
-        record = self._records[digest] = _Record(length)
+        if len(self.records) >= MOST_KEPT:
+            self._forget(next(iter(self.records)))
+        record = self.records[digest] = _Record(length)
         self._lengths[length] = self._lengths.get(length, 0) + 1
         return record
 
     def _forget(self, digest: bytes) -> None:
-        length = self._records.pop(digest).length
+        length = self.records.pop(digest).length
         self._lengths[length] -= 1
         if not self._lengths[length]:
             del self._lengths[length]

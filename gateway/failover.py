@@ -15,7 +15,7 @@ from gateway.attempt import Attempt
 from gateway.backends import Backend
 from gateway.bodies import Body, JsonBody
 from gateway.continuation import Continuation, Ending, NotFaithful, go_on
-from gateway.deaths import CrashedBackend
+from gateway.deaths import CrashedBackend, digest_of
 from gateway.routing import Choice, Wants
 from gateway.tries import Tries
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
@@ -32,7 +32,8 @@ class Failover(ABC):
     """A request with its attempts. Ends by `exchange.done` or `exchange.refuse`, or with the client."""
 
     __slots__ = (
-        "_answer", "_body", "_carries", "_client", "_exchange", "_limits", "_plane", "attempt", "tries", "wants",
+        "_answer", "_body", "_carries", "_client", "_digest", "_exchange", "_limits", "_plane", "_queue_s", "_tries",
+        "attempt", "attempts", "first_byte", "wants",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", body: Body) -> None:
@@ -45,9 +46,16 @@ class Failover(ABC):
         self._body = body
         self._carries = False
         self.wants = Wants(exchange.endpoint)
-        self.tries = Tries(exchange.plane)
-        # The present attempt, or the last one.
+        # The present attempt, or the last one; how many there were; where another may go, once one has failed.
         self.attempt: Attempt | None = None
+        self.attempts = 0
+        self._tries: Tries | None = None
+        # What names the request, once a backend was lost with it or with another one like it (gateway.deaths).
+        self._digest: bytes | None = None
+        # How long the choice took, in seconds; when the answer began, a monotonic time.
+        self._queue_s = 0.0
+        self.first_byte: float | None = None
+        exchange.plane.budget.requests += 1
 
     @abstractmethod
     def _send_to(self, choice: Choice, at: float) -> None:
@@ -80,7 +88,7 @@ class Failover(ABC):
     def _go_elsewhere(self, attempt: Attempt, outcome: str, error: ApiError, died: bool) -> None:
         backend, at = attempt.backend, now()
         backend.failures += 1
-        convicted = died and self.tries.died(attempt, self._exchange.endpoint.path, self._digested(), at)
+        convicted = died and self._died(attempt, at)
         attempt.release(outcome)
         backend.suspect()
         if convicted:
@@ -98,23 +106,44 @@ class Failover(ABC):
         if self._exchange.response_complete:
             return
         try:
-            choice = self.tries.choose(self.wants, at)
+            choice = self._may_go().choose(self.wants, at)
         except ApiError as reason:
             # The router's message names every backend that is down and why; only a deadline says more.
             raise (reason if isinstance(error, NoHealthyBackend) else error) from reason
         if choice is None:
             raise error
-        if not self.tries.may_retry(at):
+        if not self._plane.budget.take(self._plane.metrics.relaying, at):
             raise type(error)(f"{error.message} Too many requests fail now to send this one again.")
         self._send_to(choice, at)
 
-    def _another(self, at: float) -> bool:
-        return self.tries.another(self.wants, at)
+    def _may_go(self) -> Tries:
+        """Where another attempt may go."""
+        if self._tries is None:
+            self._tries = Tries(self._plane.router, self._limits.max_attempts)
+        if self.attempt is not None:
+            self._tries.note(self.attempt.backend, self.attempts)
+        return self._tries
 
-    def _digested(self) -> bytes:
+    def _another(self, at: float) -> bool:
+        """Whether there is another backend, and room in the budget to try it."""
+        return self._may_go().another(self.wants, at) and self._plane.budget.room(self._plane.metrics.relaying, at)
+
+    # Deaths.
+
+    def _told_by(self) -> bytes:
         """What a request is told from others by: its body, where that is at hand."""
         body = self._exchange.body
         return body.data if isinstance(body, JsonBody) else self._exchange.request_id.encode()
+
+    def _check_record(self, at: float) -> None:
+        """Raises CrashedBackend for a request of which backends have died."""
+        self._digest = self._plane.deaths.known(self._exchange.endpoint.path, self._told_by(), at)
+
+    def _died(self, attempt: Attempt, at: float) -> bool:
+        """The backend was lost with the request; whether it died of it, as far as can be told."""
+        told_by = self._told_by()
+        digest = self._digest = self._digest or digest_of(self._exchange.endpoint.path, told_by)
+        return self._plane.deaths.died(attempt.backend, digest, len(told_by), at, served_s=at - attempt.sent)
 
     # Going on with an answer.
 
@@ -134,7 +163,7 @@ class Failover(ABC):
         self._body = body.replaced(step.body)
         self._carries = step.carries
         self.wants = self._body.wants()
-        self.tries.go_on(self.wants, said.tokens, prefills=step.prefills)
+        self._may_go().go_on(self.wants, said.tokens, prefills=step.prefills)
         log.warning("answer goes on elsewhere", request_id=exchange.request_id, why=error.message, tokens=said.tokens)
 
     def _rest(self) -> Continuation | Ending:
@@ -151,7 +180,7 @@ class Failover(ABC):
             step = self._rest()
         except NotFaithful:
             return False
-        return isinstance(step, Ending) or self.tries.can_go_on(self.wants, prefills=step.prefills)
+        return isinstance(step, Ending) or self._may_go().can_go_on(self.wants, prefills=step.prefills)
 
     # Silence.
 

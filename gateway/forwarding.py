@@ -4,11 +4,9 @@ An attempt (gateway.attempt) holds a connection and a place at its backend until
 """
 
 import time
-from typing import TYPE_CHECKING
 
 from gateway.answer import is_stream, truth_of_choice
 from gateway.attempt import Attempt
-from gateway.bodies import Body, JsonBody
 from gateway.continuation import ROUTES
 from gateway.deadlines import next_byte_s
 from gateway.failover import Failover
@@ -16,9 +14,6 @@ from gateway.head import origin_form
 from gateway.routing import Choice
 from gateway.upstream import UpstreamConnection
 from kit.errors import BadGateway, NoHealthyBackend
-
-if TYPE_CHECKING:
-    from gateway.relay import Exchange
 
 # Answers with which a backend says that another might do better.
 ELSEWHERE = frozenset({502, 503, 504})
@@ -29,12 +24,7 @@ now = time.perf_counter
 class Forwarding(Failover):
     """What an exchange does with its backends."""
 
-    __slots__ = ("_queue_s", "first_byte")
-
-    def __init__(self, exchange: "Exchange", body: Body) -> None:
-        super().__init__(exchange, body)
-        self._queue_s = 0.0
-        self.first_byte: float | None = None
+    __slots__ = ()
 
     # Choosing and sending.
 
@@ -45,15 +35,18 @@ class Forwarding(Failover):
     def _start(self) -> None:
         at = now()
         self.wants = self._body.wants()
-        if self._plane.deaths and isinstance(self._body, JsonBody):
-            self.tries.check(self._exchange.endpoint.path, self._body.data, at)
-        choice = self.tries.choose(self.wants, at)
+        if self._plane.deaths.records:
+            self._check_record(at)
+        choice = self._plane.router.choose(self.wants, at)
         assert choice is not None, "the first choice is never empty"
-        self._queue_s = now() - at
-        self._send_to(choice, now())
+        sent = now()
+        self._queue_s = sent - at
+        self._send_to(choice, sent)
 
     def _send_to(self, choice: Choice, at: float) -> None:
-        attempt = self.attempt = self.tries.begin(choice, self.wants, at)
+        self.attempts += 1
+        ticket = self._plane.router.sent(choice, self.wants, at)
+        attempt = self.attempt = Attempt(choice.pair, ticket, at, suspect=self._digest is not None)
         self._client.deadline = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
         if connection is None:
@@ -83,7 +76,7 @@ class Forwarding(Failover):
         # Held before anything can go wrong.
         attempt.connection = connection
         backend = attempt.backend
-        length, pieces = self._body.pieces(attempt.pair.upstream_model(self.wants.model))
+        length, first, pieces = self._body.pieces(attempt.pair.upstream_model(self.wants.model))
         head = b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             backend.before_target,
             origin_form(exchange.target),
@@ -92,8 +85,11 @@ class Forwarding(Failover):
             exchange.request_id.encode("latin-1"),
             length,
         )
-        attempt.begin(self, head + next(pieces, b""), pieces)
-        self.on_room()
+        if pieces is None:
+            attempt.begin(self, head + first, None)
+        else:
+            attempt.begin(self, head + (first or next(pieces, b"")), pieces)
+            self.on_room()
 
     # What the backend's connection calls.
 
@@ -111,7 +107,7 @@ class Forwarding(Failover):
         backend = attempt.backend
         if answer.awaited and not self._accept(connection, attempt):
             return
-        if connection.complete and answer.is_cut_short(connection):
+        if connection.complete and answer.said is not None and answer.is_cut_short(connection):
             self.on_lost(connection, "it closed the connection in the middle of a stream")
             return
         backend.last_byte = at = now()
@@ -132,11 +128,12 @@ class Forwarding(Failover):
             if well:
                 (backend.ttft if self.wants.stream else backend.whole).observe(at - attempt.sent, at)
             self._begun(attempt, at)
-            answer.begin(connection, data, self._exchange.truth(self._served(attempt)))
+            served = truth_of_choice(backend.served_by, attempt.pair.offer.name, self._queue_s)
+            answer.begin(connection, data, self._exchange.truth(served))
         if connection.complete:
             attempt.complete(connection, f"http_{answer.status}")
-            if self._plane.deaths and answer.status < 500:
-                self.tries.answered(self._exchange.endpoint.path, self._digested())
+            if self._plane.deaths.records and answer.status < 500:
+                self._plane.deaths.cleared(self._exchange.endpoint.path, self._told_by())
             self._exchange.done()
         elif client.full:
             connection.pause()
@@ -181,9 +178,6 @@ class Forwarding(Failover):
         longest = attempt.backend.pauses.longest if self.wants.stream else None
         attempt.idle_s = next_byte_s(longest, limits.stream_idle_floor_s, limits.stream_idle_s)
         self._client.deadline = at + attempt.idle_s
-
-    def _served(self, attempt: Attempt) -> bytes:
-        return truth_of_choice(attempt.backend.served_by, attempt.pair.offer.name, self._queue_s)
 
     # What the client's connection calls, through the exchange.
 

@@ -62,7 +62,8 @@ class Exchange:
         self.answer = Answer(client.transport, http11=http11, keep_alive=keep_alive)
         self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
         self._cors = plane.cors(head) if head.origin else b""
-        self._began = time.perf_counter()
+        # When its head was there, a monotonic time.
+        self.began = time.perf_counter()
         self._forwarding: Forwarding | None = None
         plane.metrics.relaying += 1
 
@@ -129,7 +130,7 @@ class Exchange:
 
     def truth(self, served: bytes = b"") -> bytes:
         """All of our own header lines; `served` are those about the choice, where there was one."""
-        attempts = self._forwarding.tries.count if self._forwarding is not None else 0
+        attempts = self._forwarding.attempts if self._forwarding is not None else 0
         return truth_of_request(served, attempts, self.request_id, self._cors)
 
     def refuse(self, error: ApiError) -> None:
@@ -153,17 +154,7 @@ class Exchange:
         if self.body is not None:
             self.body.close()
         self.client.deadline = NEVER
-        forwarding = self._forwarding
-        record(
-            self.plane,
-            self.endpoint.path,
-            self.answer.status,
-            began=self._began,
-            first_byte=forwarding.first_byte if forwarding is not None else None,
-            stream=forwarding is not None and forwarding.wants.stream,
-            client=self.client.address,
-            request_id=self.request_id,
-            attempts=forwarding.tries.count if forwarding is not None else 0,
-            last=forwarding.attempt if forwarding is not None else None,
-        )
+        # Let go of: the two know each other, and only the garbage collector would find that out.
+        forwarding, self._forwarding = self._forwarding, None
+        record(self, forwarding)
         self.client.exchange_done(self)

@@ -79,10 +79,10 @@ async def test_it_is_forgotten_in_time(start_backend: StartBackend, start_gatewa
     assert error_code(await chat(gateway, BOOM)) == "request_crashed_backend"
     for backend in backends:
         backend.switches.crash_on = ""
-    digest = next(iter(gateway.plane.deaths._records.values()))
+    digest = next(iter(gateway.plane.deaths.records.values()))
     await gateway.until(lambda: digest.until < time.perf_counter())
     assert (await chat(gateway, BOOM)).status_code == 200
-    assert not gateway.plane.deaths
+    assert not gateway.plane.deaths.records
 
 
 async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -94,7 +94,7 @@ async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, st
     await backends[0].wait_for(4)
     await backends[0].stop()
     assert {answer.status_code for answer in await asyncio.gather(*work)} == {200}
-    assert not gateway.plane.deaths
+    assert not gateway.plane.deaths.records
     await gateway.until(lambda: settled(gateway))
 
 
@@ -199,9 +199,9 @@ def test_an_answer_clears() -> None:
         backend.name = name
         deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
     deaths.cleared("/v1/completions", b"body")
-    assert deaths
+    assert deaths.records
     deaths.cleared(PATH, b"body")
-    assert not deaths
+    assert not deaths.records
     assert deaths.known(PATH, b"body", 2.0) is None
 
 
@@ -210,7 +210,7 @@ def test_the_table_is_bounded() -> None:
     cluster = Cluster()
     for index in range(MOST_KEPT + 100):
         cluster.lose("a", f"r{index}", suspects=0)
-    assert len(cluster.deaths._records) == MOST_KEPT
+    assert len(cluster.deaths.records) == MOST_KEPT
     assert cluster.deaths.known(PATH, b"another length", cluster.at) is None
 
 
