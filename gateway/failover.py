@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.attempt import Attempt
-from gateway.backends import Backend
+from gateway.backends import Backend, State
 from gateway.bodies import Body, JsonBody
 from gateway.continuation import Continuation, Ending, NotFaithful, go_on
 from gateway.deaths import CrashedBackend, digest_of
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from gateway.relay import Exchange
 
 log = structlog.get_logger(__name__)
+
+# States of a backend of which no byte is to be waited for, if none has come for a while.
+SILENT: frozenset[State] = frozenset({"unhealthy", "stuck"})
 
 now = time.perf_counter
 
@@ -192,16 +195,19 @@ class Failover(ABC):
             self._guarded(self._late, now())
 
     def _late(self, at: float) -> None:
-        """No first byte yet: is it late, and would another do better?"""
+        """No first byte yet: is it late, and would another do better? Asked again after every floor."""
         attempt, limits = self.attempt, self._limits
         assert attempt is not None
-        by = attempt.first_byte_by(self.wants, limits.first_byte_floor_s, limits.first_byte_s, at)
+        floor = limits.first_byte_floor_s
+        by = attempt.first_byte_by(self.wants, floor, limits.first_byte_s, at)
         last = attempt.first_byte_by(self.wants, limits.first_byte_s, limits.first_byte_s, at)
+        if attempt.backend.state in SILENT and at - max(attempt.since, attempt.backend.last_byte) >= floor:
+            by = at
         if at < by:
-            self._client.deadline = by
+            self._client.deadline = min(by, at + floor)
         elif at < last and not self._another(at):
             # Nobody else: waiting is all that is left.
-            self._client.deadline = min(at + limits.first_byte_floor_s, last)
+            self._client.deadline = min(at + floor, last)
         else:
             self._timed_out(attempt, at - attempt.since)
 

@@ -91,6 +91,20 @@ async def test_whole_answer_takes_its_time_while_the_backend_works(
     await gateway.until(lambda: settled(gateway))
 
 
+async def test_whole_answer_of_a_dead_host_goes_elsewhere(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """A backend that is silent and answers no polls either is not waited for, whatever was asked of it."""
+    first, second = await start_backend("first", hang=True), await start_backend("second")
+    gateway = await start_gateway(first, second, first_byte_floor=0.1, poll_timeout=0.1)
+    asked = asyncio.create_task(gateway.chat("qwen"))
+    await first.wait_for(1)
+    first.switches.health = "silent"
+    answer = await asked
+    assert answer.headers["x-served-by"] == "second"
+    await gateway.until(lambda: settled(gateway))
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("after", [None, 2])
 async def test_stuck_backend_gives_up_what_waits_there(
