@@ -7,7 +7,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.endpoints import Dialect
 from gateway.head import HeaderList, answer_headers
+from gateway.seam import Seam
 from gateway.sse import EventHolder, error_event
+from gateway.transcript import Transcript
 from gateway.upstream import UpstreamConnection
 from kit.errors import ApiError
 
@@ -28,7 +30,7 @@ class Framing(Enum):
 class Answer:
     """The answer to one request. Nothing goes out before the first byte of a body is there, or a whole short one."""
 
-    __slots__ = ("_framing", "_holder", "_http11", "_transport", "keep_alive", "status")
+    __slots__ = ("_framing", "_holder", "_http11", "_transport", "awaited", "begun", "keep_alive", "said", "status")
 
     def __init__(self, transport: asyncio.Transport, *, http11: bool, keep_alive: bool) -> None:
         self._transport = transport
@@ -38,23 +40,37 @@ class Answer:
         self.keep_alive = keep_alive
         # 0 until a backend's answer was accepted, or an error was written.
         self.status = 0
+        # Whether bytes of a backend's answer have gone out.
+        self.begun = False
+        # Whether the head of a backend's answer is still to be looked at.
+        self.awaited = True
+        # What a stream that another backend could go on with has said.
+        self.said: Transcript | None = None
 
-    @property
-    def begun(self) -> bool:
-        """Whether bytes of a backend's answer have gone out."""
-        return self._framing is not None
+    def accept(self, connection: UpstreamConnection, *, keeps: bool) -> None:
+        """This is the backend's answer that the client will get, unless it breaks before anything has gone out.
 
-    def accept(self, connection: UpstreamConnection) -> None:
-        """This is the backend's answer that the client will get, unless it breaks before anything has gone out."""
+        `keeps` says whether what a stream says is kept, for another backend to go on with.
+        """
+        self.awaited = False
         self.status = connection.status
-        for name, value in connection.headers:
-            if name == b"content-type" and value.lower().startswith(b"text/event-stream"):
-                self._holder = EventHolder()
+        if is_stream(connection):
+            self._holder = EventHolder()
+            if keeps and connection.status == 200:
+                self.said = Transcript()
 
-    def forget(self) -> None:
-        """It broke: another will be accepted."""
-        self.status = 0
-        self._holder = None
+    def rejoin(self, *, carried: bool) -> None:
+        """What comes now is the second half of a stream that has begun; `carried` as in Seam."""
+        assert self.said is not None
+        self.awaited = False
+        self._holder = Seam(self.said, carried=carried)
+
+    def await_another(self) -> None:
+        """It broke: another will be accepted, or will go on with what has gone out."""
+        self.awaited = True
+        if not self.begun:
+            self.status = 0
+            self._holder = self.said = None
 
     def ready(self, connection: UpstreamConnection) -> bytes | None:
         """What may go out of what has come, or None when it must wait for more."""
@@ -65,6 +81,8 @@ class Answer:
             data = self._holder.pass_on(data)
             if connection.complete:
                 data += self._holder.rest()
+            if self.said is not None and data:
+                self.said.keep(data)
         return data if data or connection.complete else None
 
     def begin(self, connection: UpstreamConnection, data: bytes, truth: bytes) -> None:
@@ -81,6 +99,7 @@ class Answer:
             framing = Framing.CLOSE
             self.keep_alive = False
         self._framing = framing
+        self.begun = True
         head = answer_head(connection.status, connection.headers, framing, length, truth, keep_alive=self.keep_alive)
         self._transport.write(head + framed(data, framing, last=connection.complete))
 
@@ -94,6 +113,13 @@ class Answer:
         self.status = error.status
         self._transport.write(error_answer(error, truth, common, keep_alive=self.keep_alive))
 
+    def is_cut_short(self, connection: UpstreamConnection) -> bool:
+        """Whether a stream that ends with its connection, as one without length or chunks does, lacks its end."""
+        if self.said is None or connection.chunked or connection.length is not None:
+            return False
+        self.said.read()
+        return not (self.said.done or self.said.finished or self.said.reason)
+
     def cut(self, error: ApiError, dialect: Dialect) -> None:
         """End an answer that cannot be ended as it should, so that the client notices."""
         if self._holder is not None:
@@ -104,6 +130,14 @@ class Answer:
         if self._framing is Framing.CLOSE:
             # Here a plain close would look like the end.
             self._transport.abort()
+
+
+def is_stream(connection: UpstreamConnection) -> bool:
+    """Whether a backend answers with events."""
+    for name, value in connection.headers:
+        if name == b"content-type":
+            return value.lower().startswith(b"text/event-stream")
+    return False
 
 
 def truth_of_choice(served_by: bytes, model: str, queue_s: float) -> bytes:

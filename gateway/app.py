@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from gateway.access_log import AccessLog
 from gateway.backends import Backends
 from gateway.boards import Boards
+from gateway.deaths import Deaths
 from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
 from gateway.explain import create_explain_route
@@ -63,7 +64,9 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
             enabled=settings.log_level.upper() in ("DEBUG", "INFO"),
         ),
         metrics=metrics,
+        deaths=Deaths(settings.quarantine),
     )
+    backends.on_change(plane.move_stuck)
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.
     # A question that waits in a queue here would count as a service that does not answer: there is no queue. So would
     # one on a connection that the service is just closing for being idle: each has its own.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import structlog
 
+from gateway.deadlines import Pauses
 from gateway.latency import PeakEwma
 from gateway.load import Load
 from gateway.targets import Target
@@ -18,6 +19,10 @@ from kit.catalogue import Entry, Kind
 log = structlog.get_logger(__name__)
 
 State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
+
+# Engines that continue a message when a request asks for it in vLLM's way (gateway.continuation): vLLM, SGLang and the
+# transformers of services/llm.
+PREFILL = frozenset({"vllm", "sglang", "transformers"})
 
 # The states in which a backend may be sent a request; `busy` only where nothing better is.
 USABLE: frozenset[State] = frozenset({"healthy", "busy"})
@@ -74,6 +79,8 @@ class Backend:
         self.since = now_iso()
         # What it serves; empty until it first told, kept when it goes down, so that errors can name it.
         self.offers: tuple[Offer, ...] = ()
+        # The engine's name, as far as it tells one.
+        self.engine: str | None = None
         self.last_check: str | None = None
         self.last_error: str | None = "not asked yet"
         self.response_time_ms: float | None = None
@@ -89,6 +96,9 @@ class Backend:
         self.failures = 0
         # What routing decides by.
         self.load = Load()
+        # Requests in flight that may have killed a backend before (gateway.deaths).
+        self.suspects = 0
+        self.pauses = Pauses()
         self.last_byte = 0.0
         self.ttft = PeakEwma()
         self.whole = PeakEwma()
@@ -105,6 +115,11 @@ class Backend:
     def draining(self) -> bool:
         """Whether an operator took it out."""
         return self._draining
+
+    @property
+    def prefills(self) -> bool:
+        """Whether it can go on with a message that another backend has begun."""
+        return self.engine in PREFILL
 
     @property
     def kind(self) -> Kind | None:
@@ -150,13 +165,13 @@ class Backend:
 
     def take_over(self, twin: "Backend") -> None:
         """Be what `twin` is, the same server under another name: what was learnt of it holds."""
-        self.offers = twin.offers
+        self.offers, self.engine = twin.offers, twin.engine
         self._observed, self._draining, self._known = twin._observed, twin._draining, twin._known
         self.drained_at = twin.drained_at
         self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
         self.response_time_ms, self.progress = twin.response_time_ms, twin.progress
         self.ttft, self.whole = twin.ttft, twin.whole
-        self.load = twin.load
+        self.load, self.pauses = twin.load, twin.pauses
 
     def _changed(self, before: State) -> None:
         after = self.state

@@ -22,8 +22,8 @@ class Body(Protocol):
     def wants(self) -> Wants:
         """What the whole body asks for. Raises InvalidRequest when it is malformed."""
 
-    def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
-        """The length and the pieces to send, with `model` put in as the model's name unless it is None.
+    def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes] | None]:
+        """The length, what to send first and what then, with `model` put in as the model's name unless it is None.
 
         Raises InvalidRequest for a body into which no name can be put.
         """
@@ -60,10 +60,21 @@ class JsonBody:
         self._pieces = []
         return scan_json(self._data, self._endpoint, self._session)
 
-    def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
+    def pieces(self, model: str | None) -> tuple[int, bytes, None]:
         """The body as one piece."""
         data = self._data if model is None else with_model(self._data, model)
-        return len(data), iter((data,))
+        return len(data), data, None
+
+    @property
+    def data(self) -> bytes:
+        """All of it, once `wants` was asked."""
+        return self._data
+
+    def replaced(self, data: bytes) -> "JsonBody":
+        """Another body for the same route and conversation."""
+        body = JsonBody(self._endpoint, len(data), self._session)
+        body.add(data)
+        return body
 
     def close(self) -> None:
         """Free the memory."""
@@ -91,17 +102,17 @@ class FormBody:
         self._scanner.finish()
         return Wants(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self._upload.size)
 
-    def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
+    def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
         """The form, with the model's name replaced or put in front."""
         size = self._upload.size
         if model is None:
-            return size, self._upload.read(0, size)
+            return size, b"", self._upload.read(0, size)
         span = self._scanner.span
         if span is None:
             part = model_part(self._scanner.boundary, model)
-            return size + len(part), self._with(0, part, 0)
+            return size + len(part), b"", self._with(0, part, 0)
         name = model.encode()
-        return size - (span[1] - span[0]) + len(name), self._with(span[0], name, span[1])
+        return size - (span[1] - span[0]) + len(name), b"", self._with(span[0], name, span[1])
 
     def _with(self, before: int, put: bytes, after: int) -> Iterator[bytes]:
         yield from self._upload.read(0, before)

@@ -167,6 +167,8 @@ class _Polls:
         backend = self.backend
         body = _json_object(response)
         status = body.get("status")
+        engine = body.get("engine")
+        backend.engine = engine if _is_name(engine) else None
         offers = self._offers_of_ours(body)
         if offers:
             backend.offer(offers)
@@ -208,6 +210,7 @@ class _Polls:
         if models is not None and not models.is_success and not health.is_success:
             self._down(f"/health answered {health.status_code} and /v1/models {models.status_code}")
             return
+        backend.engine = _owner(models) or backend.engine
         ids = backend.target.models or _ids(models)
         if ids:
             backend.offer(self._offers_of_ids(ids))
@@ -236,11 +239,19 @@ def _json_object(response: httpx2.Response) -> dict[str, Any]:
 
 
 def _ids(response: httpx2.Response | None) -> tuple[str, ...]:
+    return tuple(one["id"] for one in _entries(response) if _is_name(one.get("id")))
+
+
+def _owner(response: httpx2.Response | None) -> str | None:
+    """Engines call themselves the owners of their models: vllm, sglang, llamacpp."""
+    return next((one["owned_by"] for one in _entries(response) if _is_name(one.get("owned_by"))), None)
+
+
+def _entries(response: httpx2.Response | None) -> list[dict[str, Any]]:
     if response is None or not response.is_success:
-        return ()
+        return []
     data = _json_object(response).get("data")
-    entries = data if isinstance(data, list) else []
-    return tuple(one["id"] for one in entries if isinstance(one, dict) and _is_name(one.get("id")))
+    return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
 
 
 def _is_name(value: object) -> TypeGuard[str]:

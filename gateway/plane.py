@@ -7,13 +7,15 @@ from typing import Any, Protocol
 
 from gateway import raw_audio
 from gateway.access_log import AccessLog
-from gateway.backends import Backends
+from gateway.backends import Backend, Backends
 from gateway.bodies import Body, FormBody, JsonBody
+from gateway.deaths import Deaths
 from gateway.endpoints import Endpoint
 from gateway.head import Head, split_target
 from gateway.known_heads import KnownHeads
 from gateway.metrics import GatewayMetrics
 from gateway.raw_audio import RawAudioBody
+from gateway.retry_budget import RetryBudget
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.spool import MB, Spool
@@ -41,6 +43,9 @@ class Client(Protocol):
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
+
+    def on_stuck(self, backend: Backend) -> None:
+        """This backend does nothing any more: what waits there should go elsewhere."""
 
     def common_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers of every answer that is our own."""
@@ -70,7 +75,10 @@ class Limits:
     client_s: float
     keep_alive_s: float
     connect_s: float
+    # The silence before a first byte, and in an answer that has begun: what is always allowed, and the most.
+    first_byte_floor_s: float
     first_byte_s: float
+    stream_idle_floor_s: float
     stream_idle_s: float
     max_attempts: int
 
@@ -84,7 +92,9 @@ class Limits:
             client_s=settings.client_timeout,
             keep_alive_s=settings.keep_alive_timeout,
             connect_s=settings.connect_timeout,
+            first_byte_floor_s=min(settings.first_byte_floor, settings.first_byte_timeout),
             first_byte_s=settings.first_byte_timeout,
+            stream_idle_floor_s=min(settings.stream_idle_floor, settings.stream_idle_timeout),
             stream_idle_s=settings.stream_idle_timeout,
             max_attempts=settings.max_attempts,
         )
@@ -104,6 +114,8 @@ class Plane:
     spool: Spool
     access_log: AccessLog
     metrics: GatewayMetrics
+    deaths: Deaths
+    budget: RetryBudget = field(default_factory=RetryBudget)
     connections: set[Client] = field(default_factory=set)
     # Requests that have passed every check that their heads alone decide.
     known: KnownHeads[KnownRequest] = field(default_factory=KnownHeads)
@@ -156,6 +168,13 @@ class Plane:
             now = time.perf_counter()
             for connection in [one for one in self.connections if one.deadline < now]:
                 connection.on_deadline()
+
+    def move_stuck(self) -> None:
+        """What waits at a backend that does nothing any more goes elsewhere, as soon as that is known."""
+        for backend in self.backends:
+            if backend.state == "stuck" and backend.in_flight:
+                for connection in list(self.connections):
+                    connection.on_stuck(backend)
 
     def close(self) -> None:
         """Close the idle connections to all backends and write what the log still holds."""

@@ -11,6 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.answer import CONTINUE
+from gateway.backends import Backend
 from gateway.bodies import JsonBody
 from gateway.endpoints import Endpoint
 from gateway.head import Head
@@ -98,6 +99,11 @@ class GatewayProtocol(RequestReader):
                     code="request_timeout",
                 )
             )
+
+    def on_stuck(self, backend: Backend) -> None:
+        """A backend does nothing any more."""
+        if isinstance(self._running, Exchange):
+            self._running.on_stuck(backend)
 
     # What httptools calls, beyond what the reader does itself.
 

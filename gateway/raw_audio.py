@@ -55,13 +55,12 @@ class RawAudioBody:
             raise InvalidRequest("The body is empty. Send the recording as it is.", code="invalid_audio")
         return Wants(self._endpoint, self._model)
 
-    def pieces(self, model: str | None) -> tuple[int, Iterator[bytes]]:
+    def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
         """The form: the model's name, then the recording."""
         before = model_part(self.boundary, model or self._model) + self._before_file
-        return len(before) + self._upload.size + len(self._after_file), self._form(before)
+        return len(before) + self._upload.size + len(self._after_file), before, self._form()
 
-    def _form(self, before: bytes) -> Iterator[bytes]:
-        yield before
+    def _form(self) -> Iterator[bytes]:
         yield from self._upload.read(0, self._upload.size)
         yield self._after_file
 

@@ -1,40 +1,37 @@
-"""One request's way through the gateway: choose a backend, send, try another, pass the answer on.
+"""One request on a client's connection, from its head to the end of its answer.
 
 Everything happens in callbacks on one event loop. The states, and what ends each:
 
     gathering   the body is coming in                       its end, a refusal, the client leaving
+    forwarding  the request is whole (gateway.forwarding)   the answer's end, an error, the client leaving
+
+and within the second:
+
     connecting  a task opens a connection                   the connection, an error, its deadline, the client leaving
     waiting     sent; no byte has gone to the client yet    the first byte, an error (then another backend), deadline
-    answering   bytes have gone to the client               the end, the backend's death, a pause too long
-
-A connection and a place in `in_flight` are held from `_attempt` to `_release`, once each, on every path.
+    answering   bytes have gone to the client               the end, the backend's death, a pause too long (then another
+                                                            backend goes on, where that can be done), the client leaving
 """
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator
 
 import structlog
 
-from gateway.answer import Answer, truth_of_choice, truth_of_request
+from gateway.answer import Answer, truth_of_request
 from gateway.backends import Backend
 from gateway.bodies import Body
 from gateway.endpoints import Endpoint
-from gateway.head import Head, origin_form
+from gateway.forwarding import Forwarding
+from gateway.head import Head
 from gateway.plane import NEVER, Client, Plane
-from gateway.routing import Candidate, Choice, Ticket, Wants
-from gateway.upstream import UpstreamConnection
-from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
+from gateway.record import record
+from kit.errors import ApiError
 from kit.middleware import request_id_from
 
 log = structlog.get_logger(__name__)
 
-# Answers with which a backend says that another might do better.
-ELSEWHERE = frozenset({502, 503, 504})
 # nginx's code for a client that left before its answer began.
 CLIENT_LEFT = 499
-
-now = time.perf_counter
 
 
 class Exchange:
@@ -57,27 +54,17 @@ class Exchange:
         self.gathered = False
         self.refusal: ApiError | None = None
         self.body: Body | None = None
-        self._client = client
-        self._plane = plane
-        self._endpoint = endpoint
-        self._target = target
-        self._head = head
-        self._answer = Answer(client.transport, http11=http11, keep_alive=keep_alive)
-        self._cors = plane.cors(head) if head.origin else b""
+        self.client = client
+        self.plane = plane
+        self.endpoint = endpoint
+        self.target = target
+        self.head = head
+        self.answer = Answer(client.transport, http11=http11, keep_alive=keep_alive)
         self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
-        self._began = self._ready = now()
-        self._sent = 0.0
-        self._queue_s = 0.0
-        self._first_byte: float | None = None
-        self._wants = Wants(endpoint)
-        self._attempts = 0
-        self._tried: list[Backend] = []
-        self._pair: Candidate | None = None
-        self._ticket: Ticket | None = None
-        self._backend: Backend | None = None
-        self._connection: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._pieces: Iterator[bytes] | None = None
+        self._cors = plane.cors(head) if head.origin else b""
+        # When its head was there, a monotonic time.
+        self.began = time.perf_counter()
+        self._forwarding: Forwarding | None = None
         plane.metrics.relaying += 1
 
     # What the client's connection calls.
@@ -85,16 +72,16 @@ class Exchange:
     @property
     def keep_alive(self) -> bool:
         """Whether the client's connection stays open after this; uvicorn clears it when it stops."""
-        return self._answer.keep_alive
+        return self.answer.keep_alive
 
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
-        self._answer.keep_alive = value
+        self.answer.keep_alive = value
 
     @property
     def expects_continue(self) -> bool:
         """Whether the client waits for leave to send the body."""
-        return self._head.expects_continue
+        return self.head.expects_continue
 
     def add(self, data: bytes) -> None:
         """Take a piece of the body. Raises ApiError when it cannot be taken."""
@@ -106,21 +93,8 @@ class Exchange:
         if self.refusal is not None or self.body is None:
             self.refuse(self.refusal or ApiError("Internal error: a request without a body."))
             return
-        self._ready = now()
-        self._guarded(self._begin, self.body)
-
-    def refuse(self, error: ApiError) -> None:
-        """Answer with an error, or end the answer that has begun with one."""
-        if self.response_complete:
-            return
-        self._release("refused")
-        if self._answer.begun:
-            self._cut(error)
-            return
-        if not self.gathered:
-            self.keep_alive = False
-        self._answer.refuse(error, self._truth(), self._client.common_headers())
-        self._done()
+        self._forwarding = Forwarding(self, self.body)
+        self._forwarding.start()
 
     def client_left(self) -> None:
         """The client's connection has ended: so does the backend's, at once, whatever the state."""
@@ -128,271 +102,59 @@ class Exchange:
             return
         self.disconnected = True
         self.keep_alive = False
-        self._release("client_left")
-        self._answer.status = self._answer.status or CLIENT_LEFT
-        self._done()
+        if self._forwarding is not None:
+            self._forwarding.release("client_left")
+        self.answer.status = self.answer.status or CLIENT_LEFT
+        self.done()
 
     def client_full(self, full: bool) -> None:
         """The client reads more slowly than the backend writes, or has caught up."""
-        if self._connection is not None:
-            if full:
-                self._connection.pause()
-            else:
-                self._connection.resume()
+        if self._forwarding is not None:
+            self._forwarding.client_full(full)
 
     def on_deadline(self) -> None:
         """The backend (or, where the client is full, the client) has been silent for too long."""
-        backend = self._backend
-        if backend is None:
+        if self._forwarding is None:
             return
-        if self._client.full:
-            self._client.transport.abort()
-            return
-        limit = self._plane.limits.stream_idle_s if self._answer.begun else self._plane.limits.first_byte_s
-        backend.failures += 1
-        self._release("timeout")
-        backend.suspect()
-        self.refuse(
-            UpstreamTimeout(
-                f"{backend.name} sent nothing for {limit:g} s. Try again, ask for fewer tokens, or look at its log."
-            )
-        )
-
-    # Choosing and sending.
-
-    def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
-        """Take a step. Where it fails, answer with the error: nothing else would ever end this exchange."""
-        try:
-            step(*arguments)
-        except ApiError as error:
-            self.refuse(error)
-        except Exception as bug:
-            log.error("bug", request_id=self.request_id, exc_info=bug)
-            self.refuse(ApiError(f"Internal error. The log has its cause under request id {self.request_id}."))
-
-    def _begin(self, body: Body) -> None:
-        self._wants = body.wants()
-        self._next(None)
-
-    def _next(self, failure: ApiError | None) -> None:
-        """Go to the best backend not tried yet; `failure` is why the last one did not do."""
-        self._guarded(self._try_next, failure)
-
-    def _try_next(self, failure: ApiError | None) -> None:
-        try:
-            choice = self._choose()
-        except ApiError as error:
-            # The router's message names every backend that is down and why; only a deadline says more.
-            self.refuse(error if failure is None or isinstance(error, NoHealthyBackend) else failure)
-            return
-        if choice is None:
-            assert failure is not None, "the first choice is never empty"
-            self.refuse(failure)
-            return
-        self._attempt(choice)
-
-    def _choose(self) -> Choice | None:
-        spent = self._attempts >= self._plane.limits.max_attempts
-        return None if spent else self._plane.router.choose(self._wants, now(), tried=self._tried)
-
-    def _attempt(self, choice: Choice) -> None:
-        self._pair = choice.pair
-        backend = self._backend = choice.pair.backend
-        self._attempts += 1
-        self._tried.append(backend)
-        backend.in_flight += 1
-        backend.requests += 1
-        self._sent = now()
-        self._ticket = self._plane.router.sent(choice, self._wants, self._sent)
-        if self._attempts == 1:
-            self._queue_s = self._sent - self._ready
-            self._client.deadline = self._sent + self._plane.limits.first_byte_s
-        connection = backend.pool.take()
-        self._connect(backend) if connection is None else self._send(connection)
-
-    def _connect(self, backend: Backend) -> None:
-        self._connecting = asyncio.get_running_loop().create_task(self._open(backend))
-
-    async def _open(self, backend: Backend) -> None:
-        try:
-            async with asyncio.timeout(self._plane.limits.connect_s):
-                connection = await backend.pool.connect()
-        except (OSError, UnicodeError) as error:
-            self._connecting = None
-            self._unreachable(backend, error)
+        if self.client.full:
+            self.client.transport.abort()
         else:
-            self._connecting = None
-            self._guarded(self._send, connection)
+            self._forwarding.on_deadline()
 
-    def _unreachable(self, backend: Backend, error: Exception) -> None:
-        timed_out = isinstance(error, TimeoutError)
-        reason = f"no connection within {self._plane.limits.connect_s:g} s" if timed_out else f"cannot connect: {error}"
-        backend.failures += 1
-        backend.observe("unhealthy", reason)
-        self._release("unreachable")
-        backend.suspect()
-        self._next(NoHealthyBackend(f"{backend.name} cannot be reached ({reason}). Check that it runs.", retry_after=2))
+    def on_stuck(self, backend: Backend) -> None:
+        """This backend does nothing any more: if this request is there, it goes elsewhere."""
+        if self._forwarding is not None and not self.response_complete:
+            self._forwarding.on_stuck(backend)
 
-    def _send(self, connection: UpstreamConnection) -> None:
-        self._connection = connection
-        assert self._pair is not None
-        assert self.body is not None
-        backend = self._pair.backend
-        length, pieces = self.body.pieces(self._pair.upstream_model(self._wants.model))
-        head = b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            backend.before_target,
-            origin_form(self._target),
-            backend.after_target,
-            self._head.forward,
-            self.request_id.encode("latin-1"),
-            length,
-        )
-        self._pieces = pieces
-        connection.begin(self, head + next(pieces, b""))
-        self._pump()
+    # What the forwarding calls.
 
-    def _pump(self) -> None:
-        """Write the body for as long as the backend takes it."""
-        connection, pieces = self._connection, self._pieces
-        while connection is not None and pieces is not None and connection.takes_more:
-            piece = next(pieces, None)
-            if piece is None:
-                self._pieces = None
-                return
-            connection.write(piece)
-            # An upload shows progress: the answer's deadline starts when its last byte has gone.
-            self._client.deadline = now() + self._plane.limits.first_byte_s
+    def truth(self, served: bytes = b"") -> bytes:
+        """All of our own header lines; `served` are those about the choice, where there was one."""
+        attempts = self._forwarding.attempts if self._forwarding is not None else 0
+        return truth_of_request(served, attempts, self.request_id, self._cors)
 
-    # What the backend's connection calls.
-
-    def on_room(self) -> None:
-        """The backend takes more of the body."""
-        self._pump()
-
-    def on_answer(self, connection: UpstreamConnection) -> None:
-        """Pass on what has come."""
-        answer, backend, ticket = self._answer, self._backend, self._ticket
-        assert backend is not None
-        assert ticket is not None
-        if answer.status == 0 and not self._accept(connection, backend):
+    def refuse(self, error: ApiError) -> None:
+        """Answer with an error, or end the answer that has begun with one."""
+        if self.response_complete:
             return
-        backend.last_byte = at = now()
-        data = answer.ready(connection)
-        if data is None:
-            return
-        if answer.begun:
-            answer.go_on(data, last=connection.complete)
+        if self._forwarding is not None:
+            self._forwarding.release("refused")
+        if self.answer.begun:
+            self.answer.cut(error, self.endpoint.dialect)
+            log.warning("answer cut", request_id=self.request_id, reason=error.message)
         else:
-            self._first_byte = at
-            well = connection.status < 300
-            ticket.first_byte(at, well=well)
-            if well:
-                (backend.ttft if self._wants.stream else backend.whole).observe(at - self._sent, at)
-            answer.begin(connection, data, self._truth())
-        if connection.complete:
-            self._complete(connection)
-            return
-        self._client.deadline = at + self._plane.limits.stream_idle_s
-        if self._client.full:
-            connection.pause()
+            if not self.gathered:
+                self.keep_alive = False
+            self.answer.refuse(error, self.truth(), self.client.common_headers())
+        self.done()
 
-    def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
-        """The connection broke before the answer was complete."""
-        backend = self._backend
-        assert backend is not None
-        self._connection = None
-        self._pieces = None
-        if connection.reused and not connection.any_byte:
-            # It was closed for being idle just as this request went out (RFC 9112, 9.3.1); no fault of the backend.
-            self._connect(backend)
-            return
-        backend.failures += 1
-        self._release("broken")
-        backend.suspect()
-        error = BadGateway(f"{backend.name} broke off: {reason}. Try again; GET /services shows how it is.")
-        if self._answer.begun:
-            self._cut(error)
-        else:
-            self._answer.forget()
-            self._next(error)
-
-    def _accept(self, connection: UpstreamConnection, backend: Backend) -> bool:
-        """Look at a new answer's status; False when another backend is asked instead."""
-        status = connection.status
-        if status >= 500:
-            backend.failures += 1
-            if status in ELSEWHERE and self._has_alternative():
-                self._release(f"http_{status}")
-                backend.suspect()
-                self._next(BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
-                return False
-        self._answer.accept(connection)
-        return True
-
-    def _has_alternative(self) -> bool:
-        try:
-            return self._choose() is not None
-        except ApiError:
-            return False
-
-    def _truth(self) -> bytes:
-        """Our own headers: who answered with what, after how many tries."""
-        served = b""
-        if self._backend is not None and self._pair is not None:
-            served = truth_of_choice(self._backend.served_by, self._pair.offer.name, self._queue_s)
-        return truth_of_request(served, self._attempts, self.request_id, self._cors)
-
-    # Ends.
-
-    def _complete(self, connection: UpstreamConnection) -> None:
-        self._connection = None
-        sent, self._pieces = self._pieces is None, None
-        connection.release(whole_request_sent=sent)
-        self._release(f"http_{self._answer.status}")
-        self._done()
-
-    def _cut(self, error: ApiError) -> None:
-        """The answer has begun and cannot be ended as it should: say so in a way that the client notices."""
-        self._answer.cut(error, self._endpoint.dialect)
-        log.warning("answer cut", request_id=self.request_id, reason=error.message)
-        self._done()
-
-    def _release(self, outcome: str) -> None:
-        """Let go of the backend: its connection ends unless it was released before, its in-flight count falls."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        connection, self._connection = self._connection, None
-        self._pieces = None
-        if connection is not None:
-            connection.abort()
-        if self._ticket is not None:
-            self._ticket.ended()
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.in_flight -= 1
-            backend.outcomes[outcome] += 1
-
-    def _done(self) -> None:
+    def done(self) -> None:
+        """The answer is written, or given up."""
         self.response_complete = True
         if self.body is not None:
             self.body.close()
-        self._client.deadline = NEVER
-        ended = now()
-        plane, pair = self._plane, self._pair
-        plane.metrics.relaying -= 1
-        first_byte = self._first_byte or ended
-        streamed = pair.offer.name if pair is not None and self._first_byte and self._wants.stream else None
-        plane.metrics.count(self._endpoint.path, self._answer.status, first_byte - self._began, streamed)
-        fields: dict[str, object] = {
-            "path": self._endpoint.path,
-            "status": self._answer.status,
-            "ms": round((ended - self._began) * 1000, 1),
-            "client": self._client.address,
-            "request_id": self.request_id,
-            "attempts": self._attempts,
-        }
-        if pair is not None:
-            fields |= {"backend": pair.backend.name, "model": pair.offer.name}
-        plane.access_log.write(fields)
-        self._client.exchange_done(self)
+        self.client.deadline = NEVER
+        # Let go of: the two know each other, and only the garbage collector would find that out.
+        forwarding, self._forwarding = self._forwarding, None
+        record(self, forwarding)
+        self.client.exchange_done(self)

@@ -66,8 +66,25 @@ class GatewaySettings(HttpSettings):
     first_byte_timeout: float = Field(
         600.0, gt=0, description="seconds that a backend has to begin its answer, and to finish one not streamed"
     )
+    first_byte_floor: float = Field(
+        20.0,
+        gt=0,
+        description="seconds that a backend has at least to begin its answer, before a request goes elsewhere because "
+        "that takes several times longer than such prompts took before",
+    )
     stream_idle_timeout: float = Field(
         120.0, gt=0, description="seconds without a byte after which a begun answer counts as dead"
+    )
+    stream_idle_floor: float = Field(
+        20.0,
+        gt=0,
+        description="seconds without a byte that a stream may have at least, before it goes on elsewhere because its "
+        "backend never paused for nearly as long before",
+    )
+    quarantine: float = Field(
+        600.0,
+        gt=0,
+        description="seconds for which a request is refused after backends have died of it (request_crashed_backend)",
     )
     client_timeout: float = Field(30.0, gt=0, description="seconds that a client may pause while it sends a request")
     keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that an idle client connection stays open")

@@ -90,6 +90,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.write(data)
 
     @property
+    def ended(self) -> bool:
+        """Whether the other side has ended it."""
+        return self._lost
+
+    @property
     def takes_more(self) -> bool:
         """Whether `write` makes sense now. A dead transport swallows all that it is given, and never is full."""
         return not self.full and not self.transport.is_closing()

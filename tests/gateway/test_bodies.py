@@ -165,8 +165,8 @@ def test_boundary(content_type: bytes, boundary: bytes | None) -> None:
 
 
 def gather(body: FormBody, model: str | None) -> bytes:
-    length, pieces = body.pieces(model)
-    data = b"".join(pieces)
+    length, first, pieces = body.pieces(model)
+    data = b"".join((first, *pieces))
     assert len(data) == length
     return data
 

@@ -277,8 +277,8 @@ def test_content_types(tmp_path: Path, content_type: bytes, name: bytes | None) 
         return
     body = RawAudioBody(TRANSCRIBE, b"/transcribe/w", content_type, MB, Spool(tmp_path, MB))
     body.add(b"x")
-    length, pieces = body.pieces(None)
-    form = b"".join(pieces)
+    length, first, pieces = body.pieces(None)
+    form = b"".join((first, *pieces))
     assert len(form) == length
     assert b'filename="%b"' % name in form
 

@@ -73,8 +73,8 @@ async def test_bug_is_answered(
 async def test_cut_stream_that_promised_a_length(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """Events sent with a length and cut: the error event comes, and the next answer is not mixed into it."""
     gateway = await start_gateway(await start_backend(reset_after=2, stream_length=2 * WHOLE))
-    for _ in range(2):
-        answer = await gateway.chat("qwen", stream=True)
+    for number in range(2):
+        answer = await gateway.chat("qwen", stream=True, user=str(number))
         assert answer.text.endswith("\n\n")
         assert '"code": "bad_gateway"' in answer.text.split("\n\n")[-2]
     await gateway.until(lambda: settled(gateway))

@@ -162,4 +162,4 @@ async def test_cut_stream_is_an_error(
 
     with pytest.raises(openai.APIError, match="llm-primary broke off"):
         await read()
-    assert texts == ["token0 ", "token1 "]
+    assert texts == ["", "token0 ", "token1 "]

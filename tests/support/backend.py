@@ -1,6 +1,6 @@
 """A fake OpenAI backend with switches: slow, failing, hanging, cutting, lying. A program and a fixture.
 
-    python -m tests.support.backend --port 9001 --model tiny --ttft 0.05 --rate 50
+    python -m bench.backend --port 9001 --model tiny --ttft 0.05 --rate 50
 
 In a test: `async with FakeBackend(model="tiny") as backend: ...`; `backend.switches` may be changed at any time, also
 over HTTP (`POST /_switches {"ttft": 1}`); what came is in `backend.requests`. HTTP is spoken by hand, to break it.
@@ -8,10 +8,10 @@ over HTTP (`POST /_switches {"ttft": 1}`); what came is in `backend.requests`. H
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import socket
 import struct
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.answers import BadRequest, form_field, generation, gpu_stats, whole_answer
 from tests.support.switches import Switches
 
 REASONS = {
@@ -40,6 +41,8 @@ class Received:
     headers: list[tuple[str, str]]
     body: bytes
     connection: int
+    # Whether it is being worked on, by the switches as they were then.
+    begun: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def header(self, name: str) -> str | None:
@@ -73,6 +76,9 @@ class FakeBackend:
         self._server: asyncio.Server | None = None
         self._arrived = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        # What a request that this backend cannot bear does to it; the program ends itself instead.
+        self.crash: Callable[[], None] = self._stop_soon
+        self._stopping: asyncio.Task[None] | None = None
         # Connections that carried a request for work, polls not counted.
         self.work_connections: set[int] = set()
 
@@ -103,6 +109,9 @@ class FakeBackend:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _stop_soon(self) -> None:
+        self._stopping = asyncio.create_task(self.stop())
 
     async def wait_for(self, count: int) -> list[Received]:
         """Wait until `count` requests for work have come; return them."""
@@ -175,18 +184,22 @@ class FakeBackend:
         elif path == "/health":
             await self._answer_health(writer)
         elif path == "/v1/models":
-            await self._json(writer, 200, {"object": "list", "data": [{"id": one} for one in now.model.split("|")]})
+            await self._json(
+                writer,
+                200,
+                {"object": "list", "data": [{"id": one, "owned_by": now.engine} for one in now.model.split("|")]},
+            )
         elif path == "/gpu-stats":
             self.gpu_questions += 1
             if now.gpus == "silent":
                 await asyncio.Event().wait()
-            await self._json(writer, 200, _gpu_stats(self.name))
+            await self._json(writer, 200, gpu_stats(self.name))
         else:
             await self._json(writer, 404, {"detail": "Not Found"})
 
     async def _answer_health(self, writer: asyncio.StreamWriter) -> None:
         now = self.switches
-        ours: dict[str, Any] = {"service": self.name, "kind": now.kind, "model": now.model, "engine": "fake"}
+        ours: dict[str, Any] = {"service": self.name, "kind": now.kind, "model": now.model, "engine": now.engine}
         if now.health == "silent":
             await asyncio.Event().wait()
         elif now.health == "absent":
@@ -207,6 +220,10 @@ class FakeBackend:
 
     async def _work(self, request: Received, writer: asyncio.StreamWriter) -> None:
         now = self.switches
+        request.begun = True
+        if now.crash_on and now.crash_on.encode() in request.body:
+            self.crash()
+            raise _Cut
         if now.reset:
             raise _Cut
         if now.garbage:
@@ -226,21 +243,26 @@ class FakeBackend:
             )
             return
         form = (request.header("content-type") or "").startswith("multipart/")
-        asked = {"model": _form_field(request.body, b"model")} if form else request.json
+        asked = {"model": form_field(request.body, b"model")} if form else request.json
         known = {now.model, *now.aliases.split("|"), None} if now.ours else set(now.model.split("|"))
         if asked.get("model") not in known:
             await self._json(
                 writer, 404, {"error": {"message": f"no model {asked.get('model')!r}", "code": "unknown"}}, work=True
             )
             return
-        if asked.get("stream"):
-            await self._stream(request, writer)
-            return
-        await asyncio.sleep(now.ttft + (now.tokens / now.rate if now.rate else 0))
-        await self._json(writer, 200, _whole_answer(request, asked, now), work=True)
+        try:
+            if asked.get("stream"):
+                await self._stream(request, asked, writer)
+                return
+            await asyncio.sleep(now.ttft + (now.tokens / now.rate if now.rate else 0))
+            await self._json(writer, 200, whole_answer(request.target, request.body, asked, now), work=True)
+        except BadRequest as error:
+            wrong = {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}
+            await self._json(writer, 400, {"error": wrong}, work=True)
 
-    async def _stream(self, request: Received, writer: asyncio.StreamWriter) -> None:
+    async def _stream(self, request: Received, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         now = self.switches
+        said = generation(request.target.partition("?")[0], asked, now)
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nX-Served-By: forged\r\n"
         chunked = now.framing != "close" and not now.stream_length
         if now.stream_length:
@@ -250,7 +272,8 @@ class FakeBackend:
         await self._head(writer, head, work=True)
         frame: Callable[[bytes], bytes] = (lambda data: b"%x\r\n%b\r\n" % (len(data), data)) if chunked else bytes
         await asyncio.sleep(now.ttft)
-        for index in range(now.tokens):
+        opening = said.opening()
+        for index in range(said.first, said.last):
             if now.gated:
                 await self.gate.acquire()
             if now.hang_after == index:
@@ -260,11 +283,17 @@ class FakeBackend:
                 writer.write(frame(b'data: {"id": "ha'))
                 await writer.drain()
                 raise _Cut
-            writer.write(frame(_event(now.model, f"token{index} ", index)))
+            # As vLLM does: the role comes together with the first token.
+            writer.write(frame(opening + said.event(index)))
+            opening = b""
             await writer.drain()
             if now.rate:
                 await asyncio.sleep(1 / now.rate)
-        writer.write(frame(_event(now.model, None, now.tokens) + b"data: [DONE]\n\n"))
+        if now.hang_after == said.last:
+            await asyncio.Event().wait()
+        if now.reset_after == said.last:
+            raise _Cut
+        writer.write(frame(opening + said.ending()))
         if chunked:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
@@ -317,48 +346,9 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def _event(model: str, text: str | None, index: int) -> bytes:
-    delta = {"role": "assistant", "content": text} if text is not None else {}
-    choice = {"index": 0, "delta": delta, "finish_reason": None if text is not None else "stop"}
-    body = {"id": "chat-1", "object": "chat.completion.chunk", "created": index, "model": model, "choices": [choice]}
-    return b"data: %b\n\n" % json.dumps(body).encode()
-
-
-def _whole_answer(request: Received, asked: dict[str, Any], now: Switches) -> dict[str, Any]:
-    path = request.target.partition("?")[0]
-    usage = {"prompt_tokens": 1, "completion_tokens": now.tokens, "total_tokens": 1 + now.tokens}
-    text = "".join(f"token{index} " for index in range(now.tokens)) + "x" * now.pad
-    if path.endswith("/embeddings"):
-        inputs = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
-        vector: Any = [0.6, 0.8]
-        if asked.get("encoding_format") == "base64":
-            vector = base64.b64encode(struct.pack("<2f", *vector)).decode()
-        data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(len(inputs))]
-        return {"object": "list", "data": data, "model": now.model, "usage": usage}
-    if path.startswith("/v1/audio/"):
-        return {"text": f"{len(request.body)} bytes of form, model {asked['model']}"}
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "text": text, "finish_reason": "stop", "logprobs": None}
-    answer = {"id": "chat-1", "object": "chat.completion", "created": 1, "model": now.model, "choices": [choice]}
-    return answer | {"usage": usage, "asked": asked, "path": request.target}
-
-
-def _form_field(body: bytes, name: bytes) -> str | None:
-    """A plain field's value, found the crude way: tests send no form that fools this."""
-    mark = b'name="%b"\r\n\r\n' % name
-    start = body.find(mark)
-    return None if start < 0 else body[start + len(mark) : body.index(b"\r\n--", start)].decode()
-
-
-def _gpu_stats(name: str) -> dict[str, Any]:
-    gpu = {"index": 0, "uuid": f"GPU-{name}", "name": "Fake", "memory_total_mb": 1000, "memory_used_mb": 400}
-    more = {"memory_free_mb": 600, "utilization_percent": 50, "temperature_c": 40, "power_watts": 100.5}
-    return {"available": True, "gpus": [gpu | more]}
-
-
 def main(arguments: list[str]) -> None:
     """Serve until interrupted, with the switches of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.support.backend", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.backend", description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--name", default="fake")
     for one in dataclasses.fields(Switches):
@@ -372,6 +362,7 @@ def main(arguments: list[str]) -> None:
 
     async def serve() -> None:
         async with FakeBackend(options.pop("port"), name=options.pop("name"), **options) as backend:
+            backend.crash = lambda: os._exit(1)
             print(f"listening on {backend.url}", flush=True)
             await asyncio.Event().wait()
 

@@ -12,11 +12,15 @@ class Switches:
     # Whether it is one of our services (tells its model in /health, knows aliases) or a foreign server.
     ours: bool = True
     aliases: str = ""
+    engine: str = "vllm"
+    # Whether it knows vLLM's continue_final_message, and whether its text depends on the prompt.
+    continues: bool = True
+    marked: bool = False
     tokens: int = 4
     ttft: float = 0.0
     rate: float = 0.0
     # Faults of answers: a share of requests answered with fail_status; nothing ever said; a connection reset before a
-    # byte; silence or a reset after so many tokens; a head that comes byte by byte; bytes that are no HTTP.
+    # byte; silence or a reset before token number N; a head that comes byte by byte; bytes that are no HTTP.
     fail_rate: float = 0.0
     fail_status: int = 500
     hang: bool = False
@@ -25,6 +29,8 @@ class Switches:
     reset_after: int | None = None
     slow_head: float = 0.0
     garbage: bool = False
+    # A text that kills the whole backend when a body holds it: a query of death.
+    crash_on: str = ""
     # How a whole answer is framed: length, chunked, close. `close_idle` ends the connection after an answer unsaid;
     # `reset_reused` resets it when the next request begins to come, as when the end of an idle connection and a request
     # on it cross.

@@ -1,0 +1,129 @@
+"""One try of a request at one backend: its place there, its connection, the writing of the request."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from gateway.backends import Backend
+from gateway.deadlines import WORKING_S, first_byte_s
+from gateway.routing import Candidate, Ticket, Wants
+from gateway.upstream import Listener, UpstreamConnection
+
+
+class Attempt:
+    """Counts as in flight at its backend from the start and holds `connection` once there is one, until `release`."""
+
+    __slots__ = (
+        "_connecting", "_pieces", "_suspect", "backend", "connection", "held", "idle_s", "pair", "pause_s", "resent",
+        "sent", "since", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, pair: Candidate, ticket: Ticket, at: float, *, suspect: bool = False) -> None:
+        """`at` is the monotonic time at which it is sent; a `suspect` is one that may have killed a backend before."""
+        self.pair = pair
+        self.backend: Backend = pair.backend
+        self.ticket = ticket
+        self.sent = at
+        # From when the backend's silence counts.
+        self.since = at
+        # In an answer that has begun: how long it may be silent, and how long it was at most, in seconds.
+        self.idle_s = 0.0
+        self.pause_s = 0.0
+        # Whether the first connection had just ended, so that a second one was opened.
+        self.resent = False
+        self._suspect = suspect
+        # Set before `begin`.
+        self.connection: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._pieces: Iterator[bytes] | None = None
+        # Until it is released.
+        self.held = True
+        self.backend.in_flight += 1
+        self.backend.requests += 1
+        if suspect:
+            self.backend.suspects += 1
+
+    def connect(
+        self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Open a connection within `limit_s` seconds and hand it to `opened`, or the reason why not to `failed`."""
+        self._connecting = asyncio.get_running_loop().create_task(self._open(limit_s, opened, failed))
+
+    async def _open(
+        self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
+    ) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                connection = await self.backend.pool.connect()
+        except (OSError, UnicodeError) as error:
+            self._connecting = None
+            failed(error)
+        else:
+            self._connecting = None
+            opened(connection)
+
+    def begin(self, listener: Listener, first: bytes, pieces: Iterator[bytes] | None) -> None:
+        """Send the request: `first`, and then `pieces` for as long as the backend takes them, see `pump`."""
+        assert self.connection is not None
+        self._pieces = pieces
+        self.connection.begin(listener, first)
+
+    def pump(self) -> bool:
+        """Write for as long as the backend takes more; whether anything was written."""
+        connection, pieces = self.connection, self._pieces
+        wrote = False
+        while connection is not None and pieces is not None and connection.takes_more:
+            piece = next(pieces, None)
+            if piece is None:
+                self._pieces = None
+                break
+            connection.write(piece)
+            wrote = True
+        return wrote
+
+    def first_byte_by(self, wants: Wants, floor_s: float, cap_s: float, now: float) -> float:
+        """When its patience for the first byte ends, a monotonic time.
+
+        An answer that is generated and comes as a whole has no first byte before its end: its backend has `cap_s`, and
+        longer while it shows by anything that it works.
+        """
+        backend, ticket = self.backend, self.ticket
+        if not wants.shows_first_token:
+            return max(self.since + cap_s, backend.last_byte + WORKING_S)
+        pace = backend.load.first
+        expected = pace.expected(ticket.ahead + ticket.work, now) if pace.known else None
+        working = now - backend.last_byte < WORKING_S
+        return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
+
+    def complete(self, connection: UpstreamConnection, outcome: str) -> None:
+        """The answer is whole: the connection may be used again."""
+        self.connection = None
+        if self.pause_s:
+            self.backend.pauses.observe(self.pause_s)
+        connection.release(whole_request_sent=self._pieces is None)
+        self.release(outcome)
+
+    def lost(self) -> None:
+        """The connection has ended by itself."""
+        self.connection = None
+        self._pieces = None
+
+    def release(self, outcome: str) -> None:
+        """Let go of the backend: a connection that is still held ends, the in-flight count falls. Once; more is none.
+
+        `outcome` is how it ended, for the counters.
+        """
+        if not self.held:
+            return
+        self.held = False
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        connection, self.connection = self.connection, None
+        self._pieces = None
+        if connection is not None:
+            connection.abort()
+        self.ticket.ended()
+        self.backend.in_flight -= 1
+        if self._suspect:
+            self.backend.suspects -= 1
+        self.backend.outcomes[outcome] += 1
