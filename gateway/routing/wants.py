@@ -52,6 +52,8 @@ class Candidate:
     offer: Offer
     # The model that was asked for, where this is a fallback of it.
     instead_of: str | None = None
+    # Whether it works and is too busy to answer polls.
+    busy: bool = False
 
     def upstream_model(self, requested: str | None) -> str | None:
         """The name that must be written into the request for this backend, or None to leave the body as it is."""
