@@ -57,7 +57,8 @@ def _target(path: Path, name: object, fields: Any) -> Target:
         target = make_target(name, service.url, kind=service.kind, models=service.models, by_dns=service.dns)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise SettingsError(f"{path}: {name}: {problems}") from error
+        fields_are = ", ".join(_Service.model_fields)
+        raise SettingsError(f"{path}: {name}: {problems}. Its fields are {fields_are}.") from error
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from error
     if service.optional and not service.dns:

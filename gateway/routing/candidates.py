@@ -5,6 +5,7 @@ every model of the kind will do.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.backends import USABLE, Backend, Offer
 from gateway.routing.wants import Candidate, Wants
@@ -36,7 +37,11 @@ def available(among: Iterable[Candidate]) -> tuple[Candidate, ...]:
     Raises ModelLoading when one is on its way, else NoHealthyBackend that says what is wrong with each.
     """
     among = tuple(among)
-    usable = tuple(pair for pair in among if pair.backend.state in USABLE)
+    usable = tuple(
+        replace(pair, busy=True) if pair.backend.state == "busy" else pair
+        for pair in among
+        if pair.backend.state in USABLE
+    )
     if usable:
         return usable
     for pair in among:

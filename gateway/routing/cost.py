@@ -70,7 +70,7 @@ def weigh(
             cost = pace.expected(cost, now) * load.slowed(now)
         if in_flight:
             cost *= 1.0 + RUNNING * in_flight / capacity
-        if backend.state == "busy":
+        if pair.busy:
             cost *= BUSY_FACTOR
         weighed.append(Weighed(pair, cost, capacity, kb, within, pace))
     return weighed

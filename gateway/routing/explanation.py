@@ -116,7 +116,7 @@ def _weighed(one: Weighed, best: Weighed, why: str, now: float) -> dict[str, Any
         "slower_than_learnt": round(load.slowed(now), 2),
         "in_flight": backend.in_flight,
         "in_flight_factor": round(1.0 + RUNNING * backend.in_flight / one.capacity, 2),
-        "busy_factor": BUSY_FACTOR if backend.state == "busy" else 1.0,
+        "busy_factor": BUSY_FACTOR if one.pair.busy else 1.0,
         "capacity": round(one.capacity, 2),
         "within_load_bound": one.within,
     }

@@ -1,7 +1,7 @@
 """The choice: of all that may answer, the one with the least expected time to the first token."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -24,7 +24,8 @@ Reason = Literal["soonest", "session", "prefix", "turn"]
 TIE = 1.25
 TIE_S = 0.001
 # A conversation that the client names stays at its backend for as long as that costs at most so many times the best.
-STICK = 3.0
+# Where prompts tell who has read them the name need not say much: it may be one for a whole application.
+STICK: Mapping[Affinity, float] = {"session": 3.0, "prefix": 1.5, "none": 1.0}
 # Of more candidates than these, two are drawn and the better one is taken: asking all costs more than it gains
 # (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
 MANY = 8
@@ -163,7 +164,7 @@ class Router:
         least = min([one.cost for one in weighed])
         if key:
             # Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016): the first within the bound.
-            limit = least * (STICK if sticky else TIE) + TIE_S
+            limit = least * (STICK[self._affinity] if sticky else TIE) + TIE_S
             drawn = [one for one in weighed if one.cost <= limit and one.within]
             if drawn:
                 own = max(drawn, key=lambda one: rendezvous(key, one.pair.backend.name))

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Wants:
     """What routing needs to know of a request. `model` is None where the request names none.
 
     The first four fields decide which backends may answer; the others, which make no other question of it, decide which
-    of those does best.
+    of those does best. Nobody changes one; it is not frozen because making a frozen one takes four times as long.
     """
 
     endpoint: Endpoint
@@ -52,6 +52,8 @@ class Candidate:
     offer: Offer
     # The model that was asked for, where this is a fallback of it.
     instead_of: str | None = None
+    # Whether it works and is too busy to answer polls.
+    busy: bool = False
 
     def upstream_model(self, requested: str | None) -> str | None:
         """The name that must be written into the request for this backend, or None to leave the body as it is."""

@@ -1,7 +1,11 @@
 """The router against an oracle, in simulated time: nothing here depends on how fast the machine is."""
 
+import asyncio
+
+import httpx2
 import pytest
 
+from bench.routing.live_server import MODEL, LiveServer
 from bench.routing.scenarios import (
     MANY,
     MIXED,
@@ -83,3 +87,23 @@ def test_arrivals_are_repeatable_and_in_order() -> None:
     times = [request.at for request in requests]
     assert times == sorted(times)
     assert 7 < len(times) / times[-1] < 13
+
+
+async def test_the_live_server_is_the_simulated_one() -> None:
+    """The server of the real runs answers as the gateway expects, and reads one prompt after the other."""
+    live, served = LiveServer(100.0), []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.current_task())
+        await live.serve(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with httpx2.AsyncClient(base_url=base, trust_env=False, verify=False) as client:
+            assert (await client.get("/health")).json()["model"] == MODEL
+            answers = await asyncio.gather(
+                *(client.post("/v1/chat/completions", json={"max_tokens": 1, "n": n}) for n in range(3))
+            )
+        await asyncio.gather(*served)
+    assert [answer.text for answer in answers] == ['data: {"n": 0}\n\ndata: [DONE]\n\n'] * 3

@@ -1,0 +1,96 @@
+"""How fast a backend is: learnt from its answers, up at once and down slowly."""
+
+import random
+
+import pytest
+
+from gateway.load import EACH_KB, Load
+from gateway.pace import LEAST_LEFT, PEAK_S, TRUSTED_S, Pace
+
+
+def test_base_and_price_are_told_apart() -> None:
+    """Of answers to prompts of different lengths both come out, in spite of noise."""
+    noise = random.Random(1)
+    pace = Pace()
+    for number in range(60):
+        kb = noise.uniform(1, 40)
+        pace.observe(kb, (0.1 + 0.02 * kb) * noise.uniform(0.95, 1.05), number / 10)
+    assert pace.base_s == pytest.approx(0.1, rel=0.4)
+    assert pace.per_kb_s == pytest.approx(0.02, rel=0.2)
+
+
+def test_equal_lengths_say_nothing_of_the_price() -> None:
+    """Of equally long prompts the time for such is right, and longer ones are taken to cost more, never less."""
+    pace = Pace()
+    for second in range(30):
+        pace.observe(4.0, 0.2, float(second))
+    assert pace.expected(4.0, 30.0) == pytest.approx(0.2, rel=0.05)
+    assert 0.2 < pace.expected(8.0, 30.0) <= 0.41
+
+
+def test_neither_is_ever_negative() -> None:
+    """Long prompts that were quicker than short ones make neither a base nor a price below nothing."""
+    pace = Pace()
+    for second in range(30):
+        pace.observe(*((1.0, 0.5) if second % 2 else (50.0, 0.1)), float(second))
+        assert pace.base_s >= 0
+        assert pace.per_kb_s >= 0
+
+
+def test_up_at_once_and_down_slowly() -> None:
+    """One slow answer is believed at once, and forgiven in some seconds, with answers or without."""
+    pace = Pace()
+    for tenth in range(40):
+        pace.observe(1.0, 0.1, tenth / 10)
+    before = pace.expected(1.0, 4.0)
+    pace.observe(1.0, 1.0, 4.0)
+    assert pace.expected(1.0, 4.0) > 5 * before
+    assert pace.expected(1.0, 4.0 + 4 * PEAK_S) < 2 * before
+    for _ in range(60):
+        pace.observe(1.0, 0.1, 4.1)
+    assert pace.expected(1.0, 4.1) < 2 * before
+
+
+def test_it_follows_a_lasting_change() -> None:
+    """A backend that has become ten times slower is known as such, also once its peak has passed."""
+    pace = Pace()
+    for second in range(30):
+        pace.observe(1.0, 0.1, float(second))
+    for second in range(30, 90):
+        pace.observe(1.0, 1.0, float(second))
+    assert pace.expected(1.0, 90.0 + 3 * PEAK_S) == pytest.approx(1.0, rel=0.1)
+
+
+def test_old_knowledge_sinks_but_not_to_nothing() -> None:
+    """What nobody has confirmed for long counts for less, so that it is asked again; the slow stay slower."""
+    slow, fast = Pace(), Pace()
+    slow.observe(1.0, 1.0, 0.0)
+    fast.observe(1.0, 0.1, 0.0)
+    assert slow.expected(1.0, TRUSTED_S) == pytest.approx(1.0)
+    assert slow.expected(1.0, 4 * TRUSTED_S) < 0.1
+    hours = 100 * TRUSTED_S
+    assert slow.expected(1.0, hours) == pytest.approx(LEAST_LEFT)
+    assert slow.expected(1.0, hours) == pytest.approx(10 * fast.expected(1.0, hours))
+
+
+def test_what_waits_is_the_work_that_has_no_first_byte() -> None:
+    """Work counts from sending to the first byte or the end, whichever is first, once each."""
+    load = Load()
+    tickets = [load.enter(kb, 1.0, shows=True) for kb in (1.0, 2.0, 3.0)]
+    assert [ticket.ahead for ticket in tickets] == [0.0, 1.0 + EACH_KB, 3.0 + 2 * EACH_KB]
+    assert load.waiting(1.0) == 6.0 + 3 * EACH_KB
+    tickets[0].first_byte(1.1, well=True)
+    tickets[0].ended()
+    tickets[1].ended()
+    assert load.waiting(1.1) == 3.0 + EACH_KB
+    tickets[2].ended()
+    tickets[2].ended()
+    assert load.waiting(1.1) == 0.0
+
+
+def test_whole_answers_leave_nothing_behind() -> None:
+    """A thousand whole answers of one backend, which nobody ever weighs, are not remembered beyond their time."""
+    load = Load()
+    for number in range(1000):
+        load.enter(1.0, number / 10, shows=False).ended()
+    assert len(load._unseen) < 30  # no part of the interface tells of what is held
