@@ -6,12 +6,34 @@ at most a tenth of a second late.
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from select import PIPE_BUF
-from typing import IO, Any
+from typing import IO
 
 import msgspec
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One relayed request, in the fields of `kit.middleware`'s line. `ms` is a duration; what is None is left out."""
+
+    path: str
+    status: int
+    ms: float
+    client: str | None
+    request_id: str
+    attempts: int = -1
+    backend: str | None = None
+    model: str | None = None
+    # What is the same in every line, and what `AccessLog.write` puts in.
+    method: str = ""
+    event: str = ""
+    level: str = ""
+    logger: str = ""
+    service: str = ""
+    timestamp: str = ""
+
 
 # Fields that a line of text begins with.
 _IN_FRONT = frozenset({"timestamp", "level", "event", "logger"})
@@ -30,20 +52,28 @@ class AccessLog:
         self._held: list[bytes] = []
         # Lines that could not be written, since the start.
         self.lost = 0
-        self._encode: Callable[[dict[str, Any]], bytes] = msgspec.json.Encoder().encode if as_json else _as_text
+        self._encode: Callable[[Line], bytes] = msgspec.json.Encoder().encode if as_json else _as_text
+        # The present second, and how it is written.
+        self._second = -1
+        self._written = ""
         self._flushing: asyncio.TimerHandle | None = None
 
-    def write(self, fields: dict[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         """Log one request that has just ended."""
         if not self._enabled:
             return
-        fields["method"] = "POST"
-        fields["event"] = "request"
-        fields["level"] = "info"
-        fields["logger"] = "access"
-        fields["service"] = self._service
-        fields["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        self._held.append(self._encode(fields))
+        at = time.time()
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._written = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        line.method = "POST"
+        line.event = "request"
+        line.level = "info"
+        line.logger = "access"
+        line.service = self._service
+        line.timestamp = "%s.%06dZ" % (self._written, (at - second) * 1e6)  # noqa: UP031  # the fastest by far
+        self._held.append(self._encode(line))
         if len(self._held) >= MOST_HELD:
             self.flush()
         elif self._flushing is None:
@@ -78,7 +108,8 @@ def _together(lines: list[bytes]) -> Iterator[list[bytes]]:
     yield group
 
 
-def _as_text(fields: dict[str, Any]) -> bytes:
+def _as_text(line: Line) -> bytes:
     """The line as structlog's console renderer writes it, without colours."""
+    fields = msgspec.to_builtins(line)
     told = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _IN_FRONT)
-    return f"{fields['timestamp']} [{fields['level']:<9}] {fields['event']:<30} [{fields['logger']}] {told}".encode()
+    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {told}".encode()

@@ -6,7 +6,7 @@ from enum import Enum
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.endpoints import Dialect
-from gateway.head import HeaderList, answer_headers
+from gateway.head import HeaderList
 from gateway.seam import Seam
 from gateway.sse import EventHolder, error_event
 from gateway.transcript import Transcript
@@ -25,6 +25,10 @@ class Framing(Enum):
     LENGTH = "length"
     CHUNKED = "chunked"
     CLOSE = "close"
+
+
+# Reading a member of an enumeration takes longer than all else that is done for a chunk.
+_LENGTH, _CHUNKED, _CLOSE = Framing
 
 
 class Answer:
@@ -54,7 +58,7 @@ class Answer:
         """
         self.awaited = False
         self.status = connection.status
-        if is_stream(connection):
+        if connection.is_stream:
             self._holder = EventHolder()
             if keeps and connection.status == 200:
                 self.said = Transcript()
@@ -90,17 +94,17 @@ class Answer:
         length: int | None = None
         # A length promised for events could not be kept once an error event must end them.
         if connection.length is not None and (self._holder is None or connection.complete):
-            framing, length = Framing.LENGTH, connection.length
+            framing, length = _LENGTH, connection.length
         elif connection.complete and self._holder is None:
-            framing, length = Framing.LENGTH, len(data)
+            framing, length = _LENGTH, len(data)
         elif self._http11:
-            framing = Framing.CHUNKED
+            framing = _CHUNKED
         else:
-            framing = Framing.CLOSE
+            framing = _CLOSE
             self.keep_alive = False
         self._framing = framing
         self.begun = True
-        head = answer_head(connection.status, connection.headers, framing, length, truth, keep_alive=self.keep_alive)
+        head = answer_head(connection.status, connection.forward, framing, length, truth, keep_alive=self.keep_alive)
         self._transport.write(head + framed(data, framing, last=connection.complete))
 
     def go_on(self, data: bytes, *, last: bool) -> None:
@@ -127,17 +131,9 @@ class Answer:
             return
         # Fewer bytes than promised, or no last chunk.
         self.keep_alive = False
-        if self._framing is Framing.CLOSE:
+        if self._framing is _CLOSE:
             # Here a plain close would look like the end.
             self._transport.abort()
-
-
-def is_stream(connection: UpstreamConnection) -> bool:
-    """Whether a backend answers with events."""
-    for name, value in connection.headers:
-        if name == b"content-type":
-            return value.lower().startswith(b"text/event-stream")
-    return False
 
 
 def truth_of_choice(served_by: bytes, model: str, queue_s: float) -> bytes:
@@ -151,25 +147,22 @@ def truth_of_request(served: bytes, attempts: int, request_id: str, cors: bytes)
 
 
 def answer_head(
-    status: int, headers: HeaderList, framing: Framing, length: int | None, truth: bytes, *, keep_alive: bool
+    status: int, forward: bytes, framing: Framing, length: int | None, truth: bytes, *, keep_alive: bool
 ) -> bytes:
-    """The head of a relayed answer: the backend's headers, less what is not the client's business, plus `truth`."""
-    lines = answer_headers(headers)
-    lines.insert(0, status_line(status))
-    if framing is Framing.LENGTH:
+    """The head of a relayed answer: `forward`, the backend's own lines for the client, and `truth`, which are ours."""
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    if framing is _LENGTH:
         # RFC 9110, 8.6: an answer without content has no length.
         if status not in (204, 304):
-            lines.append(b"content-length: %d\r\n" % (length or 0))
-    elif framing is Framing.CHUNKED:
-        lines.append(b"transfer-encoding: chunked\r\n")
-    lines.append(truth)
-    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    return b"".join(lines)
+            return b"%b%bcontent-length: %d\r\n%b%b" % (status_line(status), forward, length or 0, truth, end)
+    elif framing is _CHUNKED:
+        return b"%b%btransfer-encoding: chunked\r\n%b%b" % (status_line(status), forward, truth, end)
+    return b"%b%b%b%b" % (status_line(status), forward, truth, end)
 
 
 def framed(data: bytes, framing: Framing, *, last: bool) -> bytes:
     """A piece of the body as it goes on the wire."""
-    if framing is not Framing.CHUNKED:
+    if framing is not _CHUNKED:
         return data
     if not data:
         return LAST_CHUNK if last else b""

@@ -12,8 +12,8 @@ import structlog
 from gateway.deadlines import Pauses
 from gateway.latency import PeakEwma
 from gateway.load import Load
+from gateway.pool import Pool
 from gateway.targets import Target
-from gateway.upstream import Pool
 from kit.catalogue import Entry, Kind
 
 log = structlog.get_logger(__name__)

@@ -46,6 +46,13 @@ class JsonBody:
         self._size = 0
         self._data = b""
 
+    @classmethod
+    def whole(cls, endpoint: Endpoint, data: bytes, session: bytes) -> "JsonBody":
+        """A body that has come in one piece and is within its limit."""
+        body = cls(endpoint, len(data), session)
+        body._pieces.append(data)
+        return body
+
     def add(self, data: bytes) -> None:
         """Take the next piece. Raises PayloadTooLarge."""
         self._size += len(data)

@@ -5,7 +5,7 @@ An attempt (gateway.attempt) holds a connection and a place at its backend until
 
 import time
 
-from gateway.answer import is_stream, truth_of_choice
+from gateway.answer import truth_of_choice
 from gateway.attempt import Attempt
 from gateway.continuation import ROUTES
 from gateway.deadlines import next_byte_s
@@ -156,7 +156,7 @@ class Forwarding(Failover):
         """Look at a new answer's status; False when another backend is asked instead."""
         status, backend, answer = connection.status, attempt.backend, self._answer
         if answer.begun:
-            if status != 200 or not is_stream(connection):
+            if status != 200 or not connection.is_stream:
                 self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status} to what remained."))
                 return False
             at = now()

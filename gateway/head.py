@@ -180,6 +180,6 @@ _ANSWER_DROPPED = frozenset({
 })  # fmt: skip
 
 
-def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The lines of a backend's answer that go on to the client, each with its line end."""
-    return [b"%b: %b\r\n" % header for header in headers if header[0] not in _ANSWER_DROPPED]
+    return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in _ANSWER_DROPPED])

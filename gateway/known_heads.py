@@ -21,16 +21,28 @@ _NAME = len(_NAMES[0])
 class KnownHeads(Generic[T]):
     """What heads mean, by their bytes."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_after", "_before", "_known", "_last")
 
     def __init__(self) -> None:
         self._known: dict[bytes, T] = {}
+        # The head found last: what stands before the digits of its length and after them, and what it means.
+        self._before = b"\0"
+        self._after = b""
+        self._last: T | None = None
 
     def find(self, data: bytes) -> tuple[T, int, int] | None:
         """What the head means that `data` begins with, its Content-Length (-1: none) and where the body begins.
 
         None where the head is not whole or not known.
         """
+        last = self._last
+        if last is not None and data.startswith(self._before):
+            begin = len(self._before)
+            stop = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
+            if data.startswith(self._after, stop):
+                digits = data[begin:stop]
+                if digits.isdigit():
+                    return last, int(digits), stop + len(self._after)
         end = data.find(b"\r\n\r\n")
         if end < 0:
             return None
@@ -48,7 +60,10 @@ class KnownHeads(Generic[T]):
         if value is None:
             return None
         digits = data[at:stop]
-        return (value, int(digits), end + 4) if digits.isdigit() and stop - at <= _MOST_DIGITS else None
+        if not digits.isdigit() or stop - at > _MOST_DIGITS:
+            return None
+        self._before, self._after, self._last = data[:at], data[stop : end + 4], value
+        return value, int(digits), end + 4
 
     def learn(self, data: bytes, value: T, length: int | None) -> None:
         """Remember that the head that `data` begins with, whole and found good by the parser, means `value`.
@@ -74,10 +89,6 @@ class KnownHeads(Generic[T]):
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[key] = value
-
-    def forget(self) -> None:
-        """What heads mean has changed."""
-        self._known.clear()
 
     def __len__(self) -> int:
         return len(self._known)

@@ -1,17 +1,22 @@
 """What the gateway counts beyond the frame's metrics: per backend, kept as plain numbers and read when scraped."""
 
+import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 
-from prometheus_client import Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from gateway.backends import USABLE, Backends, State
 from gateway.exposition import added_up
-from kit.metrics import HttpMetrics
+from kit.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
 
 STATES: tuple[State, ...] = ("healthy", "loading", "busy", "stuck", "unhealthy", "draining")
+TTFT_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class GatewayMetrics(HttpMetrics):
@@ -25,15 +30,19 @@ class GatewayMetrics(HttpMetrics):
         self.others: Callable[[], Iterable[str]] = tuple
         self._published = 0
         self._counts: Counter[tuple[str, int]] = Counter()
-        self._observe: dict[str, Callable[[float], None]] = {}
-        self._ttft = Histogram(
-            "gateway_time_to_first_token_seconds",
-            "Seconds from a request's arrival to the first byte of its streamed answer.",
-            ["model"],
-            registry=self.registry,
-            buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+        self._seconds: dict[str, Durations] = {}
+        self._ttft: dict[str, Durations] = {}
+        self._relayed = CollectorRegistry()
+        self._relayed.register(_DurationsCollector(SECONDS, SECONDS_HELP, "route", SECONDS_BUCKETS, self._seconds))
+        self.registry.register(
+            _DurationsCollector(
+                "gateway_time_to_first_token_seconds",
+                "Seconds from a request's arrival to the first byte of its streamed answer.",
+                "model",
+                TTFT_BUCKETS,
+                self._ttft,
+            )
         )
-        self._observe_ttft: dict[str, Callable[[float], None]] = {}
 
     def count(self, route: str, status: int, first_byte_s: float, streamed: str | None) -> None:
         """One relayed request has ended. `first_byte_s` is the time to the first byte of its answer, in seconds.
@@ -41,15 +50,15 @@ class GatewayMetrics(HttpMetrics):
         `streamed` is the model of an answer that came as a stream, token by token.
         """
         self._counts[route, status] += 1
+        seconds = self._seconds.get(route)
+        if seconds is None:
+            seconds = self._seconds[route] = Durations(SECONDS_BUCKETS)
+        seconds.observe(first_byte_s)
         if streamed is not None and status < 300:
-            first_token = self._observe_ttft.get(streamed)
-            if first_token is None:
-                first_token = self._observe_ttft[streamed] = self._ttft.labels(streamed).observe
-            first_token(first_byte_s)
-        observe = self._observe.get(route)
-        if observe is None:
-            observe = self._observe[route] = self.seconds.labels(route).observe
-        observe(first_byte_s)
+            ttft = self._ttft.get(streamed)
+            if ttft is None:
+                ttft = self._ttft[streamed] = Durations(TTFT_BUCKETS)
+            ttft.observe(first_byte_s)
 
     def exposition(self) -> bytes:
         """The text that a Prometheus server scrapes: of all workers on our port."""
@@ -63,7 +72,45 @@ class GatewayMetrics(HttpMetrics):
             self.requests.labels("POST", route, str(status)).inc(count)
         self.in_flight.inc(self.relaying - self._published)
         self._published = self.relaying
-        return super().exposition().decode()
+        return added_up(super().exposition().decode(), (generate_latest(self._relayed).decode(),))
+
+
+class Durations:
+    """A histogram of durations in seconds that costs next to nothing to fill."""
+
+    __slots__ = ("_bounds", "counts", "total_s")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        # How many were at most as long as each bound and longer than the one before; the last are longer than all.
+        self.counts = [0] * (len(bounds) + 1)
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.total_s += seconds
+
+
+class _DurationsCollector(Collector):
+    """Durations by one label, as Prometheus sees them."""
+
+    def __init__(
+        self, name: str, told: str, label: str, bounds: tuple[float, ...], series: Mapping[str, Durations]
+    ) -> None:
+        self._name = name
+        self._told = told
+        self._label = label
+        self._bounds = [floatToGoString(bound) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
+        self._series = series
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the counts as they are now."""
+        family = HistogramMetricFamily(self._name, self._told, labels=[self._label])
+        for value, durations in self._series.items():
+            buckets = list(zip(self._bounds, accumulate(durations.counts), strict=True))
+            family.add_metric([value], buckets, durations.total_s)
+        yield family
 
 
 class BackendCollector(Collector):

@@ -158,8 +158,7 @@ class GatewayProtocol(RequestReader):
     def _begin_known(self, known: KnownRequest, data: bytes) -> None:
         """A whole request whose head has been read before, when nothing else is going on on this connection."""
         exchange = Exchange(self, self._plane, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
-        exchange.body = JsonBody(known.endpoint, len(data), known.head.session)
-        exchange.body.add(data)
+        exchange.body = JsonBody.whole(known.endpoint, data, known.head.session)
         exchange.gathered = True
         self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
         exchange.run()

@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
+from gateway.access_log import Line
 from gateway.failover import Failover
 
 if TYPE_CHECKING:
@@ -15,24 +16,17 @@ def record(exchange: "Exchange", forwarding: Failover | None) -> None:
     plane, path, status = exchange.plane, exchange.endpoint.path, exchange.answer.status
     began = exchange.began
     first_byte, streamed = ended, None
-    fields: dict[str, object] = {
-        "path": path,
-        "status": status,
-        "ms": round((ended - began) * 1000, 1),
-        "client": exchange.client.address,
-        "request_id": exchange.request_id,
-        "attempts": 0,
-    }
+    line = Line(path, status, round((ended - began) * 1000, 1), exchange.client.address, exchange.request_id, 0)
     if forwarding is not None:
-        fields["attempts"] = forwarding.attempts
+        line.attempts = forwarding.attempts
         attempt = forwarding.attempt
         if attempt is not None:
-            fields["backend"] = attempt.backend.name
-            fields["model"] = model = attempt.pair.offer.name
+            line.backend = attempt.backend.name
+            line.model = model = attempt.pair.offer.name
             if forwarding.first_byte is not None:
                 first_byte = forwarding.first_byte
                 if forwarding.wants.stream:
                     streamed = model
     plane.metrics.relaying -= 1
     plane.metrics.count(path, status, first_byte - began, streamed)
-    plane.access_log.write(fields)
+    plane.access_log.write(line)

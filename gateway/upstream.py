@@ -1,4 +1,4 @@
-"""Connections to backends: HTTP/1.1 on httptools, kept alive and used again.
+"""Connections to backends: HTTP/1.1 on httptools, kept alive and used again (gateway.pool).
 
 A connection belongs either to its pool or to one exchange. The exchange that took it gives it back or aborts it, on
 every path. Everything here runs on one event loop and nothing waits.
@@ -6,31 +6,26 @@ every path. Everything here runs on one event loop and nothing waits.
 
 import asyncio
 import re
-import socket
-import ssl
-from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
-from gateway.head import HeaderList
+from gateway.head import HeaderList, answer_headers
 from gateway.known_heads import KnownHeads
-from gateway.targets import Target
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
 MAX_HEAD = 256 * 1024
-# The most that idle connections to one backend may number.
-MAX_IDLE = 512
 
 
 class KnownAnswer:
     """What the head of a backend's answer means."""
 
-    __slots__ = ("chunked", "headers", "keep", "status")
+    __slots__ = ("chunked", "forward", "is_stream", "keep", "status")
 
-    def __init__(self, status: int, headers: HeaderList, *, chunked: bool, keep: bool) -> None:
+    def __init__(self, status: int, forward: bytes, *, is_stream: bool, chunked: bool, keep: bool) -> None:
         self.status = status
-        self.headers = headers
+        self.forward = forward
+        self.is_stream = is_stream
         self.chunked = chunked
         # Whether the connection stays after an answer with a length.
         self.keep = keep
@@ -49,10 +44,25 @@ class Listener(Protocol):
         """More of the request may be written."""
 
 
+class Owner(Protocol):
+    """The pool that a connection belongs to while no exchange has it."""
+
+    known: KnownHeads[KnownAnswer]
+
+    def put(self, connection: "UpstreamConnection") -> None:
+        """Keep a connection for later."""
+
+    def opened(self, connection: "UpstreamConnection") -> None:
+        """Count a connection."""
+
+    def lost(self, connection: "UpstreamConnection") -> None:
+        """Forget a connection that has ended."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """One connection. Its fields describe the answer that is coming in."""
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: Owner) -> None:
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
@@ -67,7 +77,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self.status = 0
-        self.headers: HeaderList = []
+        self._headers: HeaderList = []
+        # The lines of its head that go on to the client; whether it is of events.
+        self.forward = b""
+        self.is_stream = False
         self.head_done = False
         self.length: int | None = None
         self.chunked = False
@@ -196,7 +209,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.complete = True
             self._keep = known.keep
         self.status = known.status
-        self.headers = known.headers
+        self.forward = known.forward
+        self.is_stream = known.is_stream
         self.head_done = True
         return True
 
@@ -220,7 +234,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _learn(self, data: bytes) -> None:
         """Remember the head of an answer that the parser has read, all of it from `data`."""
         if self.status == 200 and data.startswith(b"HTTP/1.1 200") and (self.chunked or (self.complete and self._keep)):
-            known = KnownAnswer(self.status, self.headers, chunked=self.chunked, keep=self._keep)
+            known = KnownAnswer(
+                self.status, self.forward, is_stream=self.is_stream, chunked=self.chunked, keep=self._keep
+            )
             self._pool.known.learn(data, known, self.length)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -272,7 +288,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.length = int(value)
         elif name == b"transfer-encoding":
             self.chunked = True
-        self.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is whole, unless it was an interim one (RFC 9110, 15.2), which is dropped."""
@@ -281,6 +297,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.status = status
         self.head_done = True
+        self.forward = answer_headers(self._headers)
+        self.is_stream = any(
+            name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in self._headers
+        )
         if status in (204, 304):
             self.length = 0
 
@@ -313,78 +333,3 @@ def _read_size(digits: bytes) -> int:
         _SIZES.clear()
     size = _SIZES[digits] = int(digits, 16)
     return size
-
-
-class Pool:
-    """The connections to one backend. The most recently used one is used first, so that the rest can age away."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._idle: list[UpstreamConnection] = []
-        self._open: set[UpstreamConnection] = set()
-        self._tls = ssl.create_default_context() if target.tls else None
-        self._closed = False
-        # The heads of its answers.
-        self.known: KnownHeads[KnownAnswer] = KnownHeads()
-        # Called when the backend ends a connection that was idle: it may have died.
-        self.on_idle_lost: Callable[[], None] | None = None
-
-    @property
-    def open_count(self) -> int:
-        """How many connections there are, idle or in use."""
-        return len(self._open)
-
-    @property
-    def idle_count(self) -> int:
-        """How many connections wait for use."""
-        return len(self._idle)
-
-    def take(self) -> UpstreamConnection | None:
-        """An idle connection that still looks alive, or None."""
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.transport.is_closing():
-                return connection
-        return None
-
-    async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises OSError; when cancelled, nothing stays open."""
-        target = self.target
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: UpstreamConnection(self),
-            target.reached_at,
-            target.port,
-            ssl=self._tls,
-            server_hostname=target.host if target.tls else None,
-        )
-        raw = connection.transport.get_extra_info("socket")
-        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-
-    def put(self, connection: UpstreamConnection) -> None:
-        """Keep a connection for later."""
-        if self._closed or len(self._idle) >= MAX_IDLE:
-            connection.transport.close()
-        else:
-            self._idle.append(connection)
-
-    def opened(self, connection: UpstreamConnection) -> None:
-        """Count a connection."""
-        self._open.add(connection)
-
-    def lost(self, connection: UpstreamConnection) -> None:
-        """Forget a connection that has ended."""
-        self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-            if self.on_idle_lost is not None:
-                self.on_idle_lost()
-
-    def close(self) -> None:
-        """End the idle connections; those in use end when their exchange does."""
-        self._closed = True
-        self.on_idle_lost = None
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.transport.close()

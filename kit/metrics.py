@@ -18,6 +18,9 @@ from starlette.responses import Response
 # The `_created` series double the page and no dashboard of ours reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
 
+SECONDS = "http_request_seconds"
+SECONDS_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+SECONDS_HELP = "Seconds from the request to the start of its answer."
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -32,11 +35,11 @@ class HttpMetrics:
             "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "http_request_seconds",
-            "Seconds from the request to the start of its answer.",
+            SECONDS,
+            SECONDS_HELP,
             ["route"],
             registry=self.registry,
-            buckets=(0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            buckets=SECONDS_BUCKETS,
         )
         self.in_flight = Gauge("http_requests_in_flight", "Requests being answered now.", registry=self.registry)
         # Awaited before each exposition, for what must be asked first.

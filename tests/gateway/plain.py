@@ -5,9 +5,9 @@ from typing import Any
 
 from gateway.backends import Backend, Offer, State, offer_of_entry, offer_of_id
 from gateway.endpoints import BY_PATH
+from gateway.pool import Pool
 from gateway.routing import Wants
 from gateway.targets import make_target
-from gateway.upstream import Pool
 from kit.catalogue import Catalogue, Entry, Kind
 
 KINDS: dict[str, Kind] = {

@@ -3,10 +3,10 @@
 import pytest
 
 from gateway.backends import Backend, State, offer_of_id
+from gateway.pool import Pool
 from gateway.routing import Candidate, Router
 from gateway.routing.candidates import available, candidates
 from gateway.targets import make_target
-from gateway.upstream import Pool
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
 from tests.gateway.plain import CATALOGUE, CHAT, KINDS, full_cluster, make_backend, wants
 

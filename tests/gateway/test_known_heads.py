@@ -3,8 +3,9 @@
 import pytest
 
 from gateway.known_heads import LONGEST, MOST, KnownHeads
+from gateway.pool import Pool
 from gateway.targets import parse_services
-from gateway.upstream import Pool, UpstreamConnection
+from gateway.upstream import UpstreamConnection
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post
 from tests.support.transports import SilentTransport

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway import access_log
-from gateway.access_log import AccessLog
+from gateway.access_log import AccessLog, Line
 from gateway.backends import Backends
 from gateway.discovery import StaticProvider
 from gateway.latency import DECAY_S, PeakEwma
@@ -179,8 +179,8 @@ async def test_access_log_lines_are_json() -> None:
     """A line has the shape of the frame's, and is written when flushed."""
     stream = io.StringIO()
     log = AccessLog("gateway", as_json=True, enabled=True, stream=stream)
-    log.write({"path": "/v1/x", "status": 200})
-    log.write({"path": "/v1/y", "status": 200})
+    log.write(Line("/v1/x", 200, 1.5, "127.0.0.1", "one"))
+    log.write(Line("/v1/y", 200, 1.5, None, "two"))
     log.flush()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["path"] for line in lines] == ["/v1/x", "/v1/y"]
@@ -192,13 +192,14 @@ async def test_access_log_lines_are_text_for_people() -> None:
     """In the console's format the line looks like all others of the program."""
     stream = io.StringIO()
     log = AccessLog("gateway", as_json=False, enabled=True, stream=stream)
-    log.write({"path": "/v1/x", "status": 200, "backend": "llm-primary"})
+    log.write(Line("/v1/x", 200, 1.5, "127.0.0.1", "one", 2, backend="llm-primary"))
     log.flush()
     time, _, rest = stream.getvalue().partition(" ")
     assert datetime.fromisoformat(time)
     assert rest == (
         "[info     ] request                        [access] "
-        "backend=llm-primary method=POST path=/v1/x service=gateway status=200\n"
+        "attempts=2 backend=llm-primary client=127.0.0.1 method=POST ms=1.5 path=/v1/x request_id=one service=gateway "
+        "status=200\n"
     )
 
 
@@ -206,7 +207,7 @@ async def test_access_log_can_be_off() -> None:
     """Above INFO nothing is written."""
     stream = io.StringIO()
     log = AccessLog("gateway", as_json=True, enabled=False, stream=stream)
-    log.write({"path": "/"})
+    log.write(Line("/", 200, 1.5, None, "one"))
     log.flush()
     assert stream.getvalue() == ""
 

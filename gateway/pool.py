@@ -1,0 +1,88 @@
+"""The connections to one backend, kept for the next request."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+
+from gateway.known_heads import KnownHeads
+from gateway.targets import Target
+from gateway.upstream import KnownAnswer, UpstreamConnection
+
+# The most that idle connections to one backend may number.
+MAX_IDLE = 512
+
+
+class Pool:
+    """The connections to one backend. The most recently used one is used first, so that the rest can age away."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._idle: list[UpstreamConnection] = []
+        self._open: set[UpstreamConnection] = set()
+        self._tls = ssl.create_default_context() if target.tls else None
+        self._closed = False
+        # The heads of its answers.
+        self.known: KnownHeads[KnownAnswer] = KnownHeads()
+        # Called when the backend ends a connection that was idle: it may have died.
+        self.on_idle_lost: Callable[[], None] | None = None
+
+    @property
+    def open_count(self) -> int:
+        """How many connections there are, idle or in use."""
+        return len(self._open)
+
+    @property
+    def idle_count(self) -> int:
+        """How many connections wait for use."""
+        return len(self._idle)
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection that still looks alive, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Open a connection. Raises OSError; when cancelled, nothing stays open."""
+        target = self.target
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: UpstreamConnection(self),
+            target.reached_at,
+            target.port,
+            ssl=self._tls,
+            server_hostname=target.host if target.tls else None,
+        )
+        raw = connection.transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def put(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for later."""
+        if self._closed or len(self._idle) >= MAX_IDLE:
+            connection.transport.close()
+        else:
+            self._idle.append(connection)
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """Count a connection."""
+        self._open.add(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Forget a connection that has ended."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            if self.on_idle_lost is not None:
+                self.on_idle_lost()
+
+    def close(self) -> None:
+        """End the idle connections; those in use end when their exchange does."""
+        self._closed = True
+        self.on_idle_lost = None
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.transport.close()
