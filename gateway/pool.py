@@ -1,12 +1,12 @@
 """The connections to one backend, kept for the next request."""
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 
 from gateway.known_heads import KnownHeads
 from gateway.targets import Target
+from gateway.tcp import tune
 from gateway.upstream import KnownAnswer, UpstreamConnection
 
 # The most that idle connections to one backend may number.
@@ -33,6 +33,11 @@ class Pool:
         return len(self._open)
 
     @property
+    def paused_count(self) -> int:
+        """How many of those in use are not read from, because their clients are slower."""
+        return sum(connection.paused for connection in self._open)
+
+    @property
     def idle_count(self) -> int:
         """How many connections wait for use."""
         return len(self._idle)
@@ -56,8 +61,8 @@ class Pool:
             server_hostname=target.host if target.tls else None,
         )
         raw = connection.transport.get_extra_info("socket")
-        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if raw is not None:
+            tune(raw)
         return connection
 
     def put(self, connection: UpstreamConnection) -> None:

@@ -69,7 +69,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.listener: Listener | None = None
         self.reused = False
         self.full = False
-        self._paused = False
+        # Whether it is not read from for now.
+        self.paused = False
         self._lost = False
         self._keep = False
         self.body: list[bytes] = []
@@ -125,14 +126,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more for now: the client is slower than the backend."""
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._paused and not self.transport.is_closing():
-            self._paused = False
+        if self.paused and not self.transport.is_closing():
+            self.paused = False
             self.transport.resume_reading()
 
     def release(self, *, whole_request_sent: bool = True) -> None:

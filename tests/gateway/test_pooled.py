@@ -1,6 +1,7 @@
 """Requests on connections that the backend has just ended: sent again on a fresh one, whatever their body."""
 
 import asyncio
+import socket
 
 import httpx2
 import pytest
@@ -104,3 +105,21 @@ async def test_only_backend_dies_before_the_next_poll(
     assert error_code(answer) == "no_healthy_backend"
     assert "llm-primary is unhealthy (cannot connect" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_vanished_host_is_noticed_by_the_kernel(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Connections to backends are probed while they wait: a host without power or cable ends them within seconds."""
+    backend = await start_backend(hang=True)
+    gateway = await start_gateway(backend)
+    asked = asyncio.create_task(gateway.chat("qwen"))
+    await backend.wait_for(1)
+    (connection,) = gateway.backend("llm-primary").pool._open
+    raw = connection.transport.get_extra_info("socket")
+    assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    idle, every, probes = (
+        raw.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    )
+    assert idle + every * probes <= 10
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
