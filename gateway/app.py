@@ -17,7 +17,7 @@ from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
 from gateway.explain import create_explain_route
 from gateway.file_provider import FileProvider
-from gateway.health import Poller
+from gateway.health import Poller, Timing
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
 from gateway.protocol import GatewayProtocol
@@ -77,7 +77,17 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
         follow_redirects=False,
         limits=limits,
     )
-    poller = Poller(backends, catalogue, client, interval_s=settings.poll_interval, timeout_s=settings.poll_timeout)
+    poller = Poller(
+        backends,
+        catalogue,
+        client,
+        Timing(
+            interval_s=settings.poll_interval,
+            timeout_s=settings.poll_timeout,
+            stuck_after_s=settings.stuck_after,
+            slow_start_s=settings.slow_start,
+        ),
+    )
     providers = _providers(settings, backends)
     sharing = Sharing(boards, worker, backends, metrics) if boards is not None else None
 

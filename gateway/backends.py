@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
+from gateway.condition import USABLE, Condition, State
 from gateway.deadlines import Pauses
 from gateway.latency import PeakEwma
 from gateway.load import Load
@@ -18,14 +19,14 @@ from kit.catalogue import Entry, Kind
 
 log = structlog.get_logger(__name__)
 
-State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
-
 # Engines that continue a message when a request asks for it in vLLM's way (gateway.continuation): vLLM, SGLang and the
 # transformers of services/llm.
 PREFILL = frozenset({"vllm", "sglang", "transformers"})
 
-# The states in which a backend may be sent a request; `busy` only where nothing better is.
-USABLE: frozenset[State] = frozenset({"healthy", "busy"})
+# For how long what a backend's metrics said of its queue is shown, in seconds.
+FRESH_S = 5.0
+
+now = time.perf_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,14 @@ class Backend:
         self.after_target = f" HTTP/1.1\r\nHost: {target.authority}\r\n{authorization}".encode()
         self.served_by = f"x-served-by: {target.name}\r\n".encode()
         self._on_change = on_change
-        self._observed: State = "unhealthy"
-        self._draining = False
-        self._known = False
+        self.condition = Condition()
+        self._shown: State | None = None
         self.since = now_iso()
         # What it serves; empty until it first told, kept when it goes down, so that errors can name it.
         self.offers: tuple[Offer, ...] = ()
         # The engine's name, as far as it tells one.
         self.engine: str | None = None
         self.last_check: str | None = None
-        self.last_error: str | None = "not asked yet"
         self.response_time_ms: float | None = None
         self.progress: float | None = None
         self.retry_after_s = 2.0
@@ -91,7 +90,6 @@ class Backend:
         # Work: this worker's own, and the others'.
         self.elsewhere = Elsewhere()
         self.in_flight = 0
-        self.queued = 0
         self.requests = 0
         self.failures = 0
         # What routing decides by.
@@ -99,22 +97,44 @@ class Backend:
         # Requests in flight that may have killed a backend before (gateway.deaths).
         self.suspects = 0
         self.pauses = Pauses()
-        self.last_byte = 0.0
+        # When it last sent a byte, and when its own counters were last seen to grow; monotonic times.
+        self.last_byte = self.last_progress = 0.0
+        # What its own metrics said of how many requests wait there, and when.
+        self.waiting_told: tuple[int, float] = (0, float("-inf"))
         self.ttft = PeakEwma()
         self.whole = PeakEwma()
         self.outcomes: Counter[str] = Counter()
+        # How often it was taken out though it answered polls: because its requests failed, or because it was stuck.
+        self.ejections: Counter[str] = Counter()
         # Set by the health poller: asks it to look now, not at the next interval.
         self.suspect: Callable[[], None] = _nobody
 
     @property
     def state(self) -> State:
         """The state as the contract names it."""
-        return "draining" if self._draining else self._observed
+        return self.condition.state
+
+    @property
+    def last_error(self) -> str | None:
+        """Why it is not better."""
+        return self.condition.reason
 
     @property
     def draining(self) -> bool:
         """Whether an operator took it out."""
-        return self._draining
+        return self.condition.draining
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for their first token: by its own word where that is fresh, else of those it has."""
+        at = now()
+        count, told = self.waiting_told
+        return count if at - told < FRESH_S else self.load.queued(at)
+
+    @property
+    def wants_canary(self) -> bool:
+        """Whether it is idle and would take requests, were it not for what became of the last ones."""
+        return self.in_flight + self.elsewhere.in_flight == 0 and self.condition.wants_canary(now())
 
     @property
     def prefills(self) -> bool:
@@ -127,24 +147,48 @@ class Backend:
         return self.target.kind or next((offer.kind for offer in self.offers if offer.kind), None)
 
     def observe(self, state: State, error: str | None = None, *, progress: float | None = None) -> None:
-        """Take in what a poll or real traffic has shown. Logs changes only."""
-        before = self.state
-        if state == "unhealthy" and self._observed != "unhealthy":
+        """Take in what a poll or a connection has shown. Logs changes only."""
+        if state == "unhealthy" and self.condition.answers_polls:
             self.load.restarted()
-        self._observed = state
-        self.last_error = error
+        self.condition.observe(state, error, now())
         self.progress = progress
-        self._changed(before)
+        self._changed()
+
+    def failed(self, outcome: str, reason: str) -> None:
+        """A request to it has failed, and not by the client's fault. `reason` begins with a sentence that says why.
+
+        `outcome` is how it is counted; those taken away because it is stuck have failed for one and the same reason.
+        """
+        self.failures += 1
+        if outcome != "stuck" and self.condition.breaker.failed(reason.partition(". ")[0], now()):
+            self.ejections["failures"] += 1
+            self._changed()
+
+    def succeeded(self) -> None:
+        """A request to it was answered to the end."""
+        if self.condition.breaker.succeeded(now()):
+            self._changed()
+
+    def be_stuck(self, reason: str | None) -> None:
+        """It answers polls and does not work, because of `reason`; None: it works again. Logs changes only."""
+        if reason is not None and not self.condition.is_stuck:
+            self.ejections["stuck"] += 1
+        self.condition.be_stuck(reason)
+        self._changed()
+
+    def canary_answered(self, error: str | None) -> None:
+        """A canary has shown that it works, or `error`. Logs changes only."""
+        self.condition.canary_answered(error, now())
+        self._changed()
 
     def drain(self, on: bool, *, at: float | None = None) -> None:
         """Take the backend out of rotation, or put it back. What is in flight ends by itself.
 
         `at` is when an operator said so, now by default.
         """
-        before = self.state
-        self._draining = on
+        self.condition.draining = on
         self.drained_at = time.monotonic() if at is None else at
-        self._changed(before)
+        self._changed()
 
     def offer(self, offers: tuple[Offer, ...]) -> None:
         """Take in what the backend serves."""
@@ -156,32 +200,32 @@ class Backend:
 
     def warmth(self, now: float) -> float:
         """How much of its capacity it has so shortly after its start, of (0, 1]. `now` is a monotonic time."""
-        return 1.0
+        return self.condition.warmth(now)
 
     def stand_in(self, before: "Backend") -> None:
         """Be in the state of the one that had its name, until it has been asked itself."""
-        self._observed, self._draining, self._known = before._observed, before._draining, before._known
-        self.last_error, self.since = before.last_error, before.since
+        self.condition.stand_in(before.condition)
+        self._shown, self.since = before._shown, before.since
 
     def take_over(self, twin: "Backend") -> None:
         """Be what `twin` is, the same server under another name: what was learnt of it holds."""
         self.offers, self.engine = twin.offers, twin.engine
-        self._observed, self._draining, self._known = twin._observed, twin._draining, twin._known
+        self.stand_in(twin)
+        self.condition.take_over(twin.condition)
         self.drained_at = twin.drained_at
-        self.last_check, self.last_error, self.since = twin.last_check, twin.last_error, twin.since
-        self.response_time_ms, self.progress = twin.response_time_ms, twin.progress
+        self.last_check, self.response_time_ms, self.progress = twin.last_check, twin.response_time_ms, twin.progress
         self.ttft, self.whole = twin.ttft, twin.whole
         self.load, self.pauses = twin.load, twin.pauses
 
-    def _changed(self, before: State) -> None:
-        after = self.state
-        if after == before and self._known:
+    def _changed(self) -> None:
+        before, after = self._shown, self.state
+        if after == before:
             return
-        self._known = True
+        self._shown = after
         self.since = now_iso()
         self._on_change()
         level = log.warning if after in ("unhealthy", "stuck") else log.info
-        level("backend state", backend=self.name, before=before, after=after, reason=self.last_error)
+        level("backend state", backend=self.name, before=before or "unknown", after=after, reason=self.last_error)
 
 
 def _ignore(_: Backend) -> None:

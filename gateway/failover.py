@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.attempt import Attempt
-from gateway.backends import Backend, State
+from gateway.backends import Backend
 from gateway.bodies import Body, JsonBody
+from gateway.condition import State
 from gateway.continuation import Continuation, Ending, NotFaithful, go_on
 from gateway.deaths import CrashedBackend, digest_of
 from gateway.routing import Choice, Wants
@@ -90,7 +91,7 @@ class Failover(ABC):
 
     def _go_elsewhere(self, attempt: Attempt, outcome: str, error: ApiError, died: bool) -> None:
         backend, at = attempt.backend, now()
-        backend.failures += 1
+        backend.failed(outcome, error.message)
         convicted = died and self._died(attempt, at)
         attempt.release(outcome)
         backend.suspect()

@@ -132,6 +132,8 @@ class Forwarding(Failover):
             answer.begin(connection, data, self._exchange.truth(served))
         if connection.complete:
             attempt.complete(connection, f"http_{answer.status}")
+            if answer.status < 400:
+                backend.succeeded()
             if self._plane.deaths.records and answer.status < 500:
                 self._plane.deaths.cleared(self._exchange.endpoint.path, self._told_by())
             self._exchange.done()
@@ -168,7 +170,7 @@ class Forwarding(Failover):
             if status in ELSEWHERE and self._another(now()):
                 self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
                 return False
-            backend.failures += 1
+            backend.failed(f"http_{status}", f"{backend.name} answered {status}")
         answer.accept(connection, keeps=self._exchange.endpoint.path in ROUTES)
         return True
 

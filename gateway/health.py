@@ -1,55 +1,55 @@
 """How the backends are: asked regularly, and at once when real traffic gives reason to doubt.
 
-Our own services tell kind, model and progress in /health. Of any other OpenAI-compatible server only the status code
-counts, and its models come from /v1/models.
+After every poll it is seen to that a backend which answers polls also works: see `gateway.progress` for one that hangs,
+`gateway.breaker` for one that fails, `gateway.canary` for how either comes back.
 """
 
 import asyncio
 import contextlib
 import random
-import time
-from typing import Any, TypeGuard
+from dataclasses import dataclass
 
 import httpx2
 import structlog
 
-from gateway.ask import ask
-from gateway.backends import Backend, Backends, Offer, now_iso, offer_of_entry, offer_of_id
+from gateway.backends import Backend, Backends, now
+from gateway.canary import ask_canary
+from gateway.polls import Polls
+from gateway.progress import ProgressWatch
 from kit.catalogue import Catalogue
 
 log = structlog.get_logger(__name__)
 
-# A backend that works may miss this many polls in a row before it counts as down.
-MISSES_WHILE_BUSY = 3
-# A poll that finds no answer counts as "busy" when a byte came this recently, in seconds.
-RECENT_S = 10.0
-# How often the models of a foreign server are asked again, in polls.
-MODELS_EVERY = 15
 # Two polls of one backend are at least this far apart, in seconds, however suspicious it is.
 LEAST_PAUSE_S = 0.1
-# A model's name is at most this long, in characters.
-MOST_NAME = 256
+# After so many polls that found nobody there the pauses grow, each by this factor, to a few seconds at most: who comes
+# back is found soon.
+PATIENT = 5
+GROWTH = 1.5
+LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """In seconds: between polls, for an answer, the shortest silence that counts as stuck, how long a start is slow."""
+
+    interval_s: float
+    timeout_s: float
+    stuck_after_s: float
+    slow_start_s: float
 
 
 class Poller:
     """Polls every backend in a task of its own. Start and stop it with the application."""
 
-    def __init__(
-        self,
-        backends: Backends,
-        catalogue: Catalogue,
-        client: httpx2.AsyncClient,
-        *,
-        interval_s: float,
-        timeout_s: float,
-    ) -> None:
+    def __init__(self, backends: Backends, catalogue: Catalogue, client: httpx2.AsyncClient, timing: Timing) -> None:
         self._backends = backends
         self._catalogue = catalogue
         self._client = client
-        self._interval_s = interval_s
-        self._timeout_s = timeout_s
+        self._timing = timing
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
-        self._polls: dict[Backend, _Polls] = {}
+        self._polls: dict[Backend, Polls] = {}
+        self._started = False
 
     async def start(self) -> None:
         """Poll the backends there are, and those that come. Returns when each has been asked once."""
@@ -58,6 +58,7 @@ class Poller:
         for backend in self._backends:
             self._begin(backend)
         await asyncio.gather(*(polls.first.wait() for polls in self._polls.values()))
+        self._started = True
 
     async def stop(self) -> None:
         """End all polls."""
@@ -70,190 +71,42 @@ class Poller:
         wake = asyncio.Event()
         backend.suspect = wake.set
         backend.pool.on_idle_lost = wake.set
-        polls = self._polls[backend] = _Polls(self._client, backend, self._catalogue, self._timeout_s)
-        self._tasks[backend] = asyncio.create_task(self._run(polls, wake), name=f"poll {backend.name}")
+        backend.condition.slow_start_s = self._timing.slow_start_s
+        backend.condition.is_new = self._started
+        polls = self._polls[backend] = Polls(self._client, backend, self._catalogue, self._timing.timeout_s)
+        watch = ProgressWatch(
+            self._client, backend, floor_s=self._timing.stuck_after_s, timeout_s=self._timing.timeout_s, clock=now
+        )
+        self._tasks[backend] = asyncio.create_task(self._run(polls, watch, wake), name=f"poll {backend.name}")
 
     def _end(self, backend: Backend) -> None:
         del self._polls[backend]
         self._tasks.pop(backend).cancel()
 
-    async def _run(self, polls: "_Polls", wake: asyncio.Event) -> None:
+    async def _run(self, polls: Polls, watch: ProgressWatch, wake: asyncio.Event) -> None:
         while True:
             wake.clear()
             try:
                 await polls.once()
+                polls.first.set()
+                await watch.look()
+                if polls.backend.wants_canary:
+                    polls.backend.canary_answered(await ask_canary(self._client, polls.backend))
             except Exception as error:
                 log.error("poll failed", backend=polls.backend.name, exc_info=error)
-            polls.first.set()
+                polls.first.set()
             await asyncio.sleep(LEAST_PAUSE_S)
-            # Jitter only shortens: a dead backend is noticed within one interval.
-            pause = max(self._interval_s * random.uniform(0.8, 1.0) - LEAST_PAUSE_S, 0.0)  # noqa: S311  # no secret
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                drawn = random.random()  # noqa: S311  # no secret
+                async with asyncio.timeout(pause_s(self._timing.interval_s, polls.absences, drawn)):
                     await wake.wait()
 
 
-class _Polls:
-    """The polls of one backend, with what they remember from one to the next."""
+def pause_s(interval_s: float, absences: int, drawn: float) -> float:
+    """The seconds until the next poll, after so many in a row that found nobody; `drawn` is a random number of [0, 1).
 
-    def __init__(self, client: httpx2.AsyncClient, backend: Backend, catalogue: Catalogue, timeout_s: float) -> None:
-        self._client = client
-        self.backend = backend
-        # Set once the backend has been asked.
-        self.first = asyncio.Event()
-        self._catalogue = catalogue
-        self._timeout_s = timeout_s
-        self._misses = 0
-        self._count = 0
-        self._healthy_before = False
-
-    async def once(self) -> None:
-        """Ask, and tell the backend's record what came back."""
-        backend = self.backend
-        if backend.target.is_nowhere:
-            self._down(backend.target.doubt or "it has no address")
-            backend.last_check = now_iso()
-            return
-        began = time.perf_counter()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await ask(self._client, backend, "/health")
-                foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
-                models = await self._models(response) if foreign else None
-        except TimeoutError:
-            self._missed()
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            self._misses = 0
-            self._gone(f"no answer: {error or type(error).__name__}")
-        else:
-            self._misses = 0
-            backend.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
-            if foreign:
-                self._take_foreign(response, models)
-            else:
-                self._take_ours(response)
-        backend.last_check = now_iso()
-        self._healthy_before = backend.state == "healthy"
-        self._count += 1
-
-    async def _models(self, health: httpx2.Response) -> httpx2.Response | None:
-        """The foreign server's list, where it is needed: at first, after a bad time, now and then, or as its health."""
-        if health.is_success and self._healthy_before and self.backend.offers and self._count % MODELS_EVERY:
-            return None
-        return await ask(self._client, self.backend, "/v1/models")
-
-    def _missed(self) -> None:
-        """No answer in time. A backend that works is given some more polls: its loop may be busy with the work."""
-        backend = self.backend
-        self._misses += 1
-        reason = f"no answer to /health within {self._timeout_s:g} s"
-        recent = time.perf_counter() - backend.last_byte < RECENT_S
-        working = backend.in_flight > 0 and backend.state in ("healthy", "busy")
-        if working and (recent or self._misses < MISSES_WHILE_BUSY):
-            backend.observe("busy", reason)
-        else:
-            self._gone(reason)
-
-    def _gone(self, reason: str) -> None:
-        """It did not answer at all: what discovery doubts is the better reason."""
-        self._down(self.backend.target.doubt or reason)
-
-    def _down(self, reason: str) -> None:
-        self.backend.response_time_ms = None
-        self.backend.observe("unhealthy", reason)
-
-    def _take_ours(self, response: httpx2.Response) -> None:
-        """An answer in the contract's shape, or an error."""
-        backend = self.backend
-        body = _json_object(response)
-        status = body.get("status")
-        engine = body.get("engine")
-        backend.engine = engine if _is_name(engine) else None
-        offers = self._offers_of_ours(body)
-        if offers:
-            backend.offer(offers)
-        if response.is_success and status in ("healthy", "ok", None):
-            if backend.offers:
-                backend.observe("healthy")
-            else:
-                self._down(f"the model in its /health is no name: printable, at most {MOST_NAME} characters")
-        elif status == "loading" or _says_loading(body):
-            progress = body.get("progress")
-            backend.observe(
-                "loading",
-                str(body.get("detail") or "") or None,
-                progress=float(progress) if isinstance(progress, int | float) else None,
-            )
-        else:
-            detail = body.get("detail")
-            backend.observe("unhealthy", f"/health answered {response.status_code}" + (f": {detail}" if detail else ""))
-
-    def _offers_of_ours(self, body: dict[str, Any]) -> tuple[Offer, ...]:
-        target = self.backend.target
-        if target.models:
-            return self._offers_of_ids(target.models)
-        model = body.get("model")
-        if not _is_name(model):
-            return ()
-        entry = self._catalogue.find(model)
-        if entry is not None:
-            return (offer_of_entry(entry, kind=target.kind),)
-        # A service whose catalogue knows more than ours.
-        return self._offers_of_ids((model,))
-
-    def _offers_of_ids(self, ids: tuple[str, ...]) -> tuple[Offer, ...]:
-        kind = self.backend.target.kind
-        return tuple(offer_of_id(model, self._catalogue.find(model), kind) for model in ids)
-
-    def _take_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:
-        backend = self.backend
-        if models is not None and not models.is_success and not health.is_success:
-            self._down(f"/health answered {health.status_code} and /v1/models {models.status_code}")
-            return
-        backend.engine = _owner(models) or backend.engine
-        ids = backend.target.models or _ids(models)
-        if ids:
-            backend.offer(self._offers_of_ids(ids))
-        elif not backend.offers:
-            self._down("it answers, but /v1/models lists no model; name them in SERVICES (models=...)")
-            return
-        backend.observe("healthy")
-
-
-def _is_ours(response: httpx2.Response) -> bool:
-    return isinstance(_json_object(response).get("model"), str)
-
-
-def _says_loading(body: dict[str, Any]) -> bool:
-    """llama.cpp answers 503 with {"error": {"message": "Loading model"}}."""
-    error = body.get("error")
-    return isinstance(error, dict) and "loading" in str(error.get("message", "")).lower()
-
-
-def _json_object(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _ids(response: httpx2.Response | None) -> tuple[str, ...]:
-    return tuple(one["id"] for one in _entries(response) if _is_name(one.get("id")))
-
-
-def _owner(response: httpx2.Response | None) -> str | None:
-    """Engines call themselves the owners of their models: vllm, sglang, llamacpp."""
-    return next((one["owned_by"] for one in _entries(response) if _is_name(one.get("owned_by"))), None)
-
-
-def _entries(response: httpx2.Response | None) -> list[dict[str, Any]]:
-    if response is None or not response.is_success:
-        return []
-    data = _json_object(response).get("data")
-    return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
-
-
-def _is_name(value: object) -> TypeGuard[str]:
-    """Whether a backend's word can be a model's name: it goes into headers, logs and errors."""
-    return isinstance(value, str) and 0 < len(value) <= MOST_NAME and value.isprintable()
+    Jitter only shortens: a dead backend is noticed within one interval.
+    """
+    growths = min(max(absences - PATIENT, 0), 10)
+    longest = max(interval_s, min(interval_s * GROWTH**growths, LONGEST_PAUSE_S))
+    return max(longest * (1.0 - 0.2 * drawn) - LEAST_PAUSE_S, 0.0)

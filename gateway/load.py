@@ -41,12 +41,14 @@ class Ticket:
     def ended(self) -> None:
         """It is no longer at the backend, for whatever reason."""
         self._load.let_go(self)
+        if not self.shows:
+            self._load.generating.discard(self)
 
 
 class Load:
     """One backend's work, as far as this gateway knows it."""
 
-    __slots__ = ("_shown", "_unseen", "first", "kept", "turn", "waiting_kb", "whole")
+    __slots__ = ("_shown", "_unseen", "first", "generating", "kept", "turn", "waiting_kb", "whole")
 
     def __init__(self) -> None:
         # Seconds to the first token, and to the whole of an answer that is not streamed.
@@ -58,6 +60,8 @@ class Load:
         self.turn = 0.0
         self.kept = Kept()
         self._shown: dict[Ticket, None] = {}
+        # The requests whose answers are generated and come as a whole, up to their end.
+        self.generating: set[Ticket] = set()
         self._unseen: deque[Ticket] = deque()
 
     def restarted(self) -> None:
@@ -71,6 +75,7 @@ class Load:
         if shows:
             self._shown[ticket] = None
         else:
+            self.generating.add(ticket)
             ahead = self.waiting_kb + ticket.work
             ticket.until = now + (self.first.expected(ahead, now) if self.first.known else UNKNOWN_S)
             self._unseen.append(ticket)
@@ -95,7 +100,22 @@ class Load:
     def slowed(self, now: float) -> float:
         """How many times slower than learnt it must be by now, at least 1: its oldest request still has no byte."""
         oldest = next(iter(self._shown), None)
+        expected = self.expected_wait(now)
+        return max((now - oldest.at) / expected, 1.0) if oldest is not None and expected else 1.0
+
+    def expected_wait(self, now: float) -> float | None:
+        """The seconds that its oldest request without a first byte was to take; None where that is not known."""
+        oldest = next(iter(self._shown), None)
         if oldest is None or not self.first.known:
-            return 1.0
-        expected = self.first.expected(oldest.ahead + oldest.work, now)
-        return max((now - oldest.at) / expected, 1.0) if expected > 0.0 else 1.0
+            return None
+        return self.first.expected(oldest.ahead + oldest.work, now)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether some request waits for a first byte that tells that it has been read."""
+        return bool(self._shown)
+
+    def queued(self, now: float) -> int:
+        """How many requests wait for their first token, as far as that can be told."""
+        self.waiting(now)
+        return len(self._shown) + sum(ticket.waits for ticket in self._unseen)

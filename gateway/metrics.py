@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from gateway.backends import USABLE, Backends, State
+from gateway.backends import Backends, now
+from gateway.condition import USABLE, State
 from gateway.exposition import added_up
 from kit.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
 
@@ -133,6 +134,14 @@ class BackendCollector(Collector):
         outcomes = CounterMetricFamily(
             "gateway_backend_outcomes", "How requests to the backend ended.", labels=["backend", "outcome"]
         )
+        queued = GaugeMetricFamily(
+            "gateway_backend_queued", "Requests at the backend without a first token.", labels=["backend"]
+        )
+        ejections = CounterMetricFamily(
+            "gateway_backend_ejections",
+            "How often the backend was taken out though it answered health polls.",
+            labels=["backend", "reason"],
+        )
         ttft = GaugeMetricFamily("gateway_backend_ttft_seconds", "The last time to the first byte.", labels=["backend"])
         poll = GaugeMetricFamily(
             "gateway_backend_poll_seconds", "Duration of the last health poll.", labels=["backend"]
@@ -146,6 +155,9 @@ class BackendCollector(Collector):
             sockets.add_metric([name, "idle"], backend.pool.idle_count)
             sockets.add_metric([name, "active"], backend.pool.open_count - backend.pool.idle_count)
             requests.add_metric([name], backend.requests)
+            queued.add_metric([name], backend.load.queued(now()))
+            for reason in ("failures", "stuck"):
+                ejections.add_metric([name, reason], backend.ejections[reason])
             for outcome, count in sorted(backend.outcomes.items()):
                 outcomes.add_metric([name, outcome], count)
             if backend.ttft.last is not None:
@@ -157,4 +169,4 @@ class BackendCollector(Collector):
         )
         for (model, served), count in sorted(self._fallen_back.items()):
             fallbacks.add_metric([model, served], count)
-        yield from (fallbacks, up, state, in_flight, sockets, requests, outcomes, ttft, poll)
+        yield from (fallbacks, up, state, in_flight, queued, sockets, requests, outcomes, ejections, ttft, poll)

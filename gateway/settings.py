@@ -86,6 +86,15 @@ class GatewaySettings(HttpSettings):
         gt=0,
         description="seconds for which a request is refused after backends have died of it (request_crashed_backend)",
     )
+    stuck_after: float = Field(
+        20.0,
+        gt=0,
+        description="seconds without a byte or a token of its own counters, at the least, after which a backend with "
+        "work counts as stuck; one that was seen to need longer gets longer",
+    )
+    slow_start: float = Field(
+        10.0, ge=0, description="seconds over which a backend that was started gets its full share of the requests"
+    )
     client_timeout: float = Field(30.0, gt=0, description="seconds that a client may pause while it sends a request")
     keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that an idle client connection stays open")
     max_attempts: int = Field(3, ge=1, le=10, description="backends to try for one request, 1 to 10")

@@ -8,7 +8,8 @@ from typing import Any
 import httpx2
 
 from gateway.ask import ask
-from gateway.backends import USABLE, Backend, Backends, Offer, describe
+from gateway.backends import Backend, Backends, Offer, describe
+from gateway.condition import USABLE
 from kit.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
 # How long a service may take to read its GPUs, in seconds.

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.backends import USABLE, Backend
+from gateway.backends import Backend
+from gateway.condition import USABLE
 from gateway.prefixes import ENDS, KB
 from gateway.routing.candidates import candidates
 from gateway.routing.cost import BUSY_FACTOR, RUNNING, Weighed

@@ -84,10 +84,14 @@ class Router:
         return found
 
     def _usable(self, wants: Wants) -> tuple[Candidate, ...]:
+        fitting: tuple[Candidate, ...] = ()
         try:
-            return available(candidates(wants, self._backends, self._catalogue))
+            fitting = candidates(wants, self._backends, self._catalogue)
+            return available(fitting)
         except (ModelLoading, NoHealthyBackend, ModelNotFound) as error:
             found = self._fallback(wants, ())
+            # Where only failed requests speak against a backend, and there is nobody else, it is better than none.
+            found = found or tuple(pair for pair in fitting if pair.backend.condition.is_doubtful)
             if found:
                 return found
             names = self._fallbacks(wants)

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from gateway.backends import Backend, Offer, State, offer_of_entry, offer_of_id
+from gateway.backends import Backend, Offer, offer_of_entry, offer_of_id
+from gateway.condition import State
 from gateway.endpoints import BY_PATH
 from gateway.pool import Pool
 from gateway.routing import Wants

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.backends import Backend, State, offer_of_id
+from gateway.backends import Backend, offer_of_id
+from gateway.condition import State
 from gateway.pool import Pool
 from gateway.routing import Candidate, Router
 from gateway.routing.candidates import available, candidates

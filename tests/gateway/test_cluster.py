@@ -106,12 +106,15 @@ async def test_loading_ends_by_itself(start_backend: StartBackend, start_gateway
 
 
 async def test_lying_health_is_not_enough_to_be_used(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A service that says it is well and resets every request costs retries, not failures."""
+    """A service that says it is well and resets every request costs retries, not failures, and soon not even those."""
     liar, good = await start_backend("liar", reset=True), await start_backend("good")
     gateway = await start_gateway(liar, good)
     answers = await asyncio.gather(*(gateway.chat("qwen") for _ in range(10)))
     assert {answer.status_code for answer in answers} == {200}
-    assert gateway.backend("liar").state == "healthy"
+    state = (await gateway.http.get("/services")).json()["services"]["liar"]
+    assert state["state"] == "unhealthy"
+    assert "answers health polls, but the last 5 requests failed: liar broke off" in state["last_error"]
+    assert (await gateway.chat("qwen")).headers["x-attempts"] == "1"
 
 
 async def test_working_service_may_miss_polls(start_backend: StartBackend, start_gateway: StartGateway) -> None:

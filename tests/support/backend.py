@@ -70,6 +70,7 @@ class FakeBackend:
         self.requests: list[Received] = []
         self.polls = 0
         self.gpu_questions = 0
+        self.looks = 0
         self.opened = 0
         self.open: set[asyncio.StreamWriter] = set()
         self.gate = asyncio.Semaphore(0)
@@ -189,6 +190,14 @@ class FakeBackend:
                 200,
                 {"object": "list", "data": [{"id": one, "owned_by": now.engine} for one in now.model.split("|")]},
             )
+        elif path == "/metrics" and now.counts != "no":
+            self.looks += 1
+            grown = self.looks if now.counts == "steps" else 1
+            name = "embedding_computed_tokens_total" if now.counts == "pieces" else "vllm:generation_tokens_total"
+            page = (
+                f'# TYPE x counter\n{name}{{model_name="x"}} {grown}\nvllm:num_requests_waiting{{}} {now.waiting}.0\n'
+            )
+            await self._plain(writer, 200, page.encode(), "text/plain")
         elif path == "/gpu-stats":
             self.gpu_questions += 1
             if now.gpus == "silent":

@@ -44,6 +44,10 @@ class Switches:
     # What /health says: healthy, loading, failed, error (500), silent, absent (404); real work is not touched by it.
     health: str = "healthy"
     progress: float = 0.5
+    # What /metrics counts: no (404), steps (growing at each look), stalled (steps that do not grow), pieces (of a work
+    # that does not end); and how many requests it says are waiting.
+    counts: str = "no"
+    waiting: int = 0
     detail: str = "fetching"
     gpus: str = "ok"
     # With `gated`, every token of a stream waits for `FakeBackend.gate`.

@@ -1,0 +1,107 @@
+"""Stuck is not busy: whether a backend that says nothing still works.
+
+An engine that hangs answers health polls and takes connections; what it was sent never comes back. One that reads a
+long prompt says nothing either, but its metrics move. Only a backend that has work, sends no byte, whose metrics stand
+still, for far longer than it was ever seen to need, is stuck. A backend whose metrics show no steps is judged only by
+what was learnt of it, and not at all while it generates an answer that comes as a whole.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import httpx2
+
+from gateway.ask import ask
+from gateway.backends import Backend
+from gateway.engine_metrics import Told, read
+
+# A backend is asked for its metrics when it has been silent for this share of the shortest silence that counts.
+LOOK_FROM = 0.1
+# How many times longer than expected a silence must be.
+PATIENCE = 8.0
+NOTHING = Told(work=(), by_steps=False, waiting=None)
+
+
+class ProgressWatch:
+    """Watches one backend. `look` is called after every health poll."""
+
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        backend: Backend,
+        *,
+        floor_s: float,
+        timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`floor_s` is the shortest silence that can count as stuck; `clock` the monotonic time of `last_byte`."""
+        self._client = client
+        self._backend = backend
+        self._floor_s = floor_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        # Since when there has been work without a sign of life; when it was found to be stuck.
+        self._silent_since: float | None = None
+        self._stuck_at = 0.0
+        # What its metrics said last in this silence.
+        self._work: tuple[str, ...] = ()
+
+    async def look(self) -> None:
+        """Say whether the backend is stuck. One that has no work says nothing of it: a canary has to tell."""
+        backend, now = self._backend, self._clock()
+        if not self._has_work():
+            self._silent_since = None
+            return
+        sign = max(backend.last_byte, backend.last_progress)
+        self._lives(sign)
+        since = self._silent_since = max(self._silent_since or now, sign)
+        if now - since < self._floor_s * LOOK_FROM:
+            self._work = ()
+            return
+        told = await self._told()
+        if told.work and told.work != self._work:
+            # The first look only remembers.
+            if self._work:
+                self._silent_since = backend.last_progress = now = self._clock()
+                self._lives(now)
+            self._work = told.work
+            return
+        silent = self._clock() - since
+        limit = self._limit(told, now)
+        # It may have answered, or its clients gone, while it was asked.
+        if limit is None or silent < limit or not self._has_work() or backend.last_byte > since:
+            return
+        if not backend.condition.is_stuck:
+            self._stuck_at = now
+        also = " and no progress in its metrics" if told.work else ""
+        backend.be_stuck(f"it answers health polls, but sent no byte{also} for {silent:.3g} s with requests in flight")
+
+    def _has_work(self) -> bool:
+        """Whether a byte is to be expected of it: not of one that is down, nor of one that is not read from."""
+        backend = self._backend
+        return backend.condition.answers_polls and backend.in_flight > backend.pool.paused_count
+
+    def _lives(self, sign: float) -> None:
+        """It gave a sign of life at `sign`: since it was found to be stuck?"""
+        if self._backend.condition.is_stuck and sign > self._stuck_at:
+            self._backend.be_stuck(None)
+
+    def _limit(self, told: Told, now: float) -> float | None:
+        """How long a silence may be, in seconds; None for as long as it likes."""
+        load = self._backend.load
+        expected = load.expected_wait(now) if load.awaited else self._backend.pauses.longest
+        if not told.by_steps and (load.generating or expected is None):
+            return None
+        return max(self._floor_s, PATIENCE * (expected or 0.0))
+
+    async def _told(self) -> Told:
+        """What its metrics say now. Nothing where it has none, or does not answer."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await ask(self._client, self._backend, "/metrics")
+        except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL):
+            return NOTHING
+        told = read(answer.text) if answer.is_success else NOTHING
+        if told.waiting is not None:
+            self._backend.waiting_told = told.waiting, self._clock()
+        return told

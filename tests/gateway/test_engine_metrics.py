@@ -1,0 +1,45 @@
+"""What is read out of the /metrics of engines."""
+
+from gateway.engine_metrics import read
+
+VLLM = """\
+# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 4.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:generation_tokens_total{engine="0",model_name="m"} 100.0
+vllm:generation_tokens_created{engine="0",model_name="m"} 1.7e+09
+http_requests_total{handler="/health"} 17.0
+"""
+LLAMA_CPP = "llamacpp:prompt_tokens_total 7\nllamacpp:n_decode_total 332\nllamacpp:requests_deferred 2\n"
+TEI = 'te_batch_next_tokens_bucket{le="1"} 4\nte_batch_next_tokens_sum 22\nte_queue_size 5\n'
+
+
+def test_vllm() -> None:
+    """Tokens, and the KV cache, which alone moves while a long prompt is read; its queue is the sum over engines."""
+    told = read(VLLM)
+    assert told.by_steps
+    assert told.waiting == 4
+    for name in ("kv_cache_usage_perc", "generation_tokens_total"):
+        moved = read("\n".join(line + "1" if name in line else line for line in VLLM.splitlines()))
+        assert moved.work != told.work
+    assert read(VLLM.replace("17.0", "18.0").replace('"m"} 3.0', '"m"} 30.0')).work == told.work
+
+
+def test_others() -> None:
+    """llama.cpp counts steps; text-embeddings-inference and our own services count only what is done."""
+    assert read(LLAMA_CPP).by_steps
+    assert read(LLAMA_CPP).waiting == 2
+    assert not read(TEI).by_steps
+    assert read(TEI).work == ("te_batch_next_tokens_sum 22",)
+    assert read(TEI).waiting == 5
+    assert read("transcription_audio_seconds_total 12.5\n").work
+
+
+def test_nothing_and_nonsense() -> None:
+    """What is no such page tells nothing, and hurts nobody."""
+    for page in ("", "<html>", "vllm:num_requests_waiting many\n", "\x00 {} {} }\n"):
+        told = read(page)
+        assert (told.work, told.by_steps, told.waiting) == ((), False, None)
