@@ -88,10 +88,10 @@ class Attempt:
         """
         backend, ticket = self.backend, self.ticket
         if not wants.shows_first_token:
-            return max(self.since + cap_s, backend.last_byte + WORKING_S)
+            return max(self.since + cap_s, backend.last_sign + WORKING_S)
         pace = backend.load.first
         expected = pace.expected(ticket.ahead + ticket.work, now) if pace.known else None
-        working = now - backend.last_byte < WORKING_S
+        working = now - backend.last_sign < WORKING_S
         return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
 
     def complete(self, connection: UpstreamConnection, outcome: str) -> None:

@@ -132,6 +132,11 @@ class Backend:
         return count if at - told < FRESH_S else self.load.queued(at)
 
     @property
+    def last_sign(self) -> float:
+        """When it was last seen to work, a monotonic time."""
+        return max(self.last_byte, self.last_progress)
+
+    @property
     def wants_canary(self) -> bool:
         """Whether it is idle and would take requests, were it not for what became of the last ones."""
         return self.in_flight + self.elsewhere.in_flight == 0 and self.condition.wants_canary(now())

@@ -202,7 +202,7 @@ class Failover(ABC):
         floor = limits.first_byte_floor_s
         by = attempt.first_byte_by(self.wants, floor, limits.first_byte_s, at)
         last = attempt.first_byte_by(self.wants, limits.first_byte_s, limits.first_byte_s, at)
-        if attempt.backend.state in SILENT and at - max(attempt.since, attempt.backend.last_byte) >= floor:
+        if attempt.backend.state in SILENT and at - max(attempt.since, attempt.backend.last_sign) >= floor:
             by = at
         if at < by:
             self._client.deadline = min(by, at + floor)

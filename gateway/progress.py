@@ -15,7 +15,7 @@ from gateway.ask import ask
 from gateway.backends import Backend
 from gateway.engine_metrics import Told, read
 
-# A backend is asked for its metrics when it has been silent for this share of the shortest silence that counts.
+# A backend is asked for its metrics when no byte has come for this share of the shortest silence that counts.
 LOOK_FROM = 0.1
 # How many times longer than expected a silence must be.
 PATIENCE = 8.0
@@ -40,36 +40,36 @@ class ProgressWatch:
         self._floor_s = floor_s
         self._timeout_s = timeout_s
         self._clock = clock
-        # Since when there has been work without a sign of life; when it was found to be stuck.
-        self._silent_since: float | None = None
+        # Since when it has had work, as far as was looked; when it was found to be stuck.
+        self._work_since: float | None = None
         self._stuck_at = 0.0
-        # What its metrics said last in this silence.
+        # What its metrics said last, since it last sent a byte.
         self._work: tuple[str, ...] = ()
 
     async def look(self) -> None:
         """Say whether the backend is stuck. One that has no work says nothing of it: a canary has to tell."""
         backend, now = self._backend, self._clock()
         if not self._has_work():
-            self._silent_since = None
+            self._work_since = None
             return
-        sign = max(backend.last_byte, backend.last_progress)
-        self._lives(sign)
-        since = self._silent_since = max(self._silent_since or now, sign)
-        if now - since < self._floor_s * LOOK_FROM:
+        if self._work_since is None:
+            self._work_since = now
+        self._lives(backend.last_sign)
+        if now - max(self._work_since, backend.last_byte) < self._floor_s * LOOK_FROM:
             self._work = ()
             return
         told = await self._told()
         if told.work and told.work != self._work:
             # The first look only remembers.
             if self._work:
-                self._silent_since = backend.last_progress = now = self._clock()
-                self._lives(now)
+                backend.last_progress = self._clock()
+                self._lives(backend.last_progress)
             self._work = told.work
             return
-        silent = self._clock() - since
+        # It may have answered, or its clients may have gone, while it was asked.
+        silent = self._clock() - max(self._work_since, backend.last_sign)
         limit = self._limit(told, now)
-        # It may have answered, or its clients gone, while it was asked.
-        if limit is None or silent < limit or not self._has_work() or backend.last_byte > since:
+        if limit is None or silent < limit or not self._has_work():
             return
         if not backend.condition.is_stuck:
             self._stuck_at = now

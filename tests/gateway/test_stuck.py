@@ -176,3 +176,12 @@ async def test_queue_is_told(start_backend: StartBackend, start_gateway: StartGa
     for one in asked:
         one.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_whole_answer_may_take_long_while_metrics_move(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """An answer that comes as a whole outlives FIRST_BYTE_TIMEOUT while its backend counts steps."""
+    backend = await start_backend("only", counts="steps", ttft=2.5)
+    gateway = await start_gateway(backend, first_byte_timeout=1.0, **FAST)
+    assert (await gateway.chat("qwen")).status_code == 200
