@@ -5,11 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
-from gateway.condition import USABLE, Condition, State
+from gateway.condition import Condition, State
 from gateway.deadlines import Pauses
 from gateway.latency import PeakEwma
 from gateway.load import Load
@@ -324,29 +323,6 @@ def offer_of_id(model: str, entry: Entry | None, kind: Kind | None) -> Offer:
     return Offer(
         entry.name if entry else model, model, kind or (entry.kind if entry else None), names, frozenset({model})
     )
-
-
-def describe(backend: Backend) -> Mapping[str, Any]:
-    """The backend's entry of GET /services."""
-    ttft = backend.ttft.last
-    return {
-        "url": backend.target.url,
-        **({"address": backend.target.address} if backend.target.by_dns else {}),
-        "kind": backend.kind,
-        "models": [offer.name for offer in backend.offers],
-        "state": backend.state,
-        "healthy": backend.state in USABLE,
-        "response_time_ms": backend.response_time_ms,
-        "ttft_ms": None if ttft is None else round(ttft * 1000, 1),
-        "in_flight": backend.in_flight + backend.elsewhere.in_flight,
-        "queued": backend.queued,
-        "requests": backend.requests + backend.elsewhere.requests,
-        "failures": backend.failures + backend.elsewhere.failures,
-        "last_check": backend.last_check,
-        "last_error": backend.last_error,
-        "since": backend.since,
-        **({} if backend.progress is None else {"progress": backend.progress}),
-    }
 
 
 def now_iso() -> str:

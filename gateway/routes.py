@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from gateway import views
-from gateway.backends import Backend, Backends, describe
+from gateway.backends import Backend, Backends
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
 from gateway.single_flight import SingleFlight
 from kit.catalogue import Catalogue
@@ -49,14 +49,14 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
         """Send this backend nothing more; what is in flight ends by itself."""
         backend = _find(name)
         backend.drain(True)
-        return describe(backend)
+        return views.describe(backend)
 
     @routes.post("/services/{name}/resume", dependencies=[admin])
     async def resume(name: str) -> Any:
         """Put a drained backend back into rotation."""
         backend = _find(name)
         backend.drain(False)
-        return describe(backend)
+        return views.describe(backend)
 
     @routes.get("/gpu-stats")
     async def gpu_stats() -> dict[str, Any]:

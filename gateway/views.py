@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from gateway.ask import ask
-from gateway.backends import Backend, Backends, Offer, describe
+from gateway.backends import Backend, Backends, Offer
 from gateway.condition import USABLE
 from kit.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
@@ -30,6 +30,29 @@ def health(backends: Backends, started: float) -> dict[str, Any]:
 def services(backends: Backends) -> dict[str, Any]:
     """The body of GET /services."""
     return {"services": {backend.name: describe(backend) for backend in backends}, **_counts(backends)}
+
+
+def describe(backend: Backend) -> dict[str, Any]:
+    """The backend's entry of GET /services."""
+    ttft = backend.ttft.last
+    return {
+        "url": backend.target.url,
+        **({"address": backend.target.address} if backend.target.by_dns else {}),
+        "kind": backend.kind,
+        "models": [offer.name for offer in backend.offers],
+        "state": backend.state,
+        "healthy": backend.state in USABLE,
+        "response_time_ms": backend.response_time_ms,
+        "ttft_ms": None if ttft is None else round(ttft * 1000, 1),
+        "in_flight": backend.in_flight + backend.elsewhere.in_flight,
+        "queued": backend.queued,
+        "requests": backend.requests + backend.elsewhere.requests,
+        "failures": backend.failures + backend.elsewhere.failures,
+        "last_check": backend.last_check,
+        "last_error": backend.last_error,
+        "since": backend.since,
+        **({} if backend.progress is None else {"progress": backend.progress}),
+    }
 
 
 def _counts(backends: Backends) -> dict[str, int]:
