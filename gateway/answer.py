@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from gateway.endpoints import Dialect
 from gateway.head import HeaderList
 from gateway.seam import Seam
-from gateway.sse import EventHolder, error_event
+from gateway.sse import ERROR_MARK, EventHolder, cut_at_failure, error_event
 from gateway.transcript import Transcript
 from gateway.upstream import UpstreamConnection
 from kit.errors import ApiError
@@ -34,7 +34,18 @@ _LENGTH, _CHUNKED, _CLOSE = Framing
 class Answer:
     """The answer to one request. Nothing goes out before the first byte of a body is there, or a whole short one."""
 
-    __slots__ = ("_framing", "_holder", "_http11", "_transport", "awaited", "begun", "keep_alive", "said", "status")
+    __slots__ = (
+        "_framing",
+        "_holder",
+        "_http11",
+        "_transport",
+        "awaited",
+        "begun",
+        "failure",
+        "keep_alive",
+        "said",
+        "status",
+    )
 
     def __init__(self, transport: asyncio.Transport, *, http11: bool, keep_alive: bool) -> None:
         self._transport = transport
@@ -48,6 +59,8 @@ class Answer:
         self.begun = False
         # Whether the head of a backend's answer is still to be looked at.
         self.awaited = True
+        # What the backend has told, in its stream, of its own failure.
+        self.failure: str | None = None
         # What a stream that another backend could go on with has said.
         self.said: Transcript | None = None
 
@@ -72,6 +85,7 @@ class Answer:
     def await_another(self) -> None:
         """It broke: another will be accepted, or will go on with what has gone out."""
         self.awaited = True
+        self.failure = None
         if not self.begun:
             self.status = 0
             self._holder = self.said = None
@@ -86,6 +100,8 @@ class Answer:
             if connection.complete:
                 data += self._holder.rest()
             if self.said is not None and data:
+                if ERROR_MARK in data:
+                    data, self.failure = cut_at_failure(data)
                 self.said.keep(data)
         return data if data or connection.complete else None
 

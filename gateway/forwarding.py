@@ -112,6 +112,9 @@ class Forwarding(Failover):
             return
         backend.last_byte = at = now()
         data = answer.ready(connection)
+        if answer.failure is not None:
+            self._told_of_failure(attempt, data, answer.failure)
+            return
         if data is None:
             return
         if answer.begun:
@@ -153,6 +156,13 @@ class Forwarding(Failover):
         name = attempt.backend.name
         error = BadGateway(f"{name} broke off: {reason}. Try again; GET /services shows how it is.")
         self._failed("broken", error, died=connection.ended)
+
+    def _told_of_failure(self, attempt: Attempt, data: bytes | None, message: str) -> None:
+        """The backend says in its stream that it has failed: as good as lost."""
+        if data and self._answer.begun:
+            self._answer.go_on(data, last=False)
+        error = BadGateway(f"{attempt.backend.name} failed in the middle of its answer: {message}.")
+        self._failed("told", error, died=True)
 
     def _accept(self, connection: UpstreamConnection, attempt: Attempt) -> bool:
         """Look at a new answer's status; False when another backend is asked instead."""

@@ -11,6 +11,8 @@ from kit.errors import ApiError
 
 # Beyond this, in bytes, an unfinished event goes on as it is: memory must stay bounded.
 MOST_HELD = 1024 * 1024
+# How such an event begins in what vLLM and its kin write.
+ERROR_MARK = b'data: {"error"'
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -39,6 +41,22 @@ class EventHolder:
         """What is still held, when the answer ended as it should."""
         held, self._held = self._held, b""
         return held
+
+
+def cut_at_failure(events: bytes) -> tuple[bytes, str | None]:
+    """What stands before an event by which a backend tells that it has failed, and its message; else all, and None.
+
+    vLLM ends a stream so when its engine has died; an error that is the request's own has a code below 500.
+    """
+    start = events.find(ERROR_MARK)
+    if start < 0:
+        return events, None
+    try:
+        error = json.loads(events[start + 6 :].partition(b"\n\n")[0])["error"]
+        code, message = int(error["code"]), str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        return events, None
+    return (events[:start], message) if code >= 500 else (events, None)
 
 
 def error_event(error: ApiError, dialect: Dialect) -> bytes:

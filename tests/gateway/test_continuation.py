@@ -8,11 +8,12 @@ import httpx2
 import pytest
 
 from gateway.continuation import Ending, NotFaithful, go_on
+from gateway.sse import cut_at_failure
 from gateway.transcript import FOLD, Transcript
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
 from tests.gateway.test_faults import settled
-from tests.support.answers import tokens_of
+from tests.support.answers import ENGINE_DIED, tokens_of
 from tests.support.backend import FakeBackend
 
 CHAT = "/v1/chat/completions"
@@ -118,6 +119,32 @@ async def test_silent_in_the_middle(start_backend: StartBackend, start_gateway: 
     assert chunks_of(answer)
     await asyncio.wait_for(first.requests[0].gone.wait(), HANG_S)
     await gateway.until(lambda: settled(gateway))
+
+
+@pytest.mark.parametrize("after", [0, 3])
+async def test_engine_dies_behind_its_server(
+    start_backend: StartBackend, start_gateway: StartGateway, after: int
+) -> None:
+    """A server that tells in its stream that its engine has died is as good as gone: the other one goes on."""
+    first, second = await pair(start_backend, tell_after=after)
+    gateway = await start_gateway(first, second)
+    answer = await stream(gateway)
+    assert first.requests
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert chunks_of(answer)
+    assert b"EngineCore" not in answer.content
+    await gateway.until(lambda: settled(gateway))
+
+
+async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Without another backend the error is told, once, and an error that is the request's own passes as it is."""
+    gateway = await start_gateway(await start_backend(tell_after=2))
+    answer = await stream(gateway)
+    assert answer.content.count(b'"error"') == 1
+    assert b"EngineCore" in answer.content
+    own = ENGINE_DIED.replace(b"500", b"400")
+    assert cut_at_failure(own) == (own, None)
+    assert cut_at_failure(b"data: {}\n\n" + ENGINE_DIED) == (b"data: {}\n\n", "EngineCore encountered an issue")
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])

@@ -17,6 +17,12 @@ from typing import Any
 
 from tests.support.switches import Switches
 
+# How vLLM ends a stream when its engine has died.
+ENGINE_DIED = (
+    b'data: {"error": {"message": "EngineCore encountered an issue", "type": "InternalServerError", "param": null, '
+    b'"code": 500}}\n\ndata: [DONE]\n\n'
+)
+
 _numbers = itertools.count(1)
 _TOKEN = re.compile(r"token(\d+)(\.[0-9a-f]{8})? ")
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.answers import BadRequest, form_field, generation, gpu_stats, whole_answer
+from tests.support.answers import ENGINE_DIED, BadRequest, form_field, generation, gpu_stats, whole_answer
 from tests.support.switches import Switches
 
 REASONS = {
@@ -292,6 +292,9 @@ class FakeBackend:
                 writer.write(frame(b'data: {"id": "ha'))
                 await writer.drain()
                 raise _Cut
+            if now.tell_after == index:
+                writer.write(frame(ENGINE_DIED))
+                break
             # As vLLM does: the role comes together with the first token.
             writer.write(frame(opening + said.event(index)))
             opening = b""
@@ -302,7 +305,8 @@ class FakeBackend:
             await asyncio.Event().wait()
         if now.reset_after == said.last:
             raise _Cut
-        writer.write(frame(opening + said.ending()))
+        if now.tell_after is None:
+            writer.write(frame(opening + said.ending()))
         if chunked:
             writer.write(b"0\r\n\r\n")
         await writer.drain()

@@ -27,6 +27,8 @@ class Switches:
     reset: bool = False
     hang_after: int | None = None
     reset_after: int | None = None
+    # A server that tells of its engine's death in the stream, before token number N.
+    tell_after: int | None = None
     slow_head: float = 0.0
     garbage: bool = False
     # A text that kills the whole backend when a body holds it: a query of death.

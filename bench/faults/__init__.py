@@ -1,0 +1,1 @@
+"""Requests while their backends fail: `python -m bench.faults`."""

@@ -1,0 +1,92 @@
+"""Two real vLLM servers behind the gateway, one killed in the middle of an answer: the text goes on."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from bench.programs import Program, free_port
+from tests.gateway.running import running
+from tests.support import models
+
+ROOT = Path(__file__).resolve().parents[2]
+# An environment with vLLM has a Python of its own; the tests of the engines make one below .cluster.
+PYTHON = Path(os.environ.get("VLLM_PYTHON", ROOT / ".cluster" / "vllm" / "bin" / "python"))
+SERVER = "vllm.entrypoints.launchers.api_server.entry"
+LOADED_WITHIN_S = 400.0
+# Where the server is killed, and how long the answer may be, in events with text and in tokens.
+CUT, TOKENS = 8, 48
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM: {PYTHON} is not there, and VLLM_PYTHON names no other"),
+]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[dict[str, Program]]:
+    """Two vLLM servers of one model by their URLs, loaded one after the other: both at once would take longer."""
+    started: dict[str, Program] = {}
+    try:
+        for _ in range(2):
+            port = free_port()
+            options = ["--model", str(models.folder("smollm2")), "--served-model-name", "qwen"]
+            options += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--enforce-eager"]
+            program = Program(
+                [str(PYTHON), "-m", SERVER, *options],
+                env={"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
+                cwd=tmp_path,
+                log=tmp_path / f"vllm-{port}.log",
+                start_s=LOADED_WITHIN_S,
+            )
+            started[f"http://127.0.0.1:{port}"] = program
+            program.wait_for_port(port)
+        yield started
+    finally:
+        for program in started.values():
+            program.stop()
+
+
+async def test_text_goes_on_when_a_server_is_killed(servers: dict[str, Program], tmp_path: Path) -> None:
+    """kill -9 in the middle of a stream: one id, one role, one finish, one [DONE], every token counted once."""
+    services = ",".join(f"vllm{index}={url}" for index, url in enumerate(servers))
+    body = {
+        "model": "qwen",
+        "messages": [{"role": "user", "content": "Tell me about the sea."}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    async with running(tmp_path, services=services) as gateway:
+        await gateway.until(lambda: all(backend.state == "healthy" for backend in gateway.plane.backends))
+        whole = await gateway.http.post("/v1/chat/completions", json={**body, "stream": False, "stream_options": None})
+        usage = whole.json()["usage"]
+        lines, killed = [], ""
+        timeout = httpx2.Timeout(LOADED_WITHIN_S)
+        async with gateway.http.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as answer:
+            async for line in answer.aiter_lines():
+                lines.append(line)
+                if not killed and sum('"content"' in one for one in lines) > CUT:
+                    backend = gateway.backend(answer.headers["x-served-by"])
+                    killed = backend.target.url
+                    servers[killed].kill()
+        events = [line.removeprefix("data: ") for line in lines if line]
+        assert events.pop() == "[DONE]"
+        chunks = [json.loads(event) for event in events]
+        assert len({chunk["id"] for chunk in chunks}) == 1
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        assert [choice["delta"]["role"] for choice in choices if choice["delta"].get("role")] == ["assistant"]
+        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
+        assert sum(bool(choice["delta"].get("content")) for choice in choices) > CUT
+        # As nearly as can be known: an event of vLLM may hold two tokens, and text cut elsewhere may make others.
+        told = chunks[-1]["usage"]
+        assert abs(told["completion_tokens"] - TOKENS) <= 2
+        assert abs(told["prompt_tokens"] - usage["prompt_tokens"]) <= 2
+        survivor = next(backend for backend in gateway.plane.backends if backend.target.url != killed)
+        assert survivor.engine == "vllm"
+        assert survivor.outcomes["http_200"] >= 1
