@@ -166,6 +166,7 @@ class Library:
     def _drop_blobs(self, digests: set[str], spare: Callable[[], set[str]]) -> None:
         for digest in digests - self._reached() - spare():
             self.store.delete_blob(digest)
+            self.store.drop_upload(digest)
 
     def _drop_repo(self, repo: str) -> set[str]:
         """Remove the documents of `repo`, refs first. Returns the digests that its commits had."""
