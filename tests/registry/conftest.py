@@ -16,6 +16,7 @@ from registry.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store import Store
+from tests.registry.bundles import new_library
 from tests.support.hub import Switches, serving_registry, small_repo
 from tests.support.s3 import s3_server  # noqa: F401  # a fixture, found by its name
 
@@ -91,3 +92,13 @@ def repo_folder(tmp_path: Path) -> Path:
 def published(library: Library, repo_folder: Path) -> Manifest:
     """The small model, published as `small`, repository `test/small`."""
     return import_folder(library, repo_folder, name="small", repo="test/small", revision="main")
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Library:
+    """A library with two models that share files."""
+    library = new_library(tmp_path / "origin")
+    for name, seed in (("one", "a"), ("two", "b")):
+        folder = small_repo(tmp_path / f"repo-{name}", seed=seed)
+        import_folder(library, folder, name=name, repo=f"test/{name}", revision="main")
+    return library
