@@ -106,7 +106,7 @@ def _add_bundle(commands: _Commands) -> None:
         "--output", type=Path, required=True, metavar="DIR|FILE.tar", help="a folder of volumes, or one file"
     )
     exporting.add_argument(
-        "--sign-with", type=Path, required=True, metavar="FILE", help="NAME.key of `registry keygen`"
+        "--sign-with", type=Path, required=True, metavar="FILE", help="NAME.key of `registry keygen`; - is stdin"
     )
     exporting.add_argument(
         "--volume-size",

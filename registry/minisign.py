@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import os
 import secrets
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def read_public(given: str) -> PublicKey:
 
 
 def read_secret(path: Path) -> SecretKey:
-    """The secret key in a file. Raises SignatureError."""
+    """The secret key in a file; `-` is stdin. Raises SignatureError."""
     blob = _decode(_second_line(path, "a secret key"))
     if blob is None or len(blob) != 158 or blob[:2] != _KEY or blob[4:6] != _CHECKSUM:
         raise SignatureError(f"{path} is no secret key. `registry keygen` writes one as NAME.key.")
@@ -201,7 +202,7 @@ def _decode(text: str) -> bytes | None:
 
 def _second_line(path: Path, what: str) -> str:
     try:
-        with path.open("rb") as file:
+        with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
             lines = file.read(MAX_FILE).decode().splitlines()
     except OSError as error:
         raise SignatureError(f"{path} cannot be read as {what}: {error.strerror}.") from error
