@@ -9,9 +9,8 @@ from registry.bundle_export import Export, plan_bundle
 from registry.bundle_import import import_bundle, verify_bundle
 from registry.bundle_manifest import Archive, Bundle, BundleError, Image
 from registry.bundle_place import CHUNK
-from registry.library import Library
 from registry.minisign import PublicKey, SecretKey, SignatureError, read_public, read_secret, write_public
-from registry.open_store import open_store
+from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
 from registry.settings import RegistrySettings
 
@@ -50,7 +49,7 @@ def keygen(_settings: RegistrySettings, options: argparse.Namespace) -> None:
 def export(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Write a bundle. Raises BundleError, SignatureError, StoreError, BadName."""
     key = read_secret(options.sign_with)
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     archive = None if options.images is None else _read_archive(options.images)
     archives = [] if archive is None else [archive]
     plan = plan_bundle(library, options.names, archives, options.volume_size)
@@ -68,23 +67,24 @@ def verify(options: argparse.Namespace) -> None:
     for place in options.what:
         with ProgressBar("verifying", _size_of(Path(place))) as bar:
             bundle = verify_bundle(Path(place), key, bar.advance)
-        _tell(bundle, f"{place}: every byte is right, signed with key {key.id} on {bundle.created}")
+        _tell(bundle, f"{place}: every byte is right, signed with key {key.id}, of {bundle.created}")
 
 
 def import_(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Bring a bundle into the store. Raises BundleError, SignatureError, StoreError."""
-    key, place = _key(options), Path(options.what[0])
-    library = Library(open_store(settings), settings.load_catalogue())
+    key, place = key_of(options), Path(options.what[0])
+    library = open_library(settings)
     with ProgressBar("importing", _size_of(place)) as bar:
         bundle, put = import_bundle(library, place, key, bar.advance)
     here = sum(bundle.blobs().values()) - put
     _tell(bundle, f"in {library.store.where}: {human_bytes(put)} new, {human_bytes(here)} were there")
 
 
-def _key(options: argparse.Namespace) -> PublicKey:
+def key_of(options: argparse.Namespace) -> PublicKey:
+    """The public key that was given. Raises SignatureError."""
     if options.key is None:
         raise SignatureError(
-            "A bundle is imported only against the public key of who made it: --key NAME.pub. "
+            "A bundle is read only against the public key of who made it: --key NAME.pub. "
             "To import a folder as a model: registry import NAME FOLDER."
         )
     return read_public(options.key)

@@ -9,14 +9,14 @@ from typing import TypeAlias
 from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
 from kit.settings import SettingsError, load_settings
-from registry import bundle_command
+from registry import bundle_command, house_command
 from registry.bundle_manifest import BundleError
 from registry.client import RegistryClientError, RegistryGone
 from registry.folder import FolderError, bytes_to_read, import_folder
-from registry.library import MAIN, Library
+from registry.library import MAIN
 from registry.minisign import SignatureError
 from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
-from registry.open_store import open_store
+from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
 from registry.readiness import check
 from registry.settings import RegistrySettings
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="serve models over HTTP (the default)")
     _add_import(commands)
     _add_bundle(commands)
+    _add_house(commands)
     downloading = commands.add_parser("download", help="have a running registry mirror a model, and watch it")
     downloading.add_argument("name", help="the model's name; a name of the catalogue needs nothing more")
     downloading.add_argument("--repo", help="ORG/NAME at the registry's HF_ENDPOINT")
@@ -118,11 +119,24 @@ def _add_bundle(commands: _Commands) -> None:
     exporting.add_argument(
         "--images", type=Path, metavar="FOLDER", help="with images.tar of `docker save` and images.txt, NAME ID a line"
     )
-    verifying = commands.add_parser("verify", help="read every byte of a bundle and compare its digest")
-    verifying.add_argument("what", nargs="+", metavar="BUNDLE", help="a bundle")
-    verifying.add_argument(
-        "--key", metavar="PUBLIC_KEY", required=True, help="of who made it: NAME.pub, or the key itself"
+
+
+def _add_house(commands: _Commands) -> None:
+    verifying = commands.add_parser(
+        "verify",
+        help="read every byte of models, or of a bundle, and compare it with its digest",
+        usage="registry verify (NAME ... | --all) [--repair | --from BUNDLE --key PUBLIC_KEY]\n"
+        "       registry verify BUNDLE ... --key PUBLIC_KEY",
     )
+    verifying.add_argument("what", nargs="*", metavar="NAME | BUNDLE", help="models in the store; bundles with --key")
+    verifying.add_argument("--all", action="store_true", help="every model in the store")
+    verifying.add_argument(
+        "--repair", action="store_true", help="fetch what is damaged again, at its commit, from HF_ENDPOINT"
+    )
+    verifying.add_argument("--from", dest="bundle", type=Path, metavar="BUNDLE", help="take what is damaged from it")
+    verifying.add_argument("--key", metavar="PUBLIC_KEY", help="of who made the bundle: NAME.pub, or the key itself")
+    clearing = commands.add_parser("gc", help="remove blobs that no model reaches and no download counts on")
+    clearing.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
 
 
 def _add_mirror(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +171,7 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
 
 def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> None:
     given, folder = options.what[0], Path(options.what[1])
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     entry = library.catalogue.find(given)
     name = entry.name if entry else given
     repo = options.repo or (entry.hf_repo if entry else f"local/{name}")
@@ -174,14 +188,22 @@ def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> N
 
 
 def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     for name in library.names():
         manifest = library.manifest(name.repo, name.commit)
         print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the list
 
 
-def _verify(_settings: RegistrySettings, options: argparse.Namespace) -> None:
-    bundle_command.verify(options)
+def _verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    if options.key is not None and options.bundle is None and options.what and not options.all:
+        bundle_command.verify(options)
+    elif bool(options.what) != options.all and not house_command.looks_like_bundle(options.what):
+        house_command.verify(settings, options)
+    else:
+        sys.stderr.write(
+            "registry verify takes names of models, or --all; or BUNDLE --key PUBLIC_KEY. See registry verify --help.\n"
+        )
+        raise SystemExit(EXIT_USAGE)
 
 
 _COMMANDS = {
@@ -189,6 +211,7 @@ _COMMANDS = {
     "keygen": bundle_command.keygen,
     "export": bundle_command.export,
     "verify": _verify,
+    "gc": house_command.gc,
     "list": _list,
     "download": download,
     "mirror": mirror,

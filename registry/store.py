@@ -8,6 +8,7 @@ that fails leaves nothing behind that a reader could see.
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,16 @@ class DigestMismatch(StoreError):
 
 class DocumentBroken(StoreError):
     """A document is there and cannot be read."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob that is in a store."""
+
+    digest: str
+    size: int
+    age_s: float
+    """Seconds since it was put there."""
 
 
 class Store(Protocol):
@@ -66,8 +77,8 @@ class Store(Protocol):
         """Remove a blob; one that is not here is no error."""
         ...
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the digests of all blobs."""
+    def blobs(self) -> Iterator[Blob]:
+        """Yield all blobs."""
         ...
 
     def local_path(self, digest: str) -> Path | None:
@@ -75,7 +86,7 @@ class Store(Protocol):
         ...
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """A URL that gives the blob to whoever holds it, for an hour; None where the store has no URLs.
+        """A URL that gives the blob to whoever holds it, for a while; None where the store has no URLs.
 
         `inside`: for a client in the store's own network; otherwise the URL uses the public endpoint, if there is one.
         """
@@ -87,6 +98,10 @@ class Store(Protocol):
 
     def put_document(self, key: str, document: Document) -> None:
         """Write or replace the document under `key`; it is durable on return."""
+        ...
+
+    def create_document(self, key: str, document: Document) -> bool:
+        """Write the document unless there is one under `key`; False then. Of several at once, one succeeds."""
         ...
 
     def delete_document(self, key: str) -> None:

@@ -20,7 +20,7 @@ from registry.library import BlobsMissing, Library
 from registry.manifest import FileEntry, Manifest, Source, entry_of, git_blob_sha1
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
-from registry.store import DigestMismatch, StoreFull
+from registry.store import DigestMismatch
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +63,12 @@ class Transfer:
         self._stop = stop
         self._parallel = parallel
 
-    def run(self, publishing: Callable[[], AbstractContextManager[None]]) -> Manifest:
+    def run(
+        self, publishing: Callable[[], AbstractContextManager[None]], on_chosen: Callable[[], None] = lambda: None
+    ) -> Manifest:
         """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
 
+        `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
         Raises HubError, Broken, StoreError, BadName, Stopped; nothing is published then.
         """
         wanted = self._wanted
@@ -75,6 +78,7 @@ class Transfer:
         if not files:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
+        on_chosen()
         self._check_room(files)
         total = human_bytes(sum(file.size for file in files))
         log.info(
@@ -99,15 +103,7 @@ class Transfer:
         raise missing
 
     def _check_room(self, files: list[SourceFile]) -> None:
-        free = self._library.store.free_bytes()
-        if free is None:
-            return
-        needed = sum(file.size for file in files if not self._is_here(file))
-        if needed > free:
-            raise StoreFull(
-                f"{self._library.store.where} has no room: {self._wanted.name} needs {human_bytes(needed)}, "
-                f"{human_bytes(free)} are free. Free some space, delete a model, or set STORE to another place."
-            )
+        self._library.check_room(self._wanted.name, sum(file.size for file in files if not self._is_here(file)))
 
     def _is_here(self, file: SourceFile) -> bool:
         return file.sha256 is not None and self._library.store.blob_size(file.sha256) == file.size

@@ -4,46 +4,14 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from registry.cli import main
+from tests.registry.conftest import Run
 from tests.support.hub import serving_registry, small_repo
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `registry ...` in this process, as `python -m registry ...` would."""
-
-    def run(*arguments: str, store: Path) -> Done:
-        monkeypatch.setenv("STORE", f"file:{store}")
-        monkeypatch.setenv("CATALOGUE", str(ROOT / "models.yaml"))
-        code = 0
-        try:
-            main(arguments)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return run
 
 
 def test_import_then_list(registry: Run, tmp_path: Path) -> None:
