@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from kit.resume import Broken, Patience, check_stop, pause
 
 PIECE = 256 << 10
+CHUNK = 8 << 20
 REDIRECTS = 5
 CONNECTIONS = 32
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
@@ -133,6 +134,13 @@ class RangedFile:
                 if breaks >= self._patience.tries:
                     raise
                 pause(error, breaks, stop, self._patience)
+
+    def chunks(self, size: int, stop: threading.Event) -> Iterator[bytes]:
+        """The `size` bytes of the file one after the other, for who needs no speed. Raises what `fill` raises."""
+        for start in range(0, size, CHUNK):
+            chunk = bytearray(min(CHUNK, size - start))
+            self.fill(memoryview(chunk), start, stop, lambda _count: None)
+            yield bytes(chunk)
 
     def _pieces(self, view: memoryview, start: int) -> Iterator[int]:
         direct, self._direct = self._direct, None

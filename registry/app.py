@@ -20,10 +20,9 @@ from registry.fetch import Lanes
 from registry.hub import Hub
 from registry.hub_api import HubApi
 from registry.jobs import Jobs
-from registry.library import Library
 from registry.mirror import Mirror
 from registry.on_demand import OnDemand
-from registry.open_store import open_store
+from registry.open_store import open_library
 from registry.routes import ModelRoutes
 from registry.settings import RegistrySettings
 from registry.store import StoreError
@@ -39,7 +38,7 @@ MAX_BODY_MB = 4
 
 def create_registry(settings: RegistrySettings) -> FastAPI:
     """Make the application. Raises SettingsError when the store or the catalogue cannot be used."""
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     lanes = Lanes(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from registry.file_upload import FileUpload, write_all
 from registry.store import (
+    Blob,
     Bytes,
     DigestMismatch,
     Document,
@@ -139,11 +140,13 @@ class FileStore:
         with self._failures("write to"):
             self._blob(digest).unlink(missing_ok=True)
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the names of the files in `blobs/sha256`."""
+    def blobs(self) -> Iterator[Blob]:
+        """Yield the files in `blobs/sha256`."""
         with self._failures("read"), os.scandir(self._root / "blobs" / "sha256") as entries:
             for entry in entries:
-                yield entry.name
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    found = entry.stat()
+                    yield Blob(entry.name, found.st_size, max(time.time() - found.st_mtime, 0.0))
 
     def local_path(self, digest: str) -> Path | None:
         """The blob's file."""
@@ -173,6 +176,14 @@ class FileStore:
                 self._publish(temporary, self._root / key)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def create_document(self, key: str, document: Document) -> bool:
+        """Put it under the store's lock, which all processes share."""
+        with self.exclusive():
+            if self.get_document(key) is not None:
+                return False
+            self.put_document(key, document)
+        return True
 
     def delete_document(self, key: str) -> None:
         """Unlink the document, and the folders that it leaves empty."""

@@ -124,7 +124,7 @@ class Mirror:
                 hub, self._library, wanted, job.progress, job.stop, self._lanes, parallel=self._parallel
             )
             job.digests = lambda: set(transfer.digests)
-            transfer.run(job.publishing)
+            transfer.run(job.publishing, on_chosen=lambda: self.jobs.keep_digests(job))
         finally:
             hub.close()
             if job.was_cancelled:

@@ -6,12 +6,14 @@ right. Nothing is asked of the server before the first use, so the registry star
 """
 
 import contextlib
+import datetime
 import hashlib
 import json
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -21,6 +23,7 @@ from kit.parts import Buffers, TooLong, cut
 from registry.s3_parts import MIN_PART
 from registry.s3_upload import PartBody, S3Upload, abort, kept_upload, unfinished_uploads
 from registry.store import (
+    Blob,
     Bytes,
     DigestMismatch,
     Document,
@@ -35,7 +38,6 @@ from registry.store import (
 )
 
 CHUNK = 1 << 20
-PRESIGNED_S = 3600
 # How long `check` waits for a connection, and then for an answer.
 CHECK_S = 2
 # Parts in memory at once, over all uploads: 6 of 16 MiB are what keeps a local server's disks busy.
@@ -43,6 +45,7 @@ PARTS_IN_FLIGHT = 6
 BUFFERS = PARTS_IN_FLIGHT * MIN_PART
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "429"})
+_TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _NO_ROOM = frozenset(
     {"InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "507"}
 )
@@ -60,6 +63,7 @@ class S3Store:
         secret_key: str,
         public_endpoint: str | None = None,
         region: str = "us-east-1",
+        presigned_s: int = 3600,
     ) -> None:
         session = boto3.session.Session(
             aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region
@@ -77,6 +81,7 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         self.bucket = bucket
+        self._presigned_s = presigned_s
         self._endpoint = endpoint
         self.client = session.client("s3", endpoint_url=endpoint, config=config)
         impatient = Config(connect_timeout=CHECK_S, read_timeout=CHECK_S, retries={"total_max_attempts": 1})
@@ -189,21 +194,22 @@ class S3Store:
         """Delete the object."""
         self.delete_document(blob_key(digest))
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the last parts of the keys below `blobs/sha256/`."""
-        for key in self._keys("blobs/sha256/"):
-            yield key.rpartition("/")[2]
+    def blobs(self) -> Iterator[Blob]:
+        """Yield the objects below `blobs/sha256/`."""
+        for item in self._objects("blobs/sha256/"):
+            age = datetime.datetime.now(datetime.UTC) - item["LastModified"]
+            yield Blob(item["Key"].rpartition("/")[2], int(item["Size"]), max(age.total_seconds(), 0.0))
 
     def local_path(self, digest: str) -> Path | None:
         """A bucket has no files."""
         return None
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """Sign a GET for an hour; no request is made for it."""
+        """Sign a GET; no request is made for it."""
         client = self.client if inside else self._public
         with self.failures():
             url: str = client.generate_presigned_url(
-                "get_object", Params={"Bucket": self.bucket, "Key": blob_key(digest)}, ExpiresIn=PRESIGNED_S
+                "get_object", Params={"Bucket": self.bucket, "Key": blob_key(digest)}, ExpiresIn=self._presigned_s
             )
         return url
 
@@ -227,6 +233,21 @@ class S3Store:
         with self.failures():
             self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
 
+    def create_document(self, key: str, document: Document) -> bool:
+        """Put the object on the condition that there is none; the server sees to it."""
+        self._make_bucket()
+        body = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        with self.failures():
+            try:
+                self.client.put_object(
+                    Bucket=self.bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*"
+                )
+            except ClientError as error:
+                if _code(error) in _TAKEN:
+                    return False
+                raise
+        return True
+
     def delete_document(self, key: str) -> None:
         """Delete the object; S3 does not mind when there is none."""
         with self.failures():
@@ -238,7 +259,7 @@ class S3Store:
 
     def list_documents(self, prefix: str) -> list[str]:
         """All keys below `prefix`."""
-        return sorted(self._keys(prefix))
+        return sorted(item["Key"] for item in self._objects(prefix))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -253,12 +274,11 @@ class S3Store:
         self._asking.close()
         self._public.close()
 
-    def _keys(self, prefix: str) -> Iterator[str]:
+    def _objects(self, prefix: str) -> Iterator[Any]:
         with self.failures():
             try:
                 for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-                    for item in page.get("Contents", ()):
-                        yield item["Key"]
+                    yield from page.get("Contents", ())
             except ClientError as error:
                 if not _is_absent(error):
                     raise

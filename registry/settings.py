@@ -34,6 +34,15 @@ class RegistrySettings(HttpSettings):
     s3_secret_key: SecretStr | None = Field(
         None, description="the S3 password; S3_SECRET_KEY_FILE reads it from a file"
     )
+    presigned_seconds: int = Field(
+        3600,
+        ge=60,
+        le=604800,
+        description="how long the URLs are good by which clients read from S3; `registry gc` spares what is younger",
+    )
+    quota_gb: float | None = Field(
+        None, gt=0, description="the most that all models may take in the store, in GB (10^9 bytes)"
+    )
     catalogue: Path | None = Field(
         None, description="the path of models.yaml; without it ./models.yaml if there is one"
     )

@@ -80,6 +80,16 @@ class Unfinished:
     """What the store itself calls it, where one digest may have several."""
 
 
+@dataclass(frozen=True)
+class Blob:
+    """A blob that is in a store."""
+
+    digest: str
+    size: int
+    age_s: float
+    """Seconds since it was put there."""
+
+
 class Store(Protocol):
     """A place for blobs and documents."""
 
@@ -136,8 +146,8 @@ class Store(Protocol):
         """Remove a blob; one that is not here is no error."""
         ...
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the digests of all blobs."""
+    def blobs(self) -> Iterator[Blob]:
+        """Yield all blobs."""
         ...
 
     def local_path(self, digest: str) -> Path | None:
@@ -145,7 +155,7 @@ class Store(Protocol):
         ...
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """A URL that gives the blob to whoever holds it, for an hour; None where the store has no URLs.
+        """A URL that gives the blob to whoever holds it, for a while; None where the store has no URLs.
 
         `inside`: for a client in the store's own network; otherwise the URL uses the public endpoint, if there is one.
         """
@@ -157,6 +167,10 @@ class Store(Protocol):
 
     def put_document(self, key: str, document: Document) -> None:
         """Write or replace the document under `key`; it is durable on return."""
+        ...
+
+    def create_document(self, key: str, document: Document) -> bool:
+        """Write the document unless there is one under `key`; False then. Of several at once, one succeeds."""
         ...
 
     def delete_document(self, key: str) -> None:

@@ -18,7 +18,7 @@ from registry.library import BlobsMissing, Library
 from registry.manifest import FileEntry, Manifest, Source
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
-from registry.store import StoreError, StoreFull
+from registry.store import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -58,9 +58,12 @@ class Transfer:
         self._lanes = lanes
         self._parallel = parallel
 
-    def run(self, publishing: Callable[[], AbstractContextManager[None]]) -> Manifest:
+    def run(
+        self, publishing: Callable[[], AbstractContextManager[None]], on_chosen: Callable[[], None] = lambda: None
+    ) -> Manifest:
         """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
 
+        `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
         Raises HubError, Broken, StoreError, BadName, Stopped; nothing is published then.
         """
         wanted = self._wanted
@@ -70,6 +73,7 @@ class Transfer:
         if not files:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
+        on_chosen()
         self._check_room(files)
         total = human_bytes(sum(file.size for file in files))
         log.info(
@@ -95,19 +99,10 @@ class Transfer:
 
     def _check_room(self, files: list[SourceFile]) -> None:
         store = self._library.store
-        free = store.free_bytes()
-        if free is None:
-            return
-        begun = {upload.digest: upload.size for upload in store.unfinished()}
-        needed = 0
-        for file in files:
-            if file.sha256 is None or store.blob_size(file.sha256) != file.size:
-                needed += max(file.size - begun.get(file.sha256 or "", 0), 0)
-        if needed > free:
-            raise StoreFull(
-                f"{store.where} has no room: {self._wanted.name} needs {human_bytes(needed)}, "
-                f"{human_bytes(free)} are free. Free some space, delete a model, or set STORE to another place."
-            )
+        absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
+        digests = {file.sha256 for file in absent}
+        begun = sum(upload.size for upload in store.unfinished() if upload.digest in digests)
+        self._library.check_room(self._wanted.name, sum(file.size for file in absent), begun=begun)
 
     def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[FileEntry]:
         """Fetch the files, several at once, the largest first. The first failure ends the others."""
