@@ -3,12 +3,13 @@
 `kit.model_source` asks the registry, `kit.model_cache` knows the folders; here is the order of things.
 """
 
+import contextlib
 import errno
 import os
 import shutil
 import threading
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -16,13 +17,18 @@ import structlog
 from kit.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
 from kit.model_source import CHUNK, Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
-from kit.resume import Broken, Stopped, check_stop, resumed
+from kit.parts import Buffers, in_order
+from kit.resume import Broken, Stopped, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]
 
 log = structlog.get_logger(__name__)
 
 Report = Callable[[float, str], None]
+
+# So many parts of a file are fetched at once, each held in memory until it is its turn to be written.
+CONNECTIONS = 6
+PART = 8 << 20
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -40,7 +46,11 @@ def fetch_model(
     """
     try:
         with RegistrySource(registry_url, token) as source:
-            return _Fetch(entry, source, ModelCache(cache, entry.hf_repo), report, stop).run()
+            fetch = _Fetch(entry, source, ModelCache(cache, entry.hf_repo), report, stop)
+            try:
+                return fetch.run()
+            finally:
+                fetch.close()
     except Stopped as error:
         raise ModelFilesError(
             "Stopped before all files were there; what was fetched is kept.", may_pass=True
@@ -72,6 +82,8 @@ class _Fetch:
         self._stop = stop
         self._done = 0
         self._total = 0
+        self._buffers = Buffers(CONNECTIONS * PART)
+        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch-part")
 
     def run(self) -> Path:
         """Return the folder."""
@@ -90,6 +102,10 @@ class _Fetch:
         self._cache.note_revision(self._entry.revision, listing.commit)
         self._report(1.0, "files verified")
         return folder
+
+    def close(self) -> None:
+        """End the threads; none of them has work any more."""
+        self._pool.shutdown()
 
     def _without_registry(self, error: Broken | NotThereYet) -> Path:
         folder = self._cache.last_complete(self._entry.revision, self._stop)
@@ -155,6 +171,11 @@ class _Fetch:
     def _download(self, listing: Listing, file: RemoteFile, path: Path) -> bool:
         """Append to `path` what it lacks of `file`. False when the whole is not what was promised: then it is gone."""
         hasher, done = file.hasher(), 0
+        source = self._source.file(self._entry, listing, file)
+
+        def fill(view: memoryview, start: int, abandoned: threading.Event) -> None:
+            source.fill(view, start, self._stop, lambda _count: check_stop(abandoned))
+
         with path.open("a+b", buffering=0) as stream:
             stream.seek(0)
             while chunk := stream.read(CHUNK):
@@ -162,12 +183,20 @@ class _Fetch:
                 hasher.update(chunk)
                 done += len(chunk)
             self._advance(file, done, done)
-            rest = partial(self._source.read, self._entry, listing, file)
-            for chunk in resumed(rest, start=done, size=file.size, stop=self._stop):
-                _write_all(stream.fileno(), chunk)
-                hasher.update(chunk)
-                done += len(chunk)
-                self._advance(file, len(chunk), done)
+            parts = in_order(
+                fill, done, file.size, PART,
+                buffers=self._buffers, pool=self._pool, ahead=CONNECTIONS, stop=self._stop,
+            )  # fmt: skip
+            with contextlib.closing(parts):
+                for part in parts:
+                    try:
+                        check_stop(self._stop)
+                        _write_all(stream.fileno(), part.view)
+                        hasher.update(part.view)
+                        done += len(part.view)
+                        self._advance(file, len(part.view), done)
+                    finally:
+                        part.release()
             os.fsync(stream.fileno())
         if done == file.size and file.is_proved_by(hasher):
             return True
@@ -182,8 +211,8 @@ class _Fetch:
         self._report(min(share, 1.0), f"fetching {file.path} {min(percent, 100)} % of {_human(file.size)}")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
+def _write_all(descriptor: int, data: memoryview) -> None:
+    view = data
     while view:
         view = view[os.write(descriptor, view) :]
 

@@ -5,7 +5,6 @@ Spoken through the Hub API, so any server with that API will do. Blocking; one i
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote
@@ -14,7 +13,8 @@ import httpx2
 
 from kit.catalogue import Entry
 from kit.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
-from kit.resume import Broken
+from kit.ranged import RangeClient, RangedFile
+from kit.resume import PATIENCE, Broken
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 5.0
@@ -85,14 +85,19 @@ class RegistrySource:
             transport=httpx2.HTTPTransport(),
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
             timeout=httpx2.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            follow_redirects=True,  # to the object store; the client drops our token when the origin changes
+            follow_redirects=True,
         )
+        self._ranges = RangeClient(
+            self.url, token, user_agent="gpu-cluster", connect_s=CONNECT_TIMEOUT_S, stall_s=STALL_TIMEOUT_S,
+            proxies=False,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+        self._ranges.close()
 
     def listing(self, entry: Entry) -> Listing:
         """What `entry` consists of at its revision, its allow and ignore patterns applied.
@@ -112,7 +117,8 @@ class RegistrySource:
                 f"scripts/offline-setup.sh, or POST {self.url}/models/{entry.name}/download.",
                 may_pass=True,
             )
-        self._check(response, "the list of files")
+        if response.status_code != 200:
+            raise self._refusal(response.status_code, "the list of files", address)
         try:
             return _parse_listing(response.json(), entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -122,42 +128,21 @@ class RegistrySource:
                 may_pass=False,
             ) from error
 
-    def read(self, entry: Entry, listing: Listing, file: RemoteFile, start: int) -> Iterator[bytes]:
-        """Yield the bytes of `file` from `start` on, in pieces of at most 1 MiB.
-
-        Raises Broken when the stream breaks (go on from the last byte had), ModelFilesError when it is refused.
-        """
+    def file(self, entry: Entry, listing: Listing, file: RemoteFile) -> RangedFile:
+        """A file, to be read by ranges; reading raises Broken, or ModelFilesError when it is refused, Stopped."""
         url = f"{self.url}/{entry.hf_repo}/resolve/{listing.commit}/{quote(file.path)}"
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        try:
-            with self._client.stream("GET", url, headers=headers) as response:
-                self._check(response, file.path)
-                skip = (
-                    start if response.status_code == 200 else 0
-                )  # a server that ignores Range begins at the beginning
-                for chunk in response.iter_raw(CHUNK):
-                    rest = chunk[skip:]
-                    skip = max(skip - len(chunk), 0)
-                    if rest:
-                        yield rest
-        except httpx2.TransportError as error:
-            raise self._down(error) from error
+        return RangedFile(self._ranges, url, lambda status, _headers: self._refusal(status, file.path, url), PATIENCE)
 
-    def _check(self, response: httpx2.Response, what: str) -> None:
-        status = response.status_code
-        if status in (200, 206):
-            return
+    def _refusal(self, status: int, what: str, url: str) -> Exception:
+        """What an answer other than the content means: Broken where it may pass."""
         if status in (401, 403):
-            raise ModelFilesError(
+            return ModelFilesError(
                 f"The registry at {self.url} refuses {what} ({status}). Set REGISTRY_TOKEN to one of its API_KEYS.",
                 may_pass=False,
             )
         if status == 429 or status >= 500:
-            raise Broken(f"The registry at {self.url} answered {status} for {what}.")
-        raise ModelFilesError(
-            f"{response.url.copy_with(query=None)} answered {status} for {what}. Download the model there again.",
-            may_pass=True,
-        )
+            return Broken(f"The registry at {self.url} answered {status} for {what}.")
+        return ModelFilesError(f"{url} answered {status} for {what}. Download the model there again.", may_pass=True)
 
     def _down(self, error: Exception) -> Broken:
         reason = str(error) or type(error).__name__

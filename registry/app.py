@@ -15,13 +15,14 @@ from kit.errors import ApiError, InvalidRequest, respond
 from kit.guard import KeyRing
 from kit.hub_names import BadName
 from kit.metrics import HttpMetrics
+from kit.resume import Patience
+from registry.fetch import Lanes
 from registry.hub import Hub
 from registry.hub_api import HubApi
 from registry.jobs import Jobs
-from registry.library import Library
 from registry.mirror import Mirror
 from registry.on_demand import OnDemand
-from registry.open_store import open_store
+from registry.open_store import open_library
 from registry.routes import ModelRoutes
 from registry.settings import RegistrySettings
 from registry.store import StoreError
@@ -29,16 +30,23 @@ from registry.store import StoreError
 log = structlog.get_logger(__name__)
 
 RESUME_AGAIN_S = 5.0
+# A source or a store that is away for a minute ends no download.
+PATIENCE = Patience(tries=8)
 # The longest body is a list of paths of one repository.
 MAX_BODY_MB = 4
 
 
 def create_registry(settings: RegistrySettings) -> FastAPI:
     """Make the application. Raises SettingsError when the store or the catalogue cannot be used."""
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    mirror = Mirror(library, jobs, lambda: Hub(settings.hf_endpoint, token), parallel=settings.files_per_job)
+    lanes = Lanes(
+        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), patience=PATIENCE
+    )
+    mirror = Mirror(
+        library, jobs, lambda: Hub(settings.hf_endpoint, token, PATIENCE), lanes, parallel=settings.files_per_job
+    )
     keys = settings.key_ring()
 
     @contextlib.asynccontextmanager
@@ -50,6 +58,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
             resuming.cancel()
             await asyncio.gather(resuming, return_exceptions=True)
             await asyncio.to_thread(jobs.close)
+            lanes.close()
             library.store.close()
 
     app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=running)

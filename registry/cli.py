@@ -1,26 +1,36 @@
-"""The command line: `registry serve`, `import`, `list`, `download`, `mirror`, `sizes`, `check`."""
+"""The command line: `registry serve`, `import`, `export`, `verify` and the others; `registry --help` lists them."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
 from kit.settings import SettingsError, load_settings
+from registry import bundle_command, house_command
+from registry.bundle_manifest import BundleError
 from registry.client import RegistryClientError, RegistryGone
 from registry.folder import FolderError, bytes_to_read, import_folder
-from registry.library import MAIN, Library
+from registry.library import MAIN
+from registry.minisign import SignatureError
 from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
-from registry.open_store import open_store
+from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
 from registry.readiness import check
 from registry.settings import RegistrySettings
 from registry.store import StoreError
 
+EXIT_USAGE = 2
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that `arguments` (default: the program's own) name. Exits with 78 and a message on failure."""
+    """Run the command that `arguments` (default: the program's own) name.
+
+    Exits with a message: 1 for a bundle that is refused, 69 where no registry answers, 78 for other failures.
+    """
     options = _parser().parse_args(arguments)
     if options.command in (None, "serve"):
         serve()
@@ -31,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RegistryGone as error:
         sys.stderr.write(f"registry {options.command}: {error}\n")
         raise SystemExit(EXIT_NO_REGISTRY) from None
+    except (BundleError, SignatureError) as error:
+        sys.stderr.write(f"registry {options.command}: {error}\n")
+        raise SystemExit(bundle_command.EXIT_REFUSED) from None
     except (SettingsError, FolderError, RegistryClientError, BadName, StoreError) as error:
         fail(f"registry {options.command}: {error}")
     except KeyboardInterrupt:
@@ -52,13 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="serve models over HTTP (the default)")
-    importing = commands.add_parser("import", help="put a local folder into the store as a model")
-    importing.add_argument("name", help="the model's name, such as qwen")
-    importing.add_argument("folder", type=Path, help="the folder that holds config.json and the weights")
-    importing.add_argument("--repo", help="ORG/NAME that clients load it by (default: the catalogue's, or local/NAME)")
-    importing.add_argument(
-        "--revision", help="the commit (40 hex digits) that these files are, or a branch or tag to load them by"
-    )
+    _add_import(commands)
+    _add_bundle(commands)
+    _add_house(commands)
     downloading = commands.add_parser("download", help="have a running registry mirror a model, and watch it")
     downloading.add_argument("name", help="the model's name; a name of the catalogue needs nothing more")
     downloading.add_argument("--repo", help="ORG/NAME at the registry's HF_ENDPOINT")
@@ -70,6 +79,64 @@ def _parser() -> argparse.ArgumentParser:
     sizing.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
     commands.add_parser("check", help="tell whether the catalogue's models are in the store, and the clock is right")
     return parser
+
+
+def _add_import(commands: _Commands) -> None:
+    importing = commands.add_parser(
+        "import",
+        help="put a local folder into the store as a model, or a bundle that another registry exported",
+        usage="registry import NAME FOLDER [--repo ORG/NAME] [--revision REVISION]\n"
+        "       registry import BUNDLE --key PUBLIC_KEY",
+    )
+    importing.add_argument(
+        "what", nargs="+", metavar="NAME FOLDER | BUNDLE", help="a name and the folder of its files; or a bundle"
+    )
+    importing.add_argument("--repo", help="ORG/NAME that clients load it by (default: the catalogue's, or local/NAME)")
+    importing.add_argument(
+        "--revision", help="the commit (40 hex digits) that these files are, or a branch or tag to load them by"
+    )
+    importing.add_argument("--key", metavar="PUBLIC_KEY", help="of who made the bundle: NAME.pub, or the key itself")
+
+
+def _add_bundle(commands: _Commands) -> None:
+    making = commands.add_parser("keygen", help="make the keys that sign bundles and check them")
+    making.add_argument("--output", default="bundle", metavar="NAME", help="write NAME.key and NAME.pub (bundle)")
+    exporting = commands.add_parser("export", help="write models into a signed bundle, to be carried as files")
+    exporting.add_argument("names", nargs="*", metavar="NAME", help="models in the store (default: all)")
+    exporting.add_argument(
+        "--output", type=Path, required=True, metavar="DIR|FILE.tar", help="a folder of volumes, or one file"
+    )
+    exporting.add_argument(
+        "--sign-with", type=Path, required=True, metavar="FILE", help="NAME.key of `registry keygen`; - is stdin"
+    )
+    exporting.add_argument(
+        "--volume-size",
+        type=bundle_command.parse_size,
+        default=bundle_command.DEFAULT_VOLUME,
+        metavar="SIZE",
+        help="the most that one volume takes, such as 700MB (4GB)",
+    )
+    exporting.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="with images.tar of `docker save` and images.txt, NAME ID a line"
+    )
+
+
+def _add_house(commands: _Commands) -> None:
+    verifying = commands.add_parser(
+        "verify",
+        help="read every byte of models, or of a bundle, and compare it with its digest",
+        usage="registry verify (NAME ... | --all) [--repair | --from BUNDLE --key PUBLIC_KEY]\n"
+        "       registry verify BUNDLE ... --key PUBLIC_KEY",
+    )
+    verifying.add_argument("what", nargs="*", metavar="NAME | BUNDLE", help="models in the store; bundles with --key")
+    verifying.add_argument("--all", action="store_true", help="every model in the store")
+    verifying.add_argument(
+        "--repair", action="store_true", help="fetch what is damaged again, at its commit, from HF_ENDPOINT"
+    )
+    verifying.add_argument("--from", dest="bundle", type=Path, metavar="BUNDLE", help="take what is damaged from it")
+    verifying.add_argument("--key", metavar="PUBLIC_KEY", help="of who made the bundle: NAME.pub, or the key itself")
+    clearing = commands.add_parser("gc", help="remove blobs that no model reaches and no download counts on")
+    clearing.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
 
 
 def _add_mirror(parser: argparse.ArgumentParser) -> None:
@@ -93,15 +160,26 @@ def _positive(text: str) -> int:
 
 
 def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    library = Library(open_store(settings), settings.load_catalogue())
-    entry = library.catalogue.find(options.name)
-    name = entry.name if entry else options.name
+    if len(options.what) == 1 and options.repo is None and options.revision is None:
+        bundle_command.import_(settings, options)
+    elif len(options.what) == 2 and options.key is None:
+        _import_folder(settings, options)
+    else:
+        sys.stderr.write("registry import takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY. See registry import --help.\n")
+        raise SystemExit(EXIT_USAGE)
+
+
+def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    given, folder = options.what[0], Path(options.what[1])
+    library = open_library(settings)
+    entry = library.catalogue.find(given)
+    name = entry.name if entry else given
     repo = options.repo or (entry.hf_repo if entry else f"local/{name}")
     revision = options.revision or (entry.revision if entry else MAIN)
     commit = options.revision if options.revision and COMMIT.fullmatch(options.revision) else None
-    with ProgressBar(f"importing {name}", bytes_to_read(options.folder)) as bar:
+    with ProgressBar(f"importing {name}", bytes_to_read(folder)) as bar:
         manifest = import_folder(
-            library, options.folder, name=name, repo=repo, revision=revision, commit=commit, on_bytes=bar.advance
+            library, folder, name=name, repo=repo, revision=revision, commit=commit, on_bytes=bar.advance
         )
     print(  # noqa: T201  # what this command is for
         f"{name}: {repo} at {manifest.commit[:12]}, {len(manifest.files)} files, {human_bytes(manifest.size)}, "
@@ -110,14 +188,30 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
 
 
 def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     for name in library.names():
         manifest = library.manifest(name.repo, name.commit)
         print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the list
 
 
+def _verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    if options.key is not None and options.bundle is None and options.what and not options.all:
+        bundle_command.verify(options)
+    elif bool(options.what) != options.all and not house_command.looks_like_bundle(options.what):
+        house_command.verify(settings, options)
+    else:
+        sys.stderr.write(
+            "registry verify takes names of models, or --all; or BUNDLE --key PUBLIC_KEY. See registry verify --help.\n"
+        )
+        raise SystemExit(EXIT_USAGE)
+
+
 _COMMANDS = {
     "import": _import,
+    "keygen": bundle_command.keygen,
+    "export": bundle_command.export,
+    "verify": _verify,
+    "gc": house_command.gc,
     "list": _list,
     "download": download,
     "mirror": mirror,

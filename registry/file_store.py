@@ -17,7 +17,19 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch, parse_document
+from registry.file_upload import FileUpload, write_all
+from registry.store import (
+    Blob,
+    Bytes,
+    DigestMismatch,
+    Document,
+    StoreError,
+    StoreFull,
+    Unfinished,
+    blob_key,
+    mismatch,
+    parse_document,
+)
 
 CHUNK = 1 << 20
 ABANDONED_S = 3600.0
@@ -31,6 +43,7 @@ class FileStore:
         """Make the folder if need be. Raises StoreError when it cannot be used."""
         self._root = root.expanduser().absolute()
         self._incoming = self._root / "incoming"
+        self._uploads = self._root / "uploads"
         self._lock = threading.Lock()
         with self._failures("make"):
             for folder in (self._incoming, self._root / "blobs" / "sha256"):
@@ -60,7 +73,7 @@ class FileStore:
             except FileNotFoundError:
                 return None
 
-    def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+    def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
         """Write to `incoming/`, hash on the way, rename when the digest is right."""
         if self.blob_size(digest) == size:
             return
@@ -73,7 +86,7 @@ class FileStore:
                     if done > size:
                         break
                     hasher.update(chunk)
-                    _write_all(file.fileno(), chunk)
+                    write_all(file.fileno(), chunk)
                 if done != size or hasher.hexdigest() != digest:
                     raise DigestMismatch(mismatch(digest, size, hasher.hexdigest(), done))
                 os.fchmod(file.fileno(), 0o444)
@@ -84,6 +97,30 @@ class FileStore:
             raise failure.error from failure.error.__cause__
         finally:
             temporary.unlink(missing_ok=True)
+
+    def upload(self, digest: str, size: int, stop: threading.Event) -> FileUpload:
+        """Append to `uploads/<digest>.part`, after hashing what is there."""
+        return FileUpload(
+            self._partial(digest), self._blob(digest), digest, size,
+            publish=self._publish, failures=self._failures, stop=stop,
+        )  # fmt: skip
+
+    def drop_upload(self, digest: str) -> None:
+        """Remove the upload's file."""
+        with self._failures("write to"):
+            self._partial(digest).unlink(missing_ok=True)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield what lies in `uploads/`."""
+        with self._failures("read"):
+            for path in sorted(self._uploads.glob("*.part")):
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.stat()
+                    yield Unfinished(path.stem, found.st_size, max(time.time() - found.st_mtime, 0.0))
+
+    def drop_unfinished(self, unfinished: Unfinished) -> None:
+        """Remove the upload's file."""
+        self.drop_upload(unfinished.digest)
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes in pieces of 1 MiB."""
@@ -103,11 +140,13 @@ class FileStore:
         with self._failures("write to"):
             self._blob(digest).unlink(missing_ok=True)
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the names of the files in `blobs/sha256`."""
+    def blobs(self) -> Iterator[Blob]:
+        """Yield the files in `blobs/sha256`."""
         with self._failures("read"), os.scandir(self._root / "blobs" / "sha256") as entries:
             for entry in entries:
-                yield entry.name
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    found = entry.stat()
+                    yield Blob(entry.name, found.st_size, max(time.time() - found.st_mtime, 0.0))
 
     def local_path(self, digest: str) -> Path | None:
         """The blob's file."""
@@ -132,11 +171,19 @@ class FileStore:
         try:
             with self._failures("write to"):
                 with temporary.open("xb", buffering=0) as file:
-                    _write_all(file.fileno(), json.dumps(document, ensure_ascii=False, indent=1).encode())
+                    write_all(file.fileno(), json.dumps(document, ensure_ascii=False, indent=1).encode())
                     os.fsync(file.fileno())
                 self._publish(temporary, self._root / key)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def create_document(self, key: str, document: Document) -> bool:
+        """Put it under the store's lock, which all processes share."""
+        with self.exclusive():
+            if self.get_document(key) is not None:
+                return False
+            self.put_document(key, document)
+        return True
 
     def delete_document(self, key: str) -> None:
         """Unlink the document, and the folders that it leaves empty."""
@@ -181,6 +228,9 @@ class FileStore:
     def _blob(self, digest: str) -> Path:
         return self._root / blob_key(digest)
 
+    def _partial(self, digest: str) -> Path:
+        return self._uploads / f"{digest}.part"
+
     def _publish(self, temporary: Path, final: Path) -> None:
         while True:
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -217,17 +267,11 @@ class _SourceFailed(Exception):
         self.error = error
 
 
-def _shielded(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _shielded(chunks: Iterable[Bytes]) -> Iterator[Bytes]:
     try:
         yield from chunks
     except Exception as error:
         raise _SourceFailed(error) from error
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _fsync_folder(folder: Path) -> None:

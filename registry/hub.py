@@ -1,7 +1,7 @@
 """A client of a Hugging Face Hub: the real one, a mirror of it, or another registry. Blocking, for any thread."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -10,13 +10,13 @@ from urllib.parse import quote
 import httpx2
 
 from kit.hub_names import COMMIT, SHA256, BadName, check_paths
-from kit.resume import Broken, pause
+from kit.ranged import RangeClient, RangedFile
+from kit.resume import PATIENCE, Broken, Patience, pause
 from registry.s3_parts import MAX_OBJECT
 
-CHUNK = 1 << 20
+AGENT = "gpu-cluster-registry"
 CONNECT_TIMEOUT_S = 10.0
 STALL_TIMEOUT_S = 30.0
-API_TRIES = 4
 MAX_FILES = 100_000
 
 T = TypeVar("T")
@@ -47,13 +47,20 @@ class Listing:
 
 
 class Hub:
-    """One endpoint, with the token for it. The token goes to that endpoint only, not to where it redirects."""
+    """One endpoint, with the token for it. The token goes to that endpoint only, not to where it redirects.
 
-    def __init__(self, endpoint: str, token: str | None) -> None:
+    `patience` is for the contents of files, which may take days; a list that cannot be had is told within seconds.
+    """
+
+    def __init__(self, endpoint: str, token: str | None, patience: Patience = PATIENCE) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._has_token = token is not None
+        self._patience = patience
+        self._ranges = RangeClient(
+            self.endpoint, token, user_agent=AGENT, connect_s=CONNECT_TIMEOUT_S, stall_s=STALL_TIMEOUT_S, proxies=True
+        )
         self._client = httpx2.Client(
-            headers={"Accept-Encoding": "identity", "User-Agent": "gpu-cluster-registry"}
+            headers={"Accept-Encoding": "identity", "User-Agent": AGENT}
             | ({"Authorization": f"Bearer {token}"} if token else {}),
             timeout=httpx2.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             limits=httpx2.Limits(max_connections=None),
@@ -61,8 +68,9 @@ class Hub:
         )
 
     def close(self) -> None:
-        """Close all connections; streams under way break."""
+        """Close the connections."""
         self._client.close()
+        self._ranges.close()
 
     def listing(self, repo: str, revision: str, stop: threading.Event) -> Listing:
         """The commit that `revision` is now, and its files. Raises HubError, Broken after several tries, Stopped."""
@@ -88,20 +96,14 @@ class Hub:
             raise HubError(f"{self.endpoint} lists {repo} in a way that is refused: {error}") from error
         return Listing(commit, files)
 
-    def read(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
-        """Yield the bytes of a file from `start` on, in pieces of at most 1 MiB. Raises Broken, HubError."""
+    def file(self, repo: str, commit: str, path: str) -> RangedFile:
+        """A file, to be read by ranges; reading raises Broken, HubError, Stopped."""
+
+        def refuse(status: int, headers: Mapping[str, str]) -> Exception:
+            return self._refusal(status, headers, repo, commit, path)
+
         url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
-        try:
-            with self._client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
-                self._check(response, repo, commit, path)
-                skip = start if response.status_code == 200 else 0
-                for chunk in response.iter_raw(CHUNK):
-                    rest = chunk[skip:] if skip else chunk
-                    skip = max(skip - len(chunk), 0)
-                    if rest:
-                        yield rest
-        except httpx2.TransportError as error:
-            raise self._broken(error) from error
+        return RangedFile(self._ranges, url, refuse, self._patience)
 
     def _json(self, url: str, repo: str, revision: str) -> "_Page":
         try:
@@ -110,32 +112,34 @@ class Hub:
             raise self._broken(error) from error
         except (httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
             raise HubError(f"{url} cannot be read: {error}. Check HF_ENDPOINT.") from error
-        self._check(response, repo, revision, "")
+        if response.status_code != 200:
+            raise self._refusal(response.status_code, response.headers, repo, revision, "")
         try:
             return _Page(response.json(), response.links.get("next", {}).get("url"))
         except ValueError as error:
             raise HubError(f"{url} did not answer with JSON. Is HF_ENDPOINT a Hub?") from error
 
-    def _check(self, response: httpx2.Response, repo: str, revision: str, path: str) -> None:
-        status, code = response.status_code, response.headers.get("x-error-code", "")
-        if status in (200, 206):
-            return
+    def _refusal(self, status: int, headers: Mapping[str, str], repo: str, revision: str, path: str) -> Exception:
+        """What an answer other than the content means: Broken where it may pass, else HubError."""
+        code = headers.get("x-error-code", "")
         what = f"{path} of {repo}" if path else repo
         if status == 429 or status >= 500:
-            raise Broken(f"{self.endpoint} answered {status} for {what}.", retry_after=_seconds(response))
+            return Broken(f"{self.endpoint} answered {status} for {what}.", retry_after=_seconds(headers))
         if code == "GatedRepo" or status == 403:
             step = "use a token whose account has accepted it" if self._has_token else "set HF_TOKEN"
-            raise HubError(f"{repo} is gated: accept its licence at {self.endpoint}/{repo} and {step}.")
+            return HubError(f"{repo} is gated: accept its licence at {self.endpoint}/{repo} and {step}.")
         if code == "RevisionNotFound":
-            raise HubError(
+            return HubError(
                 f"{repo} has no revision {revision!r} at {self.endpoint}. Ask for a branch, tag or commit of it."
             )
+        if status == 416:
+            return HubError(f"{what} is shorter at {self.endpoint} than it is said to be. Try again later.")
         if code == "EntryNotFound":
-            raise HubError(f"{what} is not at {self.endpoint} any more. Download the model again.")
+            return HubError(f"{what} is not at {self.endpoint} any more. Download the model again.")
         if status in (401, 404):
             step = "Check the name, and HF_TOKEN's rights." if self._has_token else "Check the name, or set HF_TOKEN."
-            raise HubError(f"{repo} does not exist at {self.endpoint}, or is private ({status}). {step}")
-        raise HubError(f"{self.endpoint} answered {status} for {what}. Check HF_ENDPOINT.")
+            return HubError(f"{repo} does not exist at {self.endpoint}, or is private ({status}). {step}")
+        return HubError(f"{self.endpoint} answered {status} for {what}. Check HF_ENDPOINT.")
 
     def _patiently(self, ask: Callable[[], T], stop: threading.Event) -> T:
         tries = 0
@@ -144,7 +148,7 @@ class Hub:
                 return ask()
             except Broken as error:
                 tries += 1
-                if tries >= API_TRIES:
+                if tries >= PATIENCE.tries:
                     raise
                 pause(error, tries, stop)
 
@@ -167,8 +171,8 @@ class _Page:
     next_url: str | None
 
 
-def _seconds(response: httpx2.Response) -> float | None:
-    value = response.headers.get("retry-after", "")
+def _seconds(headers: Mapping[str, str]) -> float | None:
+    value = headers.get("retry-after", "")
     return float(value) if value.isascii() and value.isdigit() else None
 
 

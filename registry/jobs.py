@@ -147,6 +147,13 @@ class Jobs:
             self._store.delete_document(_key(name))
         return job
 
+    def keep_digests(self, job: Job) -> None:
+        """Let every process that shares the store know what blobs a download counts on, until it has ended."""
+        with self._lock:
+            if self._jobs.get(job.name) is job:
+                document = {"status": "queued", "request": job.request, "digests": sorted(job.digests())}
+                self._store.put_document(_key(job.name), document)
+
     def digests(self) -> set[str]:
         """The blobs that running jobs count on."""
         return {digest for job in self.all() if not job.ended.is_set() for digest in job.digests()}
@@ -257,6 +264,21 @@ class _Kept(BaseModel):
     status: Status
     request: dict[str, Any]
     error: str | None = None
+    digests: tuple[str, ...] = ()
+
+
+def kept_digests(store: Store) -> set[str]:
+    """The blobs that unfinished downloads count on, those of other processes and of earlier runs included.
+
+    A document that cannot be read counts on nothing: its download begins anew, if at all. Raises StoreError.
+    """
+    found: set[str] = set()
+    for key in store.list_documents("jobs/"):
+        with contextlib.suppress(DocumentBroken, ValidationError):
+            kept = _Kept.model_validate(store.get_document(key))
+            if kept.status == "queued":
+                found.update(kept.digests)
+    return found
 
 
 def unreadable(name: str) -> str:

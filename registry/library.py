@@ -11,7 +11,8 @@ from urllib.parse import quote, unquote
 from kit.catalogue import Catalogue
 from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
 from registry.manifest import FileEntry, Manifest, Name, Source
-from registry.store import Store, StoreError
+from registry.progress_bar import human_bytes
+from registry.store import Store, StoreError, StoreFull
 
 MAIN = "main"
 
@@ -39,9 +40,31 @@ class RevisionUnknown(LookupError):
 class Library:
     """Reads and writes models in one store. Safe to use from many threads."""
 
-    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+    def __init__(self, store: Store, catalogue: Catalogue, *, quota: int | None = None) -> None:
+        """`quota`: the most bytes that all blobs together may take."""
         self.store = store
         self.catalogue = catalogue
+        self._quota = quota
+
+    def check_room(self, what: str, needed: int, *, begun: int = 0) -> None:
+        """Refuse what has no room before a byte of it is fetched. Raises StoreFull, StoreError.
+
+        `begun` of the `needed` bytes lie in the store already, in uploads that were not finished.
+        """
+        free = self.store.free_bytes()
+        if free is not None and needed - begun > free:
+            raise StoreFull(
+                f"{self.store.where} has no room: {what} needs {human_bytes(needed)}, {human_bytes(free)} are free. "
+                "Free some space, delete a model, or set STORE to another place."
+            )
+        if self._quota is None or not needed:
+            return
+        used = sum(blob.size for blob in self.store.blobs())
+        if used + needed > self._quota:
+            raise StoreFull(
+                f"{what} needs {human_bytes(needed)} more, and of the {human_bytes(self._quota)} of QUOTA_GB "
+                f"{human_bytes(used)} are taken. Delete a model, run `registry gc`, or raise QUOTA_GB."
+            )
 
     def publish(
         self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source
@@ -164,8 +187,9 @@ class Library:
             self._drop_blobs(digests, spare)
 
     def _drop_blobs(self, digests: set[str], spare: Callable[[], set[str]]) -> None:
-        for digest in digests - self._reached() - spare():
+        for digest in digests - self.reached() - spare():
             self.store.delete_blob(digest)
+            self.store.drop_upload(digest)
 
     def _drop_repo(self, repo: str) -> set[str]:
         """Remove the documents of `repo`, refs first. Returns the digests that its commits had."""
@@ -180,7 +204,8 @@ class Library:
             self.store.delete_document(key)
         return digests
 
-    def _reached(self) -> set[str]:
+    def reached(self) -> set[str]:
+        """The digests that the models here are made of."""
         reached: set[str] = set()
         for key in self.store.list_documents("models/"):
             document = self.store.get_document(key) if "/commits/" in key else None

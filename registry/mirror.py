@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kit.errors import InvalidRequest, ModelNotFound
 from kit.hub_names import check_name, check_repo, check_revision
 from kit.resume import check_stop
+from registry.fetch import Lanes
 from registry.hub import Hub
 from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.library import MAIN, Library
@@ -45,10 +46,13 @@ class Damaged(StoreError):
 class Mirror:
     """Downloads, verifies and deletes models of one library."""
 
-    def __init__(self, library: Library, jobs: Jobs, new_hub: Callable[[], Hub], *, parallel: int) -> None:
+    def __init__(
+        self, library: Library, jobs: Jobs, new_hub: Callable[[], Hub], lanes: Lanes, *, parallel: int
+    ) -> None:
         self.jobs = jobs
         self._library = library
         self._new_hub = new_hub
+        self._lanes = lanes
         self._parallel = parallel
 
     def download(self, name: str, request: DownloadRequest) -> Job:
@@ -116,9 +120,11 @@ class Mirror:
     def _mirror(self, job: Job, wanted: Wanted) -> None:
         hub = self._new_hub()
         try:
-            transfer = Transfer(hub, self._library, wanted, job.progress, job.stop, parallel=self._parallel)
+            transfer = Transfer(
+                hub, self._library, wanted, job.progress, job.stop, self._lanes, parallel=self._parallel
+            )
             job.digests = lambda: set(transfer.digests)
-            transfer.run(job.publishing)
+            transfer.run(job.publishing, on_chosen=lambda: self.jobs.keep_digests(job))
         finally:
             hub.close()
             if job.was_cancelled:

@@ -16,7 +16,7 @@ from registry.client import RegistryClient, RegistryClientError
 from registry.filling import Outcome, fill, follow_download
 from registry.hub import Hub, HubError
 from registry.library import Library
-from registry.open_store import open_store
+from registry.open_store import open_library
 from registry.progress_bar import human_bytes
 from registry.settings import RegistrySettings
 from registry.store import StoreError
@@ -78,7 +78,7 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
 
 def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Print a line per model: its name, bytes, bytes that are not in the store yet, and why that is not known."""
-    library = Library(open_store(settings), settings.load_catalogue())
+    library = open_library(settings)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with closing(Hub(settings.hf_endpoint, token)) as hub:
         for entry in chosen_entries(library.catalogue, options.names):

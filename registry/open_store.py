@@ -4,8 +4,15 @@ from pathlib import Path
 
 from kit.settings import SettingsError
 from registry.file_store import FileStore
+from registry.library import Library
 from registry.settings import RegistrySettings
 from registry.store import Store, StoreError
+
+
+def open_library(settings: RegistrySettings) -> Library:
+    """The models over that store. Raises SettingsError."""
+    quota = None if settings.quota_gb is None else int(settings.quota_gb * 1e9)
+    return Library(open_store(settings), settings.load_catalogue(), quota=quota)
 
 
 def open_store(settings: RegistrySettings) -> Store:
@@ -31,4 +38,5 @@ def _open_s3(settings: RegistrySettings, bucket: str) -> Store:
         region=settings.s3_region,
         access_key=settings.s3_access_key,
         secret_key=settings.s3_secret_key.get_secret_value(),
+        presigned_s=settings.presigned_seconds,
     )

@@ -1,4 +1,4 @@
-"""A progress bar on stderr when that is a terminal, nothing otherwise; without any package."""
+"""A progress bar on stderr when that is a terminal, a line now and then otherwise; without any package."""
 
 import sys
 import time
@@ -6,6 +6,7 @@ from typing import Self, TextIO
 
 _WIDTH = 28
 _REDRAW_S = 0.1
+_LINE_S = 15.0
 
 
 class ProgressBar:
@@ -18,7 +19,7 @@ class ProgressBar:
         self._stream = stream or sys.stderr
         self._shown = self._stream.isatty()
         self._began = time.monotonic()
-        self._drawn = 0.0
+        self._drawn = 0.0 if self._shown else self._began
 
     def __enter__(self) -> Self:
         return self
@@ -33,16 +34,19 @@ class ProgressBar:
         self.show(label, self._done + count, self._total)
 
     def show(self, label: str, done: int, total: int) -> None:
-        """Draw `done` of `total` bytes, if it is a terminal and not drawn a moment ago."""
+        """Draw `done` of `total` bytes, unless that was done a moment ago."""
         self._done, self._total = done, total
         now = time.monotonic()
-        if not self._shown or now - self._drawn < _REDRAW_S:
+        if now - self._drawn < (_REDRAW_S if self._shown else _LINE_S):
             return
         self._drawn = now
         share = min(done / total, 1.0) if total else 0.0
         rate = done / max(now - self._began, 0.001)
-        far = f"{drawn_bar(share)} {share:4.0%} of {human_bytes(total)}, {human_bytes(rate)}/s"
-        self._stream.write(f"\r\x1b[K{self._title} {far}  {label}")
+        far = f"{share:4.0%} of {human_bytes(total)}, {human_bytes(rate)}/s"
+        if self._shown:
+            self._stream.write(f"\r\x1b[K{self._title} {drawn_bar(share)} {far}  {label}")
+        else:
+            self._stream.write(f"{self._title} {far.strip()}  {label}\n")
         self._stream.flush()
 
 

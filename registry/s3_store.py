@@ -6,12 +6,12 @@ right. Nothing is asked of the server before the first use, so the registry star
 """
 
 import contextlib
+import datetime
 import hashlib
 import json
-import mmap
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,33 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from registry.s3_parts import MIN_PART, part_size
-from registry.store import DigestMismatch, Document, StoreError, StoreFull, blob_key, mismatch, parse_document
+from kit.parts import Buffers, TooLong, cut
+from registry.s3_parts import MIN_PART
+from registry.s3_upload import PartBody, S3Upload, abort, kept_upload, unfinished_uploads
+from registry.store import (
+    Blob,
+    Bytes,
+    DigestMismatch,
+    Document,
+    StoreDown,
+    StoreError,
+    StoreFull,
+    Unfinished,
+    blob_key,
+    mismatch,
+    parse_document,
+    upload_key,
+)
 
 CHUNK = 1 << 20
-PRESIGNED_S = 3600
 # How long `check` waits for a connection, and then for an answer.
 CHECK_S = 2
 # Parts in memory at once, over all uploads: 6 of 16 MiB are what keeps a local server's disks busy.
 PARTS_IN_FLIGHT = 6
+BUFFERS = PARTS_IN_FLIGHT * MIN_PART
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+_BUSY = frozenset({"SlowDown", "RequestTimeout", "429"})
+_TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _NO_ROOM = frozenset(
     {"InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "507"}
 )
@@ -46,6 +63,7 @@ class S3Store:
         secret_key: str,
         public_endpoint: str | None = None,
         region: str = "us-east-1",
+        presigned_s: int = 3600,
     ) -> None:
         session = boto3.session.Session(
             aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region
@@ -57,31 +75,33 @@ class S3Store:
             max_pool_connections=4 * PARTS_IN_FLIGHT,
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            # The sha256 proves the content already; S3's own checksums would be a second one, unknown to some servers.
+            # The signature holds every part's sha256, so what arrives is what was hashed here. S3's own checksums would
+            # be another one, unknown to some servers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        self._bucket = bucket
+        self.bucket = bucket
+        self._presigned_s = presigned_s
         self._endpoint = endpoint
-        self._client = session.client("s3", endpoint_url=endpoint, config=config)
+        self.client = session.client("s3", endpoint_url=endpoint, config=config)
         impatient = Config(connect_timeout=CHECK_S, read_timeout=CHECK_S, retries={"total_max_attempts": 1})
         self._asking = session.client("s3", endpoint_url=endpoint, config=config.merge(impatient))
         self._public = session.client("s3", endpoint_url=public_endpoint or endpoint, config=config)
-        self._uploads = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part")
-        self._slots = threading.BoundedSemaphore(PARTS_IN_FLIGHT)
+        self.senders = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part")
+        self._buffers = Buffers(BUFFERS)
         self._lock = threading.Lock()
-        self._bucket_made = False
+        self._made = False
 
     @property
     def where(self) -> str:
         """The bucket and its server."""
-        return f"s3://{self._bucket} at {self._endpoint}"
+        return f"s3://{self.bucket} at {self._endpoint}"
 
     def check(self) -> None:
         """Ask for the bucket; one that is not there yet will be made when something is put into it."""
-        with self._failures():
+        with self.failures():
             try:
-                self._asking.head_bucket(Bucket=self._bucket)
+                self._asking.head_bucket(Bucket=self.bucket)
             except ClientError as error:
                 if not _is_absent(error):
                     raise
@@ -92,15 +112,15 @@ class S3Store:
 
     def blob_size(self, digest: str) -> int | None:
         """The object's size, or None."""
-        with self._failures():
+        with self.failures():
             try:
-                return int(self._client.head_object(Bucket=self._bucket, Key=blob_key(digest))["ContentLength"])
+                return int(self.client.head_object(Bucket=self.bucket, Key=blob_key(digest))["ContentLength"])
             except ClientError as error:
                 if _is_absent(error):
                     return None
                 raise
 
-    def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+    def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
         """Put small blobs in one piece, others in parts of at least 16 MiB, up to six of them at once."""
         if self.blob_size(digest) == size:
             return
@@ -110,77 +130,54 @@ class S3Store:
         else:
             self._put_parts(digest, size, chunks)
 
-    def _put_whole(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
-        counted, body = _Counted(chunks), bytearray()
-        for chunk in counted:
-            body += chunk
-            if counted.size > size:
+    def _put_whole(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
+        hasher, pieces, got = hashlib.sha256(), [], 0
+        for chunk in chunks:
+            got += len(chunk)
+            if got > size:
                 break
-        counted.check(digest, size)
-        with self._failures():
-            self._client.put_object(Bucket=self._bucket, Key=blob_key(digest), Body=body)
+            hasher.update(chunk)
+            pieces.append(chunk)
+        if got != size or hasher.hexdigest() != digest:
+            raise DigestMismatch(mismatch(digest, size, hasher.hexdigest(), got))
+        body = PartBody(memoryview(pieces[0])) if len(pieces) == 1 else b"".join(pieces)
+        with self.failures():
+            self.client.put_object(Bucket=self.bucket, Key=blob_key(digest), Body=body, ContentLength=size)
 
-    def _put_parts(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
-        target: dict[str, Any] = {"Bucket": self._bucket, "Key": blob_key(digest)}
-        with self._failures():
-            target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
-        parts: list[Future[dict[str, Any]]] = []
-        counted = _Counted(chunks)
-        try:
-            for body in self._bodies(counted, size):
-                parts.append(self._uploads.submit(self._put_part, target, len(parts) + 1, body))
-                _raise_first_failure(parts)
-            counted.check(digest, size)
-            finished = [part.result() for part in parts]
-            with self._failures():
-                self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": finished})
-        except BaseException:
-            for part in parts:
-                if part.cancel():
-                    self._slots.release()
-                else:
-                    part.exception()  # wait: a part that arrives after the abort would stay for ever
-            with contextlib.suppress(StoreError), self._failures():
-                self._client.abort_multipart_upload(**target)
-            raise
-
-    def _bodies(self, chunks: Iterable[bytes], size: int) -> Iterator[mmap.mmap]:
-        """Cut `chunks` into the parts of `size` bytes. Each part takes a slot, which `_put_part` gives back.
-
-        Anonymous maps, since their memory goes back to the system at once: what malloc keeps of freed buffers of this
-        size, over several threads, was as much again. Ends early where `chunks` do.
-        """
-        source = iter(chunks)
-        rest, done = b"", 0
-        while done < size:
-            self._slots.acquire()
-            body = mmap.mmap(-1, min(part_size(size), size - done))
+    def _put_parts(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
+        with S3Upload(self, digest, size, kept=False) as upload:
             try:
-                while (room := len(body) - body.tell()) > 0 and (piece := rest or next(source, b"")):
-                    body.write(piece[:room])
-                    rest = piece[room:]
-            except BaseException:
-                self._give_back(body)
-                raise
-            if body.tell() < len(body):
-                self._give_back(body)
-                return
-            done += len(body)
-            body.seek(0)
-            yield body
-        next(source, None)  # a byte too many is counted, and so found
+                for part in cut(chunks, size, upload.part_size, buffers=self._buffers):
+                    upload.write(part)
+            except TooLong:
+                raise DigestMismatch(f"expected {size} bytes, got more") from None
+            upload.finish()
 
-    def _give_back(self, body: mmap.mmap) -> None:
-        body.close()
-        self._slots.release()
+    def upload(self, digest: str, size: int, stop: threading.Event) -> S3Upload:
+        """Begin a multipart upload, or go on with the one that is noted in `uploads/<digest>.json`."""
+        self._make_bucket()
+        return S3Upload(self, digest, size, kept=True)
 
-    def _put_part(self, target: dict[str, Any], number: int, body: mmap.mmap) -> dict[str, Any]:
-        try:
-            with self._failures():
-                answer = self._client.upload_part(**target, PartNumber=number, Body=body)
-            return {"PartNumber": number, "ETag": answer["ETag"]}
-        finally:
-            self._give_back(body)
+    def drop_upload(self, digest: str) -> None:
+        """Abort the upload that is noted, and remove the note."""
+        kept = kept_upload(self, digest)
+        if kept is not None:
+            abort(self, digest, kept.upload_id)
+        self.delete_document(upload_key(digest))
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield what is noted, and multipart uploads that nothing tells of."""
+        return unfinished_uploads(self)
+
+    def drop_unfinished(self, unfinished: Unfinished) -> None:
+        """Abort the multipart upload; remove the note if it is of that one."""
+        kept = kept_upload(self, unfinished.digest)
+        if kept is not None and kept.upload_id == unfinished.upload_id:
+            self.drop_upload(unfinished.digest)
+        elif unfinished.upload_id:
+            abort(self, unfinished.digest, unfinished.upload_id)
+        else:
+            self.delete_document(upload_key(unfinished.digest))
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes of one ranged GET."""
@@ -188,8 +185,8 @@ class S3Store:
             return
         last = "" if end is None else str(end - 1)
         asked = {"Range": f"bytes={start}-{last}"} if start or end is not None else {}
-        with self._failures():
-            answer = self._client.get_object(Bucket=self._bucket, Key=blob_key(digest), **asked)
+        with self.failures():
+            answer = self.client.get_object(Bucket=self.bucket, Key=blob_key(digest), **asked)
             with contextlib.closing(answer["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
@@ -197,29 +194,30 @@ class S3Store:
         """Delete the object."""
         self.delete_document(blob_key(digest))
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the last parts of the keys below `blobs/sha256/`."""
-        for key in self._keys("blobs/sha256/"):
-            yield key.rpartition("/")[2]
+    def blobs(self) -> Iterator[Blob]:
+        """Yield the objects below `blobs/sha256/`."""
+        for item in self._objects("blobs/sha256/"):
+            age = datetime.datetime.now(datetime.UTC) - item["LastModified"]
+            yield Blob(item["Key"].rpartition("/")[2], int(item["Size"]), max(age.total_seconds(), 0.0))
 
     def local_path(self, digest: str) -> Path | None:
         """A bucket has no files."""
         return None
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """Sign a GET for an hour; no request is made for it."""
-        client = self._client if inside else self._public
-        with self._failures():
+        """Sign a GET; no request is made for it."""
+        client = self.client if inside else self._public
+        with self.failures():
             url: str = client.generate_presigned_url(
-                "get_object", Params={"Bucket": self._bucket, "Key": blob_key(digest)}, ExpiresIn=PRESIGNED_S
+                "get_object", Params={"Bucket": self.bucket, "Key": blob_key(digest)}, ExpiresIn=self._presigned_s
             )
         return url
 
     def get_document(self, key: str) -> Document | None:
         """Get the object and parse it."""
-        with self._failures():
+        with self.failures():
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+                answer = self.client.get_object(Bucket=self.bucket, Key=key)
             except ClientError as error:
                 if _is_absent(error):
                     return None
@@ -232,21 +230,36 @@ class S3Store:
         """Put the object; S3 replaces objects atomically."""
         self._make_bucket()
         body = json.dumps(document, ensure_ascii=False, indent=1).encode()
-        with self._failures():
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType="application/json")
+        with self.failures():
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
+
+    def create_document(self, key: str, document: Document) -> bool:
+        """Put the object on the condition that there is none; the server sees to it."""
+        self._make_bucket()
+        body = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        with self.failures():
+            try:
+                self.client.put_object(
+                    Bucket=self.bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*"
+                )
+            except ClientError as error:
+                if _code(error) in _TAKEN:
+                    return False
+                raise
+        return True
 
     def delete_document(self, key: str) -> None:
         """Delete the object; S3 does not mind when there is none."""
-        with self._failures():
+        with self.failures():
             try:
-                self._client.delete_object(Bucket=self._bucket, Key=key)
+                self.client.delete_object(Bucket=self.bucket, Key=key)
             except ClientError as error:
                 if not _is_absent(error):
                     raise
 
     def list_documents(self, prefix: str) -> list[str]:
         """All keys below `prefix`."""
-        return sorted(self._keys(prefix))
+        return sorted(item["Key"] for item in self._objects(prefix))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -256,71 +269,50 @@ class S3Store:
 
     def close(self) -> None:
         """Close the connections; uploads under way end in errors."""
-        self._uploads.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self.senders.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
         self._asking.close()
         self._public.close()
 
-    def _keys(self, prefix: str) -> Iterator[str]:
-        with self._failures():
+    def _objects(self, prefix: str) -> Iterator[Any]:
+        with self.failures():
             try:
-                for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
-                    for item in page.get("Contents", ()):
-                        yield item["Key"]
+                for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                    yield from page.get("Contents", ())
             except ClientError as error:
                 if not _is_absent(error):
                     raise
 
     def _make_bucket(self) -> None:
-        if self._bucket_made:
+        if self._made:
             return
-        with self._failures():
+        with self.failures():
             try:
-                self._client.head_bucket(Bucket=self._bucket)
+                self.client.head_bucket(Bucket=self.bucket)
             except ClientError as error:
                 if not _is_absent(error):
                     raise
-                with contextlib.suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
-                    self._client.create_bucket(Bucket=self._bucket)
-        self._bucket_made = True
+                with contextlib.suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
+                    self.client.create_bucket(Bucket=self.bucket)
+        self._made = True
 
     @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
+    def failures(self) -> Iterator[None]:
         """Turn the client's errors into ours, once, here. Its messages hold no credentials."""
         try:
             yield
         except ClientError as error:
             code = _code(error)
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             reason = error.response.get("Error", {}).get("Message") or code
             if code in _NO_ROOM:
                 raise StoreFull(f"{self.where} is full ({reason}). Add disks or delete a model.") from error
             if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
                 reason = f"{reason}. Check S3_ACCESS_KEY and S3_SECRET_KEY"
-            raise StoreError(f"{self.where} refused {error.operation_name}: {reason}.") from error
+            kind = StoreDown if status >= 500 or code in _BUSY else StoreError
+            raise kind(f"{self.where} refused {error.operation_name}: {reason}.") from error
         except (BotoCoreError, OSError) as error:
-            raise StoreError(f"{self.where} does not answer: {error}. Check S3_ENDPOINT.") from error
-
-
-class _Counted(Iterable[bytes]):
-    """Counts and hashes what passes."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self.size = 0
-        self._chunks = chunks
-        self._hasher = hashlib.sha256()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            self.size += len(chunk)
-            self._hasher.update(chunk)
-            if chunk:
-                yield chunk
-
-    def check(self, digest: str, size: int) -> None:
-        """Raise DigestMismatch unless what passed is the blob promised."""
-        got = self._hasher.hexdigest()
-        if self.size != size or got != digest:
-            raise DigestMismatch(mismatch(digest, size, got, self.size))
+            raise StoreDown(f"{self.where} does not answer: {error}. Check S3_ENDPOINT.") from error
 
 
 def _code(error: ClientError) -> str:
@@ -329,9 +321,3 @@ def _code(error: ClientError) -> str:
 
 def _is_absent(error: ClientError) -> bool:
     return _code(error) in _ABSENT
-
-
-def _raise_first_failure(parts: list[Future[dict[str, Any]]]) -> None:
-    for part in parts:
-        if part.done():
-            part.result()

@@ -34,6 +34,15 @@ class RegistrySettings(HttpSettings):
     s3_secret_key: SecretStr | None = Field(
         None, description="the S3 password; S3_SECRET_KEY_FILE reads it from a file"
     )
+    presigned_seconds: int = Field(
+        3600,
+        ge=60,
+        le=604800,
+        description="how long the URLs are good by which clients read from S3; `registry gc` spares what is younger",
+    )
+    quota_gb: float | None = Field(
+        None, gt=0, description="the most that all models may take in the store, in GB (10^9 bytes)"
+    )
     catalogue: Path | None = Field(
         None, description="the path of models.yaml; without it ./models.yaml if there is one"
     )
@@ -52,6 +61,17 @@ class RegistrySettings(HttpSettings):
     jobs: int = Field(2, ge=1, le=32, description="how many models to download at once")
     files_per_job: int = Field(4, ge=1, le=32, description="how many files of one model to download at once")
 
+    parts_in_flight: int = Field(
+        10,
+        ge=1,
+        le=256,
+        description="how many parts of files, of 16 MiB mostly, to fetch at once over all downloads; each is held in "
+        "memory",
+    )
+    bandwidth_mb_per_second: float | None = Field(
+        None, gt=0, description="the most that all downloads together may take, in MB (10^6 bytes) a second"
+    )
+
     @field_validator("s3_internal_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
@@ -66,6 +86,10 @@ class RegistrySettings(HttpSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError("not a URL of the form http://HOST:PORT")
         return value.rstrip("/")
+
+    def bandwidth_bytes_per_second(self) -> float | None:
+        """The most that all downloads together may take; None is no limit."""
+        return None if self.bandwidth_mb_per_second is None else self.bandwidth_mb_per_second * 1e6
 
     def load_catalogue(self) -> Catalogue:
         """The catalogue, empty when none is named and ./models.yaml is not there. Raises SettingsError."""

@@ -7,11 +7,16 @@ that fails leaves nothing behind that a reader could see.
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+from kit.parts import Part
 
 Document = dict[str, Any]
+Bytes = bytes | memoryview
 
 
 class StoreError(Exception):
@@ -22,12 +27,67 @@ class StoreFull(StoreError):
     """No room for what was to be written."""
 
 
+class StoreDown(StoreError):
+    """The store does not answer, or fails for a reason of its own that may pass."""
+
+
 class DigestMismatch(StoreError):
     """The bytes given are not the bytes promised. Nothing was stored."""
 
 
 class DocumentBroken(StoreError):
     """A document is there and cannot be read."""
+
+
+class Upload(Protocol):
+    """A blob on its way in, part by part, in order, by one thread. A context manager.
+
+    What was left without `finish` or `drop`, by whatever way, is there for the next upload of the same digest.
+    """
+
+    part_size: int
+    """The bytes of each part but the last."""
+    done: int
+    """The bytes that an earlier upload left, hashed: the first part to write begins there."""
+
+    def write(self, part: Part) -> None:
+        """Take the next part; it is released when it is kept. Raises StoreError, for an earlier part perhaps."""
+        ...
+
+    def finish(self) -> None:
+        """Make the blob appear. Raises DigestMismatch, and then nothing is left of it; StoreError."""
+        ...
+
+    def drop(self) -> None:
+        """Forget what has arrived."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What lies in a store of an upload that was not finished."""
+
+    digest: str
+    size: int
+    """The bytes that it holds and that need not come again; 0 where nothing can be gone on with."""
+    age_s: float
+    """Seconds since it was last written to."""
+    upload_id: str = ""
+    """What the store itself calls it, where one digest may have several."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob that is in a store."""
+
+    digest: str
+    size: int
+    age_s: float
+    """Seconds since it was put there."""
 
 
 class Store(Protocol):
@@ -50,12 +110,32 @@ class Store(Protocol):
         """The size of the blob with this sha256 (64 hex digits) in bytes, or None when it is not here."""
         ...
 
-    def put_blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+    def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
         """Take `size` bytes from `chunks`, in order, and keep them under their sha256, which must be `digest`.
 
         Memory is bounded whatever the size. A blob that is there already is not read again from `chunks`. An exception
         from `chunks` passes through. Raises DigestMismatch, StoreFull, StoreError.
         """
+        ...
+
+    def upload(self, digest: str, size: int, stop: threading.Event) -> Upload:
+        """Begin or go on to put a blob of `size` bytes. At most one upload of a digest at a time.
+
+        Where an earlier upload left bytes that must be read to be hashed, that happens here. Raises StoreError,
+        Stopped.
+        """
+        ...
+
+    def drop_upload(self, digest: str) -> None:
+        """Forget what an unfinished upload left; none is no error."""
+        ...
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """What unfinished uploads left, those included that are under way now."""
+        ...
+
+    def drop_unfinished(self, unfinished: Unfinished) -> None:
+        """Remove one of these; one that is gone is no error."""
         ...
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -66,8 +146,8 @@ class Store(Protocol):
         """Remove a blob; one that is not here is no error."""
         ...
 
-    def list_blobs(self) -> Iterator[str]:
-        """Yield the digests of all blobs."""
+    def blobs(self) -> Iterator[Blob]:
+        """Yield all blobs."""
         ...
 
     def local_path(self, digest: str) -> Path | None:
@@ -75,7 +155,7 @@ class Store(Protocol):
         ...
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """A URL that gives the blob to whoever holds it, for an hour; None where the store has no URLs.
+        """A URL that gives the blob to whoever holds it, for a while; None where the store has no URLs.
 
         `inside`: for a client in the store's own network; otherwise the URL uses the public endpoint, if there is one.
         """
@@ -87,6 +167,10 @@ class Store(Protocol):
 
     def put_document(self, key: str, document: Document) -> None:
         """Write or replace the document under `key`; it is durable on return."""
+        ...
+
+    def create_document(self, key: str, document: Document) -> bool:
+        """Write the document unless there is one under `key`; False then. Of several at once, one succeeds."""
         ...
 
     def delete_document(self, key: str) -> None:
@@ -109,6 +193,11 @@ class Store(Protocol):
 def blob_key(digest: str) -> str:
     """The key of a blob below the store's root."""
     return f"blobs/sha256/{digest}"
+
+
+def upload_key(digest: str) -> str:
+    """The key of what is kept of an unfinished upload of a blob in parts."""
+    return f"uploads/{digest}.json"
 
 
 def mismatch(digest: str, size: int, got_digest: str, got_size: int) -> str:

@@ -1,35 +1,27 @@
 """One model from the source into the store: list, choose, fetch with digests in flight, publish when all are right."""
 
-import hashlib
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from functools import partial
 
 import structlog
 from pydantic import BaseModel, ConfigDict
 
 from kit.hub_names import BadName
-from kit.resume import check_stop, resumed
+from kit.resume import Broken
 from registry.choose import choose_files
+from registry.fetch import DamagedFile, FileFetch, Lanes
 from registry.hub import Hub, HubError, Listing, SourceFile
 from registry.library import BlobsMissing, Library
-from registry.manifest import FileEntry, Manifest, Source, entry_of, git_blob_sha1
+from registry.manifest import FileEntry, Manifest, Source
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
-from registry.store import DigestMismatch, StoreFull
+from registry.store import StoreError
 
 log = structlog.get_logger(__name__)
 
-# A file whose bytes are wrong is fetched once more: a broken proxy on the way is commoner than a broken source.
-FETCHES = 2
-# Files that come without a sha256 are small ones, kept in git. More than this would have been in LFS.
-MAX_WITHOUT_SHA256 = 256 << 20
-IN_MEMORY = 8 << 20
-CHUNK = 1 << 20
 PUBLISH_TRIES = 3
 TELL_EVERY_S = 10.0
 
@@ -53,19 +45,25 @@ class Transfer:
     """
 
     def __init__(
-        self, hub: Hub, library: Library, wanted: Wanted, progress: Progress, stop: threading.Event, *, parallel: int
-    ) -> None:
+        self, hub: Hub, library: Library, wanted: Wanted, progress: Progress, stop: threading.Event, lanes: Lanes,
+        *, parallel: int,
+    ) -> None:  # fmt: skip
+        """`parallel`: how many files at once."""
         self.digests: set[str] = set()
         self._hub = hub
         self._library = library
         self._wanted = wanted
         self._progress = progress
         self._stop = stop
+        self._lanes = lanes
         self._parallel = parallel
 
-    def run(self, publishing: Callable[[], AbstractContextManager[None]]) -> Manifest:
+    def run(
+        self, publishing: Callable[[], AbstractContextManager[None]], on_chosen: Callable[[], None] = lambda: None
+    ) -> Manifest:
         """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
 
+        `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
         Raises HubError, Broken, StoreError, BadName, Stopped; nothing is published then.
         """
         wanted = self._wanted
@@ -75,6 +73,7 @@ class Transfer:
         if not files:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
+        on_chosen()
         self._check_room(files)
         total = human_bytes(sum(file.size for file in files))
         log.info(
@@ -99,18 +98,11 @@ class Transfer:
         raise missing
 
     def _check_room(self, files: list[SourceFile]) -> None:
-        free = self._library.store.free_bytes()
-        if free is None:
-            return
-        needed = sum(file.size for file in files if not self._is_here(file))
-        if needed > free:
-            raise StoreFull(
-                f"{self._library.store.where} has no room: {self._wanted.name} needs {human_bytes(needed)}, "
-                f"{human_bytes(free)} are free. Free some space, delete a model, or set STORE to another place."
-            )
-
-    def _is_here(self, file: SourceFile) -> bool:
-        return file.sha256 is not None and self._library.store.blob_size(file.sha256) == file.size
+        store = self._library.store
+        absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
+        digests = {file.sha256 for file in absent}
+        begun = sum(upload.size for upload in store.unfinished() if upload.digest in digests)
+        self._library.check_room(self._wanted.name, sum(file.size for file in absent), begun=begun)
 
     def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[FileEntry]:
         """Fetch the files, several at once, the largest first. The first failure ends the others."""
@@ -138,79 +130,19 @@ class Transfer:
         return entries
 
     def _fetch(self, listing: Listing, file: SourceFile) -> FileEntry:
-        check_stop(self._stop)
-        for attempt in range(1, FETCHES + 1):
-            content = _Content(file, self._stream(listing, file), self._progress)
-            try:
-                entry = self._keep(file, content)
-            except DigestMismatch as error:
-                self._progress.advance(-content.count)
-                if attempt == FETCHES:
-                    raise HubError(
-                        f"{file.path} of {self._wanted.repo} arrived damaged from {self._hub.endpoint} {FETCHES} times "
-                        f"({error}). Nothing was published. Try again later, or another HF_ENDPOINT."
-                    ) from error
-            except BaseException:
-                self._progress.advance(-content.count)
-                raise
-            else:
-                self._progress.file_done()
-                return entry
-        raise AssertionError("unreachable")
-
-    def _stream(self, listing: Listing, file: SourceFile) -> Iterator[bytes]:
-        read = partial(self._hub.read, self._wanted.repo, listing.commit, file.path)
-        return resumed(read, start=0, size=file.size, stop=self._stop)
-
-    def _keep(self, file: SourceFile, content: "_Content") -> FileEntry:
-        """Put the content into the store, proved by every digest that the source gave."""
-        store = self._library.store
-        if file.sha256 is None:
-            return self._keep_small(file, content)
-        if self._is_here(file):
-            self._progress.advance(file.size, fetched=False)
-            return entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.lfs)
-        store.put_blob(file.sha256, file.size, content)
-        if content.count == 0 and file.size:  # another file of this model has the same content and was faster
-            self._progress.advance(file.size, fetched=False)
-        elif file.git_sha1 is not None and content.git_sha1.hexdigest() != file.git_sha1:
-            raise DigestMismatch(f"expected git id {file.git_sha1}, got {content.git_sha1.hexdigest()}")
-        return entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.lfs)
-
-    def _keep_small(self, file: SourceFile, content: "_Content") -> FileEntry:
-        if file.size > MAX_WITHOUT_SHA256:
-            raise HubError(f"{file.path} of {self._wanted.repo} has {file.size} bytes and no sha256, which is refused.")
-        with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
-            sha256 = hashlib.sha256()
-            for chunk in content:
-                sha256.update(chunk)
-                spool.write(chunk)
-            got = content.git_sha1.hexdigest()
-            if content.count != file.size or got != file.git_sha1:
-                raise DigestMismatch(
-                    f"expected git id {file.git_sha1} of {file.size} bytes, got {got} of {content.count}"
-                )
-            digest = sha256.hexdigest()
-            self.digests.add(digest)
-            spool.seek(0)
-            self._library.store.put_blob(digest, file.size, iter(lambda: spool.read(CHUNK), b""))
-        return entry_of(file.path, file.size, digest, got, lfs=False)
-
-
-class _Content(Iterable[bytes]):
-    """A stream that counts what passes, for the progress, and hashes it as git does."""
-
-    def __init__(self, file: SourceFile, chunks: Iterator[bytes], progress: Progress) -> None:
-        self.count = 0
-        self.git_sha1 = git_blob_sha1(file.size)
-        self._hashes_git = file.git_sha1 is not None
-        self._chunks = chunks
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            if self._hashes_git:
-                self.git_sha1.update(chunk)
-            self.count += len(chunk)
-            self._progress.advance(len(chunk))
-            yield chunk
+        """One file. What goes wrong is told with its name."""
+        wanted, store = self._wanted, self._library.store
+        source = self._hub.file(wanted.repo, listing.commit, file.path)
+        fetch = FileFetch(file, source, store, self._lanes, self._progress, self._stop, self.digests.add)
+        name = f"{file.path} of {wanted.repo}"
+        try:
+            return fetch.run()
+        except DamagedFile as error:
+            raise HubError(
+                f"{name} arrived damaged from {self._hub.endpoint} {error}. Nothing was published. "
+                "Try again later, or another HF_ENDPOINT."
+            ) from error
+        except Broken as error:
+            raise Broken(f"{name}: {error} Ask for the download again: it goes on where it was.") from error
+        except StoreError as error:
+            raise type(error)(f"{name} could not be stored: {error}") from error

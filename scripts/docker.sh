@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # what is set here is used by the scripts that source it
-# Sourced by offline-setup.sh and doctor.sh: Docker and this project's compose files, seen from a host that has nothing
+# Sourced by offline-setup.sh, bundle.sh and doctor.sh: Docker and this project's compose files, seen from a host that has nothing
 # but bash and docker.
 #
 # A check leaves what it saw in $detail, and when it returns 1, what to do about it in $mend.
@@ -15,12 +15,6 @@ readonly IMAGES_GB=35 SPARE_GB=5
 readonly MODELS_GB=40
 # How long minio and registry may take until they are healthy.
 readonly START_WAIT_S=300
-
-if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
-  bold=$'\e[1m' red=$'\e[31m' green=$'\e[32m' yellow=$'\e[33m' plain=$'\e[0m'
-else
-  bold='' red='' green='' yellow='' plain=''
-fi
 
 # The compose file of the air-gapped cluster, with the site's override if it has one; and that of the machine with
 # internet, or whatever COMPOSE_FILE names. Arrays, so that a command in the background is docker itself.

@@ -14,6 +14,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/docker.sh
 . scripts/docker.sh
+# shellcheck source=scripts/say.sh
+. scripts/say.sh
 
 json=no problems=0 checks=() scratch='' seen_models=' '
 

@@ -8,6 +8,8 @@
 #   --jobs N        download at most N models at once (the registry itself takes REGISTRY_JOBS, 2 by default)
 #   --skip-images   do not build or pull images
 #   --no-verify     do not read again what was fetched
+#   --bundle DIR    at the end write images and models into a signed bundle, for a machine that no cable reaches
+#   --sign-with F   the key for it (bundle.key, made if it is not there): scripts/bundle.sh --help tells more
 #   --help          this text
 #
 # Safe to interrupt at any point: run the same command again and it goes on where it was. What is there is not fetched
@@ -19,6 +21,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/docker.sh
 . scripts/docker.sh
+# shellcheck source=scripts/say.sh
+. scripts/say.sh
 
 # How often the registry may be found dead at its work before this gives up.
 readonly RESTARTS=10
@@ -26,18 +30,9 @@ readonly RESTARTS=10
 # Progress that moves is for terminals.
 quiet=(--quiet)
 [[ ! -t 1 ]] || quiet=()
-names=() jobs='' images=yes verify=yes child='' failures=()
+names=() jobs='' images=yes verify=yes bundle='' sign_with='' child='' failures=()
 
 usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
-step() { printf '%s== %s%s\n' "$bold" "$*" "$plain"; }
-note() { printf '   %s\n' "$*"; }
-warn() { printf '%s!! %s%s\n' "$yellow" "$*" "$plain" >&2; }
-# stop CODE MESSAGE [WHAT TO DO]
-stop() {
-  printf '%sxx %s%s\n' "$red" "$2" "$plain" >&2
-  [[ -z ${3:-} ]] || printf '   %s\n' "$3" >&2
-  exit "$1"
-}
 
 interrupted() {
   trap '' INT TERM
@@ -73,6 +68,9 @@ options() {
         ;;
       --skip-images) images=no ;;
       --no-verify) verify=no ;;
+      --bundle=* | --sign-with=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+      --bundle) bundle=${2:-} && [[ -n $bundle ]] || stop 2 "--bundle takes the folder to write to." && shift ;;
+      --sign-with) sign_with=${2:-} && [[ -n $sign_with ]] || stop 2 "--sign-with takes the file of a key." && shift ;;
       --help | -h) usage && exit 0 ;;
       -*) stop 2 "There is no option $1." "scripts/offline-setup.sh --help lists the options." ;;
       *) names+=("$1") ;;
@@ -273,6 +271,11 @@ if ((${#failures[@]})); then
   step "Not complete"
   for failure in "${failures[@]}"; do printf '%sxx %s%s\n' "$red" "$failure" "$plain" >&2; done
   stop 1 "Mend that and run the same command again: scripts/offline-setup.sh${given:+ $given}"
+fi
+if [[ -n $bundle ]]; then
+  arguments=(export "$bundle" ${sign_with:+--sign-with "$sign_with"} ${names[@]+"${names[@]}"})
+  [[ $images == yes ]] || arguments+=(--skip-images)
+  follow scripts/bundle.sh "${arguments[@]}" || exit
 fi
 printf '\n%sEverything is here.%s Prove it, cut the cable, and start the cluster:\n' "$green" "$plain"
 printf '   scripts/doctor.sh\n   docker compose -f %s up -d\n' "$CLUSTER_FILE"

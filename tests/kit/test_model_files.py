@@ -137,18 +137,17 @@ def test_a_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: s
     assert [path.name for path in home(fetch).iterdir() if "part" in path.name] == []
 
 
-def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch) -> None:
-    """Broken off by a stop in the middle: the next fetch asks for the rest of that file, and for no finished one."""
-    registry.switches.cut_after[WEIGHTS] = 2_000_000
-    registry.switches.cuts_left[WEIGHTS] = 1
+def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the first part: the next fetch asks for the rest of that file, and for no finished one."""
+    monkeypatch.setattr("kit.model_files.PART", 1_000_000)
     original = fetch._report
 
-    def stop_when_cut(share: float, text: str) -> None:
+    def stop_after_a_part(share: float, text: str) -> None:
         original(share, text)
-        if registry.switches.cuts_left[WEIGHTS] == 0:
+        if text.startswith(f"fetching {WEIGHTS} 33 %"):
             fetch.stop.set()
 
-    fetch._report = stop_when_cut  # type: ignore[method-assign]  # this test listens in
+    fetch._report = stop_after_a_part  # type: ignore[method-assign]  # this test listens in
     error = failure(fetch)
     assert error.may_pass
     assert "Stopped" in str(error)
@@ -157,9 +156,25 @@ def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch) -> None
     registry.switches.seen.clear()
     fetch._report = original  # type: ignore[method-assign]  # as before
     assert contents(fetch()) == contents(registry.folder)
-    (headers,) = registry.switches.requests(f"/{WEIGHTS}")
-    assert int(headers["range"].removeprefix("bytes=").removesuffix("-")) > 0
+    starts = {headers["range"].removeprefix("bytes=").partition("-")[0] for headers in weights_requests(registry)}
+    assert starts == {"1000000", "2000000"}
     assert registry.switches.requests("/config.json") == []
+
+
+def test_parts_come_in_parallel_and_lie_in_order(
+    registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part held back: the others are asked for meanwhile, and the file is right."""
+    monkeypatch.setattr("kit.model_files.PART", 500_000)
+    gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
+    opener = threading.Thread(target=lambda: (wait_until(lambda: len(weights_requests(registry)) == 6), gate.set()))
+    opener.start()
+    assert contents(fetch()) == contents(registry.folder)
+    opener.join()
+
+
+def weights_requests(registry: Registry) -> list[dict[str, str]]:
+    return registry.switches.requests(f"/{WEIGHTS}")
 
 
 def test_a_cut_stream_goes_on_by_itself(registry: Registry, fetch: Fetch) -> None:

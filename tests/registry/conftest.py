@@ -1,7 +1,7 @@
 """Both stores behind one fixture: what is said of a store holds for every one."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kit.catalogue import Catalogue
+from registry.cli import main
 from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
@@ -16,11 +17,13 @@ from registry.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store import Store
+from tests.registry.bundles import new_library
 from tests.support.hub import Switches, serving_registry, small_repo
 from tests.support.s3 import s3_server  # noqa: F401  # a fixture, found by its name
 
 StoreSettings = dict[str, Any]
 
+ROOT = Path(__file__).resolve().parents[2]
 REPO = "test/small"
 WEIGHTS = "model.safetensors"
 
@@ -91,3 +94,43 @@ def repo_folder(tmp_path: Path) -> Path:
 def published(library: Library, repo_folder: Path) -> Manifest:
     """The small model, published as `small`, repository `test/small`."""
     return import_folder(library, repo_folder, name="small", repo="test/small", revision="main")
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Library:
+    """A library with two models that share files."""
+    library = new_library(tmp_path / "origin")
+    for name, seed in (("one", "a"), ("two", "b")):
+        folder = small_repo(tmp_path / f"repo-{name}", seed=seed)
+        import_folder(library, folder, name=name, repo=f"test/{name}", revision="main")
+    return library
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `registry ...` in this process, as `python -m registry ...` would."""
+
+    def run(*arguments: str, store: Path) -> Done:
+        monkeypatch.setenv("STORE", f"file:{store}")
+        monkeypatch.setenv("CATALOGUE", str(ROOT / "models.yaml"))
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return run

@@ -4,46 +4,14 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from registry.cli import main
+from tests.registry.conftest import Run
 from tests.support.hub import serving_registry, small_repo
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `registry ...` in this process, as `python -m registry ...` would."""
-
-    def run(*arguments: str, store: Path) -> Done:
-        monkeypatch.setenv("STORE", f"file:{store}")
-        monkeypatch.setenv("CATALOGUE", str(ROOT / "models.yaml"))
-        code = 0
-        try:
-            main(arguments)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return run
 
 
 def test_import_then_list(registry: Run, tmp_path: Path) -> None:
@@ -133,3 +101,72 @@ def test_download_watches_a_running_registry(registry: Run, tmp_path: Path) -> N
         missing = registry("download", "x", "--repo", "o/none", "--url", mirror, store=tmp_path / "unused")
         assert missing.returncode == 78
         assert "o/none does not exist at" in missing.stderr
+
+
+@pytest.fixture
+def keys(registry: Run, tmp_path: Path) -> Path:
+    """A pair of keys, without the ending of its files."""
+    made = registry("keygen", "--output", str(tmp_path / "site"), store=tmp_path / "store")
+    assert made.returncode == 0, made.stderr
+    return tmp_path / "site"
+
+
+def test_a_bundle_is_exported_verified_and_imported(registry: Run, tmp_path: Path, keys: Path) -> None:
+    """By the commands that each step prints: keygen, export, verify, import, and import again."""
+    store, there, bundle = tmp_path / "store", tmp_path / "there", str(tmp_path / "bundle")
+    assert registry("import", "minilm", str(small_repo(tmp_path / "repo")), store=store).returncode == 0
+    exported = registry(
+        "export", "--output", bundle, "--sign-with", f"{keys}.key", "--volume-size", "1MB", "embedding", store=store
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert "3.0 MB in 4 volumes" in exported.stdout
+    command = exported.stdout.splitlines()[-1].partition("check it with: registry ")[2].split()
+    verified = registry(*command, store=there)
+    assert "every byte is right, signed with key" in verified.stdout
+    imported = registry("import", bundle, "--key", f"{keys}.pub", store=there)
+    assert imported.returncode == 0, imported.stderr
+    assert "3.0 MB new, 0 B were there" in imported.stdout
+    assert "0 B new, 3.0 MB were there" in registry("import", bundle, "--key", f"{keys}.pub", store=there).stdout
+    assert registry("list", store=there).stdout == registry("list", store=store).stdout
+
+
+def test_a_bundle_that_is_refused(registry: Run, tmp_path: Path, keys: Path) -> None:
+    """Exit 1, one line with the volume's name."""
+    store, there, bundle = tmp_path / "store", tmp_path / "there", tmp_path / "bundle"
+    registry("import", "x", str(small_repo(tmp_path / "repo")), store=store)
+    registry("export", "--output", str(bundle), "--sign-with", f"{keys}.key", store=store)
+    volume = bundle / "volume-0001.tar"
+    volume.write_bytes(volume.read_bytes()[:-5] + b"xxxxx")
+    for command in ("verify", "import"):
+        refused = registry(command, str(bundle), "--key", f"{keys}.pub", store=there)
+        assert refused.returncode == 1
+        assert refused.stderr.count("\n") == 1
+        assert "volume-0001.tar" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["import", "a"], 1, "--key NAME.pub. To import a folder as a model: registry import NAME FOLDER"),
+        (["import", "a", "b", "c"], 2, "takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY"),
+        (["import", "a", "b", "--key", "k.pub"], 2, "takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY"),
+        (["import", "a", "--key", "k.pub"], 1, "k.pub cannot be read as a public key"),
+        (["keygen", "--output", "no/where"], 1, "cannot be written"),
+        (["export", "--output", "x", "--sign-with", "no.key"], 1, "no.key cannot be read as a secret key"),
+    ],
+)
+def test_bundles_and_folders_are_not_confused(
+    registry: Run, tmp_path: Path, arguments: list[str], code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mistake says what would be right."""
+    monkeypatch.chdir(tmp_path)
+    done = registry(*arguments, store=tmp_path / "store")
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+
+
+def test_keys_are_not_replaced(registry: Run, tmp_path: Path, keys: Path) -> None:
+    """What was signed with them could not be checked any more."""
+    before = keys.with_suffix(".key").read_bytes()
+    done = registry("keygen", "--output", str(keys), store=tmp_path / "store")
+    assert (done.returncode, "exists already" in done.stderr) == (1, True)
+    assert keys.with_suffix(".key").read_bytes() == before

@@ -1,10 +1,12 @@
 """How far a download is, in numbers and in words."""
 
+import io
 import time
 
 import pytest
 
 from registry.progress import Progress, human_seconds
+from registry.progress_bar import ProgressBar
 
 
 @pytest.fixture
@@ -44,3 +46,16 @@ def test_told_in_words(clock: list[float]) -> None:
 def test_durations(seconds: float, words: str) -> None:
     """Rounded up: nobody is promised less."""
     assert human_seconds(seconds) == words
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then(clock: list[float]) -> None:
+    """A long import in a log is seen to go on; a short one says nothing."""
+    said = io.StringIO()
+    with ProgressBar("importing", 400_000_000, said) as bar:
+        for _ in range(4):
+            clock[0] += 10
+            bar.advance("volume-0001.tar", 100_000_000)
+    assert said.getvalue().splitlines() == [
+        "importing 50% of 400.0 MB, 10.0 MB/s  volume-0001.tar",
+        "importing 100% of 400.0 MB, 10.0 MB/s  volume-0001.tar",
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from registry.store import DigestMismatch, Store, StoreError
 from tests.support import plain_http
-from tests.support.hub import random_bytes
+from tests.support.hub import digests, random_bytes
 
 MIB = 1 << 20
 
@@ -34,7 +34,7 @@ def test_a_blob_comes_back_as_it_went_in(store: Store, size: int) -> None:
     digest = put(store, data)
     assert store.blob_size(digest) == size
     assert b"".join(store.read_blob(digest)) == data
-    assert list(store.list_blobs()) == [digest]
+    assert digests(store) == {digest}
 
 
 def test_ranges_of_a_blob(store: Store) -> None:
@@ -61,7 +61,7 @@ def test_wrong_bytes_are_refused_whole(store: Store, wrong: str, size: int) -> N
     with pytest.raises(DigestMismatch):
         store.put_blob(sha256(data), len(data), pieces(given))
     assert store.blob_size(sha256(data)) is None
-    assert list(store.list_blobs()) == []
+    assert digests(store) == set()
 
 
 @pytest.mark.parametrize("good", [10, 40 * MIB])
@@ -108,7 +108,7 @@ def test_deleting_a_blob(store: Store) -> None:
     """It is gone, others stay."""
     first, second = put(store, b"first"), put(store, b"second")
     store.delete_blob(first)
-    assert list(store.list_blobs()) == [second]
+    assert digests(store) == {second}
 
 
 def test_documents(store: Store) -> None:
@@ -157,3 +157,21 @@ def test_the_lock_is_exclusive(store: Store) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(hold, range(20))) == {1}
+
+
+def test_blobs_are_listed_with_size_and_age(store: Store) -> None:
+    """What cleaning up goes by."""
+    digest = put(store, b"hello")
+    (blob,) = store.blobs()
+    assert (blob.digest, blob.size) == (digest, 5)
+    assert 0 <= blob.age_s < 60
+
+
+def test_of_several_that_create_a_document_one_succeeds(store: Store) -> None:
+    """And what it wrote stays: so a lease has one holder."""
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda number: store.create_document("leases/x.json", {"holder": number}), range(8)))
+    assert sum(created) == 1
+    assert store.get_document("leases/x.json") == {"holder": created.index(True)}
+    store.delete_document("leases/x.json")
+    assert store.create_document("leases/x.json", {"holder": 9})

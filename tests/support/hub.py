@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.app import create_registry
 from registry.settings import RegistrySettings
+from registry.store import Store
 from tests.support import plain_http
 
 START_S = 20.0
@@ -165,6 +166,11 @@ def small_repo(folder: Path, *, seed: str = "a", weights: int = 3_000_000) -> Pa
 def random_bytes(seed: str, size: int) -> bytes:
     """`size` bytes that look random and follow from `seed`."""
     return hashlib.shake_128(seed.encode()).digest(size)
+
+
+def digests(store: Store) -> set[str]:
+    """The blobs that a store holds."""
+    return {blob.digest for blob in store.blobs()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,189 @@
+"""Files over HTTP by ranges, straight into memory that the caller gives: many gigabytes at little CPU.
+
+urllib3 and not httpx2, which everything else here speaks: a gigabyte costs a quarter of the CPU. Blocking, for any
+thread.
+"""
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx2
+import urllib3
+from urllib3.exceptions import HTTPError, LocationParseError
+
+from kit.resume import Broken, Patience, check_stop, pause
+
+PIECE = 256 << 10
+CHUNK = 8 << 20
+REDIRECTS = 5
+CONNECTIONS = 32
+_REDIRECTED = frozenset({301, 302, 303, 307, 308})
+
+Refuse = Callable[[int, Mapping[str, str]], Exception]
+OnBytes = Callable[[int], None]
+
+
+class RangeClient:
+    """Connections for ranged reads. The token goes to the origin of `home` only, wherever that redirects."""
+
+    def __init__(
+        self, home: str, token: str | None, *, user_agent: str, connect_s: float, stall_s: float, proxies: bool
+    ) -> None:
+        """`stall_s`: how long the other side may be silent. `proxies`: whether HTTPS_PROXY and its kin are obeyed."""
+        self.user_agent = user_agent
+        self._origin = _origin(home)
+        self._token = token
+        self._obeys_proxies = proxies
+        self._timeout = urllib3.Timeout(connect=connect_s, read=stall_s)
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    @contextlib.contextmanager
+    def get(self, url: str, first: int, last: int) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
+        """The answer to a GET of the bytes `first` to `last` (inclusive), redirections followed, and its final URL.
+
+        Raises Broken.
+        """
+        for _ in range(REDIRECTS):
+            response = self._ask(url, first, last)
+            location = response.headers.get("location", "")
+            if response.status not in _REDIRECTED or not location:
+                try:
+                    yield response, url
+                except HTTPError as error:
+                    raise _broken(url, error) from error
+                finally:
+                    # A connection with unread bytes on it is of no use to the next request.
+                    response.release_conn() if response.length_remaining == 0 else response.close()
+                return
+            response.drain_conn()
+            response.release_conn()
+            url = urljoin(url, location)
+        raise Broken(f"{_origin(url)} redirects in a circle.")
+
+    def _ask(self, url: str, first: int, last: int) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept-Encoding": "identity", "User-Agent": self.user_agent, "Range": f"bytes={first}-{last}"}
+        if self._token is not None and _origin(url) == self._origin:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            return self._pool(url).request(
+                "GET", url, headers=headers, preload_content=False, decode_content=False, redirect=False
+            )
+        except (HTTPError, LocationParseError) as error:
+            raise _broken(url, error) from error
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        proxy = self._proxy(url)
+        with self._lock:
+            if proxy not in self._pools:
+                self._pools[proxy] = self._new_pool(proxy)
+            return self._pools[proxy]
+
+    def _new_pool(self, proxy: str | None) -> urllib3.PoolManager:
+        tls = httpx2.create_ssl_context()  # the same trust as everything else here
+        if proxy is None:
+            return urllib3.PoolManager(maxsize=CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls)
+        return urllib3.ProxyManager(proxy, maxsize=CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls)
+
+    def _proxy(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        if not self._obeys_proxies or proxy_bypass(parts.hostname or ""):
+            return None
+        found = getproxies()
+        return found.get(parts.scheme) or found.get("all")
+
+
+class RangedFile:
+    """One file at one URL. `refuse` makes the exception for an answer that is no content; Broken is tried again."""
+
+    def __init__(self, client: RangeClient, url: str, refuse: Refuse, patience: Patience) -> None:
+        self._client = client
+        self._url = url
+        self._refuse = refuse
+        self._patience = patience
+        # Where the URL led: asked directly from then on, until it is refused there (a signature has its hour).
+        self._direct: str | None = None
+
+    def fill(self, view: memoryview, start: int, stop: threading.Event, on_bytes: OnBytes) -> None:
+        """Fill `view` with the bytes from `start` on, taken up again wherever the stream breaks.
+
+        `on_bytes` is told of every piece. Raises what `refuse` makes, Broken after too many breaks in a row that
+        brought nothing, Stopped.
+        """
+        done = breaks = 0
+        while done < len(view):
+            before = done
+            try:
+                for count in self._pieces(view[done:], start + done):
+                    done += count
+                    on_bytes(count)
+                    check_stop(stop)
+                if done < len(view):
+                    raise Broken(f"{self._url} ended {len(view) - done} bytes too early.")
+            except Broken as error:
+                breaks = 1 if done > before else breaks + 1
+                if breaks >= self._patience.tries:
+                    raise
+                pause(error, breaks, stop, self._patience)
+
+    def chunks(self, size: int, stop: threading.Event) -> Iterator[bytes]:
+        """The `size` bytes of the file one after the other, for who needs no speed. Raises what `fill` raises."""
+        for start in range(0, size, CHUNK):
+            chunk = bytearray(min(CHUNK, size - start))
+            self.fill(memoryview(chunk), start, stop, lambda _count: None)
+            yield bytes(chunk)
+
+    def _pieces(self, view: memoryview, start: int) -> Iterator[int]:
+        direct, self._direct = self._direct, None
+        with self._client.get(direct or self._url, start, start + len(view) - 1) as (response, url):
+            status = response.status
+            if status == 206 and _range_start(response.headers) not in (start, None):
+                raise Broken(f"{self._url} answered with another range than was asked for.")
+            if status not in (200, 206):
+                if direct is not None:
+                    raise Broken(f"{urlsplit(direct).hostname} answered {status}.", retry_after=0.0)
+                raise self._refuse(status, response.headers)
+            if url != self._url:
+                self._direct = url
+            # A server that ignores Range begins at the beginning.
+            yield from _pour(response, view, skip=start if status == 200 else 0)
+
+
+def _pour(response: urllib3.BaseHTTPResponse, view: memoryview, *, skip: int) -> Iterator[int]:
+    """Fill `view` from the body after its first `skip` bytes; yields how much each piece brought."""
+    done = 0
+    while done < len(view) and (piece := response.read(min(PIECE, skip + len(view) - done))):
+        if skip >= len(piece):
+            skip -= len(piece)
+            continue
+        rest = memoryview(piece)[skip:]
+        skip = 0
+        view[done : done + len(rest)] = rest
+        done += len(rest)
+        yield len(rest)
+
+
+def _range_start(headers: Mapping[str, str]) -> int | None:
+    found = re.match(r"bytes (\d{1,18})-", headers.get("content-range", ""))
+    return int(found[1]) if found else None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _broken(url: str, error: Exception) -> Broken:
+    # Not the error's own words: they hold the whole URL, and a signed one is a credential.
+    parts = urlsplit(url)
+    reason = re.sub(r"\?\S*", "?...", str(error)) or type(error).__name__
+    return Broken(f"{parts.scheme}://{parts.netloc} cannot be reached ({reason}). Check the connection to it.")

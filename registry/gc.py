@@ -1,0 +1,71 @@
+"""Clearing up a store: what no model reaches and nobody is about to use.
+
+A blob is garbage when no manifest reaches it, no unfinished job counts on it (its digests stand in `jobs/`), and it is
+older than a URL that a client may hold. A blob that is being put into the store now is younger than that.
+"""
+
+from collections.abc import Callable
+from itertools import islice
+from typing import NamedTuple
+
+import structlog
+
+from registry.jobs import kept_digests
+from registry.lease import CHANGES, lease
+from registry.library import Library
+from registry.progress_bar import human_bytes
+from registry.store import Blob
+
+log = structlog.get_logger(__name__)
+
+# What is looked at again, right before it is deleted, together; the store's lock is held meanwhile.
+AT_ONCE = 50
+
+
+class Cleared(NamedTuple):
+    """What was removed, or would be."""
+
+    blobs: int
+    size_bytes: int
+    spared: int
+    """Blobs that no model reaches, and that are too young."""
+
+    def told(self, *, dry_run: bool) -> str:
+        """In words."""
+        what = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}"
+        young = f"; {self.spared} more may still be in use, and are looked at again another time" if self.spared else ""
+        return f"{'would remove' if dry_run else 'removed'} {what}{young}"
+
+
+def clear_up(library: Library, *, spare_s: float, running: Callable[[], set[str]], dry_run: bool) -> Cleared:
+    """Remove garbage that is older than `spare_s` seconds, or only look. `running`: what jobs of this process count on.
+
+    Raises LeaseTaken when somebody else is at it, StoreError.
+    """
+    with lease(library.store, CHANGES, "gc") as renew:
+        roots = _roots(library, running)
+        garbage = [blob for blob in library.store.blobs() if blob.digest not in roots]
+        old = [blob for blob in garbage if blob.age_s > spare_s]
+        removed: list[Blob] = []
+        rest = iter(old)
+        while some := list(islice(rest, AT_ONCE)):
+            renew()
+            removed += some if dry_run else _remove(library, some, running)
+    cleared = Cleared(len(removed), sum(blob.size for blob in removed), len(garbage) - len(old))
+    log.info("cleared up", dry_run=dry_run, blobs=cleared.blobs, size_bytes=cleared.size_bytes, spared=cleared.spared)
+    return cleared
+
+
+def _roots(library: Library, running: Callable[[], set[str]]) -> set[str]:
+    """What is not garbage. Jobs first: one that ends meanwhile has published what it counted on."""
+    return running() | kept_digests(library.store) | library.reached()
+
+
+def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:
+    """Remove those of `blobs` that are garbage still, while nothing is published or deleted."""
+    with library.store.exclusive():
+        roots = _roots(library, running)
+        garbage = [blob for blob in blobs if blob.digest not in roots]
+        for blob in garbage:
+            library.store.delete_blob(blob.digest)
+    return garbage

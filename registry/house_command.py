@@ -1,0 +1,95 @@
+"""`registry gc` and `registry verify NAME`: keeping house in the store that STORE names, from a terminal."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing
+
+from kit.resume import Broken
+from registry.bundle_command import EXIT_REFUSED, key_of
+from registry.bundle_place import FILE_SUFFIX
+from registry.bundle_reader import BundleReader
+from registry.gc import clear_up
+from registry.hub import Hub, HubError
+from registry.library import Library
+from registry.manifest import FileEntry
+from registry.open_store import open_library
+from registry.progress_bar import ProgressBar
+from registry.scrub import (
+    Damage,
+    bytes_to_read,
+    find_damage,
+    models_to_read,
+    never,
+    repair_from_bundle,
+    repair_from_source,
+)
+from registry.settings import RegistrySettings
+from registry.store import StoreError
+
+
+def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    """Remove what no model reaches, or tell what that would be. Raises StoreError."""
+    library = open_library(settings)
+    cleared = clear_up(library, spare_s=settings.presigned_seconds, running=set, dry_run=options.dry_run)
+    _print(f"{library.store.where}: {cleared.told(dry_run=options.dry_run)}")
+
+
+def verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    """Read models again and repair them where asked; exits with 1 when something is wrong still.
+
+    Raises BundleError, SignatureError, StoreError, BadName.
+    """
+    library = open_library(settings)
+    models = models_to_read(library, options.what)
+    damages = []
+    with ProgressBar("verifying", bytes_to_read(models)) as bar:
+        for damage in find_damage(library.store, models, bar.advance):
+            damages.append(damage)
+            _print(f"damaged: {damage}")
+    if options.bundle is not None and damages:
+        damages = _from_bundle(library, damages, options)
+    elif options.repair and damages:
+        damages = _from_source(settings, library, damages)
+    wrong = {damage.model for damage in damages}
+    for name in models:
+        _print(f"{name:20} {'DAMAGED' if name in wrong else 'every byte is right'}")
+    if damages:
+        if not options.repair and options.bundle is None:
+            _print("Mend it with --repair, from where it was mirrored, or with --from BUNDLE --key PUBLIC_KEY.")
+        raise SystemExit(EXIT_REFUSED)
+
+
+def _from_bundle(library: Library, damages: list[Damage], options: argparse.Namespace) -> list[Damage]:
+    reader = BundleReader(options.bundle, key_of(options))
+    with ProgressBar("repairing", reader.bundle.size) as bar:
+        left = repair_from_bundle(library.store, damages, reader, bar.advance)
+    for damage in damages:
+        _print(f"{f'not in {options.bundle}' if damage in left else 'repaired'}: {damage.file.path} of {damage.model}")
+    return left
+
+
+def _from_source(settings: RegistrySettings, library: Library, damages: list[Damage]) -> list[Damage]:
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    left = []
+    with closing(Hub(settings.hf_endpoint, token)) as hub:
+
+        def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[bytes]:
+            return hub.file(repo, commit, file.path).chunks(file.size, never())
+
+        for damage in damages:
+            try:
+                repair_from_source(library.store, damage, fetch)
+                _print(f"repaired: {damage.file.path} of {damage.model}")
+            except (HubError, Broken, StoreError) as error:
+                left.append(damage)
+                _print(f"not repaired: {error}")
+    return left
+
+
+def looks_like_bundle(words: list[str]) -> bool:
+    """Whether somebody who gave names may have meant files."""
+    return any("/" in word or word.endswith(FILE_SUFFIX) for word in words)
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201  # what these commands are for

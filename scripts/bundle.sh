@@ -1,0 +1,257 @@
+#!/usr/bin/env bash
+# Carries the cluster's models and images as signed files to a machine that no cable reaches, and brings them in there.
+# Needs bash and docker, nothing else; to bring images in where there is none of ours yet, openssl or minisign as well.
+#
+#   scripts/bundle.sh keygen NAME                 make NAME.key, which signs, and NAME.pub, which checks
+#   scripts/bundle.sh export DIR [MODEL ...]      write models (default: all in the store) and every image of the cluster
+#   scripts/bundle.sh verify DIR --key NAME.pub   read every byte and compare it with what was signed
+#   scripts/bundle.sh import DIR --key NAME.pub   verify, load the images, put the models into the store
+#
+#   --key FILE          the public key, of who made the bundle
+#   --sign-with FILE    the secret key (bundle.key, made if it is not there)
+#   --volume-size SIZE  the most that one file of the bundle takes, such as 700MB (4GB)
+#   --skip-images       models only
+#   --help              this text
+#
+# Safe to interrupt: the same command goes on where it was. The other machine needs this checkout, too: it has the compose
+# files and models.yaml. What a bundle is made of: docs/bundle.md.
+#
+# exit status:  0 done   1 the bundle is refused, or there is no room   2 a wrong option   69 Docker cannot be used
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/docker.sh
+. scripts/docker.sh
+# shellcheck source=scripts/say.sh
+. scripts/say.sh
+
+# Where `docker save` writes before its archive goes into the volumes; gone when the bundle is complete.
+readonly SAVED=.images
+# What comes before an Ed25519 public key in the form that openssl reads (RFC 8410), in octal for printf.
+readonly ED25519_HEAD='\060\052\060\005\006\003\053\145\160\003\041\000'
+
+command=${1:-} place='' names=() key='' sign_with='' volume_size='' images=yes scratch=''
+
+usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
+
+options() {
+  while (($#)); do
+    case $1 in
+      --key=* | --sign-with=* | --volume-size=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+      --key | --sign-with | --volume-size)
+        [[ -n ${2:-} ]] || stop 2 "$1 takes a value." "scripts/bundle.sh --help tells which."
+        case $1 in --key) key=$2 ;; --sign-with) sign_with=$2 ;; *) volume_size=$2 ;; esac
+        shift
+        ;;
+      --skip-images) images=no ;;
+      --help | -h) usage && exit 0 ;;
+      -*) stop 2 "There is no option $1." "scripts/bundle.sh --help lists the options." ;;
+      *) if [[ -z $place ]]; then place=$1; else names+=("$1"); fi ;;
+    esac
+    shift
+  done
+}
+
+# The folder of a path, as Docker wants it.
+absolute() { if [[ $1 == /* ]]; then printf '%s' "$1"; else printf '%s/%s' "$PWD" "${1#./}"; fi; }
+
+# Who owns a folder: the registry writes and reads it as that user.
+owner() { stat -c %u "$1"; }
+
+check_host() {
+  check_docker || stop 69 "Docker: $detail." "$mend"
+  check_compose || stop 69 "Compose: $detail." "$mend"
+}
+
+# The compose file that minio runs by now; where it does not run, $1's: `online` where bundles are made, else `cluster`.
+choose_stack() {
+  local id from=''
+  id=$(online ps --all --quiet minio 2>/dev/null | head -1) || id=''
+  [[ -z $id ]] || from=$(docker inspect --format '{{index .Config.Labels "com.docker.compose.project.config_files"}}' "$id" 2>/dev/null) || from=''
+  if [[ $from == *"$CLUSTER_FILE"* || (-z $from && $1 == cluster) ]]; then stack=("${CLUSTER[@]}"); else stack=("${ONLINE[@]}"); fi
+  [[ -t 1 ]] || export COMPOSE_PROGRESS=quiet
+  up_healthy "${stack[@]}" || stop 69 "minio and registry do not get healthy." "See why: docker compose logs minio registry"
+}
+
+# in_registry MODE ARGUMENT...: the registry's program with its store, as the folder's owner, the folder at /bundle.
+in_registry() {
+  local mode=$1
+  shift
+  "${stack[@]}" run --rm --no-deps -T --user "$(owner "$place"):10001" --volume "$place:/bundle$mode" registry "$@"
+}
+
+# alone ARGUMENT...: the registry's program with nothing but the folder, to be read; no network, no store.
+alone() {
+  docker run --rm --network none --read-only --cap-drop ALL --user "$(owner "$place")" --volume "$place:/bundle:ro" \
+    "$image" "$@"
+}
+
+make_keys() {
+  local folder name
+  folder=$(dirname "$1") name=$(basename "$1")
+  mkdir -p "$folder"
+  folder=$(absolute "$folder")
+  docker run --rm --network none --read-only --cap-drop ALL --user "$(owner "$folder")" --volume "$folder:/keys" \
+    "$image" keygen --output "/keys/$name" | sed "s,^/keys/,$folder/," || stop 1 "No keys were made."
+}
+
+# Our images are on this machine, and each has one ID, whatever it is called.
+save_images() {
+  local wanted image file=$place/$SAVED list=''
+  wanted=$(plan cluster | sed -n 's/^image'$'\t''\([^'$'\t'']*\).*/\1/p') && [[ -n $wanted ]] ||
+    stop 1 "The plan of $CLUSTER_FILE could not be read." "Its message stands above."
+  for image in $wanted; do
+    local id
+    id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null) ||
+      stop 1 "The image $image is not here." "scripts/offline-setup.sh brings it; --skip-images leaves the images out."
+    list+="$image $id"$'\n'
+  done
+  if [[ -f $file/images.tar && -f $file/images.txt && $(<"$file/images.txt") == "${list%$'\n'}" ]]; then
+    note "the images are saved already"
+    return
+  fi
+  mkdir -p "$file"
+  note "docker save of $(grep -c . <<<"$wanted") images"
+  rm -f "$file/images.txt"
+  # shellcheck disable=SC2086  # one word an image
+  docker save --output "$file/images.tar" $wanted || stop 1 "docker save failed." "Is there room in $place?"
+  printf '%s' "$list" >"$file/images.txt"
+}
+
+do_export() {
+  step "Bundle"
+  mkdir -p "$place" || stop 1 "$place cannot be made."
+  sign_with=${sign_with:-bundle.key}
+  if [[ ! -e $sign_with && $sign_with == bundle.key ]]; then
+    note "making bundle.key and bundle.pub"
+    make_keys bundle
+  fi
+  [[ -r $sign_with ]] || stop 2 "The key $sign_with cannot be read." "scripts/bundle.sh keygen NAME makes NAME.key and NAME.pub."
+  choose_stack online
+  local arguments=(--output /bundle --sign-with - ${volume_size:+--volume-size "$volume_size"})
+  if [[ $images == yes ]]; then
+    [[ -f $place/manifest.json.minisig ]] || save_images
+    [[ ! -d $place/$SAVED ]] || arguments+=(--images "/bundle/$SAVED")
+  fi
+  in_registry '' export "${arguments[@]}" ${names[@]+"${names[@]}"} <"$sign_with" ||
+    stop 1 "The bundle is not complete." "Mend what stands above and run the same command again: it goes on."
+  rm -rf "${place:?}/$SAVED"
+  note "Carry $place to the other machine, and ${sign_with%.key}.pub by another way. There, in a checkout like this one:"
+  note "   scripts/bundle.sh import DIR --key ${sign_with##*/}" | sed 's/\.key$/.pub/'
+}
+
+# The public key in one line, from a file or as it is.
+key_text() { if [[ -r $key ]]; then sed -n 2p "$key"; else printf '%s' "$key"; fi; }
+
+# Without our image: signature by minisign or openssl, volumes by sha256sum.
+verify_by_hand() {
+  local text
+  text=$(key_text)
+  [[ $text =~ ^[A-Za-z0-9+/]{56}$ ]] || stop 2 "$key is no public key." "It is the file NAME.pub that bundle.sh keygen made."
+  if command -v minisign >/dev/null 2>&1; then
+    minisign -V -q -P "$text" -m "$place/manifest.json" || refuse "the signature of manifest.json is wrong, or of another key"
+  elif command -v openssl >/dev/null 2>&1; then
+    verify_with_openssl "$text" || refuse "the signature of manifest.json is wrong, or of another key"
+  else
+    stop 69 "Neither openssl nor minisign is here to check the signature." "Install one of them; or load the registry's image by hand."
+  fi
+  note "the signature of manifest.json is right"
+  sed -n 's/^{"name": "\(volume-[0-9]*\.tar\)", "size": [0-9]*, "sha256": "\([0-9a-f]\{64\}\)".*/\2  \1/p' "$place/manifest.json" >"$scratch/sums"
+  [[ -s $scratch/sums ]] || refuse "manifest.json names no volume"
+  (cd "$place" && sha256sum --check --quiet "$scratch/sums" 2>&1) || refuse "the volumes named above are missing or were changed"
+  note "every volume is right"
+}
+
+# minisign's signature: 2 bytes "ED", 8 of the key's number, 64 of Ed25519 over the file's BLAKE2b.
+verify_with_openssl() {
+  sed -n 2p "$place/manifest.json.minisig" | openssl base64 -d -A >"$scratch/signature"
+  openssl base64 -d -A <<<"$1" >"$scratch/key"
+  [[ $(head -c 2 "$scratch/signature") == ED && $(head -c 2 "$scratch/key") == Ed ]] || return 1
+  cmp -s <(head -c 10 "$scratch/signature" | tail -c 8) <(head -c 10 "$scratch/key" | tail -c 8) || return 1
+  { printf '%b' "$ED25519_HEAD" && tail -c 32 "$scratch/key"; } >"$scratch/key.der"
+  tail -c 64 "$scratch/signature" >"$scratch/ed25519"
+  openssl dgst -blake2b512 -binary "$place/manifest.json" >"$scratch/digest"
+  openssl pkeyutl -verify -pubin -keyform DER -inkey "$scratch/key.der" -rawin -in "$scratch/digest" \
+    -sigfile "$scratch/ed25519" >/dev/null 2>&1
+}
+
+refuse() { stop 1 "$place: $1." "Copy it again from where it was made."; }
+
+do_verify() {
+  [[ -f $place/manifest.json && -f $place/manifest.json.minisig ]] ||
+    stop 1 "$place is no complete bundle: manifest.json or manifest.json.minisig is missing." "Bring every file of it."
+  if docker image inspect "$image" >/dev/null 2>&1; then
+    alone verify /bundle --key "$(key_text)" || stop 1 "The bundle is refused."
+  else
+    note "the registry's image is not here yet: openssl or minisign, and sha256sum, check the bundle"
+    verify_by_hand
+  fi
+}
+
+# The images that the manifest names, each with its ID.
+told_images() {
+  sed -n '/^{"name": "[a-z0-9-]*\.tar", .*"images": \[/p' "$place/manifest.json" |
+    grep -o '{"name": "[^"]*", "id": "sha256:[0-9a-f]*"}' | sed 's/{"name": "\(.*\)", "id": "\(.*\)"}/\1 \2/'
+}
+
+load_images() {
+  local name id missing=0 volume member
+  while read -r name id; do
+    [[ $(docker image inspect --format '{{.Id}}' "$name" 2>/dev/null) == "$id" ]] || missing=$((missing + 1))
+  done < <(told_images)
+  if ((missing == 0)); then
+    note "no image is missing"
+    return
+  fi
+  note "loading the images"
+  while read -r volume member; do
+    tar -xOf "$place/$volume" "$member"
+  done < <(sed -n 's/^{"name": "\(volume-[0-9]*\.tar\)", "size"/\1 &/p' "$place/manifest.json" |
+    awk '{ volume = $1; while (match($0, /"member": "images\.tar[^"]*"/)) {
+      print volume, substr($0, RSTART + 11, RLENGTH - 12); $0 = substr($0, RSTART + RLENGTH) } }') |
+    docker load || stop 1 "docker load failed." "Its message stands above. Is there room where Docker keeps images?"
+}
+
+do_import() {
+  step "Checking every byte"
+  do_verify
+  if [[ $images == yes ]]; then
+    step "Images"
+    load_images
+  fi
+  docker image inspect "$image" >/dev/null 2>&1 || stop 1 "The image $image is not here, and not in the bundle."
+  step "Models"
+  choose_stack cluster
+  in_registry :ro import /bundle --key "$(key_text)" || stop 1 "The models are not all here." "Mend that and run the same command again."
+  printf '\n%sEverything is in.%s Prove it, and start the cluster:\n' "$green" "$plain"
+  printf '   scripts/doctor.sh\n   docker compose -f %s up -d\n' "$CLUSTER_FILE"
+}
+
+interrupted() {
+  trap '' INT TERM
+  printf '\n' >&2
+  warn "Stopped. Run the same command again to go on."
+  exit 130
+}
+
+(($# == 0)) || shift
+case $command in
+  --help | -h) usage && exit 0 ;;
+  keygen | export | verify | import) ;;
+  *) stop 2 "scripts/bundle.sh keygen, export, verify or import; not '$command'." "scripts/bundle.sh --help tells more." ;;
+esac
+options "$@"
+[[ -n $place ]] || stop 2 "scripts/bundle.sh $command needs $([[ $command == keygen ]] && echo 'a NAME' || echo 'the folder of the bundle')."
+[[ $command != verify && $command != import || -n $key ]] ||
+  stop 2 "scripts/bundle.sh $command needs --key NAME.pub, the public key of who made the bundle."
+trap interrupted INT TERM
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+check_host
+image=$(registry_image) || stop 69 "$CLUSTER_FILE cannot be read." "Run this in a checkout of the project."
+[[ $command == keygen ]] || place=$(absolute "${place%/}")
+case $command in
+  keygen) make_keys "$place" ;;
+  export) do_export ;;
+  verify) do_verify ;;
+  import) do_import ;;
+esac

@@ -1,0 +1,129 @@
+"""Uploads that are taken up again: what every store promises of them."""
+
+import contextlib
+import hashlib
+import threading
+
+import pytest
+
+from kit.parts import Buffers
+from registry.open_store import open_store
+from registry.s3_parts import MIN_PART
+from registry.settings import RegistrySettings
+from registry.store import DigestMismatch, Store, Unfinished, Upload
+from tests.registry.conftest import StoreSettings
+from tests.support.hub import random_bytes
+
+SIZE = 3 * MIN_PART + 12_345
+CONTENT = random_bytes("upload", SIZE)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+def begin(store: Store, digest: str = DIGEST) -> Upload:
+    return store.upload(digest, SIZE, threading.Event())
+
+
+def feed(upload: Upload, content: bytes = CONTENT, *, parts: int = 100) -> None:
+    buffers, start = Buffers(1 << 30), upload.done
+    while start < SIZE and parts > 0:
+        part = buffers.take(start, min(upload.part_size, SIZE - start), wait_s=0)
+        assert part is not None
+        part.view[:] = content[start : start + len(part.view)]
+        start += len(part.view)
+        parts -= 1
+        upload.write(part)
+
+
+def unfinished(store: Store) -> list[Unfinished]:
+    return list(store.unfinished())
+
+
+def test_in_one_go(store: Store) -> None:
+    """The blob appears at `finish`, not before; nothing else is left."""
+    with begin(store) as upload:
+        feed(upload)
+        assert store.blob_size(DIGEST) is None
+        upload.finish()
+    assert b"".join(store.read_blob(DIGEST)) == CONTENT
+    assert unfinished(store) == []
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 4])
+def test_goes_on_after_another_process(store: Store, store_settings: StoreSettings, first: int) -> None:
+    """What was left begun is there for another instance: only the rest is written, and the digest is right."""
+    with begin(store) as upload:
+        feed(upload, parts=first)
+    assert store.blob_size(DIGEST) is None
+    (left,) = unfinished(store)
+    assert left.digest == DIGEST
+    other = open_store(RegistrySettings(**store_settings))
+    with contextlib.closing(other), begin(other) as upload:
+        # A last part that ends no block of the hash leaves no state in a bucket: it comes again.
+        assert upload.done in ([first * MIN_PART] if first < 4 else [3 * MIN_PART, SIZE])
+        assert left.size == upload.done
+        feed(upload)
+        upload.finish()
+    assert b"".join(store.read_blob(DIGEST)) == CONTENT
+    assert unfinished(store) == []
+
+
+def test_wrong_bytes_leave_nothing(store: Store) -> None:
+    """DigestMismatch, no blob, and the next upload begins at the beginning."""
+    with begin(store) as upload:
+        feed(upload, b"?" + CONTENT[1:])
+        with pytest.raises(DigestMismatch):
+            upload.finish()
+    assert store.blob_size(DIGEST) is None
+    assert unfinished(store) == []
+    with begin(store) as upload:
+        assert upload.done == 0
+        feed(upload)
+        upload.finish()
+    assert store.blob_size(DIGEST) == SIZE
+
+
+def test_a_wrong_beginning_is_found_after_a_restart(store: Store) -> None:
+    """What the first process was given does not match: the second finds it, although it never saw those bytes."""
+    with begin(store) as upload:
+        feed(upload, b"?" + CONTENT[1:], parts=2)
+    with begin(store) as upload:
+        assert upload.done == 2 * MIN_PART
+        feed(upload)
+        with pytest.raises(DigestMismatch):
+            upload.finish()
+    assert store.blob_size(DIGEST) is None
+
+
+def test_too_few_bytes_are_no_blob(store: Store) -> None:
+    """`finish` before the end."""
+    with begin(store) as upload:
+        feed(upload, parts=1)
+        with pytest.raises(DigestMismatch):
+            upload.finish()
+    assert store.blob_size(DIGEST) is None
+
+
+def test_what_is_unfinished_can_be_dropped(store: Store) -> None:
+    """By digest, or as it was listed; a second time changes nothing."""
+    for drop in (lambda: store.drop_upload(DIGEST), lambda: store.drop_unfinished(unfinished(store)[0])):
+        with begin(store) as upload:
+            feed(upload, parts=1)
+        assert len(unfinished(store)) == 1
+        drop()
+        assert unfinished(store) == []
+        store.drop_upload(DIGEST)
+        with begin(store) as upload:
+            assert upload.done == 0
+            upload.drop()
+
+
+def test_a_part_out_of_order_is_refused(store: Store) -> None:
+    """The hash goes through the bytes in order: a gap is a bug, told at once."""
+    buffers = Buffers(1 << 30)
+    with begin(store) as upload:
+        part = buffers.take(5, 10, wait_s=0)
+        assert part is not None
+        with pytest.raises(ValueError, match="not the next part"):
+            upload.write(part)
+        upload.drop()
+    assert buffers.take(0, 1 << 30, wait_s=0) is not None

@@ -1,0 +1,198 @@
+"""scripts/bundle.sh from one machine to another, with a Docker whose registry is the real one."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.folder import import_folder
+from tests.registry.bundles import new_library, snapshot
+from tests.scripts.conftest import ROOT, Host
+from tests.scripts.test_offline_setup import mirror_calls
+from tests.support.hub import small_repo
+
+SCRIPT = "bundle.sh"
+IMAGES = {"gpu-cluster/registry:1": "sha256:" + "1" * 64, "gpu-cluster/llm:1": "sha256:" + "2" * 64}
+MORE_PROGRAMS = ("cmp", "mkdir", "sha256sum", "stat", "tar")
+
+
+def machine(folder: Path, images: dict[str, str]) -> Host:
+    """A machine whose Docker has `images`."""
+    (folder / "machine").mkdir(parents=True)
+    (folder / "machine" / "images.json").write_text(json.dumps(images))
+    (folder / "bin").mkdir()
+    host = Host(folder)
+    host.environment["REAL_PATH"] = os.environ["PATH"]
+    host.program("docker", f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests/scripts/bundle_docker.py"} "$@"\n')
+    return host
+
+
+@pytest.fixture
+def origin(host: Host, tmp_path: Path) -> Host:
+    """Where bundles are made: two images, a model, keys."""
+    made = machine(tmp_path / "origin", IMAGES)
+    give_programs(host, made)
+    import_folder(
+        new_library(made.home / "store"),
+        small_repo(tmp_path / "repo"),
+        name="small",
+        repo="test/small",
+        revision="main",
+    )
+    code, said = made.run(SCRIPT, "keygen", str(tmp_path / "keys" / "site"))
+    assert code == 0, said
+    assert f"{tmp_path}/keys/site.pub  checks them" in said
+    return made
+
+
+@pytest.fixture
+def there(host: Host, tmp_path: Path) -> Host:
+    """Where they are brought: a machine that has none of our images."""
+    made = machine(tmp_path / "there", {})
+    give_programs(host, made)
+    return made
+
+
+def give_programs(source: Host, target: Host) -> None:
+    """What any host has, besides bash and docker."""
+    for program in (source.home / "bin").iterdir():
+        if program.is_symlink() and source is not target:
+            (target.home / "bin" / program.name).symlink_to(program.readlink())
+    for name in (*MORE_PROGRAMS, "openssl"):
+        found = shutil.which(name)
+        assert found is not None, f"this machine has no {name}"
+        (target.home / "bin" / name).symlink_to(found)
+
+
+def export(origin: Host, tmp_path: Path, *arguments: str) -> str:
+    key = str(tmp_path / "keys" / "site.key")
+    code, said = origin.run(SCRIPT, "export", str(tmp_path / "disk"), "--sign-with", key, *arguments)
+    assert code == 0, said
+    return said
+
+
+def test_to_a_machine_that_has_nothing(origin: Host, there: Host, tmp_path: Path) -> None:
+    """Models and images; checked by openssl before there is an image; the second time nothing is loaded again."""
+    said = export(origin, tmp_path, "--volume-size=150000B")
+    disk, public = tmp_path / "disk", str(tmp_path / "keys" / "site.pub")
+    assert f"Carry {disk} to the other machine" in said
+    assert "   scripts/bundle.sh import DIR --key site.pub" in said
+    assert sorted(path.name for path in disk.iterdir())[:3] == [
+        "manifest.json",
+        "manifest.json.minisig",
+        "volume-0001.tar",
+    ]
+    assert not (disk / ".images").exists()
+    code, said = there.run(SCRIPT, "import", str(disk), "--key", public)
+    assert code == 0, said
+    assert "the signature of manifest.json is right" in said
+    assert json.loads((there.home / "machine" / "images.json").read_text()) == IMAGES
+    assert snapshot(new_library(there.home / "store")) == snapshot(new_library(origin.home / "store"))
+    assert said.endswith("   scripts/doctor.sh\n   docker compose -f docker-compose.gpu-cluster.yml up -d\n")
+    code, said = there.run(SCRIPT, "import", str(disk), "--key", public)
+    assert (code, "no image is missing" in said, "0 B new" in said) == (0, True, True), said
+    assert there.calls.count("load") == 1
+
+
+@pytest.mark.parametrize("image", ["with our image", "by hand"])
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.json.minisig", "volume-0002.tar"])
+def test_a_changed_byte(origin: Host, there: Host, tmp_path: Path, name: str, image: str) -> None:
+    """Exit 1 with the file's name, and neither image nor model arrives."""
+    export(origin, tmp_path, "--volume-size", "1MB")
+    if image == "with our image":
+        (there.home / "machine" / "images.json").write_text(json.dumps({"gpu-cluster/registry:1": "sha256:other"}))
+    changed = tmp_path / "disk" / name
+    data = bytearray(changed.read_bytes())
+    data[150] ^= 1
+    changed.write_bytes(data)
+    for command in ("verify", "import"):
+        code, said = there.run(SCRIPT, command, str(tmp_path / "disk"), "--key", str(tmp_path / "keys" / "site.pub"))
+        assert code == 1, said
+        assert (name if name.startswith("volume") else "manifest.json") in said
+    assert "load" not in there.calls
+    assert not (there.home / "store").exists()
+
+
+def test_another_key_by_hand(origin: Host, there: Host, tmp_path: Path) -> None:
+    """A right signature of somebody else is none."""
+    export(origin, tmp_path)
+    assert origin.run(SCRIPT, "keygen", str(tmp_path / "other"))[0] == 0
+    code, said = there.run(SCRIPT, "verify", str(tmp_path / "disk"), "--key", str(tmp_path / "other.pub"))
+    assert (code, "is wrong, or of another key" in said) == (1, True), said
+    code, said = there.run(SCRIPT, "verify", str(tmp_path / "disk"), "--key", str(tmp_path / "keys" / "site.key"))
+    assert (code, "is no public key" in said) == (2, True), said
+
+
+def test_nothing_to_check_with(origin: Host, there: Host, tmp_path: Path) -> None:
+    """Neither our image nor openssl nor minisign: what to install."""
+    export(origin, tmp_path)
+    (there.home / "bin" / "openssl").unlink()
+    code, said = there.run(SCRIPT, "import", str(tmp_path / "disk"), "--key", str(tmp_path / "keys" / "site.pub"))
+    assert (code, "Install one of them" in said) == (69, True), said
+
+
+def test_an_export_goes_on_with_what_was_saved(origin: Host, tmp_path: Path) -> None:
+    """`docker save` is not repeated while the images are the same; models alone with --skip-images."""
+    saved = tmp_path / "disk" / ".images"
+    saved.mkdir(parents=True)
+    (saved / "images.txt").write_text("".join(f"{name} {digest}\n" for name, digest in IMAGES.items()))
+    (saved / "images.tar").write_text("as it was")
+    assert "the images are saved already" in export(origin, tmp_path)
+    assert not [call for call in origin.calls if call.startswith("save")]
+    origin.run(
+        SCRIPT, "export", str(tmp_path / "models"), "--sign-with", str(tmp_path / "keys" / "site.key"), "--skip-images"
+    )
+    assert '"archives": []' in (tmp_path / "models" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "scripts/bundle.sh keygen, export, verify or import; not ''."),
+        (["exprot", "x"], "not 'exprot'"),
+        (["export"], "needs the folder of the bundle"),
+        (["keygen"], "needs a NAME"),
+        (["import", "x"], "needs --key NAME.pub"),
+        (["verify", "x", "--key"], "--key takes a value."),
+        (["export", "x", "--fast"], "There is no option --fast."),
+        (["export", "{tmp}/x", "--sign-with", "none.key"], "The key none.key cannot be read."),
+    ],
+)
+def test_wrong_arguments(there: Host, tmp_path: Path, arguments: list[str], says: str) -> None:
+    """Exit 2, and what would be right."""
+    code, said = there.run(SCRIPT, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
+    assert (code, says in said) == (2, True), said
+
+
+def test_what_is_no_bundle(there: Host, tmp_path: Path) -> None:
+    """A folder without a manifest."""
+    (tmp_path / "empty").mkdir()
+    code, said = there.run(SCRIPT, "verify", str(tmp_path / "empty"), "--key", "x" * 56)
+    assert (code, "is no complete bundle" in said) == (1, True), said
+
+
+def test_help(there: Host) -> None:
+    """Without Docker."""
+    (there.home / "bin" / "docker").unlink()
+    for arguments in (["--help"], ["export", "--help"]):
+        code, said = there.run(SCRIPT, *arguments)
+        assert (code, "--volume-size SIZE" in said) == (0, True)
+
+
+def test_offline_setup_ends_with_a_bundle(host: Host, tmp_path: Path) -> None:
+    """`--bundle DIR` hands over the names; a wrong use is told before anything is done."""
+    give_programs(host, host)
+    code, said = host.run("offline-setup.sh", "--bundle")
+    assert (code, "--bundle takes the folder" in said, mirror_calls(host)) == (2, True, [])
+    (tmp_path / "site.key").write_text("a key")
+    code, said = host.run(
+        "offline-setup.sh", "--skip-images", f"--bundle={tmp_path / 'disk'}", "--sign-with", str(tmp_path / "site.key"),
+        "qwen",
+    )  # fmt: skip
+    assert code == 0, said
+    (exported,) = [call for call in host.calls if " export " in call]
+    assert f"--volume {tmp_path / 'disk'}:/bundle registry export --output /bundle --sign-with - qwen" in exported
+    assert (tmp_path / "disk").is_dir()
