@@ -1,8 +1,9 @@
-"""Loads served models with every Hugging Face client while there is no network: run inside `unshare -rn`.
+"""Brings a bundle in and loads its models with every Hugging Face client, without a network: run in `unshare -rn`.
 
-    python -m tests.registry.no_network STORE WORK
+    python -m tests.registry.no_network BUNDLE PUBLIC_KEY WORK
 
-STORE holds the models minilm, smollm2 and whisper. The registry runs inside too. Prints a line per client that loaded.
+BUNDLE holds the models minilm, smollm2 and whisper; they are verified and imported into a store below WORK, which the
+registry then serves, inside too. Prints a line per step and per client that loaded and computed.
 """
 
 import errno
@@ -24,10 +25,15 @@ _IFF_UP_RUNNING = 0x41
 
 
 def main() -> None:
-    """Bring up the loopback, prove that there is nothing else, start the registry, load everything."""
-    store, work = sys.argv[1], Path(sys.argv[2])
+    """Bring up the loopback, prove that there is nothing else, import, start the registry, load everything."""
+    bundle, key, work = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    store = work / "store"
     _loopback_up()
     _prove_no_network()
+    for command in ("verify", "import"):
+        arguments = [sys.executable, "-m", "registry", command, bundle, "--key", key]
+        subprocess.run(arguments, env={**os.environ, "STORE": f"file:{store}"}, stdout=subprocess.DEVNULL, check=True)
+        print(f"registry {command}", flush=True)
     os.environ |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{PORT}",
         "HF_HOME": str(work / "hf"),
@@ -58,11 +64,15 @@ def _load_everything(work: Path) -> None:
     assert (folder / "tokenizer.json").exists()
     print("snapshot_download", flush=True)
 
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
     assert tokenizer.decode(tokenizer("hello world")["input_ids"]) == "hello world"
-    print("AutoTokenizer", flush=True)
+    model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+    asked = tokenizer("The capital of France is", return_tensors="pt")
+    answer = tokenizer.decode(model.generate(**asked, max_new_tokens=8, do_sample=False)[0])
+    assert "Paris" in answer, answer
+    print("AutoModelForCausalLM", flush=True)
 
     from sentence_transformers import SentenceTransformer
 
@@ -72,7 +82,9 @@ def _load_everything(work: Path) -> None:
 
     from faster_whisper import WhisperModel
 
-    WhisperModel("Systran/faster-whisper-base", device="cpu", compute_type="int8")
+    whisper = WhisperModel("Systran/faster-whisper-base", device="cpu", compute_type="int8")
+    segments, _ = whisper.transcribe("quickstart/sentence.wav", language="en")
+    assert len("".join(segment.text for segment in segments)) > 10
     print("WhisperModel", flush=True)
 
 

@@ -12,6 +12,7 @@ from kit.catalogue import Catalogue
 from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
+from tests.registry.bundles import KEY, write
 from tests.support.models import folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,16 +24,21 @@ MODELS = {
 
 
 @pytest.mark.engines
-def test_every_client_loads_served_models_with_the_network_cut(tmp_path: Path) -> None:
-    """The command, snapshot_download, Transformers, sentence-transformers, faster-whisper: with loopback only."""
+def test_a_bundle_is_all_that_a_machine_without_a_network_needs(tmp_path: Path) -> None:
+    """Carried as files, verified, imported, served: to the command, the library, and three engines that compute."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode != 0:
         pytest.skip("this machine does not let us make a network namespace (unshare -rn)")
-    library = Library(FileStore(tmp_path / "store"), Catalogue([]))
+    library = Library(FileStore(tmp_path / "origin"), Catalogue([]))
     for name, repo in MODELS.items():
         import_folder(library, folder(name), name=name, repo=repo, revision="main")
+    write(library, tmp_path / "bundle", volume=100_000_000)
+    shutil.rmtree(tmp_path / "origin")
     offline = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     done = subprocess.run(
-        ["unshare", "-rn", sys.executable, "-m", "tests.registry.no_network", str(tmp_path / "store"), str(tmp_path)],
+        [
+            *("unshare", "-rn", sys.executable, "-m", "tests.registry.no_network"),
+            *(str(tmp_path / "bundle"), KEY.public.text, str(tmp_path)),
+        ],
         cwd=ROOT,
         env=offline,
         capture_output=True,
@@ -41,5 +47,8 @@ def test_every_client_loads_served_models_with_the_network_cut(tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    loaded = ["hf download", "snapshot_download", "AutoTokenizer", "SentenceTransformer", "WhisperModel"]
+    loaded = [
+        *("registry verify", "registry import", "hf download", "snapshot_download"),
+        *("AutoModelForCausalLM", "SentenceTransformer", "WhisperModel"),
+    ]
     assert [line for line in done.stdout.splitlines() if line in loaded] == loaded
