@@ -12,6 +12,7 @@ SEED = 20240229
 IMAGE_PIXELS = 56
 PATCH_PIXELS = 14
 HIDDEN = 64
+HEADS = 2  # of 32 numbers each, the fewest that vLLM computes with on a CPU
 LAYERS = 2
 CONTEXT = 2048
 
@@ -39,6 +40,7 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     _model(tokenizer).save_pretrained(folder)
+    _name_tower_as_published(folder / "model.safetensors")
     _processor(tokenizer).save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600
@@ -76,7 +78,7 @@ def _model(tokenizer: Any) -> Any:
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
         num_hidden_layers=LAYERS,
-        num_attention_heads=4,
+        num_attention_heads=HEADS,
         image_size=IMAGE_PIXELS,
         patch_size=PATCH_PIXELS,
         projection_dim=HIDDEN,
@@ -86,8 +88,8 @@ def _model(tokenizer: Any) -> Any:
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
         num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
         max_position_embeddings=CONTEXT,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -110,6 +112,25 @@ def _model(tokenizer: Any) -> Any:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model
+
+
+def _name_tower_as_published(weights: Path) -> None:
+    """Give the image encoder's weights the names that they have in every LLaVA on the Hub, and that vLLM looks for.
+
+    transformers reads those too, and since its version 5 writes others.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    mine, published = "vision_tower.", "vision_tower.vision_model."
+    with safe_open(weights, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    named = {
+        published + name.removeprefix(mine) if name.startswith(mine) and not name.startswith(published) else name: one
+        for name, one in tensors.items()
+    }
+    save_file(named, weights, metadata=metadata)
 
 
 def _processor(tokenizer: Any) -> Any:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types, tests, then the tests with real engines and a real S3 server; --stack: the tests on a Docker engine.
-# Installs what it needs into .venv; the first run fetches about 1 GB of packages and models.
+# Installs what it needs into .venv; the first run fetches about 2 GB of packages and models.
 #
 #   scripts/test.sh              all that needs no Docker
 #   scripts/test.sh --fast       lint, types and the fast tests

@@ -7,12 +7,12 @@ is broken off, and when vLLM itself leaves one behind.
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import structlog
@@ -83,6 +83,8 @@ class VllmEngine:
         tasks = await self._client.get_supported_tasks()
         app = build_app(arguments, tasks, self._client.model_config)
         await init_app_state(self._client, app.state, arguments, tasks)
+        # Its handlers tell the server to end when the engine has died, which we watch for ourselves.
+        app.state.server = SimpleNamespace(should_exit=False)
         # Nobody else runs its lifespan, since it is not the application that the server was started with.
         await self._stack.enter_async_context(app.router.lifespan_context(app))
         self.app = app
@@ -110,16 +112,32 @@ class VllmEngine:
 
 
 def end_children() -> None:
-    """End every child process of this one: ask, wait, then kill. Blocks for at most some seconds."""
-    children = multiprocessing.active_children()
+    """End every process that this one has started, and theirs: ask, wait, then kill. Blocks for at most some seconds.
+
+    Not only those of `multiprocessing`: vLLM looks into a model's code with a program of its own.
+    """
+    import psutil
+
+    children = [child for child in psutil.Process().children(recursive=True) if not _is_tracker(child)]
     for child in children:
-        child.terminate()
-    for child in children:
-        child.join(STOP_S / 3)
-        if child.is_alive():
-            log.warning("a process of vLLM did not end and is killed", pid=child.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _, alive = psutil.wait_procs(children, timeout=STOP_S / 3)
+    for child in alive:
+        log.warning("a process of vLLM did not end and is killed", pid=child.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-            child.join(STOP_S / 3)
+    psutil.wait_procs(alive, timeout=STOP_S / 3)
+
+
+def _is_tracker(process: Any) -> bool:
+    """Whether it is multiprocessing's own, which frees shared memory that was left behind and then ends by itself."""
+    import psutil
+
+    try:
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def _start(arguments: Any) -> Any:

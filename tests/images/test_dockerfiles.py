@@ -12,7 +12,7 @@ from kit import __version__
 from tests.test_structure import tracked
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILES = tracked("*/Dockerfile", "*/Dockerfile.*")
+DOCKERFILES = [path for path in tracked("*/Dockerfile", "*/Dockerfile.*") if path.suffix != ".dockerignore"]
 # Images of other people that stand in for theirs are held to the linter only.
 OURS = [path for path in DOCKERFILES if "tests" not in path.relative_to(ROOT).parts]
 LOCK = ROOT / "scripts" / "lock.sh"

@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.stack.test_images import CHAT, CLOSED, Image, ask
-from tests.support import models
+from tests.support import models, vllm_cpu
 from tests.support.docker import build, docker, inspect, running
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = "gpu-cluster-test/vllm-openai"
-# The day after the CPU build of that vLLM came out, so that the packages beside it are those of the image or near it.
-CPU_BUILD_RELEASED = "2026-10-21"
 LOADED_S = 400.0
 STOPPED_S = 60.0
 MOST_ADDED_MB = 20
@@ -30,9 +28,9 @@ def base() -> str:
     """The image to build on."""
     if image := os.environ.get("VLLM_IMAGE"):
         return image
-    (version,) = re.findall(r"^vllm=(\S+)$", (ROOT / "scripts" / "lock.sh").read_text(), re.MULTILINE)
+    version = vllm_cpu.version()
     dockerfile = "tests/stack/standins/vllm/Dockerfile"
-    return build(f"{STANDIN}:v{version}", dockerfile, VLLM_VERSION=version, RELEASED=CPU_BUILD_RELEASED)
+    return build(f"{STANDIN}:v{version}", dockerfile, VLLM_VERSION=version, RELEASED=vllm_cpu.RELEASED)
 
 
 @functools.cache

@@ -1,0 +1,94 @@
+"""Real vLLM on a text and on a vision model, loaded from one registry of ours, once for all tests of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from kit.catalogue import Catalogue
+from registry.file_store import FileStore
+from registry.folder import import_folder
+from registry.library import Library
+from tests.engines.vllm_service import VllmService
+from tests.support import models, vllm_cpu
+from tests.support.hub import serving_registry
+
+TIMEOUT_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests, and put those last that end a service which all share."""
+    items.sort(key=lambda item: item.name == "test_a_stop_leaves_no_process")
+    reason = vllm_cpu.unavailable()
+    for item in items:
+        if "tests/engines/" in str(item.path):
+            item.add_marker("vllm")
+            if reason is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = tmp_path_factory.mktemp("store")
+    library = Library(FileStore(store), Catalogue([]))
+    import_folder(library, models.folder("smollm2"), name="smollm2", repo="org/smollm2", revision="main")
+    import_folder(library, models.tiny_llava(), name="llava", repo="org/llava", revision="main")
+    with serving_registry(store) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
+    """SmolLM2, with the parser of tool calls that its catalogue entry names."""
+    entry = {
+        "kind": "llm",
+        "hf_repo": "org/smollm2",
+        "revision": "main",
+        "aliases": ["small"],
+        "context_length": 2048,
+        "engine_args": {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "max_logprobs": 5},
+    }
+    service = VllmService(tmp_path_factory.mktemp("vllm-text"), entry, REGISTRY_URL=registry)
+    try:
+        service.until("healthy")
+        yield service
+    finally:
+        service.kill()
+
+
+@pytest.fixture(scope="session")
+def vision(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
+    """The tiny LLaVA; at most two images of one MiB and a million pixels."""
+    entry = {"kind": "multimodal", "hf_repo": "org/llava", "revision": "main", "context_length": 2048}
+    limits = {"MAX_IMAGES": "2", "MAX_IMAGE_MB": "1", "MAX_IMAGE_MEGAPIXELS": "1"}
+    service = VllmService(tmp_path_factory.mktemp("vllm-vision"), entry, REGISTRY_URL=registry, **limits)
+    try:
+        service.until("healthy")
+        yield service
+    finally:
+        service.kill()
+
+
+@pytest.fixture(scope="session")
+def client(text: VllmService) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{text.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def raw(text: VllmService) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=text.url, timeout=TIMEOUT_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def seeing(vision: VllmService) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{vision.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    return models.folder("smollm2")

@@ -1,0 +1,201 @@
+"""OpenAI's text routes at vLLM's full strength, through our service, with the official client."""
+
+import json
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests.engines.vllm_service import VllmService
+
+JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
+COUNT: list[Any] = [{"role": "user", "content": "Count from one to five."}]
+MODEL = "small"
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "strict": True,
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Oslo", "Tokyo"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Tokyo", "Oslo"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def test_the_model_came_from_the_registry(text: VllmService) -> None:
+    (weights,) = (text.log.parent / "cache").rglob("model.safetensors")
+    assert weights.stat().st_size > 100_000_000
+    health = text.health()
+    assert (health["engine"], health["model"], health["device"]) == ("vllm", "tiny", "cpu")
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "org/smollm2"])
+def test_a_chat_is_answered_under_every_name(client: openai.OpenAI, name: str) -> None:
+    answer = client.chat.completions.create(model=name, messages=JAPAN, temperature=0)
+    assert "Tokyo" in (answer.choices[0].message.content or "")
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_chat_streams_with_usage_at_its_end(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL, messages=JAPAN, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "Tokyo" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens > 0
+    assert [one.choices[0].finish_reason for one in chunks if one.choices and one.choices[0].finish_reason] == ["stop"]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_tool_is_called_with_arguments_of_its_schema(client: openai.OpenAI, choice: Any, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "messages": JAPAN, "tools": [WEATHER], "tool_choice": choice}
+    asked |= {"temperature": 0, "max_tokens": 80}
+    if stream:
+        deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+        calls = [call.function for delta in deltas for call in delta.tool_calls or [] if call.function]
+        name = "".join(call.name or "" for call in calls)
+        arguments = "".join(call.arguments or "" for call in calls)
+    else:
+        (call,) = client.chat.completions.create(**asked).choices[0].message.tool_calls or []
+        assert call.type == "function"
+        name, arguments = call.function.name, call.function.arguments
+    assert name == "get_weather"
+    assert json.loads(arguments)["city"] in ("Oslo", "Tokyo")
+
+
+def test_a_tool_that_the_model_chooses_by_itself_is_read_out_of_its_words(client: openai.OpenAI) -> None:
+    """So small a model seldom calls one: what it says is given, and that it is a call must be noticed."""
+    lenient = {**WEATHER, "function": {**WEATHER["function"], "strict": False}}  # strict has a constraint of its own
+    said = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=JAPAN,
+        tools=[lenient],
+        tool_choice="auto",
+        temperature=0,
+        max_tokens=60,
+        extra_body={"structured_outputs": {"choice": [said]}},
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
+    assert answer.choices[0].finish_reason == "tool_calls"
+
+
+def test_an_answer_by_a_json_schema(client: openai.OpenAI) -> None:
+    shaped = client.chat.completions.create(
+        model=MODEL,
+        messages=JAPAN,
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": CITY}},
+    )
+    assert json.loads(shaped.choices[0].message.content or "")["city"] in ("Tokyo", "Oslo")
+
+
+def test_several_answers_with_log_probabilities(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=JAPAN, n=2, logprobs=True, top_logprobs=2, max_tokens=4, temperature=1
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert len(logprobs.content) == 4
+    assert [len(token.top_logprobs) for token in logprobs.content] == [2] * 4
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_in_it(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=JAPAN, temperature=0, stop=["Tokyo"])
+    assert "Tokyo" not in (answer.choices[0].message.content or "")
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_the_same_seed_gives_the_same_words_and_another_gives_others(client: openai.OpenAI) -> None:
+    def ask(seed: int) -> str | None:
+        answer = client.chat.completions.create(model=MODEL, messages=COUNT, temperature=1.5, seed=seed, max_tokens=20)
+        return answer.choices[0].message.content
+
+    assert ask(1) == ask(1)
+    assert ask(1) != ask(2)
+
+
+def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "The capital of Japan is", "temperature": 0, "max_tokens": 4}
+    whole = client.completions.create(**asked, logprobs=2)
+    assert "Tokyo" in whole.choices[0].text
+    assert whole.choices[0].logprobs is not None
+    chunks = list(client.completions.create(**asked, stream=True))
+    assert "Tokyo" in "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+
+
+def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "input": "What is the capital of Japan?", "temperature": 0}
+    whole = client.responses.create(**asked)
+    assert "Tokyo" in whole.output_text
+    assert whole.status == "completed"
+    events = list(client.responses.create(**asked, stream=True))
+    assert "Tokyo" in "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+
+
+def test_messages_as_anthropics_clients_send_them(text: VllmService) -> None:
+    """The Messages API, whole and streamed, with Anthropic's own client."""
+    anthropic = pytest.importorskip("anthropic")
+    with anthropic.Anthropic(base_url=text.url, api_key="none", max_retries=0) as client:
+        asked: dict[str, Any] = {"model": MODEL, "max_tokens": 30, "messages": JAPAN, "extra_body": {"temperature": 0}}
+        whole = client.messages.create(**asked)
+        assert [block.type for block in whole.content] == ["text"]
+        assert "Tokyo" in whole.content[0].text
+        assert whole.stop_reason == "end_turn"
+        with client.messages.stream(**asked) as stream:
+            assert "Tokyo" in "".join(stream.text_stream)
+            assert stream.get_final_message().usage.output_tokens > 0
+
+
+def test_an_answer_that_was_cut_goes_on_where_it_was_cut(client: openai.OpenAI) -> None:
+    """The fields by which the gateway goes on with a stream whose backend died."""
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[*JAPAN, {"role": "assistant", "content": "The capital of Japan is"}],
+        temperature=0,
+        max_tokens=4,
+        extra_body={"continue_final_message": True, "add_generation_prompt": False},
+    )
+    assert (answer.choices[0].message.content or "").startswith(" Tokyo")
+
+
+def test_text_becomes_tokens_and_tokens_text(raw: httpx2.Client) -> None:
+    answer = raw.post("/tokenize", json={"model": MODEL, "prompt": "Hello wörld 12"}).json()
+    assert answer["count"] == len(answer["tokens"])
+    assert answer["max_model_len"] == 2048
+    body = {"model": MODEL, "tokens": answer["tokens"]}
+    assert raw.post("/detokenize", json=body).json()["prompt"] == "Hello wörld 12"
+
+
+def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt-9", messages=JAPAN)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model=MODEL, messages=[])
+
+
+def test_own_paths_and_vllms_metrics_on_one_page(raw: httpx2.Client) -> None:
+    assert [one["id"] for one in raw.get("/v1/models").json()["data"]] == ["tiny", "small", "org/smollm2"]
+    page = raw.get("/metrics").text
+    assert "vllm:num_requests_running" in page
+    assert "http_requests_total" in page
