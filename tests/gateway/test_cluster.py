@@ -56,7 +56,7 @@ def jq(program: str, document: bytes) -> bytes:
         ({"health": "loading", "progress": 0.25}, "loading", "fetching"),
         ({"health": "failed"}, "unhealthy", "no such file"),
         ({"health": "error"}, "unhealthy", "500"),
-        ({"health": "silent"}, "unhealthy", "within 0.5 s"),
+        ({"health": "silent"}, "unhealthy", "within 2 s"),
         ({"ours": False}, "healthy", None),
         ({"ours": False, "health": "absent"}, "healthy", None),
         ({"ours": False, "health": "loading"}, "loading", None),
