@@ -9,7 +9,9 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -22,39 +24,55 @@ from tests.support.backend import FakeBackend
 
 # For how long a backend is hurt, and the longest that its return is waited for, in seconds.
 HURT_S, RETURN_S = 2.0, 8.0
+# How many requests must be at a backend before it is hurt.
+WORK = 2
 # For how long all is well before the next fault.
 CALM_S = 0.5
 LOOK_S = 0.02
 
 
-async def hurt(backend: Backend, fault: tuple[Step, Step], port: int | None) -> float | None:
-    """Hurt a backend for a while and heal it.
+async def hurt(backend: Backend, fault: tuple[Step, Step], port: int | None) -> float:
+    """Hurt a backend that is at work for a while and heal it.
 
-    Returns the seconds until the gateway at `port` took it out, None if it did not.
+    Returns the seconds until the gateway at `port` took it out; where it did not, because it sent nothing there any
+    more, until the last request failed there.
     """
     wound, heal = fault
     await asyncio.sleep(CALM_S)
+    if port is not None:
+        await until(port, backend, lambda told: told["in_flight"] >= WORK)
     began = time.perf_counter()
-    out: float | None = None
+    out, last, failures = None, 0.0, None
     wounding = asyncio.ensure_future(wound(backend))
     while time.perf_counter() - began < HURT_S:
         await asyncio.sleep(LOOK_S)
-        if port is not None and out is None and not (await states(port))[backend.name]["healthy"]:
-            out = time.perf_counter() - began
+        if port is None:
+            continue
+        told, at = (await states(port))[backend.name], time.perf_counter() - began
+        if out is None and not told["healthy"]:
+            out = at
+        if failures is not None and told["failures"] > failures:
+            last = at
+        failures = told["failures"]
     await wounding
     await heal(backend)
-    healed = time.perf_counter()
-    while port is not None and time.perf_counter() - healed < RETURN_S:
-        if (await states(port))[backend.name]["state"] == "healthy":
-            break
+    if port is not None:
+        await until(port, backend, lambda told: told["state"] == "healthy")
+    return last if out is None else out
+
+
+async def until(port: int, backend: Backend, holds: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until what the gateway tells of a backend is so, for RETURN_S at most."""
+    for _ in range(int(RETURN_S / LOOK_S)):
+        if holds((await states(port))[backend.name]):
+            return
         await asyncio.sleep(LOOK_S)
-    return out
 
 
 async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
     """The whole bench. Returns 1 when a request was lost."""
     port, reference_port = free_port(), free_port()
-    ejected: dict[str, list[float | None]] = {name: [] for name in FAULTS}
+    ejected: dict[str, list[float]] = {name: [] for name in FAULTS}
     watched = FakeBackend(name="watched", model="watched", tokens=10_000, rate=50.0)
     async with watched:
         with (
@@ -77,9 +95,8 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
             in_flight, sockets = await leaks(port, psutil.Process(ours.pid), [*(b.port for b in among), watched.port])
             dead = await killed_by_one_request(port, among)
     tally, other = load.tally, reference.tally
-    # A restart is no fault that lasts. Who was not taken out for as long as it was hurt counts with that time at least.
-    lasting = [found for name, found in ejected.items() if name != "restart"]
-    times = sorted(HURT_S if seconds is None else seconds for found in lasting for seconds in found)
+    # A restart is no fault that lasts.
+    times = sorted(seconds for name, found in ejected.items() if name != "restart" for seconds in found)
     rows: list[list[object]] = [
         ["requests", tally.requests, other.requests],
         ["failed", tally.failed, other.failed],
@@ -109,8 +126,8 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
     return int(bool(tally.failed or tally.wrong_tokens or tally.silent_cuts or dead > 2))
 
 
-def _seconds(found: list[float | None]) -> str:
-    return "  ".join("not" if seconds is None else f"{seconds:.2f}" for seconds in found)
+def _seconds(found: list[float]) -> str:
+    return "  ".join(f"{seconds:.2f}" for seconds in found)
 
 
 def main() -> None:
