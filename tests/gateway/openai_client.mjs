@@ -37,7 +37,7 @@ found.stranger = await failure(stranger.chat.completions.create({ model: "qwen",
 const endless = await client.chat.completions.create({ model: "tinyllama", messages, stream: true });
 for await (const chunk of endless) {
   found.before = chunk.choices[0].delta.content;
-  endless.controller.abort();
+  if (found.before) endless.controller.abort();
 }
 
 console.log(JSON.stringify(found));
