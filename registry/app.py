@@ -45,7 +45,11 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
         parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), patience=PATIENCE
     )
     mirror = Mirror(
-        library, jobs, lambda: Hub(settings.hf_endpoint, token, PATIENCE), lanes, parallel=settings.files_per_job
+        library,
+        jobs,
+        lambda: Hub(settings.hf_endpoint, token, PATIENCE, stall_s=settings.hf_stall_seconds),
+        lanes,
+        parallel=settings.files_per_job,
     )
     keys = settings.key_ring()
 

@@ -14,12 +14,14 @@ from registry.jobs import kept_digests
 from registry.lease import CHANGES, lease
 from registry.library import Library
 from registry.progress_bar import human_bytes
-from registry.store import Blob
+from registry.store import Blob, Unfinished
 
 log = structlog.get_logger(__name__)
 
 # What is looked at again, right before it is deleted, together; the store's lock is held meanwhile.
 AT_ONCE = 50
+# An upload that nobody has written to for so long, and that no job counts on, is not gone on with.
+STALE_UPLOAD_S = 86_400.0
 
 
 class Cleared(NamedTuple):
@@ -29,10 +31,13 @@ class Cleared(NamedTuple):
     size_bytes: int
     spared: int
     """Blobs that no model reaches, and that are too young."""
+    uploads: int
+    """Unfinished uploads that nobody goes on with."""
 
     def told(self, *, dry_run: bool) -> str:
         """In words."""
-        what = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}"
+        uploads = f", {self.uploads} unfinished uploads" if self.uploads else ""
+        what = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}{uploads}"
         young = f"; {self.spared} more may still be in use, and are looked at again another time" if self.spared else ""
         return f"{'would remove' if dry_run else 'removed'} {what}{young}"
 
@@ -51,7 +56,12 @@ def clear_up(library: Library, *, spare_s: float, running: Callable[[], set[str]
         while some := list(islice(rest, AT_ONCE)):
             renew()
             removed += some if dry_run else _remove(library, some, running)
-    cleared = Cleared(len(removed), sum(blob.size for blob in removed), len(garbage) - len(old))
+        renew()
+        uploads = _stale_uploads(library, running)
+        for upload in () if dry_run else uploads:
+            library.store.drop_unfinished(upload)
+    size = sum(blob.size for blob in removed)
+    cleared = Cleared(len(removed), size, len(garbage) - len(old), len(uploads))
     log.info("cleared up", dry_run=dry_run, blobs=cleared.blobs, size_bytes=cleared.size_bytes, spared=cleared.spared)
     return cleared
 
@@ -59,6 +69,14 @@ def clear_up(library: Library, *, spare_s: float, running: Callable[[], set[str]
 def _roots(library: Library, running: Callable[[], set[str]]) -> set[str]:
     """What is not garbage. Jobs first: one that ends meanwhile has published what it counted on."""
     return running() | kept_digests(library.store) | library.reached()
+
+
+def _stale_uploads(library: Library, running: Callable[[], set[str]]) -> list[Unfinished]:
+    """Uploads of which nobody has heard for a day, and that no running or kept download will go on with."""
+    wanted = running() | kept_digests(library.store)
+    return [
+        upload for upload in library.store.unfinished() if upload.age_s > STALE_UPLOAD_S and upload.digest not in wanted
+    ]
 
 
 def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:

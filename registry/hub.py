@@ -52,17 +52,19 @@ class Hub:
     `patience` is for the contents of files, which may take days; a list that cannot be had is told within seconds.
     """
 
-    def __init__(self, endpoint: str, token: str | None, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self, endpoint: str, token: str | None, patience: Patience = PATIENCE, *, stall_s: float = STALL_TIMEOUT_S
+    ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._has_token = token is not None
         self._patience = patience
         self._ranges = RangeClient(
-            self.endpoint, token, user_agent=AGENT, connect_s=CONNECT_TIMEOUT_S, stall_s=STALL_TIMEOUT_S, proxies=True
+            self.endpoint, token, user_agent=AGENT, connect_s=CONNECT_TIMEOUT_S, stall_s=stall_s, proxies=True
         )
         self._client = httpx2.Client(
             headers={"Accept-Encoding": "identity", "User-Agent": AGENT}
             | ({"Authorization": f"Bearer {token}"} if token else {}),
-            timeout=httpx2.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            timeout=httpx2.Timeout(stall_s, connect=CONNECT_TIMEOUT_S),
             limits=httpx2.Limits(max_connections=None),
             follow_redirects=True,
         )

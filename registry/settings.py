@@ -61,6 +61,12 @@ class RegistrySettings(HttpSettings):
     jobs: int = Field(2, ge=1, le=32, description="how many models to download at once")
     files_per_job: int = Field(4, ge=1, le=32, description="how many files of one model to download at once")
 
+    hf_stall_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="how long HF_ENDPOINT may be silent in an answer before it is asked again, in seconds",
+    )
     parts_in_flight: int = Field(
         10,
         ge=1,

@@ -1,0 +1,166 @@
+"""A Hugging Face Hub that misbehaves by plan: what a download meets on a bad day. Contents follow from a seed.
+
+It speaks what a mirror asks (`/revision`, `/tree`, ranged `/resolve`), counts the bytes that it hands out of each file,
+and does one mischief at a time to the files' contents.
+"""
+
+import hashlib
+import json
+import random
+import re
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+Mischief = Literal["none", "cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once", "corrupt"]
+PASSING: tuple[Mischief, ...] = ("cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once")
+PIECE = 64 << 10
+STALLS_S = 60.0
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a repository, as its Hub knows it."""
+
+    path: str
+    content: bytes
+    sha256: str
+
+
+def hub_file(path: str, size: int, seed: str) -> HubFile:
+    """A file of random bytes that follow from `seed`."""
+    content = random.Random(seed).randbytes(size)
+    return HubFile(path, content, hashlib.sha256(content).hexdigest())
+
+
+class FaultyHub:
+    """Serves repositories on a port of 127.0.0.1. A context manager; safe for many threads."""
+
+    def __init__(self, repos: dict[str, list[HubFile]], seed: int) -> None:
+        self.repos = repos
+        self.sent = 0
+        """Bytes of contents handed out since `plan` was last called."""
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._mischief: Mischief = "none"
+        self._left = 0
+        self._path = ""
+        self._go_on = threading.Event()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                """Answer."""
+                hub.answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Say nothing: the other side was killed, which is what this is for."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> "FaultyHub":
+        threading.Thread(target=self._server.serve_forever, name="faulty-hub", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._go_on.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def plan(self, mischief: Mischief, *, times: int = 0, path: str = "") -> None:
+        """From now on do this to the next `times` requests for files (`corrupt`: to all of them) that end in `path`."""
+        with self._lock:
+            self._mischief, self._left, self._path = mischief, times, path
+            self.sent = 0
+        self._go_on.set()
+        self._go_on = threading.Event()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
+        path = request.path.partition("?")[0]
+        try:
+            if found := re.fullmatch(r"/api/models/(.+)/(revision|tree)/([^/]+)", path):
+                self._answer_api(request, found[1], found[2])
+            elif found := re.fullmatch(r"/(.+)/resolve/([0-9a-f]{40})/(.+)", path):
+                files = {file.path: file for file in self.repos.get(found[1], ())}
+                self._answer_file(request, files[found[3]])
+            else:
+                request.send_error(404)
+        except (BrokenPipeError, ConnectionResetError):
+            request.close_connection = True  # the other side was killed: that is what this is for
+
+    def _answer_api(self, request: BaseHTTPRequestHandler, repo: str, verb: str) -> None:
+        files = self.repos[repo]
+        commit = commit_of(files)
+        document: object = {"id": repo, "sha": commit}
+        if verb == "tree":
+            document = [
+                {
+                    **{"type": "file", "path": file.path, "size": len(file.content), "oid": "0" * 40},
+                    "lfs": {"oid": file.sha256, "size": len(file.content), "pointerSize": 134},
+                }
+                for file in files
+            ]
+        body = json.dumps(document).encode()
+        request.send_response(200)
+        request.send_header("Content-Type", "application/json")
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    def _answer_file(self, request: BaseHTTPRequestHandler, file: HubFile) -> None:
+        size = len(file.content)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        first = int(asked[1]) if asked else 0
+        last = min(int(asked[2]) if asked and asked[2] else size - 1, size - 1)
+        mischief = self._next_mischief(file)
+        if mischief in ("busy", "broken"):
+            request.send_response(429 if mischief == "busy" else 503)
+            request.send_header("Retry-After", "0")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        shift = 1 if mischief == "other_range" and last + 1 < size else 0
+        body = memoryview(file.content)[first + shift : last + shift + 1]
+        if mischief in ("corrupt", "corrupt_once"):
+            changed = bytearray(body)
+            changed[self._random.randrange(len(changed))] ^= 1 << self._random.randrange(8)
+            body = memoryview(changed)
+        stop_at = self._random.randrange(len(body)) if mischief in ("cut", "short", "stall") else len(body)
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {first + shift}-{last + shift}/{size}")
+        # A short body is whole as far as HTTP can tell.
+        request.send_header("Content-Length", str(stop_at if mischief == "short" else len(body)))
+        request.end_headers()
+        for at in range(0, stop_at, PIECE):
+            piece = body[at : min(at + PIECE, stop_at)]
+            request.wfile.write(piece)
+            with self._lock:
+                self.sent += len(piece)
+        if mischief == "stall":
+            self._go_on.wait(STALLS_S)
+        request.close_connection = request.close_connection or mischief in ("cut", "stall")
+
+    def _next_mischief(self, file: HubFile) -> Mischief:
+        with self._lock:
+            if self._mischief == "none" or not file.path.endswith(self._path):
+                return "none"
+            if self._mischief != "corrupt":
+                if self._left <= 0:
+                    return "none"
+                self._left -= 1
+            return self._mischief
+
+
+def commit_of(files: list[HubFile]) -> str:
+    """The commit id of a repository with these files."""
+    return hashlib.sha1("".join(file.sha256 for file in files).encode(), usedforsecurity=False).hexdigest()
