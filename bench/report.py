@@ -1,6 +1,7 @@
 """How a bench tells what it found: ratios as medians over interleaved rounds, a table, and a last line of JSON."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,23 @@ def median_ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
     if len(ours) < 3:
         raise ValueError(f"a median wants at least three rounds, not {len(ours)}")
     return statistics.median(one / other for one, other in zip(ours, reference, strict=True))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median of what `values` were drawn from, whatever its distribution.
+
+    Between the two order statistics outside of which the median lies with at most 2.5 % each: below the k-th of n
+    values lies the median with the probability of fewer than k heads in n throws (e.g. Conover, Practical Nonparametric
+    Statistics, 3.2). Raises ValueError when there are too few values for that, fewer than six.
+    """
+    ordered = sorted(values)
+    count = len(ordered)
+    rank, below = 0, 0.0  # `rank` values may be cut off at each end
+    while (below := below + math.comb(count, rank) / 2**count) <= 0.025:
+        rank += 1
+    if rank == 0:
+        raise ValueError(f"a 95 % interval of a median wants at least six values, not {count}")
+    return ordered[rank - 1], ordered[count - rank]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -64,28 +64,29 @@ class ModelRoutes:
     def list(self) -> Json:
         """Every model that is here or on its way, and the catalogue's models that are neither."""
         pointers = {pointer.name: pointer for pointer in self._library.names()}
-        names = sorted({*pointers, *(job.name for job in self._mirror.jobs.all() if job.status != "ready")})
-        models = [self._describe(name, pointers.get(name)) for name in names]
+        jobs = {job.name: job for job in self._mirror.jobs.all()}
+        names = sorted({*pointers, *(job.name for job in jobs.values() if job.status != "ready")})
+        models = [self._describe(pointers.get(name), jobs.get(name)) for name in names]
         missing = [entry.name for entry in self._library.catalogue if entry.name not in names]
         return {"models": models, "not_mirrored": missing}
 
     def show(self, name: str) -> Json:
         """One model, by its name, or by an alias of the catalogue."""
         name = self._library.canonical(name)
-        pointer = self._library.name(name)
-        if pointer is None and self._mirror.jobs.get(name) is None:
+        pointer, job = self._library.name(name), self._mirror.jobs.get(name)
+        if pointer is None and (job is None or job.status == "ready"):
             raise ModelNotFound(name, (known.name for known in self._library.names()))
-        return self._describe(name, pointer)
+        return self._describe(pointer, job)
 
     def download(self, name: str, request: Annotated[DownloadRequest | None, Body()] = None) -> Json:
         """Begin to mirror a model from HF_ENDPOINT. Asked again while it runs, it is the same download."""
         job = self._mirror.download(name, request or DownloadRequest())
-        return self._describe(job.name, self._library.name(job.name))
+        return self._describe(self._library.name(job.name), job)
 
     def verify(self, name: str) -> Json:
         """Begin to read every byte of a model again; the model's status tells the result."""
         job = self._mirror.verify(name)
-        return self._describe(job.name, self._library.name(job.name))
+        return self._describe(self._library.name(job.name), job)
 
     def delete(self, name: str) -> Json:
         """Cancel what is under way for a model, drop it, and the blobs that no other model needs."""
@@ -117,19 +118,17 @@ class ModelRoutes:
                 told = time.monotonic()
             model = now
 
-    def _describe(self, name: str, pointer: Name | None) -> Json:
-        """A model as JSON: what is published, and over it what its last job says."""
-        job = self._mirror.jobs.get(name)
-        model = _from_job(job) if pointer is None and job is not None else self._published(pointer)
+    def _describe(self, pointer: Name | None, job: Job | None) -> Json:
+        """A model as JSON: what is published, and over it what its last job says. One of the two is there."""
+        if pointer is None:
+            assert job is not None, "neither published nor under way"
+            return _from_job(job) | _told(job)
+        model = self._published(pointer)
         if job is not None and job.verified_at is not None:
             return model | {"verified_at": job.verified_at.isoformat(timespec="seconds").replace("+00:00", "Z")}
-        if job is None or job.status == "ready" or (job.status == "cancelled" and pointer is not None):
-            return model
-        model |= {"status": job.status, "progress": job.progress.as_json()}
-        return model | ({"error": job.error} if job.error else {})
+        return model if job is None or job.status in ("ready", "cancelled") else model | _told(job)
 
-    def _published(self, pointer: Name | None) -> Json:
-        assert pointer is not None, "neither published nor under way"
+    def _published(self, pointer: Name) -> Json:
         model: Json = {
             "name": pointer.name,
             "hf_repo": pointer.repo,
@@ -166,6 +165,11 @@ def _from_job(job: Job) -> Json:
         "size_bytes": job.progress.as_json()["bytes_total"],
         "files": [],
     }
+
+
+def _told(job: Job) -> Json:
+    told: Json = {"status": job.status, "progress": job.progress.as_json()}
+    return told | ({"error": job.error} if job.error else {})
 
 
 def _event(model: Json) -> str:

@@ -12,7 +12,6 @@ from kit.errors import ApiError
 from kit.service import ModelService, Report, create_service_app, in_daemon_thread
 from services.llm.choosing import choose_engine
 from services.llm.dispatch import Dispatcher
-from services.llm.images import ImageLimits
 from services.llm.settings import LlmSettings
 
 
@@ -79,8 +78,16 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
     from services.llm import vllm_engine
 
     arguments = engine_arguments(service.entry, settings)
+    if service.entry.kind == "multimodal":
+        arguments.setdefault("limit_mm_per_prompt", {"image": settings.max_images})
     engine: LlmEngine = await vllm_engine.open_engine(
-        folder, service.entry, arguments, metrics=service.metrics, on_death=service.loading.fail, report=report
+        folder,
+        service.entry,
+        arguments,
+        images=settings.image_source(),
+        metrics=service.metrics,
+        on_death=service.loading.fail,
+        report=report,
     )
     return engine
 
@@ -108,7 +115,6 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
         max_queue=settings.max_queue,
     )
     generations = Generations(runner, limits, ends=loaded.ends, tools=TokenizerTools(loaded))
-    images = ImageLimits(settings.max_images, settings.max_image_mb, settings.max_image_megapixels)
-    engine = TransformersEngine(loaded, service.entry.name, generations, images, batched=batched)
+    engine = TransformersEngine(loaded, service.entry.name, generations, settings.image_source(), batched=batched)
     engine.app = create_routes(service, settings, engine)
     return engine

@@ -17,6 +17,8 @@ MIB = 1024 * 1024
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PARAM = "messages"
 EXIF_ORIENTATION = 0x0112
+# What Pillow's decoders raise for images that are broken, one way or another.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -28,47 +30,43 @@ class ImageLimits:
     megapixels: int
 
 
-def check_urls(urls: list[str], limits: ImageLimits) -> None:
-    """Check the number of images, and that each is a data URI that is small enough.
-
-    Raises InvalidRequest or PayloadTooLarge that says what to do.
-    """
-    if len(urls) > limits.count:
+def check_count(count: int, limits: ImageLimits) -> None:
+    """Raise InvalidRequest when one request has more images than are taken."""
+    if count > limits.count:
         raise InvalidRequest(
-            f"{len(urls)} images in one request; at most {limits.count} are taken (MAX_IMAGES).", param=PARAM
+            f"{count} images in one request; at most {limits.count} are taken (MAX_IMAGES).", param=PARAM
         )
-    for url in urls:
-        scheme = url.partition(":")[0].lower()
-        if scheme in ("http", "https"):
-            raise InvalidRequest(
-                "Images by http(s) URL are not fetched from here. Send the image itself as a data URI: "
-                "data:image/png;base64,...",
-                param=PARAM,
-                code="image_url_not_allowed",
-            )
-        if scheme != "data":
-            raise InvalidRequest(
-                "image_url must be a data URI: data:image/png;base64,... Nothing else is read.", param=PARAM
-            )
-        # Four characters of base64 hold three bytes.
-        if len(url) > limits.mb * MIB * 4 // 3 + 200:
-            raise PayloadTooLarge(f"An image is larger than {limits.mb} MiB. Send less, or raise MAX_IMAGE_MB.")
 
 
-def decode(url: str, limits: ImageLimits) -> "Image":
-    """Return the RGB image of a data URI that passed `check_urls`. Takes long: call it in a thread.
+def too_large(limits: ImageLimits) -> PayloadTooLarge:
+    """The error for an image of too many bytes."""
+    return PayloadTooLarge(f"An image is larger than {limits.mb} MiB. Send less, or raise MAX_IMAGE_MB.")
 
-    Raises InvalidRequest when it is not base64, not an image, too large in pixels, or broken.
+
+def from_data_uri(uri: str, limits: ImageLimits) -> bytes:
+    """The bytes of an image in a data URI.
+
+    Raises InvalidRequest when it is none, PayloadTooLarge that says what to do when it is too large.
     """
-    import PIL.Image
-
-    head, comma, payload = url.partition(",")
+    # Four characters of base64 hold three bytes.
+    if len(uri) > limits.mb * MIB * 4 // 3 + 200:
+        raise too_large(limits)
+    head, comma, payload = uri.partition(",")
     if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
         raise InvalidRequest("image_url must look like data:image/png;base64,...", param=PARAM)
     try:
-        content = base64.b64decode(payload, validate=True)
+        return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"An image's data is not base64: {error}.", param=PARAM) from error
+
+
+def open_unread(content: bytes, limits: ImageLimits) -> "Image":
+    """The image in `content`, its format and size known and not a pixel decoded.
+
+    Raises InvalidRequest when it is none of the formats, or too large in pixels.
+    """
+    import PIL.Image
+
     try:
         image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
@@ -79,8 +77,8 @@ def decode(url: str, limits: ImageLimits) -> "Image":
         SyntaxError,
         PIL.Image.DecompressionBombError,
         PIL.Image.DecompressionBombWarning,
-    ) as e:
-        raise InvalidRequest(f"An image cannot be read: {e}.", param=PARAM) from e
+    ) as error:
+        raise InvalidRequest(f"An image cannot be read: {error}.", param=PARAM) from error
     width, height = image.size
     if width * height > limits.megapixels * 1_000_000:
         raise InvalidRequest(
@@ -88,9 +86,18 @@ def decode(url: str, limits: ImageLimits) -> "Image":
             "(MAX_IMAGE_MEGAPIXELS). Send a smaller one.",
             param=PARAM,
         )
+    return image
+
+
+def decode(content: bytes, limits: ImageLimits) -> "Image":
+    """Return the image in `content` as RGB. Takes long: call it in a thread.
+
+    Raises InvalidRequest when it is not an image, too large in pixels, or broken.
+    """
+    image = open_unread(content, limits)
     try:
         return _upright(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error) as error:
+    except BROKEN as error:
         raise InvalidRequest(f"An image is broken: {error}.", param=PARAM) from error
 
 

@@ -11,7 +11,8 @@ import structlog
 
 from kit.errors import ApiError, InvalidRequest
 from services.llm.generation import Generations, Job, Runner
-from services.llm.images import ImageLimits, check_urls, decode
+from services.llm.image_source import ImageSource
+from services.llm.images import check_count, decode
 from services.llm.messages import image_parts
 from services.llm.prompt_ending import EndingAsAsked
 from services.llm.requests import Ability, Work
@@ -27,7 +28,7 @@ class TransformersEngine:
     """One model's handlers. Made on the event loop, after the model is loaded; `runner` computes for it."""
 
     def __init__(
-        self, loaded: Loaded, name: str, generations: Generations, images: ImageLimits, *, batched: bool
+        self, loaded: Loaded, name: str, generations: Generations, images: ImageSource, *, batched: bool
     ) -> None:
         self.name = "transformers"
         self.device = loaded.device
@@ -57,8 +58,10 @@ class TransformersEngine:
         Raises InvalidRequest for what only shows once the prompt is prepared: a template that refuses the messages, a
         broken image, a prompt without room for an answer.
         """
-        urls = [part["image_url"]["url"] for part in image_parts(_messages(work))]
-        check_urls(urls, self._images)
+        parts = image_parts(_messages(work))
+        check_count(len(parts), self._images.limits)
+        for part in parts:
+            part["image_url"] = {"url": await self._images.read(part["image_url"]["url"])}
         answer = await self._in_thread(self._prepare, route, work, job)
         iterator: AsyncIterator[str] = answer.body_iterator
         return iterator
@@ -84,6 +87,7 @@ class TransformersEngine:
     async def aclose(self) -> None:
         """End the computing; what still runs fails."""
         await self.generations.runner.aclose()
+        await self._images.aclose()
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -93,7 +97,7 @@ class TransformersEngine:
         images = image_parts(_messages(work))
         try:
             for part in images:
-                part["image_url"] = {"url": decode(part["image_url"]["url"], self._images)}
+                part["image_url"] = {"url": decode(part["image_url"]["url"], self._images.limits)}
             with _ClientErrors():
                 return _without_waiting(self._handlers[route].handle_request(work.body, job.id))
         finally:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from kit.catalogue import Entry
 from kit.settings import SettingsError
+from services.llm.vllm_media import CONNECTOR
 
 GIB = 1024**3
 # On a CPU: the share of the memory that the cache may take, and its bounds in GiB.
@@ -20,21 +21,26 @@ CPU_CACHE_GIB = (1, 16)
 OURS = frozenset({"model", "model_tag", "served_model_name", "host", "port", "uds", "api_key", "headless", "grpc"})
 
 
-def prepare_environment() -> None:
-    """Set what vLLM reads from the environment, where nobody has set it. Call before vLLM is imported."""
+def environment_defaults() -> dict[str, str]:
+    """What vLLM reads from the environment, where nobody has set it."""
     low, high = CPU_CACHE_GIB
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    defaults = {
+    return {
         # The engine runs in a process of its own; forking one that has threads is not safe.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         # Its workers often take the whole of this before they are made to end, and `docker stop` waits for 10 s.
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "2",
+        "VLLM_MEDIA_CONNECTOR": CONNECTOR,
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",  # the folder has everything, and the air gap has nobody to ask
         "VLLM_CPU_KVCACHE_SPACE": str(int(min(max(memory_gib * CPU_CACHE_SHARE, low), high))),
     }
-    for name, value in defaults.items():
+
+
+def prepare_environment() -> None:
+    """Set the defaults of vLLM's environment. Call before vLLM is imported."""
+    for name, value in environment_defaults().items():
         os.environ.setdefault(name, value)
 
 
@@ -46,13 +52,12 @@ def command_line(folder: Path, entry: Entry, arguments: dict[str, Any], *, cpu: 
     taken = sorted(OURS & set(arguments))
     if taken:
         raise SettingsError(f"ENGINE_ARGS may not hold {', '.join(taken)}: the service sets it.")
+    if "allowed_media_domains" in arguments:
+        raise SettingsError("allowed_media_domains is set by IMAGE_HOSTS, which looks at addresses and redirects too.")
     # -1 lets vLLM take the model's whole context, or as much of it as memory allows.
     merged: dict[str, Any] = {
         "max_model_len": entry.context_length or -1,
         "enable_prefix_caching": True,
-        # Images come as data URIs. Else vLLM would fetch any address that a request names, from inside the cluster's
-        # network; an empty list means all hosts to it, and this name none (RFC 2606).
-        "allowed_media_domains": ["media.invalid"],
     }
     if cpu:
         # Compiling takes minutes on a CPU and gains little for the models that one would run there.

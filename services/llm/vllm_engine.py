@@ -22,6 +22,8 @@ from starlette.types import ASGIApp
 from kit.catalogue import Entry
 from kit.metrics import HttpMetrics
 from kit.service import Report, in_daemon_thread
+from services.llm import vllm_media
+from services.llm.image_source import ImageSource
 from services.llm.vllm_arguments import command_line, parse, prepare_environment
 
 log = structlog.get_logger(__name__)
@@ -35,6 +37,7 @@ async def open_engine(
     entry: Entry,
     arguments: dict[str, Any],
     *,
+    images: ImageSource,
     metrics: HttpMetrics,
     on_death: Callable[[str], None],
     report: Report,
@@ -48,10 +51,11 @@ async def open_engine(
     level = logging.getLogger().level
     report(0.05, "importing vLLM")
     cpu, parsed = await in_daemon_thread(_prepare, folder, entry, arguments)
+    vllm_media.register(images)
     report(0.2, "vLLM loads the model and measures memory")
     client = await _start(parsed)
     report(0.95, "starting vLLM's server")
-    engine = VllmEngine(client, "cpu" if cpu else "cuda", on_death)
+    engine = VllmEngine(client, images, "cpu" if cpu else "cuda", on_death)
     try:
         await engine.serve(parsed)
     except BaseException:
@@ -66,11 +70,12 @@ async def open_engine(
 class VllmEngine:
     """A running vLLM. `app` is vLLM's own application."""
 
-    def __init__(self, client: Any, device: str, on_death: Callable[[str], None]) -> None:
+    def __init__(self, client: Any, images: ImageSource, device: str, on_death: Callable[[str], None]) -> None:
         self.name = "vllm"
         self.device = device
         self.app: ASGIApp
         self._client = client
+        self._images = images
         self._on_death = on_death
         self._stack = contextlib.AsyncExitStack()
         self._watch: asyncio.Task[None] | None = None
@@ -101,6 +106,7 @@ class VllmEngine:
                 handler.cancel()  # else it takes the engine's end for a failure, and says so at length
             await asyncio.to_thread(self._client.shutdown, STOP_S)
         finally:
+            await self._images.aclose()
             await asyncio.to_thread(end_children)
 
     async def _watch_over(self) -> None:

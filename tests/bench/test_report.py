@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench.programs import Program, free_port
-from bench.report import last_line, median_ratio, table
+from bench.report import last_line, median_interval, median_ratio, table
 
 
 def test_a_slow_round_does_not_count() -> None:
@@ -20,6 +20,18 @@ def test_two_rounds_are_no_median() -> None:
     """Fewer than three rounds are refused."""
     with pytest.raises(ValueError, match="three rounds"):
         median_ratio([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(("count", "first", "last"), [(6, 1, 6), (10, 2, 9), (20, 6, 15), (25, 8, 18)])
+def test_the_interval_of_a_median_is_the_one_in_the_tables(count: int, first: int, last: int) -> None:
+    """The ranks that statistics' tables give for these numbers of values."""
+    assert median_interval([float(value) for value in range(count, 0, -1)]) == (first, last)
+
+
+def test_five_values_have_no_interval() -> None:
+    """The least and the greatest of five leave out the median more often than that."""
+    with pytest.raises(ValueError, match="six values"):
+        median_interval([1, 2, 3, 4, 5])
 
 
 def test_the_last_line_is_json() -> None:

@@ -12,7 +12,8 @@ from kit.settings import SettingsError, load_settings
 from services.llm.app import create, engine_arguments
 from services.llm.choosing import choose_engine, has
 from services.llm.settings import LlmSettings
-from services.llm.vllm_arguments import command_line
+from services.llm.vllm_arguments import command_line, environment_defaults
+from services.llm.vllm_media import CONNECTOR
 
 ENTRY = Entry(name="tiny", kind="llm", hf_repo="org/tiny", aliases=("small",), context_length=2048)
 
@@ -65,12 +66,11 @@ def test_arguments_that_the_service_decides_are_refused(name: str) -> None:
         command_line(Path("/m"), ENTRY, {name: "x"}, cpu=False)
 
 
-def test_no_url_in_a_request_is_fetched_unless_a_host_is_named() -> None:
-    """vLLM would fetch any address that a request names, those of the cluster's own network among them."""
-    line = command_line(Path("/m"), ENTRY, {}, cpu=False)
-    assert line[line.index("--allowed-media-domains") + 1] == "media.invalid"
-    line = command_line(Path("/m"), ENTRY, {"allowed_media_domains": ["images.example.org"]}, cpu=False)
-    assert line[line.index("--allowed-media-domains") + 1] == "images.example.org"
+def test_media_are_read_by_the_services_own_rules() -> None:
+    """vLLM by itself fetches any address that a request names, those of the cluster's own network among them."""
+    assert environment_defaults()["VLLM_MEDIA_CONNECTOR"] == CONNECTOR
+    with pytest.raises(SettingsError, match="IMAGE_HOSTS"):
+        command_line(Path("/m"), ENTRY, {"allowed_media_domains": ["images.example.org"]}, cpu=False)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
