@@ -36,7 +36,8 @@ class Cleared(NamedTuple):
 
     def told(self, *, dry_run: bool) -> str:
         """In words."""
-        what = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}, and {self.uploads} unfinished uploads"
+        uploads = f", {self.uploads} unfinished uploads" if self.uploads else ""
+        what = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}{uploads}"
         young = f"; {self.spared} more may still be in use, and are looked at again another time" if self.spared else ""
         return f"{'would remove' if dry_run else 'removed'} {what}{young}"
 
