@@ -1,7 +1,8 @@
 """Clearing up a store: what no model reaches and nobody is about to use.
 
 A blob is garbage when no manifest reaches it, no unfinished job counts on it (its digests stand in `jobs/`), and it is
-older than a URL that a client may hold. A blob that is being put into the store now is younger than that.
+older than a URL that a client may hold. A blob that is being put into the store now is younger than that. An upload
+that was left unfinished is garbage after a day, unless an unfinished job will go on with it.
 """
 
 from collections.abc import Callable
@@ -14,14 +15,13 @@ from registry.jobs import kept_digests
 from registry.lease import CHANGES, lease
 from registry.library import Library
 from registry.progress_bar import human_bytes
-from registry.store import Blob, Unfinished
+from registry.store import Blob
 
 log = structlog.get_logger(__name__)
 
 # What is looked at again, right before it is deleted, together; the store's lock is held meanwhile.
 AT_ONCE = 50
-# An upload that nobody has written to for so long, and that no job counts on, is not gone on with.
-STALE_UPLOAD_S = 86_400.0
+SPARE_UPLOADS_S = 24 * 3600.0
 
 
 class Cleared(NamedTuple):
@@ -32,7 +32,7 @@ class Cleared(NamedTuple):
     spared: int
     """Blobs that no model reaches, and that are too young."""
     uploads: int
-    """Unfinished uploads that nobody goes on with."""
+    """Uploads that were left unfinished."""
 
     def told(self, *, dry_run: bool) -> str:
         """In words."""
@@ -42,9 +42,13 @@ class Cleared(NamedTuple):
         return f"{'would remove' if dry_run else 'removed'} {what}{young}"
 
 
-def clear_up(library: Library, *, spare_s: float, running: Callable[[], set[str]], dry_run: bool) -> Cleared:
+def clear_up(
+    library: Library, *, spare_s: float, running: Callable[[], set[str]], dry_run: bool,
+    spare_uploads_s: float = SPARE_UPLOADS_S,
+) -> Cleared:  # fmt: skip
     """Remove garbage that is older than `spare_s` seconds, or only look. `running`: what jobs of this process count on.
 
+    `spare_uploads_s` is the same for unfinished uploads, from when they were last written to or, on S3, begun.
     Raises LeaseTaken when somebody else is at it, StoreError.
     """
     with lease(library.store, CHANGES, "gc") as renew:
@@ -56,27 +60,28 @@ def clear_up(library: Library, *, spare_s: float, running: Callable[[], set[str]
         while some := list(islice(rest, AT_ONCE)):
             renew()
             removed += some if dry_run else _remove(library, some, running)
-        renew()
-        uploads = _stale_uploads(library, running)
-        for upload in () if dry_run else uploads:
-            library.store.drop_unfinished(upload)
-    size = sum(blob.size for blob in removed)
-    cleared = Cleared(len(removed), size, len(garbage) - len(old), len(uploads))
-    log.info("cleared up", dry_run=dry_run, blobs=cleared.blobs, size_bytes=cleared.size_bytes, spared=cleared.spared)
+        uploads = _drop_uploads(library, running, spare_uploads_s, dry_run=dry_run)
+    cleared = Cleared(len(removed), sum(blob.size for blob in removed), len(garbage) - len(old), uploads)
+    log.info("cleared up", dry_run=dry_run, **cleared._asdict())
     return cleared
 
 
 def _roots(library: Library, running: Callable[[], set[str]]) -> set[str]:
     """What is not garbage. Jobs first: one that ends meanwhile has published what it counted on."""
-    return running() | kept_digests(library.store) | library.reached()
+    return _counted_on(library, running) | library.reached()
 
 
-def _stale_uploads(library: Library, running: Callable[[], set[str]]) -> list[Unfinished]:
-    """Uploads of which nobody has heard for a day, and that no running or kept download will go on with."""
-    wanted = running() | kept_digests(library.store)
-    return [
-        upload for upload in library.store.unfinished() if upload.age_s > STALE_UPLOAD_S and upload.digest not in wanted
-    ]
+def _counted_on(library: Library, running: Callable[[], set[str]]) -> set[str]:
+    return running() | kept_digests(library.store)
+
+
+def _drop_uploads(library: Library, running: Callable[[], set[str]], spare_s: float, *, dry_run: bool) -> int:
+    wanted = _counted_on(library, running)
+    left = [upload for upload in library.store.unfinished() if upload.age_s > spare_s and upload.digest not in wanted]
+    if not dry_run:
+        for upload in left:
+            library.store.drop_unfinished(upload)
+    return len(left)
 
 
 def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:

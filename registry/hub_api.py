@@ -6,6 +6,7 @@ escaped slashes, and routers unescape before they match.
 
 import base64
 import binascii
+import contextlib
 import json
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
@@ -36,7 +37,8 @@ class HubApi:
     def router(self) -> APIRouter:
         """The routes, to be included in an application."""
         router = APIRouter(tags=["Hugging Face Hub API"])
-        router.add_api_route("/api/models", self.search, methods=READ, operation_id="hub_search")
+        router.add_api_route("/api/models", self.search, methods=["GET"], operation_id="hub_search")
+        router.add_api_route("/api/models", self.search, methods=["HEAD"], include_in_schema=False)
         router.add_api_route("/api/models/{path:path}", self.read, methods=READ, include_in_schema=False)
         router.add_api_route("/api/models/{path:path}", self.paths_info, methods=["POST"], include_in_schema=False)
         for path in ("/{name}/resolve/{path:path}", "/{org}/{name}/resolve/{path:path}"):
@@ -49,7 +51,8 @@ class HubApi:
         found = []
         for repo in self._library.repos():
             if all(word in repo.lower() for word in words) and (not author or repo.startswith(author + "/")):
-                found.append(hub_json.model_summary(self._library.manifest(repo, MAIN)))
+                with contextlib.suppress(RevisionUnknown):  # deleted since it was listed
+                    found.append(hub_json.model_summary(self._library.manifest(repo, MAIN)))
         return JSONResponse(found[: max(limit, 0)])
 
     def read(self, request: Request) -> JSONResponse:

@@ -72,6 +72,7 @@ class S3Store:
             connect_timeout=5,
             read_timeout=60,
             retries={"mode": "standard", "max_attempts": 4},
+            proxies={},  # the server is in our own network, whatever HTTP_PROXY says of the internet
             max_pool_connections=4 * PARTS_IN_FLIGHT,
             signature_version="s3v4",
             s3={"addressing_style": "path"},

@@ -14,6 +14,7 @@ from registry.manifest import Manifest
 from registry.store import Blob, Store
 from tests.registry.bundles import new_library, snapshot
 from tests.registry.conftest import REPO, WEIGHTS, Source
+from tests.registry.test_uploads import DIGEST, begin, feed
 from tests.support import plain_http
 from tests.support.hub import digests, serving_registry, wait_for_job, wait_until
 
@@ -57,6 +58,20 @@ def test_what_is_young_or_counted_on_stays(library: Library) -> None:
     clear_up(library, spare_s=-1, running=lambda: {ours}, dry_run=False)
     assert digests(library.store) == {ours, kept}
     assert young not in digests(library.store)
+
+
+def test_uploads_that_nobody_goes_on_with_go(library: Library) -> None:
+    """After a day; not while a download counts on them."""
+    store = library.store
+    with begin(store) as upload:
+        feed(upload, parts=1)
+    for spare_uploads_s, running in ((3600.0, nothing), (-1.0, lambda: {DIGEST})):
+        cleared = clear_up(library, spare_s=-1, running=running, dry_run=False, spare_uploads_s=spare_uploads_s)
+        assert (cleared.uploads, len(list(store.unfinished()))) == (0, 1)
+    for dry_run in (True, False):
+        assert len(list(store.unfinished())) == 1
+        assert clear_up(library, spare_s=-1, running=nothing, dry_run=dry_run, spare_uploads_s=-1).uploads == 1
+    assert list(store.unfinished()) == []
 
 
 def test_one_at_a_time(library: Library) -> None:

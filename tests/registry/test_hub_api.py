@@ -277,3 +277,19 @@ def test_writing_is_not_offered(url: str) -> None:
 def test_the_client_is_the_one_this_was_written_for() -> None:
     """Another major version of the client should be looked at before it is trusted."""
     assert huggingface_hub.__version__.split(".")[0] == "2"
+
+
+def test_a_model_that_is_deleted_while_all_are_listed(origin: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left out; the others are there."""
+    place = Path(origin.store.where.removeprefix("file:"))
+    repos = Library.repos
+
+    def deleting(library: Library) -> list[str]:
+        found = repos(library)
+        library.delete("one", spare=set)
+        return found
+
+    monkeypatch.setattr(Library, "repos", deleting)
+    with serving_registry(place) as url:
+        listed = plain_http.get(f"{url}/api/models")
+    assert (listed.status_code, [model["id"] for model in listed.json()]) == (200, ["test/two"])

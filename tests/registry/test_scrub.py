@@ -129,7 +129,10 @@ def test_gc_from_a_terminal(published: Manifest, origin: Library, registry: Run)
     origin.store.put_blob("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", 3, [b"foo"])
     place = Path(origin.store.where.removeprefix("file:"))
     done = registry("gc", "--dry-run", store=place)
-    assert (done.returncode, "would remove 0 blobs, 0 B; 1 more may still be in use" in done.stdout) == (0, True)
+    assert (
+        done.returncode,
+        "would remove 0 blobs, 0 B; 1 more may still be in use" in done.stdout,
+    ) == (0, True)
 
 
 @pytest.mark.parametrize("arguments", [["verify"], ["verify", "--all", "x"], ["verify", "./x"], ["verify", "x.tar"]])

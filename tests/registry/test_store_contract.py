@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from registry.open_store import open_store
+from registry.settings import RegistrySettings
 from registry.store import DigestMismatch, Store, StoreError
+from tests.registry.conftest import StoreSettings
 from tests.support import plain_http
 from tests.support.hub import digests, random_bytes
 
@@ -175,3 +178,15 @@ def test_of_several_that_create_a_document_one_succeeds(store: Store) -> None:
     assert store.get_document("leases/x.json") == {"holder": created.index(True)}
     store.delete_document("leases/x.json")
     assert store.create_document("leases/x.json", {"holder": 9})
+
+
+def test_a_proxy_to_the_internet_is_not_asked(store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is in our own network; nobody answers at this proxy."""
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    store = open_store(RegistrySettings(**store_settings))
+    with contextlib.closing(store):
+        digest = put(store, b"hello")
+        assert b"".join(store.read_blob(digest)) == b"hello"

@@ -1,0 +1,25 @@
+"""The registry against its own description."""
+
+from pathlib import Path
+
+import pytest
+
+from kit.catalogue import Catalogue
+from registry.file_store import FileStore
+from registry.folder import import_folder
+from registry.library import Library
+from tests.support.hub import serving_registry, small_repo
+from tests.support.schema_fuzz import WITHIN_S, assert_no_server_error
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.mark.engines
+@pytest.mark.timeout(WITHIN_S)
+def test_no_request_that_the_description_allows_breaks_it(tmp_path: Path) -> None:
+    """With a model in the store and a Hub that nobody answers at: what is asked for fails, and is told as failed."""
+    folder = small_repo(tmp_path / "repo")
+    library = Library(FileStore(tmp_path / "store"), Catalogue([]))
+    import_folder(library, folder, name="small", repo="test/small", revision="main")
+    with serving_registry(tmp_path / "store", hf_endpoint=NOBODY) as url:
+        assert_no_server_error(url, tmp_path)

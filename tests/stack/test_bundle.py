@@ -1,0 +1,54 @@
+"""`offline-setup.sh --bundle` and `bundle.sh import`: models and images as files, to a machine that has neither."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.stack.hub import Hub
+from tests.stack.stack import Stack
+from tests.support.docker import docker
+
+MODEL = "minilm"
+# Nothing is built on it, and nothing else loads it.
+IMAGE = "gpu-cluster/edge:0.1.0"
+
+
+@pytest.fixture(scope="module")
+def bundle(clean: Stack, internet: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written where there is internet, then everything forgotten: volumes, one image, the cable."""
+    folder = tmp_path_factory.mktemp("disk") / "cluster"
+    internet.start()
+    said = clean.run(f"./scripts/offline-setup.sh --bundle {folder} {MODEL}", timeout=1800).stdout
+    assert f"Carry {folder} to the other machine" in said
+    clean.remove()
+    internet.stop()
+    docker("rmi", IMAGE)
+    return folder
+
+
+def test_a_changed_byte_is_refused(clean: Stack, bundle: Path) -> None:
+    """By the registry's image, without a network; nothing is loaded."""
+    volume = bundle / "volume-0001.tar"
+    with volume.open("r+b") as file:
+        file.seek(5_000_000)
+        byte = file.read(1)
+        file.seek(5_000_000)
+        file.write(bytes([byte[0] ^ 1]))
+    done = clean.run(f"./scripts/bundle.sh import {bundle} --key bundle.pub", check=False)
+    assert done.returncode == 1
+    assert "volume-0001.tar" in done.stderr
+    assert not docker("images", "-q", IMAGE)
+    with volume.open("r+b") as file:
+        file.seek(5_000_000)
+        file.write(byte)
+
+
+def test_images_and_models_arrive(clean: Stack, bundle: Path) -> None:
+    """The image that was missing is loaded, the model is served, and the second time there is nothing to do."""
+    clean.run(f"./scripts/bundle.sh import {bundle} --key bundle.pub")
+    assert docker("images", "-q", IMAGE)
+    asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8090/models/minilm').read().decode())"
+    assert '"status":"ready"' in clean.inside("registry", asked)
+    again = clean.run(f"./scripts/bundle.sh import {bundle} --key bundle.pub").stdout
+    assert "no image is missing" in again
+    assert "0 B new" in again
