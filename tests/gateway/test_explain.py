@@ -53,7 +53,6 @@ async def test_the_choice_is_the_real_one(start_backend: StartBackend, start_gat
         assert answer.headers["x-served-by"] == told["chosen"]
         assert told["affinity"]["compared_kb"] == 1.0
         again = await explained(gateway, body)
-        assert again["chosen"] == told["chosen"]
         assert row(again, told["chosen"])["parts"]["unread_kb"] < 1
 
 
