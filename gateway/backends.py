@@ -10,7 +10,6 @@ import structlog
 
 from gateway.condition import Condition, State
 from gateway.deadlines import Pauses
-from gateway.latency import PeakEwma
 from gateway.load import Load
 from gateway.pool import Pool
 from gateway.targets import Target
@@ -100,8 +99,8 @@ class Backend:
         self.last_byte = self.last_progress = 0.0
         # What its own metrics said of how many requests wait there, and when.
         self.waiting_told: tuple[int, float] = (0, float("-inf"))
-        self.ttft = PeakEwma()
-        self.whole = PeakEwma()
+        # How long the first byte of its last streamed answer took, in seconds.
+        self.ttft_s: float | None = None
         self.outcomes: Counter[str] = Counter()
         # How often it was taken out though it answered polls: because its requests failed, or because it was stuck.
         self.ejections: Counter[str] = Counter()
@@ -218,8 +217,7 @@ class Backend:
         self.condition.take_over(twin.condition)
         self.drained_at = twin.drained_at
         self.last_check, self.response_time_ms, self.progress = twin.last_check, twin.response_time_ms, twin.progress
-        self.ttft, self.whole = twin.ttft, twin.whole
-        self.load, self.pauses = twin.load, twin.pauses
+        self.load, self.pauses, self.ttft_s = twin.load, twin.pauses, twin.ttft_s
 
     def _changed(self) -> None:
         before, after = self._shown, self.state

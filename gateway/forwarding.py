@@ -128,8 +128,8 @@ class Forwarding(Failover):
             self.first_byte = at
             well = connection.status < 300
             attempt.ticket.first_byte(at, well=well)
-            if well:
-                (backend.ttft if self.wants.stream else backend.whole).observe(at - attempt.sent, at)
+            if well and self.wants.stream:
+                backend.ttft_s = at - attempt.sent
             self._begun(attempt, at)
             served = truth_of_choice(backend.served_by, attempt.pair.offer.name, self._queue_s)
             answer.begin(connection, data, self._exchange.truth(served))

@@ -160,8 +160,8 @@ class BackendCollector(Collector):
                 ejections.add_metric([name, reason], backend.ejections[reason])
             for outcome, count in sorted(backend.outcomes.items()):
                 outcomes.add_metric([name, outcome], count)
-            if backend.ttft.last is not None:
-                ttft.add_metric([name], backend.ttft.last)
+            if backend.ttft_s is not None:
+                ttft.add_metric([name], backend.ttft_s)
             if backend.response_time_ms is not None:
                 poll.add_metric([name], backend.response_time_ms / 1000)
         fallbacks = CounterMetricFamily(

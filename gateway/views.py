@@ -34,7 +34,7 @@ def services(backends: Backends) -> dict[str, Any]:
 
 def describe(backend: Backend) -> dict[str, Any]:
     """The backend's entry of GET /services."""
-    ttft = backend.ttft.last
+    ttft_s = backend.ttft_s
     return {
         "url": backend.target.url,
         **({"address": backend.target.address} if backend.target.by_dns else {}),
@@ -43,7 +43,7 @@ def describe(backend: Backend) -> dict[str, Any]:
         "state": backend.state,
         "healthy": backend.state in USABLE,
         "response_time_ms": backend.response_time_ms,
-        "ttft_ms": None if ttft is None else round(ttft * 1000, 1),
+        "ttft_ms": None if ttft_s is None else round(ttft_s * 1000, 1),
         "in_flight": backend.in_flight + backend.elsewhere.in_flight,
         "queued": backend.queued,
         "requests": backend.requests + backend.elsewhere.requests,

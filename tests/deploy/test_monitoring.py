@@ -67,7 +67,7 @@ def exported() -> set[str]:
     backend = backends.get("llm-primary")
     assert backend is not None
     backend.outcomes["http_200"] += 1
-    backend.ttft.observe(0.1, 1.0)
+    backend.ttft_s = 0.1
     backend.response_time_ms = 1.0
     gateway.registry.register(BackendCollector(backends, {("qwen", "tinyllama"): 1}))
     gateway.count("/v1/chat/completions", 200, 0.1, "qwen")

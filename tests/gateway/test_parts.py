@@ -1,4 +1,4 @@
-"""The small parts: settings, discovery, latency, events, access log."""
+"""The small parts: settings, discovery, events, access log."""
 
 import io
 import json
@@ -12,7 +12,6 @@ from gateway import access_log
 from gateway.access_log import AccessLog, Line
 from gateway.backends import Backends
 from gateway.discovery import StaticProvider
-from gateway.latency import DECAY_S, PeakEwma
 from gateway.settings import GatewaySettings
 from gateway.sse import MOST_HELD, EventHolder, error_event
 from gateway.targets import make_target, parse_services
@@ -111,33 +110,6 @@ async def test_discovery_upserts_and_removes() -> None:
     backends.remove("b")
     assert [backend.name for backend in backends] == ["a"]
     assert len(changes) == 4
-
-
-def test_ewma_rises_at_once_and_falls_slowly() -> None:
-    """A peak counts fully; good samples bring it down step by step."""
-    ewma = PeakEwma()
-    assert ewma.expected(1.0) is None
-    ewma.observe(0.1, 1.0)
-    ewma.observe(2.0, 1.1)
-    assert ewma.expected(1.1) == 2.0
-    ewma.observe(0.1, 1.2)
-    after_one = ewma.expected(1.2)
-    assert after_one is not None
-    assert 1.5 < after_one < 2.0
-    for index in range(60):
-        ewma.observe(0.1, 1.2 + index / 100)
-    settled = ewma.expected(2.0)
-    assert settled is not None
-    assert settled < 0.2
-
-
-def test_ewma_forgives_what_nothing_confirms() -> None:
-    """An old estimate sinks, so that a backend that was slow once is tried again."""
-    ewma = PeakEwma()
-    ewma.observe(2.0, 1.0)
-    late = ewma.expected(1.0 + 4 * DECAY_S)
-    assert late is not None
-    assert late < 0.2
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
