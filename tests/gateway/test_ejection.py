@@ -112,7 +112,7 @@ async def test_canary_is_of_the_kind(
 
 async def test_drain_under_load_loses_nothing(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """While requests pour in, a backend is drained: what it has ends well, it gets no more, and is then put back."""
-    one, two = await start_backend("one", rate=200.0), await start_backend("two", rate=200.0)
+    one, two = await start_backend("one", rate=20.0), await start_backend("two", rate=20.0)
     gateway = await start_gateway(one, two)
     backend = gateway.backend("one")
     stop = asyncio.Event()
