@@ -17,7 +17,7 @@ import structlog
 from kit.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
 from kit.model_source import CHUNK, Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
-from kit.parts import Buffers, in_order
+from kit.parts import Buffers, in_order, write_all
 from kit.resume import Broken, Stopped, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]
@@ -191,7 +191,7 @@ class _Fetch:
                 for part in parts:
                     try:
                         check_stop(self._stop)
-                        _write_all(stream.fileno(), part.view)
+                        write_all(stream.fileno(), part.view)
                         hasher.update(part.view)
                         done += len(part.view)
                         self._advance(file, len(part.view), done)
@@ -209,12 +209,6 @@ class _Fetch:
         share = self._done / self._total if self._total else 1.0
         percent = 100 * done // file.size if file.size else 100
         self._report(min(share, 1.0), f"fetching {file.path} {min(percent, 100)} % of {_human(file.size)}")
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    view = data
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _human(count: int) -> str:

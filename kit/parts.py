@@ -5,6 +5,7 @@ has its memory and every file goes on, however little there is.
 """
 
 import mmap
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -144,3 +145,10 @@ def cut(chunks: Iterable[bytes | memoryview], size: int, part_size: int, *, buff
         yield part
     if rest or next(source, b""):
         raise TooLong
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, however often the system has to be asked. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from registry.file_upload import FileUpload, write_all
+from kit.parts import write_all
+from registry.file_upload import FileUpload
 from registry.store import (
     Blob,
     Bytes,

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-from kit.parts import Part
+from kit.parts import Part, write_all
 from kit.resume import check_stop
 from registry.s3_parts import part_size
 from registry.store import DigestMismatch, StoreError, mismatch
@@ -109,10 +109,3 @@ class FileUpload:
             self._hasher.update(chunk)
             done += len(chunk)
         return done
-
-
-def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of `data`, however often the system has to be asked."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
