@@ -26,7 +26,7 @@ from registry.bundle_manifest import (
 )
 from registry.bundle_place import CHUNK, draft_of, open_place, read_small
 from registry.bundle_target import free_bytes, open_target, unwritable, write_durably
-from registry.library import Library
+from registry.library import Library, NotInStore
 from registry.minisign import MAX_FILE, SecretKey, SignatureError
 from registry.progress_bar import human_bytes
 from registry.store import Store
@@ -37,14 +37,16 @@ OnBytes = Callable[[str, int], None]
 
 def plan_bundle(library: Library, names: Iterable[str], archives: Iterable[Archive], volume_size: int) -> Bundle:
     """What a bundle of these models (none named: all) would hold, without digests of volumes. Raises BundleError."""
-    pointers = {pointer.name: pointer for pointer in library.names()}
-    wanted = list(dict.fromkeys(library.canonical(name) for name in names)) or sorted(pointers)
-    unknown = [name for name in wanted if name not in pointers]
-    if unknown:
-        raise BundleError(f"Not in the store: {', '.join(unknown)}. What is: {', '.join(pointers) or 'nothing'}.")
+    given = list(names)
+    try:
+        pointers = library.named(given)
+    except NotInStore as error:
+        raise BundleError(str(error)) from error
+    if not given:
+        # The order is part of the layout; that of the store's keys is not quite that of the names.
+        pointers.sort(key=lambda pointer: pointer.name)
     models = tuple(
-        BundledModel(pointer=pointers[name], manifest=library.manifest(pointers[name].repo, pointers[name].commit))
-        for name in wanted
+        BundledModel(pointer=pointer, manifest=library.manifest(pointer.repo, pointer.commit)) for pointer in pointers
     )
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     bundle = Bundle(created=now, models=models, archives=tuple(archives), volumes=())

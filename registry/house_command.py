@@ -1,6 +1,7 @@
 """`registry gc` and `registry verify NAME`: keeping house in the store that STORE names, from a terminal."""
 
 import argparse
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -19,7 +20,6 @@ from registry.scrub import (
     bytes_to_read,
     find_damage,
     models_to_read,
-    never,
     repair_from_bundle,
     repair_from_source,
 )
@@ -74,7 +74,8 @@ def _from_source(settings: RegistrySettings, library: Library, damages: list[Dam
     with closing(Hub(settings.hf_endpoint, token)) as hub:
 
         def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[bytes]:
-            return hub.file(repo, commit, file.path).chunks(file.size, never())
+            # Here Ctrl-C is what ends it.
+            return hub.file(repo, commit, file.path).chunks(file.size, threading.Event())
 
         for damage in damages:
             try:

@@ -33,6 +33,10 @@ class RepoUnknown(LookupError):
     """No such repository here."""
 
 
+class NotInStore(BadName):
+    """Models of these names are not here; the message lists those that are."""
+
+
 class RevisionUnknown(LookupError):
     """The repository is here, this revision of it is not."""
 
@@ -111,6 +115,18 @@ class Library:
         """All names, sorted."""
         documents = (self.store.get_document(key) for key in self.store.list_documents("names/"))
         return [Name.model_validate(document) for document in documents if document is not None]
+
+    def named(self, names: Iterable[str]) -> list[Name]:
+        """What these names point at, each once, in their order; all there are where none is given.
+
+        Raises NotInStore for those that are not here, BadName.
+        """
+        known = {pointer.name: pointer for pointer in self.names()}
+        wanted = list(dict.fromkeys(self.canonical(name) for name in names)) or list(known)
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise NotInStore(f"Not in the store: {', '.join(unknown)}. What is: {', '.join(known) or 'nothing'}.")
+        return [known[name] for name in wanted]
 
     def name(self, name: str) -> Name | None:
         """What `name` points at; an alias or repository of the catalogue stands for its model. Raises BadName."""

@@ -1,6 +1,5 @@
 """What the registry does to models: download, verify, delete. The routes and the command line call this."""
 
-import hashlib
 from collections.abc import Callable
 
 import structlog
@@ -14,7 +13,7 @@ from registry.hub import Hub
 from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.library import MAIN, Library
 from registry.manifest import FileEntry
-from registry.store import StoreError
+from registry.store import StoreError, read_digest
 from registry.transfer import Transfer, Wanted
 
 log = structlog.get_logger(__name__)
@@ -151,12 +150,12 @@ class Mirror:
         store = self._library.store
         if store.blob_size(file.sha256) is None:
             return False
-        hasher = hashlib.sha256()
-        for chunk in store.read_blob(file.sha256):
+
+        def on_bytes(count: int) -> None:
             check_stop(job.stop)
-            hasher.update(chunk)
-            job.progress.advance(len(chunk))
-        if hasher.hexdigest() == file.sha256:
+            job.progress.advance(count)
+
+        if read_digest(store, file.sha256, on_bytes) == file.sha256:
             return True
         with store.exclusive():
             store.delete_blob(file.sha256)

@@ -1,15 +1,13 @@
 """Bit rot: every byte of models read again, and what is damaged fetched anew from where it came, or a bundle."""
 
-import hashlib
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from kit.hub_names import BadName
 from registry.bundle_reader import BundleReader
 from registry.library import Library
 from registry.manifest import FileEntry, Manifest
-from registry.store import DigestMismatch, Store, StoreError
+from registry.store import DigestMismatch, Store, StoreError, read_digest
 
 # What is read, and a count of bytes.
 OnBytes = Callable[[str, int], None]
@@ -32,12 +30,7 @@ class Damage:
 
 def models_to_read(library: Library, names: Iterable[str]) -> dict[str, Manifest]:
     """The models of these names (none named: all), each with its manifest. Raises BadName."""
-    pointers = {pointer.name: pointer for pointer in library.names()}
-    wanted = [library.canonical(name) for name in names] or list(pointers)
-    unknown = [name for name in wanted if name not in pointers]
-    if unknown:
-        raise BadName(f"Not in the store: {', '.join(unknown)}. What is: {', '.join(pointers) or 'nothing'}.")
-    return {name: library.manifest(pointers[name].repo, pointers[name].commit) for name in wanted}
+    return {pointer.name: library.manifest(pointer.repo, pointer.commit) for pointer in library.named(names)}
 
 
 def bytes_to_read(models: dict[str, Manifest]) -> int:
@@ -56,16 +49,8 @@ def find_damage(store: Store, models: dict[str, Manifest], on_bytes: OnBytes) ->
             if store.blob_size(file.sha256) is None:
                 on_bytes(name, file.size)
                 yield Damage(name, manifest, file, gone=True)
-            elif _digest(store, name, file, on_bytes) != file.sha256:
+            elif read_digest(store, file.sha256, partial(on_bytes, name)) != file.sha256:
                 yield Damage(name, manifest, file, gone=False)
-
-
-def _digest(store: Store, name: str, file: FileEntry, on_bytes: OnBytes) -> str:
-    hasher = hashlib.sha256()
-    for chunk in store.read_blob(file.sha256):
-        hasher.update(chunk)
-        on_bytes(name, len(chunk))
-    return hasher.hexdigest()
 
 
 def repair(store: Store, damage: Damage, chunks: Iterator[bytes]) -> None:
@@ -111,8 +96,3 @@ def repair_from_bundle(
             continue
         del wrong[content.digest]
     return list(wrong.values())
-
-
-def never() -> threading.Event:
-    """An event that nobody sets: for what asks whether to stop, on a command line where Ctrl-C does that."""
-    return threading.Event()

@@ -6,9 +6,10 @@ that fails leaves nothing behind that a reader could see.
 """
 
 import contextlib
+import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -198,6 +199,18 @@ def blob_key(digest: str) -> str:
 def upload_key(digest: str) -> str:
     """The key of what is kept of an unfinished upload of a blob in parts."""
     return f"uploads/{digest}.json"
+
+
+def read_digest(store: Store, digest: str, on_bytes: Callable[[int], None]) -> str:
+    """The sha256 of what lies under `digest` now. `on_bytes` is told of every chunk, and may raise to end it.
+
+    Raises StoreError when the store cannot be read: that is no damage.
+    """
+    hasher = hashlib.sha256()
+    for chunk in store.read_blob(digest):
+        hasher.update(chunk)
+        on_bytes(len(chunk))
+    return hasher.hexdigest()
 
 
 def mismatch(digest: str, size: int, got_digest: str, got_size: int) -> str:
