@@ -9,7 +9,7 @@ import psutil
 
 from bench.faults.cluster import BOOM, Backend, states
 from bench.faults.load import CHAT
-from bench.faults.wire import Broken, Connection
+from bench.faults.wire import Broken, Connection, get
 from tests.support.backend import FakeBackend
 
 # Within this, in seconds, everything that was under way has ended.
@@ -53,10 +53,7 @@ async def leaks(port: int, gateway: psutil.Process, ports: Collection[int]) -> t
 
 
 async def _pooled(port: int) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-    text = (await reader.read()).decode()
-    writer.close()
+    text = (await get(port, "/metrics")).decode()
     return int(sum(float(count) for count in _IDLE.findall(text)))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import psutil
 
 from bench.faults.load import TOKENS
-from bench.faults.wire import Broken, get_json, set_switches
+from bench.faults.wire import Broken, get, set_switches
 from bench.programs import Program, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,5 +188,5 @@ def nginx(port: int, among: list[Backend], folder: Path) -> Program:
 
 async def states(port: int) -> dict[str, dict[str, Any]]:
     """What the gateway says of its backends, by name."""
-    services: dict[str, dict[str, Any]] = (await get_json(port, "/services"))["services"]
+    services: dict[str, dict[str, Any]] = json.loads(await get(port, "/services"))["services"]
     return services

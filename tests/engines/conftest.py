@@ -11,7 +11,7 @@ from kit.catalogue import Catalogue
 from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
-from tests.engines.vllm_service import VllmService
+from tests.engines.vllm_service import VllmService, healthy
 from tests.support import models, vllm_cpu
 from tests.support.hub import serving_registry
 
@@ -50,12 +50,8 @@ def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Vl
         "context_length": 2048,
         "engine_args": {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "max_logprobs": 5},
     }
-    service = VllmService(tmp_path_factory.mktemp("vllm-text"), entry, REGISTRY_URL=registry)
-    try:
-        service.until("healthy")
+    with healthy(VllmService(tmp_path_factory.mktemp("vllm-text"), entry, REGISTRY_URL=registry)) as service:
         yield service
-    finally:
-        service.kill()
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +59,9 @@ def vision(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[
     """The tiny LLaVA; at most two images of one MiB and a million pixels."""
     entry = {"kind": "multimodal", "hf_repo": "org/llava", "revision": "main", "context_length": 2048}
     limits = {"MAX_IMAGES": "2", "MAX_IMAGE_MB": "1", "MAX_IMAGE_MEGAPIXELS": "1"}
-    service = VllmService(tmp_path_factory.mktemp("vllm-vision"), entry, REGISTRY_URL=registry, **limits)
-    try:
-        service.until("healthy")
+    folder = tmp_path_factory.mktemp("vllm-vision")
+    with healthy(VllmService(folder, entry, REGISTRY_URL=registry, **limits)) as service:
         yield service
-    finally:
-        service.kill()
 
 
 @pytest.fixture(scope="session")

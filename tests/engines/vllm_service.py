@@ -1,11 +1,12 @@
 """`python -m services.llm` with real vLLM, as a process that can be watched from outside."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,13 @@ class VllmService:
         for member in self.members():
             os.kill(member, signal.SIGKILL)
         self.process.wait(ENDED_WITHIN_S)
+
+
+@contextlib.contextmanager
+def healthy(service: VllmService) -> Iterator[VllmService]:
+    """The service once it is healthy; nothing is left of it afterwards."""
+    try:
+        service.until("healthy")
+        yield service
+    finally:
+        service.kill()
