@@ -1,7 +1,6 @@
 """Two real vLLM servers behind the gateway, one killed in the middle of an answer: the text goes on."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,20 +9,12 @@ import pytest
 
 from bench.programs import Program, free_port
 from tests.gateway.running import running
-from tests.support import models
+from tests.support import models, vllm_cpu
 
-ROOT = Path(__file__).resolve().parents[2]
-# An environment with vLLM has a Python of its own; the tests of the engines make one below .cluster.
-PYTHON = Path(os.environ.get("VLLM_PYTHON", ROOT / ".cluster" / "vllm" / "bin" / "python"))
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 LOADED_WITHIN_S = 400.0
 # Where the server is killed, and how long the answer may be, in events with text and in tokens.
 CUT, TOKENS = 8, 48
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM: {PYTHON} is not there, and VLLM_PYTHON names no other"),
-]
 
 
 @pytest.fixture
@@ -36,7 +27,7 @@ def servers(tmp_path: Path) -> Iterator[dict[str, Program]]:
             options = ["--model", str(models.folder("smollm2")), "--served-model-name", "qwen"]
             options += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--enforce-eager"]
             program = Program(
-                [str(PYTHON), "-m", SERVER, *options],
+                [vllm_cpu.python(), "-m", SERVER, *options],
                 env={"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
                 cwd=tmp_path,
                 log=tmp_path / f"vllm-{port}.log",
