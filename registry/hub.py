@@ -179,7 +179,11 @@ def _seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _source_file(entry: dict[str, Any]) -> SourceFile:
-    path, size, lfs = str(entry["path"]), int(entry["size"]), entry.get("lfs")
+    path, size, lfs = entry["path"], entry["size"], entry.get("lfs")
+    if lfs is not None and not (isinstance(lfs, dict) and lfs.get("size", size) == size):
+        raise ValueError(f"{str(path)[:100]} with an LFS entry that is none")
+    if not isinstance(path, str) or type(size) is not int:
+        raise ValueError(f"{str(path)[:100]} with a path or size that is none")
     sha256 = str(lfs["oid"]) if lfs else entry.get("sha256")
     git_sha1 = None if lfs else str(entry["oid"])
     if not 0 <= size <= MAX_OBJECT:

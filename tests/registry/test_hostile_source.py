@@ -1,0 +1,110 @@
+"""A source that lists what may not be: nothing is fetched, nothing is published, nothing is written anywhere."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.support import plain_http
+from tests.support.hub import serving, serving_registry, wait_for_job
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GOOD = {"type": "file", "path": "config.json", "size": 2, "oid": "9e26dfeeb6e641a33dae4961196235bdb965b21b"}
+SHA256 = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+PATHS = [
+    *("../x", "..", ".", "", "/etc/passwd", "a/../../x", "a//b", "a/./b", "a/", "./a", "\\x", "a\\..\\b", "C:/x"),
+    *("a\x00b", "a\nb", "a\rb", "\x1b[2J", "a\u202eb", "a\u2028b", " a", "a ", "a/ b", "x" * 241, "x/" * 600 + "x"),
+    *("a/..", "../../names/small.json", "..\\..\\x", "\ud800"),
+]  # fmt: skip
+ENTRIES = [
+    *({"size": -1}, {"size": 10**15}, {"size": "many"}, {"size": None}, {"size": 1.5}, {"size": True}),
+    *({"oid": "../x"}, {"oid": ""}, {"oid": None}, {"path": None}, {"path": 7}, {"path": ["a"]}),
+    *({"lfs": {"oid": "../../x", "size": 2}}, {"lfs": {"oid": SHA256, "size": -1}}, {"lfs": "x"}, {"lfs": {"oid": 7}}),
+]
+LISTINGS = [
+    [GOOD, GOOD],
+    [GOOD, {**GOOD, "path": "config.json/x"}],
+    {"error": "x"},
+    ["x"],
+    [None],
+    [[]],
+    "x",
+]
+
+
+CASES = [
+    *([GOOD, {**GOOD, "path": path}] for path in PATHS),
+    *([GOOD, {**GOOD, "path": "model.bin", **entry}] for entry in ENTRIES),
+    *LISTINGS,
+]
+
+
+def hub() -> Starlette:
+    """A Hub with a repository for each case, and one that is right."""
+
+    async def info(request: Request) -> Response:
+        return JSONResponse({"id": request.path_params["repo"], "sha": COMMIT, "siblings": []})
+
+    async def tree(request: Request) -> Response:
+        name = request.path_params["repo"].partition("/")[2]
+        listing = [GOOD] if name == "good" else CASES[int(name)]
+        return Response(json.dumps(listing), media_type="application/json")
+
+    async def content(_: Request) -> Response:
+        return Response(b"{}", headers={"X-Repo-Commit": COMMIT})
+
+    return Starlette(
+        routes=[
+            Route("/api/models/{repo:path}/revision/{revision}", info),
+            Route("/api/models/{repo:path}/tree/{revision}", tree),
+            Route("/{repo:path}/resolve/{revision}/{path:path}", content),
+        ]
+    )
+
+
+@dataclass
+class Mirroring:
+    """A registry that mirrors from that Hub; `home` holds nothing but its store."""
+
+    url: str
+    home: Path
+
+    def mirror(self, name: str) -> dict[str, object]:
+        """What becomes of a download of a repository."""
+        plain_http.post(f"{self.url}/models/{name}/download", json={"hf_repo": f"a/{name}"})
+        return wait_for_job(self.url, name)
+
+    def written(self) -> list[str]:
+        """Every file below home but what is kept of failures."""
+        files = (path.relative_to(self.home) for path in self.home.rglob("*") if path.is_file())
+        return sorted(str(path) for path in files if path.parts[:2] != ("store", "jobs") and path.name != "lock")
+
+
+@pytest.fixture(scope="module")
+def mirroring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirroring]:
+    """One for all cases."""
+    home = tmp_path_factory.mktemp("hostile")
+    with serving(hub()) as source, serving_registry(home / "store", hf_endpoint=source) as url:
+        yield Mirroring(url, home)
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_hostile_listings_are_refused(case: int, mirroring: Mirroring) -> None:
+    """Told as failed in words, not as a bug; no blob, no name, no other file."""
+    before = mirroring.written()
+    model = mirroring.mirror(str(case))
+    assert model["status"] == "failed", model
+    assert "Internal error" not in str(model["error"])
+    assert mirroring.written() == before
+
+
+def test_what_is_right_is_taken(mirroring: Mirroring) -> None:
+    """So that the refusals mean something."""
+    assert mirroring.mirror("good")["status"] == "ready"
+    assert f"store/models/a--good/commits/{COMMIT}.json" in mirroring.written()
