@@ -52,7 +52,9 @@ options() {
 }
 
 # The folder of a path, as Docker wants it.
-absolute() { if [[ $1 == /* ]]; then printf '%s' "$1"; else printf '%s/%s' "$PWD" "${1#./}"; fi; }
+absolute() {
+  case $1 in /*) printf '%s' "$1" ;; .) printf '%s' "$PWD" ;; *) printf '%s/%s' "$PWD" "${1#./}" ;; esac
+}
 
 # Who owns a folder: the registry writes and reads it as that user.
 owner() { stat -c %u "$1"; }
