@@ -1,5 +1,7 @@
 """`python -m gateway`: serve the gateway with the settings of the environment."""
 
+import gc
+
 import uvicorn
 
 from gateway.acceptor import WorkerServer
@@ -17,6 +19,9 @@ def main() -> None:
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
     take_all_files()
+    # What is there now stays for good: the garbage collector need not look at it again, nor copy it for every worker.
+    gc.collect()
+    gc.freeze()
     if settings.workers == 1:
         serve(uvicorn.Server(server_config(app, **SERVER_OPTIONS)), listener)
         return

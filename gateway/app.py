@@ -18,6 +18,7 @@ from gateway.dns import DnsProvider
 from gateway.explain import create_explain_route
 from gateway.file_provider import FileProvider
 from gateway.health import Poller, Timing
+from gateway.memory import BodyMemory
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
 from gateway.protocol import GatewayProtocol
@@ -58,6 +59,7 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
         keys=settings.key_ring(),
         origins=frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins),
         spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers),
+        memory=BodyMemory(settings.max_buffered_mb * MB // settings.workers),
         access_log=AccessLog(
             "gateway",
             as_json=writes_json(settings.log_format),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gateway.endpoints import Endpoint
 from gateway.forms import FormScanner, boundary_of, model_part
+from gateway.memory import BodyMemory
 from gateway.routing import Wants
 from gateway.scan import scan_json, with_model
 from gateway.spool import Spool, Upload, too_large
@@ -35,29 +36,36 @@ class Body(Protocol):
 class JsonBody:
     """A JSON body, in memory."""
 
-    __slots__ = ("_data", "_endpoint", "_limit", "_pieces", "_session", "_size")
+    __slots__ = ("_data", "_endpoint", "_limit", "_memory", "_pieces", "_session", "_size")
 
-    def __init__(self, endpoint: Endpoint, limit: int, session: bytes = b"") -> None:
-        """`session` is what the request's head says of the conversation that it belongs to."""
+    def __init__(self, endpoint: Endpoint, limit: int, session: bytes = b"", memory: BodyMemory | None = None) -> None:
+        """`session` is what the request's head says of the conversation that it belongs to.
+
+        What is added is taken from `memory`; None counts nothing.
+        """
         self._endpoint = endpoint
         self._session = session
         self._limit = limit
+        self._memory = memory
         self._pieces: list[bytes] = []
         self._size = 0
         self._data = b""
 
     @classmethod
     def whole(cls, endpoint: Endpoint, data: bytes, session: bytes) -> "JsonBody":
-        """A body that has come in one piece and is within its limit."""
+        """A body that has come in one piece and is within its limit: as little as a connection's buffer holds."""
         body = cls(endpoint, len(data), session)
         body._pieces.append(data)
         return body
 
     def add(self, data: bytes) -> None:
-        """Take the next piece. Raises PayloadTooLarge."""
-        self._size += len(data)
-        if self._size > self._limit:
+        """Take the next piece. Raises PayloadTooLarge, and Busy where all bodies together are too large."""
+        size = self._size + len(data)
+        if size > self._limit:
             raise too_large(self._limit, "MAX_BODY_MB")
+        if self._memory is not None:
+            self._memory.take(len(data))
+        self._size = size
         self._pieces.append(data)
 
     def wants(self) -> Wants:
@@ -87,6 +95,9 @@ class JsonBody:
         """Free the memory."""
         self._data = b""
         self._pieces = []
+        if self._memory is not None:
+            self._memory.give_back(self._size)
+            self._size = 0
 
 
 class FormBody:

@@ -13,6 +13,7 @@ from gateway.deaths import Deaths
 from gateway.endpoints import Endpoint
 from gateway.head import Head, split_target
 from gateway.known_heads import KnownHeads
+from gateway.memory import BodyMemory
 from gateway.metrics import GatewayMetrics
 from gateway.raw_audio import RawAudioBody
 from gateway.retry_budget import RetryBudget
@@ -112,6 +113,7 @@ class Plane:
     # Origins in lower case whose pages may read answers; `*` for all.
     origins: frozenset[str]
     spool: Spool
+    memory: BodyMemory
     access_log: AccessLog
     metrics: GatewayMetrics
     deaths: Deaths
@@ -151,7 +153,7 @@ class Plane:
         Raises InvalidRequest for a wrong content type.
         """
         if endpoint.takes == "json":
-            return JsonBody(endpoint, self.limits.max_body, head.session), target, head
+            return JsonBody(endpoint, self.limits.max_body, head.session, self.memory), target, head
         most, spool = self.limits.max_upload, self.spool
         if endpoint.takes == "form":
             return FormBody(endpoint, head.content_type, most, spool), target, head

@@ -113,6 +113,12 @@ class GatewaySettings(HttpSettings):
     )
 
     max_body_mb: int = Field(64, ge=1, le=4096, description="the largest JSON body in MB")
+    max_buffered_mb: int = Field(
+        1024,
+        ge=1,
+        description="the most memory that all JSON bodies on their way may take, in MB; a client is asked to come back "
+        "(429) beyond it",
+    )
     max_upload_mb: int = Field(2048, ge=1, le=65536, description="the largest audio upload in MB")
     max_head_kb: int = Field(64, ge=4, le=1024, description="the largest request head (target and headers) in KB")
     spool_dir: Path | None = Field(None, description="a folder for uploads on their way, by default the system's")
@@ -155,6 +161,15 @@ class GatewaySettings(HttpSettings):
         """The backends of SERVICES. Its default is for a gateway that is told of none, by no means."""
         told_elsewhere = self.services_file is not None and "services" not in self.model_fields_set
         return () if told_elsewhere else self.services
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> "GatewaySettings":
+        if self.max_buffered_mb < self.max_body_mb * self.workers:
+            raise ValueError(
+                f"MAX_BUFFERED_MB={self.max_buffered_mb} is for all workers together and holds no body of MAX_BODY_MB="
+                f"{self.max_body_mb} in each of WORKERS={self.workers}: raise it, or lower one of the others"
+            )
+        return self
 
     @property
     def is_local(self) -> bool:

@@ -14,6 +14,8 @@ MB = 1024 * 1024
 IN_MEMORY = MB
 # How much of a spooled upload is read and written at a time.
 PIECE = 256 * 1024
+# For how long a client is asked to wait when there is no room, in seconds: uploads take their time.
+RETRY_AFTER_S = 10
 
 
 class SpoolFull(ApiError):
@@ -22,6 +24,9 @@ class SpoolFull(ApiError):
     status = 507
     type = "service_unavailable"
     code = "spool_full"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 class Spool:

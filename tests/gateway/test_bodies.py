@@ -8,10 +8,13 @@ import pytest
 from gateway.bodies import FormBody, JsonBody
 from gateway.endpoints import BY_PATH
 from gateway.forms import FormScanner, boundary_of
+from gateway.memory import BodyMemory
 from gateway.routing import Wants
 from gateway.scan import scan_json, with_model
 from gateway.spool import MB, Spool, SpoolFull
-from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
+from kit.errors import ApiError, Busy, InvalidRequest, PayloadTooLarge
+from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.running import post
 
 CHAT = BY_PATH[b"/v1/chat/completions"]
 AUDIO = BY_PATH[b"/v1/audio/transcriptions"]
@@ -85,6 +88,40 @@ def test_json_body_over_the_limit() -> None:
     body.add(b"12345")
     with pytest.raises(PayloadTooLarge, match="MAX_BODY_MB"):
         body.add(b"678901")
+
+
+def test_json_bodies_share_their_memory() -> None:
+    """What does not fit is a 429 that says when to come back and which setting to move; what ends makes room."""
+    memory = BodyMemory(10)
+    one, other = JsonBody(CHAT, 10, memory=memory), JsonBody(CHAT, 10, memory=memory)
+    one.add(b"1234567")
+    other.add(b"123")
+    with pytest.raises(Busy, match="MAX_BUFFERED_MB") as refused:
+        other.add(b"4")
+    assert refused.value.headers["Retry-After"] == "5"
+    one.close()
+    other.add(b"4567890")
+    other.close()
+    other.close()
+    assert memory.left == 10
+
+
+async def test_large_requests_wait_for_room(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """While one large body is on its way another one is refused with 429; then it passes, and nothing stays taken."""
+    gateway = await start_gateway(await start_backend(), max_body_mb=1, max_buffered_mb=1)
+    body = json.dumps({"model": "qwen", "messages": [{"role": "user", "content": "x" * 900_000}]}).encode()
+    whole = post(body, "Connection: close")
+    reader, writer = await gateway.raw()
+    writer.write(whole[:-1])
+    await gateway.until(lambda: gateway.plane.memory.left < 200_000)
+    refused = await gateway.send_raw(whole)
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after: 5\r\n" in refused
+    assert (await gateway.http.post("/v1/chat/completions", json={"model": "qwen"})).status_code == 200
+    writer.write(whole[-1:])
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    assert (await gateway.send_raw(whole)).startswith(b"HTTP/1.1 200 ")
+    assert gateway.plane.memory.left == 1024 * 1024
 
 
 BOUNDARY = b"xYz"
@@ -199,8 +236,9 @@ def test_spool_has_a_quota(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 3 * MB)
     first, second = (FormBody(AUDIO, HEAD, 10 * MB, spool) for _ in range(2))
     first.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
-    with pytest.raises(SpoolFull):
+    with pytest.raises(SpoolFull) as full:
         second.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
+    assert full.value.headers["Retry-After"] == "10"
     for body in (first, second):
         body.close()
     assert spool.left == 3 * MB
