@@ -291,7 +291,7 @@ async def test_many_who_ask_for_gpus_do_not_starve_the_polls(
 ) -> None:
     """While a service keeps its GPUs to itself, however many ask for them, it is asked by few, and polls go on."""
     backend = await start_backend(gpus="silent")
-    gateway = await start_gateway(backend, poll_interval=0.1, poll_timeout=0.2)
+    gateway = await start_gateway(backend, poll_interval=0.1, poll_timeout=1.0)
     asking = [asyncio.create_task(gateway.http.get("/gpu-stats")) for _ in range(150)]
     polls = backend.polls
     while not all(one.done() for one in asking):

@@ -102,7 +102,7 @@ async def test_goes_on_twice(start_backend: StartBackend, start_gateway: StartGa
     backends = [
         await start_backend(f"b{index}", tokens=TOKENS, marked=True, **fault) for index, fault in enumerate(faults)
     ]
-    gateway = await start_gateway(*backends, stream_idle_timeout=0.1)
+    gateway = await start_gateway(*backends, stream_idle_timeout=0.5)
     answer = await stream(gateway)
     assert all(backend.requests for backend in backends)
     assert list(tokens_of(answer.content)) == list(range(TOKENS))
@@ -113,7 +113,7 @@ async def test_goes_on_twice(start_backend: StartBackend, start_gateway: StartGa
 async def test_silent_in_the_middle(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """A stream without a byte for too long goes on elsewhere, and the silent backend sees its connection end."""
     first, second = await pair(start_backend, hang_after=3)
-    gateway = await start_gateway(first, second, stream_idle_timeout=0.1)
+    gateway = await start_gateway(first, second, stream_idle_timeout=0.5)
     answer = await stream(gateway)
     assert list(tokens_of(answer.content)) == list(range(TOKENS))
     assert chunks_of(answer)

@@ -162,7 +162,7 @@ async def test_a_failing_resolver_removes_nobody_who_answers(
     """However long it fails, both replicas go on serving; then the next answer counts again."""
     one, _ = await start_replica(A), await start_replica(B)
     resolver.answers["embedding"] = [A, B]
-    gateway = await start_gateway(services=entry(one.port), poll_interval=0.05, poll_timeout=0.1)
+    gateway = await start_gateway(services=entry(one.port), poll_interval=0.05, poll_timeout=0.5)
     polls = one.polls
     if how == "fails":
         resolver.answers["embedding"] = FAILING

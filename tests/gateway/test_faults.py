@@ -170,7 +170,7 @@ async def test_stream_of_a_dead_backend_over_http10(start_backend: StartBackend,
 async def test_silent_stream_is_ended(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """A stream without a byte for STREAM_IDLE_TIMEOUT ends with an error event that says so."""
     backend = await start_backend(hang_after=1)
-    gateway = await start_gateway(backend, stream_idle_timeout=0.1)
+    gateway = await start_gateway(backend, stream_idle_timeout=0.5)
     answer = await gateway.chat("qwen", stream=True)
     assert '"code": "upstream_timeout"' in answer.text
     assert "token0" in answer.text
