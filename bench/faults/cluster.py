@@ -170,6 +170,8 @@ def gateway(port: int, among: list[Backend], watched: int, folder: Path) -> Prog
         "HOST": "127.0.0.1",
         "SERVICES": ",".join(services),
         "CATALOGUE": str(catalogue),
+        # Who comes back is at work again before the next fault.
+        "SLOW_START": "0",
         "FIRST_BYTE_FLOOR": str(FLOOR_S),
         "STREAM_IDLE_FLOOR": str(FLOOR_S),
         "FIRST_BYTE_TIMEOUT": str(CAP_S),
