@@ -9,9 +9,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -22,8 +20,8 @@ from bench.programs import free_port
 from bench.report import last_line, table
 from tests.support.backend import FakeBackend
 
-# For how long a backend is hurt, and the longest that its return is waited for, in seconds.
-HURT_S, RETURN_S = 2.0, 3.0
+# For how long a backend is hurt, and the longest that it is waited for to be at work before, in seconds.
+HURT_S, RETURN_S = 2.0, 5.0
 # How many requests must be at a backend before it is hurt.
 WORK = 2
 # For how long all is well before the next fault.
@@ -31,47 +29,54 @@ CALM_S = 0.5
 LOOK_S = 0.02
 
 
-async def hurt(backend: Backend, fault: tuple[Step, Step], port: int | None) -> float:
-    """Hurt a backend that is at work for a while and heal it.
-
-    Returns the seconds until the gateway at `port` took it out, or sent it the last request.
-    """
+async def hurt(backend: Backend, fault: tuple[Step, Step]) -> None:
+    """Hurt a backend for a while and heal it."""
     wound, heal = fault
     await asyncio.sleep(CALM_S)
-    if port is not None:
-        await until(port, backend, lambda told: told["in_flight"] >= WORK)
+    wounding = asyncio.ensure_future(wound(backend))
+    await asyncio.sleep(HURT_S)
+    await wounding
+    await heal(backend)
+
+
+async def watch(port: int, backend: Backend, fault: tuple[Step, Step]) -> float | None:
+    """The same with a backend of the gateway at `port`, once it is at work.
+
+    Returns the seconds until the gateway took it out, or sent it the last request; None if it had no work in time.
+    """
+    worked = await at_work(port, backend)
+    hurting = asyncio.ensure_future(hurt(backend, fault))
+    await asyncio.sleep(CALM_S)
     began = time.perf_counter()
     out, last, sent = None, 0.0, None
-    wounding = asyncio.ensure_future(wound(backend))
-    while time.perf_counter() - began < HURT_S:
-        await asyncio.sleep(LOOK_S)
-        if port is None:
-            continue
+    while not hurting.done():
         told, at = (await states(port))[backend.name], time.perf_counter() - began
         if out is None and not told["healthy"]:
             out = at
         if sent is not None and told["requests"] > sent:
             last = at
         sent = told["requests"]
-    await wounding
-    await heal(backend)
-    if port is not None:
-        await until(port, backend, lambda told: told["state"] == "healthy")
+        await asyncio.sleep(LOOK_S)
+    await hurting
+    if not worked:
+        return None
     return last if out is None else min(out, last)
 
 
-async def until(port: int, backend: Backend, holds: Callable[[dict[str, Any]], bool]) -> None:
-    """Wait until what the gateway tells of a backend is so, for RETURN_S at most."""
+async def at_work(port: int, backend: Backend) -> bool:
+    """Wait until a backend has requests, for RETURN_S at most; whether it has."""
     for _ in range(int(RETURN_S / LOOK_S)):
-        if holds((await states(port))[backend.name]):
-            return
+        told = (await states(port))[backend.name]
+        if told["healthy"] and told["in_flight"] >= WORK:
+            return True
         await asyncio.sleep(LOOK_S)
+    return False
 
 
 async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
     """The whole bench. Returns 1 when a request was lost."""
     port, reference_port = free_port(), free_port()
-    ejected: dict[str, list[float]] = {name: [] for name in FAULTS}
+    ejected: dict[str, list[float | None]] = {name: [] for name in FAULTS}
     watched = FakeBackend(name="watched", model="watched", tokens=10_000, rate=50.0)
     async with watched:
         with (
@@ -80,14 +85,14 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
             nginx(reference_port, among, folder),
         ):
             load, reference = Load(port, workers), Load(reference_port, workers)
-            for index, backend in enumerate(among):
+            for index, (name, fault) in enumerate(FAULTS.items()):
                 async with load.running():
-                    for name, fault in FAULTS.items():
-                        ejected[name].append(await hurt(backend, fault, port))
-                # The reference sees every fault once, at one backend after the other.
+                    # One backend after the other: who was hurt has time to come back.
+                    for backend in among:
+                        ejected[name].append(await watch(port, backend, fault))
+                # The reference sees every fault at one backend.
                 async with reference.running():
-                    for fault in list(FAULTS.values())[index :: len(among)]:
-                        await hurt(backend, fault, None)
+                    await hurt(among[index % len(among)], fault)
             async with load.running():
                 await load.reached(requests)
             cancel_ms = await cancel_p99_ms(port, watched, cancels)
@@ -95,7 +100,8 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
             dead = await killed_by_one_request(port, among)
     tally, other = load.tally, reference.tally
     # A restart is no fault that lasts.
-    times = sorted(seconds for name, found in ejected.items() if name != "restart" for seconds in found)
+    lasting = [found for name, found in ejected.items() if name != "restart"]
+    times = sorted(seconds for found in lasting for seconds in found if seconds is not None)
     rows: list[list[object]] = [
         ["requests", tally.requests, other.requests],
         ["failed", tally.failed, other.failed],
@@ -116,7 +122,7 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
         "failed": tally.failed,
         "wrong_tokens": tally.wrong_tokens,
         "silent_cuts": tally.silent_cuts,
-        "eject_p99_s": times[int(len(times) * 0.99)],
+        "eject_p99_s": times[int(len(times) * 0.99)] if times else None,
         "cancel_p99_ms": cancel_ms,
         "leaked_in_flight": in_flight,
         "leaked_sockets": sockets,
@@ -125,8 +131,8 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
     return int(bool(tally.failed or tally.wrong_tokens or tally.silent_cuts or dead > 2))
 
 
-def _seconds(found: list[float]) -> str:
-    return "  ".join(f"{seconds:.2f}" for seconds in found)
+def _seconds(found: list[float | None]) -> str:
+    return "  ".join("idle" if seconds is None else f"{seconds:.2f}" for seconds in found)
 
 
 def main() -> None:
