@@ -5,6 +5,9 @@
     half open a canary is asked if the backend is idle, and if not, a request that ends well will do: either closes it;
               a canary that fails opens it for twice the pause
 
+Where too few others are left, routing sends requests to open ones too; as many that end well in a row as have to fail
+to open it close it without a pause.
+
 The thresholds are those of Envoy's outlier detection (`consecutive_5xx`, 5) and resilience4j's window (50 % of 20 or
 more). Only a backend's own failures count (refused, reset, silent, 5xx): a 4xx is the client's, and says nothing.
 
@@ -52,7 +55,9 @@ class Breaker:
     def succeeded(self, now: float) -> bool:
         """A request has ended well; whether that closed it."""
         if self.is_open:
-            if not self.is_due(now):
+            # How many in a row, of failures while it is closed and of successes while it is open.
+            self._in_a_row += 1
+            if not self.is_due(now) and self._in_a_row < IN_A_ROW:
                 return False
             self.close(now)
             return True
@@ -64,6 +69,7 @@ class Breaker:
     def failed(self, reason: str, now: float) -> bool:
         """A request has failed; whether that opened it."""
         if self.is_open:
+            self._in_a_row = 0
             return False
         self._in_a_row += 1
         self._outcomes += 1
@@ -80,6 +86,7 @@ class Breaker:
         again = self._pause_s > 0.0 and now - self._closed_at < FORGIVEN_S
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S) if again else PAUSE_S
         self._due = now + self._pause_s
+        self._in_a_row = 0
         self.reason = reason
 
     def hasten(self, now: float) -> None:

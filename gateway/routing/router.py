@@ -29,6 +29,9 @@ STICK: Mapping[Affinity, float] = {"session": 3.0, "prefix": 1.5, "none": 1.0}
 # Of more candidates than these, two are drawn and the better one is taken: asking all costs more than it gains
 # (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
 MANY = 8
+# With a smaller share of a model's backends left, those count too that only failed requests speak against: the few that
+# are left could not bear it all, and may be the next to fail. Envoy's panic threshold is the same.
+PANIC = 0.5
 # How many questions are remembered. Only those with an answer are, so there are about as many as models times routes.
 MOST_QUESTIONS = 4096
 
@@ -87,7 +90,10 @@ class Router:
         fitting: tuple[Candidate, ...] = ()
         try:
             fitting = candidates(wants, self._backends, self._catalogue)
-            return available(fitting)
+            usable = available(fitting)
+            if len(usable) >= PANIC * len(fitting):
+                return usable
+            return usable + tuple(pair for pair in fitting if pair.backend.condition.is_doubtful)
         except (ModelLoading, NoHealthyBackend, ModelNotFound) as error:
             found = self._fallback(wants, ())
             # Where only failed requests speak against a backend, and there is nobody else, it is better than none.

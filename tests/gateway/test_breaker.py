@@ -75,3 +75,13 @@ def test_hasten() -> None:
     breaker = opened(10.0)
     breaker.hasten(10.5)
     assert breaker.is_due(10.5)
+
+
+def test_successes_in_a_row_close_it_without_a_pause() -> None:
+    """Where requests go to it all the same, five that end well do as a canary; a failure between undoes them."""
+    breaker = opened()
+    for _ in range(3):
+        assert not any(breaker.succeeded(0.1) for _ in range(IN_A_ROW - 1))
+        breaker.failed("reset", 0.1)
+    assert [breaker.succeeded(0.1) for _ in range(IN_A_ROW)] == [False] * (IN_A_ROW - 1) + [True]
+    assert not breaker.is_open
