@@ -15,7 +15,7 @@ import structlog
 from gateway.backends import Backend, Backends, now
 from gateway.canary import ask_canary
 from gateway.polls import Polls
-from gateway.progress import ProgressWatch
+from gateway.progress import NEVER, ProgressWatch
 from kit.catalogue import Catalogue
 
 log = structlog.get_logger(__name__)
@@ -86,10 +86,11 @@ class Poller:
     async def _run(self, polls: Polls, watch: ProgressWatch, wake: asyncio.Event) -> None:
         while True:
             wake.clear()
+            too_long = NEVER
             try:
                 await polls.once()
                 polls.first.set()
-                await watch.look()
+                too_long = await watch.look()
                 if polls.backend.wants_canary:
                     polls.backend.canary_answered(await ask_canary(self._client, polls.backend))
             except Exception as error:
@@ -98,7 +99,7 @@ class Poller:
             await asyncio.sleep(LEAST_PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 drawn = random.random()  # noqa: S311  # no secret
-                async with asyncio.timeout(pause_s(self._timing.interval_s, polls.absences, drawn)):
+                async with asyncio.timeout(min(pause_s(self._timing.interval_s, polls.absences, drawn), too_long)):
                     await wake.wait()
 
 

@@ -19,6 +19,7 @@ from gateway.engine_metrics import Told, read
 LOOK_FROM = 0.1
 # How many times longer than expected a silence must be.
 PATIENCE = 8.0
+NEVER = float("inf")
 NOTHING = Told(work=(), by_steps=False, waiting=None)
 
 
@@ -46,18 +47,21 @@ class ProgressWatch:
         # What its metrics said last, since it last sent a byte.
         self._work: tuple[str, ...] = ()
 
-    async def look(self) -> None:
-        """Say whether the backend is stuck. One that has no work says nothing of it: a canary has to tell."""
+    async def look(self) -> float:
+        """Say whether the backend is stuck. One that has no work says nothing of it: a canary has to tell.
+
+        Returns the seconds after which it will have been silent for too long, if it stays so.
+        """
         backend, now = self._backend, self._clock()
         if not self._has_work():
             self._work_since = None
-            return
+            return NEVER
         if self._work_since is None:
             self._work_since = now
         self._lives(backend.last_sign)
         if now - max(self._work_since, backend.last_byte) < self._floor_s * LOOK_FROM:
             self._work = ()
-            return
+            return self._floor_s
         told = await self._told()
         if told.work and told.work != self._work:
             # The first look only remembers.
@@ -65,16 +69,19 @@ class ProgressWatch:
                 backend.last_progress = self._clock()
                 self._lives(backend.last_progress)
             self._work = told.work
-            return
+            return self._floor_s
         # It may have answered, or its clients may have gone, while it was asked.
         silent = self._clock() - max(self._work_since, backend.last_sign)
         limit = self._limit(told, now)
-        if limit is None or silent < limit or not self._has_work():
-            return
+        if limit is None or not self._has_work():
+            return NEVER
+        if silent < limit:
+            return limit - silent
         if not backend.condition.is_stuck:
             self._stuck_at = now
         also = " and no progress in its metrics" if told.work else ""
         backend.be_stuck(f"it answers health polls, but sent no byte{also} for {silent:.3g} s with requests in flight")
+        return NEVER
 
     def _has_work(self) -> bool:
         """Whether a byte is to be expected of it: not of one that is down, nor of one that is not read from."""

@@ -174,6 +174,7 @@ def gateway(port: int, among: list[Backend], watched: int, folder: Path) -> Prog
         "SLOW_START": "0",
         "FIRST_BYTE_FLOOR": str(FLOOR_S),
         "STREAM_IDLE_FLOOR": str(FLOOR_S),
+        "STUCK_AFTER": str(FLOOR_S),
         "FIRST_BYTE_TIMEOUT": str(CAP_S),
         "STREAM_IDLE_TIMEOUT": str(CAP_S),
     }
