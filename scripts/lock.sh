@@ -33,7 +33,8 @@ for extra in gateway registry embedding transcription llm-transformers quickstar
 done
 
 # With CUDA. --no-config: torch with the libraries of CUDA that it names itself, which pyproject.toml leaves out.
-compile embedding-cuda embedding --no-config --constraint requirements/test.txt "$@"
+compile embedding-cuda embedding --no-config --constraint requirements/test.txt \
+  --no-emit-package openvino --no-emit-package openvino-telemetry "$@"
 compile transcription-cuda transcription-cuda --constraint requirements/test.txt "$@"
 
 # What the vLLM image holds: the packages that vLLM asked for on its day, on that image's Python and system.

@@ -41,6 +41,11 @@ remove_unused() { # $1 site-packages
   find "$1" -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
   rm -rf "$1"/setuptools "$1"/setuptools-* "$1"/pkg_resources "$1"/_distutils_hack "$1"/distutils-precedence.pth \
     "$1"/torch/include
+  # OpenVINO is handed PyTorch's modules and its own files, and computes on the CPU.
+  if [ -d "$1/openvino/libs" ]; then
+    rm -f "$1"/openvino/libs/libopenvino_intel_[gn]pu_plugin.so "$1/openvino/libs/cache.json"
+    find "$1/openvino/libs" -name 'libopenvino_*_frontend.so.*' ! -name '*_ir_*' ! -name '*_pytorch_*' -delete
+  fi
   if [ -d "$1/torch/bin" ]; then
     find "$1/torch/bin" -mindepth 1 -maxdepth 1 ! -name torch_shm_manager -exec rm -rf {} +
   fi

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from kit.catalogue import Kind
 from kit.service import ModelService, Report, create_service_app, in_daemon_thread
-from services.embedding import torch_engine
+from services.embedding import opening
 from services.embedding.batching import Batcher
 from services.embedding.choosing import BatchLimits
 from services.embedding.engine import TextEngine
@@ -19,14 +19,7 @@ from services.embedding.settings import EmbeddingSettings
 OpenEngine = Callable[[Path, Kind, EmbeddingSettings, Report], TextEngine]
 
 
-def open_torch(folder: Path, kind: Kind, settings: EmbeddingSettings, report: Report) -> TextEngine:
-    """Open the PyTorch engine as the settings say."""
-    return torch_engine.open_engine(
-        folder, kind, device=settings.device, dtype=settings.dtype, cpu_threads=settings.cpu_threads, report=report
-    )
-
-
-def create_app(settings: EmbeddingSettings, open_engine: OpenEngine = open_torch) -> FastAPI:
+def create_app(settings: EmbeddingSettings, open_engine: OpenEngine = opening.open_engine) -> FastAPI:
     """Make the application; the model loads once it runs.
 
     Raises SettingsError when MODEL is not an embedding model or reranker of the catalogue.

@@ -15,7 +15,15 @@ class EmbeddingSettings(ServiceSettings):
     port: int = Field(8002, ge=1, le=65535, description="the port to listen on, 1 to 65535")
     service_name: str = Field("embedding", description="the name of this service, as the gateway and the logs show it")
     model: str = Field("minilm", description="a name, alias or repository of the catalogue, kind embedding or reranker")
-    dtype: Dtype = Field("auto", description="auto (float16 on a GPU, else float32), float32, float16 or bfloat16")
+    engine: Literal["auto", "openvino", "torch"] = Field(
+        "auto",
+        description="auto (OpenVINO on a CPU where its numbers agree with PyTorch's, else torch), openvino, torch",
+    )
+    dtype: Dtype = Field(
+        "auto",
+        description="auto (float16 on a GPU; on a CPU bfloat16 where OpenVINO and the CPU have it, else float32), "
+        "float32, float16 or bfloat16",
+    )
     cpu_threads: int = Field(0, ge=0, le=1024, description="threads of the engine on a CPU, 0 for one per core")
     max_batch_size: int = Field(64, ge=1, le=8192, description="texts that the engine computes at once")
     max_batch_tokens: int = Field(

@@ -1,4 +1,4 @@
-"""The real engine with the real all-MiniLM-L6-v2: same numbers as sentence-transformers, however texts are batched."""
+"""The real engines with the real all-MiniLM-L6-v2: same numbers as sentence-transformers, however texts are batched."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from services.embedding.app import open_torch
+from kit.settings import load_settings
 from services.embedding.engine import Tokens
-from services.embedding.torch_engine import open_engine
+from services.embedding.opening import open_engine
+from services.embedding.settings import EmbeddingSettings
 from tests.services.embedding.conftest import Start
 from tests.support import models
 
@@ -28,8 +29,17 @@ TEXTS = [
 ]
 
 
-def load(folder: Path, kind: Any = "embedding") -> Any:
-    return open_engine(folder, kind, device="cpu", dtype="float32", cpu_threads=0, report=lambda *_: None)
+# How an engine is asked for, its name, and how near its embeddings come to PyTorch's in float32.
+ENGINES = {
+    "torch": ({"engine": "torch"}, "sentence-transformers", 0.99999),
+    "openvino-f32": ({"engine": "openvino", "dtype": "float32"}, "openvino-f32", 0.99999),
+    "openvino-bf16": ({"engine": "openvino", "dtype": "bfloat16"}, "openvino-bf16", 0.9995),
+}
+
+
+def load(folder: Path, cache: Path, kind: Any = "embedding", **settings: Any) -> Any:
+    settings = {"engine": "torch", "device": "cpu", "model_cache": cache, **settings}
+    return open_engine(folder, kind, load_settings(EmbeddingSettings, **settings), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +48,23 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(minilm: Path) -> Any:
-    return load(minilm)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def choice(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def near(choice: str) -> float:
+    return ENGINES[choice][2]
+
+
+@pytest.fixture(scope="module")
+def engine(minilm: Path, cache: Path, choice: str) -> Any:
+    return load(minilm, cache, **ENGINES[choice][0])
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +78,30 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
     return product
 
 
-def test_equals_sentence_transformers(minilm: Path, engine: Any, tokens: list[Tokens]) -> None:
+def test_named(engine: Any, choice: str) -> None:
+    """The engine that was asked for is the one that runs, and it says so."""
+    assert engine.name == ENGINES[choice][1]
+
+
+def test_equals_sentence_transformers(minilm: Path, engine: Any, tokens: list[Tokens], near: float) -> None:
     """Pooling, normalisation, truncation: the embeddings are those of SentenceTransformer.encode."""
     from sentence_transformers import SentenceTransformer
 
     reference = SentenceTransformer(str(minilm), device="cpu").encode(TEXTS, show_progress_bar=False)
     rows = engine.run(tokens)
     assert rows.shape == (len(TEXTS), 384)
-    assert cosines(rows, reference).min() >= 0.99999
+    assert cosines(rows, reference).min() >= near
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_independent_of_the_batch(engine: Any, tokens: list[Tokens]) -> None:
+def test_independent_of_the_batch(engine: Any, tokens: list[Tokens], near: float) -> None:
     """An embedding is the same alone, among short and among long texts, in any order."""
     alone = np.concatenate([engine.run([item]) for item in tokens])
     together = engine.run(tokens)
     backwards = engine.run(tokens[::-1])[::-1]
     pairs = np.concatenate([engine.run(tokens[n : n + 2]) for n in range(0, len(tokens), 2)])
     for other in (together, backwards, pairs):
-        assert cosines(alone, other).min() >= 0.99999
+        assert cosines(alone, other).min() >= near
 
 
 def test_limits(engine: Any) -> None:
@@ -91,7 +121,7 @@ def test_prompts(minilm: Path, tmp_path: Path) -> None:
     model = SentenceTransformer(str(minilm), device="cpu", prompts={"query": "search for: "})
     model.set_pooling_include_prompt(False)
     model.save(str(tmp_path))
-    engine = load(tmp_path)
+    engine = load(tmp_path, tmp_path / "cache")
     assert list(engine.prompts) == ["query"]
     [plain] = engine.tokenize(["a cat"], prompt=None, cut=None)
     [prompted] = engine.tokenize(["a cat"], prompt="query", cut=None)
@@ -120,13 +150,13 @@ def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def test_cross_encoder(cross_encoder: Path) -> None:
+def test_cross_encoder(cross_encoder: Path, cache: Path, choice: str) -> None:
     """Scores are those of CrossEncoder.predict, segment ids and activation included."""
     from sentence_transformers import CrossEncoder
 
     pairs = [("a cat", text) for text in TEXTS]
     reference = CrossEncoder(str(cross_encoder), device="cpu").predict(pairs, show_progress_bar=False)
-    engine = load(cross_encoder, "reranker")
+    engine = load(cross_encoder, cache, "reranker", **ENGINES[choice][0])
     rows = engine.run(engine.tokenize(pairs, prompt=None, cut=engine.max_tokens))
     assert rows.shape == (len(pairs), 1)
     assert np.ptp(reference) > 1e-3
@@ -135,7 +165,7 @@ def test_cross_encoder(cross_encoder: Path) -> None:
 
 def test_reranker_over_http(cross_encoder: Path, start: Start) -> None:
     """The rerank route with a real cross-encoder."""
-    with start(None, kind="reranker", open_engine=open_torch, model_dir=cross_encoder) as client:
+    with start(None, kind="reranker", open_engine=open_engine, model_dir=cross_encoder) as client:
         answer = client.post("/v1/rerank", json={"query": "a cat", "documents": TEXTS, "truncate": True}).json()
     assert sorted(item["index"] for item in answer["results"]) == list(range(len(TEXTS)))
 
@@ -143,7 +173,7 @@ def test_reranker_over_http(cross_encoder: Path, start: Start) -> None:
 @pytest.fixture(scope="module")
 def openai(module_start: Start, minilm: Path) -> Iterator[OpenAI]:
     with (
-        module_start(None, open_engine=open_torch, model_dir=minilm) as client,
+        module_start(None, open_engine=open_engine, model_dir=minilm) as client,
         OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai,
     ):
         yield openai
