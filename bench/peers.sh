@@ -14,12 +14,15 @@ declare -A packages=(
   [sglang-router]='sglang-router==0.3.2'
   [smg]='smg==1.13.0'
   [litellm]='litellm[proxy]==1.108.3'
+  # With the newest versions beside it that it still runs with.
+  [infinity]='infinity-emb[torch,optimum,server]==0.0.77 torch==2.13.0 optimum[onnxruntime]==1.24.0 transformers<4.49
+    click<8.2 numpy<2 pandas<3 pyarrow<22'
 )
 python=${PYTHON:-.venv/bin/python}
 folder=.cluster/bench
 mkdir -p "$folder"
 [[ -x $python ]] || python=python3
-(($#)) || set -- vllm-router sglang-router smg litellm
+(($#)) || set -- vllm-router sglang-router smg litellm infinity
 
 missing=0
 for name in "$@"; do
@@ -29,7 +32,8 @@ for name in "$@"; do
     continue
   fi
   rm -rf "${folder:?}/$name"
-  if { "$python" -m venv "$folder/$name" && "$folder/$name/bin/pip" install --quiet "$package"; } \
+  read -rd '' -a wanted <<<"$package" || true # ends at the end of the text, not at a delimiter
+  if { "$python" -m venv "$folder/$name" && "$folder/$name/bin/pip" install --quiet "${wanted[@]}"; } \
     >"$folder/$name.log" 2>&1; then
     echo "$package" >"$folder/$name/installed"
     echo "$name: $package installed"

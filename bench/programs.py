@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -64,14 +64,16 @@ class Program:
 
     def wait_for_port(self, port: int) -> None:
         """Wait until somebody listens there. Raises RuntimeError when the program ends or takes too long."""
+        self.wait_until(lambda: _listens(port), "listen")
+
+    def wait_until(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until `done` says so. Raises RuntimeError when the program ends first, or does not `what` in time."""
         deadline = time.monotonic() + self._start_s
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                return
+        while not done():
             if self._process.poll() is not None:
                 raise RuntimeError(f"{self._process.args!r} ended with {self._process.returncode}{self._said()}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self._process.args!r} did not listen within {self._start_s:g} s{self._said()}")
+                raise RuntimeError(f"{self._process.args!r} did not {what} within {self._start_s:g} s{self._said()}")
             time.sleep(0.05)
 
     def cpu_seconds(self) -> float:
@@ -106,3 +108,11 @@ class Program:
 
     def _said(self) -> str:
         return f":\n{self._log.read_text(errors='replace')[-2000:]}" if self._log else ""
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False

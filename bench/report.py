@@ -65,4 +65,4 @@ def _cell(value: object) -> str:
 
 
 def _rounded(value: float | int | None) -> float | int | None:
-    return round(value, 4) if isinstance(value, float) else value
+    return round(value, 6) if isinstance(value, float) else value

@@ -36,8 +36,8 @@ def test_five_values_have_no_interval() -> None:
 
 def test_the_last_line_is_json() -> None:
     """A figure that could not be had is null."""
-    line = json.loads(last_line("gateway", {"rps": 0.123456, "errors": 0, "peer": None}))
-    assert line == {"bench": "gateway", "figures": {"rps": 0.1235, "errors": 0, "peer": None}}
+    line = json.loads(last_line("gateway", {"rps": 0.1234567, "errors": 0, "peer": None}))
+    assert line == {"bench": "gateway", "figures": {"rps": 0.123457, "errors": 0, "peer": None}}
 
 
 def test_numbers_stand_to_the_right() -> None:

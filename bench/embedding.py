@@ -1,0 +1,207 @@
+"""`python -m bench.embedding`: our embedding service against infinity, and against its own engine without HTTP.
+
+    python -m bench.embedding                     everything, about three minutes
+    python -m bench.embedding --seconds 2 --texts 256 --cosines 100     a first look
+
+Two loads: 64 clients with one text each, one request after the other; and 64 clients with one request of 32 texts each,
+from the first request to the last answer. Texts have from 3 to some 200 tokens. The contenders (bench/peers.sh
+infinity) run at the same time and take turns within every round; who is not asked has nothing to do.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.clients import Answers, measure, request
+from bench.embedding_peers import MODEL, Server, infinity, ours
+from bench.load import FOLDER, ROOT
+from bench.programs import free_port
+from bench.report import last_line, median_ratio, table
+from quickstart.packages import packaged_folder
+
+FIGURES = (
+    "vs_infinity_torch_1", "vs_infinity_torch_32", "vs_infinity_onnx_1", "vs_infinity_onnx_32",
+    "p99_vs_infinity_torch_1", "min_cosine", "vs_best_in_process",
+)  # fmt: skip
+CLIENTS = 64
+TEXTS_PER_REQUEST = 32
+# Words per text: a median of 18, from 3 to 160, as log-normal as questions and paragraphs are.
+WORDS = (2.9, 0.6, 3, 160)
+
+Rounds = dict[str, list[Answers]]
+
+
+def main() -> None:
+    """Measure, print a table, and the figures as the last line."""
+    options = _options()
+    model = packaged_folder("minilm", ROOT / ".cluster" / "packages", lambda _done, _detail: None)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        texts = _texts(model, max(options.texts, options.cosines))
+        inside = stack.enter_context(_in_process(model, texts, Path(folder)))
+        servers = stack.enter_context(_servers(model, Path(folder)))
+        ones: Rounds = {name: [] for name in servers}
+        many: Rounds = {name: [] for name in servers}
+        rates: list[float] = []
+        for name, server in servers.items():  # every shape of batch once, every thread started
+            measure(server.port, _requests(server, texts[:512], 1), clients=CLIENTS)
+            print(f"{name} is warm", file=sys.stderr)
+        for _ in range(options.rounds):
+            for name, server in servers.items():
+                every = _requests(server, texts, 1)
+                ones[name].append(measure(server.port, every, clients=CLIENTS, seconds=options.seconds))
+            for name, server in servers.items():
+                every = _requests(server, texts[: options.texts], TEXTS_PER_REQUEST)
+                many[name].append(measure(server.port, every, clients=CLIENTS))
+            rates.append(max(inside.ask("rate").values()))
+        cosine = _least_cosine(servers["ours"], inside, texts[: options.cosines], Path(folder))
+    _tell(ones, many, rates, cosine)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, at least three")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds of each round of single texts")
+    parser.add_argument("--texts", type=int, default=CLIENTS * TEXTS_PER_REQUEST, help="texts of a round of lists")
+    parser.add_argument("--cosines", type=int, default=1000, help="texts whose embeddings are compared")
+    return parser.parse_args()
+
+
+def _texts(model: Path, count: int) -> list[str]:
+    """Different texts of words that the model knows, the same in every run."""
+    vocabulary = (model / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    words = [word for word in vocabulary[2000:12000] if word.isalpha()]
+    mu, sigma, least, most = WORDS
+    dice = random.Random(5)
+    lengths = [max(least, min(most, int(dice.lognormvariate(mu, sigma)))) for _ in range(count)]
+    return [" ".join(dice.choices(words, k=length)) for length in lengths]
+
+
+def _requests(server: Server, texts: Sequence[str], size: int) -> list[bytes]:
+    inputs: list[Any] = [list(texts[at : at + size]) for at in range(0, len(texts), size)] if size > 1 else list(texts)
+    return [request(server.path, json.dumps({"model": MODEL, "input": one}).encode()) for one in inputs]
+
+
+@contextmanager
+def _servers(model: Path, folder: Path) -> Iterator[dict[str, Server]]:
+    """Ours and the peers, up and with their model. What does not start is told and left out."""
+    with ExitStack() as stack:
+        started: dict[str, Server] = {}
+        makers: dict[str, Callable[[Path, int, Path], Server | None]] = {
+            "ours": ours,
+            "infinity torch": partial(infinity, "torch"),
+            "infinity onnx": partial(infinity, "optimum"),
+        }
+        for name, make in makers.items():
+            port = free_port()
+            server = make(model, port, folder)
+            if server is None:
+                print(f"{name} is left out: bench/peers.sh infinity installs it", file=sys.stderr)
+                continue
+            stack.enter_context(server.program)
+            try:
+                server.program.wait_until(partial(_is_healthy, port), "become healthy")
+            except RuntimeError as error:
+                if name == "ours":
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                continue
+            started[name] = server
+        yield started
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+class _Inside:
+    """The program `bench.embedding_in_process`."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.engine = self._answer()["engine"]
+
+    def ask(self, command: str) -> Mapping[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Mapping[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the model in one process ended with {self._process.wait()}")
+        answer: Mapping[str, Any] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def _in_process(model: Path, texts: Sequence[str], folder: Path) -> Iterator[_Inside]:
+    path = folder / "texts.json"
+    path.write_text(json.dumps(texts))
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "bench.embedding_in_process", str(model), str(path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield _Inside(process)
+        finally:
+            process.kill()
+
+
+def _least_cosine(server: Server, inside: _Inside, texts: Sequence[str], folder: Path) -> float:
+    """The least cosine of the service's embeddings to SentenceTransformer.encode's in float32, over all texts."""
+    import numpy as np
+
+    inside.ask(f"reference {folder / 'reference.npy'}")
+    expected = np.load(folder / "reference.npy")[: len(texts)]
+    rows: list[Any] = []
+    for message in _requests(server, texts, 100):
+        answer = measure(server.port, [message], clients=1).last
+        rows += [item["embedding"] for item in json.loads(answer)["data"]]
+    got = np.array(rows)
+    return float(((got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)).min())
+
+
+def _tell(ones: Rounds, many: Rounds, rates: Sequence[float], cosine: float) -> None:
+    rows: list[list[object]] = []
+    for name in ones:
+        single, lists = ones[name], [one.rate * TEXTS_PER_REQUEST for one in many[name]]
+        p99 = statistics.median(one.quantile(0.99) for one in single) * 1e3
+        rows.append([name, statistics.median(one.rate for one in single), p99, statistics.median(lists)])
+    rows.append(["in process, best batch", "", "", statistics.median(rates)])
+    print(table(["", "64 x 1, texts/s", "p99, ms", "64 x 32, texts/s"], rows))
+    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+    for key, peer in (("torch", "infinity torch"), ("onnx", "infinity onnx")):
+        if peer in ones:
+            figures[f"vs_infinity_{key}_1"] = median_ratio(_rates(ones["ours"]), _rates(ones[peer]))
+            figures[f"vs_infinity_{key}_32"] = median_ratio(_rates(many["ours"]), _rates(many[peer]))
+    if "infinity torch" in ones:
+        p99s = [[one.quantile(0.99) for one in ones[name]] for name in ("ours", "infinity torch")]
+        figures["p99_vs_infinity_torch_1"] = median_ratio(*p99s)
+    figures["min_cosine"] = round(cosine, 6)
+    figures["vs_best_in_process"] = median_ratio([one.rate * TEXTS_PER_REQUEST for one in many["ours"]], rates)
+    print(last_line("embedding", figures))
+
+
+def _rates(rounds: Sequence[Answers]) -> list[float]:
+    return [one.rate for one in rounds]
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    main()
