@@ -1,5 +1,6 @@
 """The embedding service's application: settings in, FastAPI out."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,17 @@ from services.embedding.settings import EmbeddingSettings
 OpenEngine = Callable[[Path, Kind, EmbeddingSettings, Report], TextEngine]
 
 
-def create_app(settings: EmbeddingSettings, open_engine: OpenEngine = opening.open_engine) -> FastAPI:
-    """Make the application; the model loads once it runs.
+def end_process() -> None:
+    """Stop as after `docker stop`; what supervises the service starts it anew."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def create_app(
+    settings: EmbeddingSettings,
+    open_engine: OpenEngine = opening.open_engine,
+    end: Callable[[], None] = end_process,
+) -> FastAPI:
+    """Make the application; the model loads once it runs. `end` is called when the engine has died.
 
     Raises SettingsError when MODEL is not an embedding model or reranker of the catalogue.
     """
@@ -34,7 +44,12 @@ def create_app(settings: EmbeddingSettings, open_engine: OpenEngine = opening.op
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
             metrics=batch_metrics,
+            on_death=died,
         )
+
+    def died(reason: str) -> None:
+        service.loading.fail(reason)
+        end()
 
     service = ModelService(settings, entry, load)
     batch_metrics = BatchMetrics(service.metrics.registry)

@@ -5,7 +5,7 @@ import bisect
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 # Enough for the tokenizer's threads; few enough to notice soon that one is too long or that nobody waits any more.
 TEXTS_AT_ONCE = 32
+# After so many failed batches in a row, each followed by a text failing that was computed before, the engine is dead:
+# a CUDA context that broke stays broken. A text that the engine cannot take ends nothing, however often it is sent.
+FAILURES_OF_THE_DEAD = 3
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,16 @@ class Batcher:
     """
 
     def __init__(
-        self, engine: TextEngine, *, limits: BatchLimits, max_wait_s: float, max_queue: int, metrics: BatchMetrics
+        self,
+        engine: TextEngine,
+        *,
+        limits: BatchLimits,
+        max_wait_s: float,
+        max_queue: int,
+        metrics: BatchMetrics,
+        on_death: Callable[[str], None],
     ) -> None:
+        """Start the thread. `on_death` is called in it, with the reason, when the engine computes nothing any more."""
         self.engine = engine
         self.name = engine.name
         self.device = engine.device
@@ -80,6 +91,7 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._metrics = metrics
+        self._on_death = on_death
         self._in_flight = 0
         self._wake = threading.Condition()
         self._inbox: list[_Job] = []
@@ -87,6 +99,8 @@ class Batcher:
         self._pending: list[_Item] = []
         self._numbers = itertools.count()
         self._sharing = False
+        self._proven: Tokens | None = None
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="embedding worker", daemon=True)
         self._thread.start()
 
@@ -202,13 +216,30 @@ class Batcher:
         except Exception as error:
             log.error("batch failed", texts=len(batch), exc_info=error)
             self._fail(list(jobs), ApiError("The engine failed on this batch; the server's log has the cause."))
+            self._after_failure(str(error))
             return
+        self._proven, self._failures = batch[0].tokens, 0
         width = max(len(item.tokens) for item in batch)
         self._metrics.batch(texts=len(batch), width=width, seconds=time.monotonic() - began)
         for item, row in rows:
             item.job.rows[item.index] = row
             item.job.left -= 1
         self._deliver([job for job in jobs if job.left == 0])
+
+    def _after_failure(self, reason: str) -> None:
+        """Find out whether it was the batch or the engine."""
+        if self._proven is not None:
+            try:
+                self.engine.run([self._proven])
+            except Exception as error:  # noqa: BLE001  # told once it is certain; the batch's own has been logged
+                reason = str(error)
+            else:
+                self._failures = 0
+                return
+        self._failures += 1
+        if self._failures == FAILURES_OF_THE_DEAD:
+            log.error("the engine is dead", failures=self._failures, reason=reason)
+            self._on_death(f"the engine fails on every batch: {reason:.300}. The service ends so that it starts anew.")
 
     def _deliver(self, jobs: list[_Job]) -> None:
         def settle() -> None:

@@ -44,6 +44,7 @@ def started(
     *,
     kind: str = "embedding",
     open_engine: OpenEngine | None = None,
+    end: Callable[[], None] = lambda: None,
     ready: bool = True,
     **settings: Any,
 ) -> Iterator[httpx2.Client]:
@@ -52,6 +53,7 @@ def started(
     app = create_app(
         load_settings(EmbeddingSettings, **{"catalogue": catalogue, "model": "tiny", "model_dir": folder, **settings}),
         open_engine or (lambda *_: cast(TextEngine, engine)),
+        end,
     )
     with serve(app) as (host, port), httpx2.Client(base_url=f"http://{host}:{port}", timeout=20) as client:
         if ready:

@@ -27,6 +27,8 @@ class FakeEngine:
         self.tokenized = 0
         self.closed = False
         self.broken = False
+        self.poison: Sequence[int] | None = None
+        """When set, the tokens of a text that fails every batch it is in."""
         self.short = False
         """When set, a row is missing from each batch's answer."""
         self.gate = threading.Event()
@@ -46,7 +48,7 @@ class FakeEngine:
         self.computing.set()
         assert self.gate.wait(WAIT_S), "nobody opened the gate"
         self.batches.append([len(item) for item in batch])
-        if self.broken:
+        if self.broken or any(item.ids == self.poison for item in batch):
             raise RuntimeError("out of memory, says the fake")
         rows = np.stack([self._row(item) for item in batch])
         return rows[1:] if self.short else rows

@@ -19,13 +19,26 @@ Make = Callable[..., Batcher]
 
 
 @pytest.fixture
-async def make(engine: FakeEngine) -> AsyncIterator[Make]:
+def deaths() -> list[str]:
+    """The reasons of engines that died."""
+    return []
+
+
+@pytest.fixture
+async def make(engine: FakeEngine, deaths: list[str]) -> AsyncIterator[Make]:
     made: list[Batcher] = []
 
     def batcher(*, size: int = 8, tokens: int = 1000, wait_s: float = 0.0, queue: int = 100) -> Batcher:
         metrics = BatchMetrics(CollectorRegistry())
         made.append(
-            Batcher(engine, limits=BatchLimits(size, tokens), max_wait_s=wait_s, max_queue=queue, metrics=metrics)
+            Batcher(
+                engine,
+                limits=BatchLimits(size, tokens),
+                max_wait_s=wait_s,
+                max_queue=queue,
+                metrics=metrics,
+                on_death=deaths.append,
+            )
         )
         return made[-1]
 
@@ -154,3 +167,42 @@ async def test_clients_answered_together_are_awaited_together(make: Make, engine
         await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
     assert engine.batches == [[3], [3, 3, 3], [3, 3, 3]]
+
+
+async def fail(batcher: Batcher, text: str = "a") -> None:
+    with pytest.raises(ApiError, match="The engine failed"):
+        await batcher.submit(Work(texts=[text]))
+
+
+async def test_an_engine_that_fails_on_everything_is_dead(make: Make, engine: FakeEngine, deaths: list[str]) -> None:
+    """Told once, after the third failure in a row: a CUDA context that broke never comes back."""
+    batcher = make()
+    await batcher.submit(Work(texts=["a"]))
+    engine.broken = True
+    await fail(batcher)
+    await fail(batcher)
+    engine.broken = False
+    await batcher.submit(Work(texts=["a"]))
+    engine.broken = True
+    failures = 0
+    while not deaths:
+        await fail(batcher)
+        failures += 1
+    assert failures in (3, 4)  # it is told after the third answer, beside the next request
+    await fail(batcher)
+    engine.broken = False
+    await batcher.submit(Work(texts=["a"]))  # whatever the thread had to tell has been told
+    assert len(deaths) == 1
+    assert "out of memory" in deaths[0]
+
+
+async def test_a_text_that_fails_kills_nothing(make: Make, engine: FakeEngine, deaths: list[str]) -> None:
+    """However often it is sent: a text that was computed before is computed again after each failure."""
+    batcher = make()
+    await batcher.submit(Work(texts=["a"]))
+    [tokens] = engine.tokenize(["poison"], prompt=None, cut=None)
+    engine.poison = tokens.ids
+    for _ in range(8):
+        await fail(batcher, "poison")
+    await batcher.submit(Work(texts=["a"]))
+    assert not deaths

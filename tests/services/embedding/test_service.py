@@ -164,6 +164,20 @@ def test_engine_failure_is_a_500_without_its_inside(client: httpx2.Client, engin
     assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
 
 
+def test_a_dead_engine_ends_the_service(start: Start, engine: FakeEngine) -> None:
+    """When every batch fails, /health says failed and why, and the process is told to end."""
+    ended = threading.Event()
+    with start(engine, end=ended.set) as client:
+        engine.broken = True
+        for _ in range(3):
+            client.post("/v1/embeddings", json={"input": "a"})
+        assert ended.wait(WAIT_S)
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert "out of memory" in health.json()["detail"]
+        assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 503
+
+
 def test_keys(start: Start, engine: FakeEngine) -> None:
     """With API_KEYS set, /v1 needs one; /health does not."""
     with start(engine, api_keys="secret") as client:
