@@ -7,20 +7,24 @@ import asyncio
 import itertools
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # A request that takes longer than this is a failure of what is measured.
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one round came to. `latencies` in seconds, one per request that was begun and answered within it."""
+    """What one round came to. `latencies` in seconds, one per request that was begun and answered within it.
+
+    `bodies` are those of the last answers, as many as there were clients, the newest at the end.
+    """
 
     seconds: float
     latencies: Sequence[float]
-    last: bytes
+    bodies: Sequence[bytes]
 
     @property
     def rate(self) -> float:
@@ -67,17 +71,16 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, m
 async def _measure(port: int, requests: Sequence[bytes], *, clients: int, seconds: float | None) -> Answers:
     messages: Iterator[bytes] = iter(requests) if seconds is None else itertools.cycle(requests)
     latencies: list[float] = []
-    last = b""
+    bodies: deque[bytes] = deque(maxlen=clients)
     began = time.perf_counter()
     ends = began + seconds if seconds is not None else float("inf")
 
     async def client() -> None:
-        nonlocal last
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 26)
         try:
             while (sent := time.perf_counter()) < ends and (message := next(messages, None)) is not None:
                 async with asyncio.timeout(PATIENCE_S):
-                    last = await exchange(reader, writer, message)
+                    bodies.append(await exchange(reader, writer, message))
                 now = time.perf_counter()
                 if now <= ends:
                     latencies.append(now - sent)
@@ -87,4 +90,4 @@ async def _measure(port: int, requests: Sequence[bytes], *, clients: int, second
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    return Answers(min(time.perf_counter(), ends) - began, latencies, last)
+    return Answers(min(time.perf_counter(), ends) - began, latencies, tuple(bodies))

@@ -171,7 +171,7 @@ def _least_cosine(server: Server, inside: _Inside, texts: Sequence[str], folder:
     expected = np.load(folder / "reference.npy")[: len(texts)]
     rows: list[Any] = []
     for message in _requests(server, texts, 100):
-        answer = measure(server.port, [message], clients=1).last
+        answer = measure(server.port, [message], clients=1).bodies[0]
         rows += [item["embedding"] for item in json.loads(answer)["data"]]
     got = np.array(rows)
     return float(((got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)).min())

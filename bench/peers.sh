@@ -17,12 +17,13 @@ declare -A packages=(
   # With the newest versions beside it that it still runs with.
   [infinity]='infinity-emb[torch,optimum,server]==0.0.77 torch==2.13.0 optimum[onnxruntime]==1.24.0 transformers<4.49
     click<8.2 numpy<2 pandas<3 pyarrow<22'
+  [faster-whisper-server]='faster-whisper-server==0.0.3'
 )
 python=${PYTHON:-.venv/bin/python}
 folder=.cluster/bench
 mkdir -p "$folder"
 [[ -x $python ]] || python=python3
-(($#)) || set -- vllm-router sglang-router smg litellm infinity
+(($#)) || set -- vllm-router sglang-router smg litellm infinity faster-whisper-server
 
 missing=0
 for name in "$@"; do

@@ -1,0 +1,22 @@
+"""Word errors are counted as they are everywhere: wrong, missing and added words."""
+
+import pytest
+
+from bench.speech import word_errors
+
+
+@pytest.mark.parametrize(
+    ("heard", "errors"),
+    [
+        ("The cat sat on the mat.", 0),
+        ("the CAT sat, on the mat!", 0),
+        ("the cat sat on a mat", 1),
+        ("cat sat on the mat", 1),
+        ("the cat has sat on the mat", 1),
+        ("a dog ran", 6),
+        ("", 6),
+    ],
+)
+def test_word_errors(heard: str, errors: int) -> None:
+    """Case and punctuation do not count."""
+    assert word_errors("the cat sat on the mat", heard) == (errors, 6)
