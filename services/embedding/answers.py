@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic_core import to_json
 
-from services.embedding.batching import Rows
+from services.embedding.jobs import Rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,55 +13,16 @@ from kit.errors import ApiError, Busy
 from kit.service import in_daemon_thread
 from services.embedding.choosing import BatchLimits, choose
 from services.embedding.engine import TextEngine, Tokens
-from services.embedding.inputs import Work, too_long
+from services.embedding.inputs import Work
+from services.embedding.jobs import Item, Job, Rows
 from services.embedding.metrics import BatchMetrics
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from services.embedding.tokenizing import tokenized
 
 log = structlog.get_logger(__name__)
 
-# Enough for the tokenizer's threads; few enough to notice soon that one is too long or that nobody waits any more.
-TEXTS_AT_ONCE = 32
 # After so many failed batches in a row, each followed by a text failing that was computed before, the engine is dead:
 # a CUDA context that broke stays broken. A text that the engine cannot take ends nothing, however often it is sent.
 FAILURES_OF_THE_DEAD = 3
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The answer: one row per text, in the request's order, and how many tokens were read."""
-
-    rows: "Sequence[NDArray[np.float32]]"
-    tokens: int
-
-
-@dataclass(eq=False)
-class _Job:
-    """One request on its way. The worker thread fills `rows`; the event loop reads only `future`."""
-
-    work: Work
-    future: "asyncio.Future[Rows]"
-    cancelled: bool = False
-    tokens: int = 0
-    left: int = 0
-    rows: "list[NDArray[np.float32] | None]" = field(default_factory=list)
-    arrived: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True, eq=False)
-class _Item:
-    """One text of a job. Ordered by length, then arrival."""
-
-    job: _Job
-    index: int
-    tokens: Tokens
-    number: int
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return len(self.tokens), self.number
 
 
 class Batcher:
@@ -94,9 +53,9 @@ class Batcher:
         self._on_death = on_death
         self._in_flight = 0
         self._wake = threading.Condition()
-        self._inbox: list[_Job] = []
+        self._inbox: list[Job] = []
         self._stopping = False
-        self._pending: list[_Item] = []
+        self._pending: list[Item] = []
         self._numbers = itertools.count()
         self._sharing = False
         self._proven: Tokens | None = None
@@ -113,7 +72,7 @@ class Batcher:
             raise Busy(
                 f"{self._in_flight} texts are being embedded and MAX_QUEUE is {self._max_queue}. Try again shortly."
             )
-        job = _Job(work, asyncio.get_running_loop().create_future())
+        job = Job(work, asyncio.get_running_loop().create_future())
         self._count(len(work))
         with self._wake:
             self._inbox.append(job)
@@ -140,13 +99,12 @@ class Batcher:
 
     def _run(self) -> None:
         while (jobs := self._next_jobs()) is not None:
-            for job in jobs:
-                self._take(job)
+            self._take(jobs)
             self._pending = [item for item in self._pending if not item.job.cancelled]
             if self._pending:
                 self._compute()
 
-    def _next_jobs(self) -> list[_Job] | None:
+    def _next_jobs(self) -> list[Job] | None:
         """Wait until there is something to do; None when the batcher stops."""
         with self._wake:
             while not (self._inbox or self._pending or self._stopping):
@@ -170,42 +128,24 @@ class Batcher:
                 return
             self._wake.wait(left)
 
-    def _take(self, job: _Job) -> None:
-        """Tokenize a job's texts and put them among the pending, or answer it with what is wrong."""
-        if job.cancelled:
-            return
-        work = job.work
-        try:
-            tokens = self._tokenize(job) if work.texts else work.tokens
-        except ApiError as error:
-            self._fail([job], error)
-            return
-        except Exception as error:
-            log.error("tokenizing failed", exc_info=error)
-            self._fail([job], ApiError("The texts could not be tokenized; the server's log has the cause."))
-            return
-        if job.cancelled:
-            return
+    def _take(self, jobs: list[Job]) -> None:
+        """Tokenize the texts of jobs and put them among the pending, or answer a job with what is wrong with it."""
+        for job, tokens in tokenized(self.engine, jobs):
+            if isinstance(tokens, ApiError):
+                self._fail([job], tokens)
+            elif not job.cancelled:
+                self._put(job, tokens)
+
+    def _put(self, job: Job, tokens: Sequence[Tokens]) -> None:
         job.left = len(tokens)
         job.rows = [None] * len(tokens)
         job.tokens = sum(len(item) for item in tokens)
         for index, item in enumerate(tokens):
-            bisect.insort(self._pending, _Item(job, index, item, next(self._numbers)), key=lambda item: item.key)
-
-    def _tokenize(self, job: _Job) -> list[Tokens]:
-        """The tokens of a job's texts. Ends at the first that is too long, and soon after the client has left."""
-        work, tokens = job.work, list[Tokens]()
-        while len(tokens) < len(work.texts) and not job.cancelled:
-            some = work.texts[len(tokens) : len(tokens) + TEXTS_AT_ONCE]
-            for item in self.engine.tokenize(some, prompt=work.prompt, cut=work.cut):
-                if len(item) > self.engine.max_tokens:
-                    raise too_long(len(tokens), f"{len(item)} tokens", self.engine.max_tokens)
-                tokens.append(item)
-        return tokens
+            bisect.insort(self._pending, Item(job, index, item, next(self._numbers)), key=lambda item: item.key)
 
     def _compute(self) -> None:
         oldest = min(range(len(self._pending)), key=lambda index: self._pending[index].number)
-        chosen = choose([len(item.tokens) for item in self._pending], oldest, self._limits)
+        chosen = choose([len(item.tokens) for item in self._pending], oldest, self._limits, self.engine.batch_cost)
         batch = self._pending[chosen]
         del self._pending[chosen]
         jobs = {item.job for item in batch}
@@ -241,7 +181,7 @@ class Batcher:
             log.error("the engine is dead", failures=self._failures, reason=reason)
             self._on_death(f"the engine fails on every batch: {reason:.300}. The service ends so that it starts anew.")
 
-    def _deliver(self, jobs: list[_Job]) -> None:
+    def _deliver(self, jobs: list[Job]) -> None:
         def settle() -> None:
             for job in jobs:
                 if not job.future.done():
@@ -250,7 +190,7 @@ class Batcher:
         if jobs:
             jobs[0].future.get_loop().call_soon_threadsafe(settle)
 
-    def _fail(self, jobs: list[_Job], error: ApiError) -> None:
+    def _fail(self, jobs: list[Job], error: ApiError) -> None:
         def settle() -> None:
             for job in jobs:
                 if not job.future.done():

@@ -3,11 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A batch pads every text to its longest. A text joins only if at least this share of it would be text, not padding.
-LEAST_FILL = 0.5
-# Texts this short (in tokens) cost about the same; telling them apart would only make small batches.
-SHORT = 16
-
 
 @dataclass(frozen=True)
 class BatchLimits:
@@ -17,23 +12,30 @@ class BatchLimits:
     tokens: int
 
 
-def choose(lengths: Sequence[int], oldest: int, limits: BatchLimits) -> slice:
+def choose(lengths: Sequence[int], oldest: int, limits: BatchLimits, batch_cost: int) -> slice:
     """Choose the next batch from `lengths` (tokens, ascending, not empty): neighbours in length around index `oldest`.
 
-    The oldest is always in it, so nothing starves; its neighbours pad little. Shorter ones are taken first, since they
-    fit the oldest's width at no further cost, then longer ones while the limits hold.
+    A batch pads every text to its longest, and the engine computes padding like text; but a batch of its own costs as
+    much as `batch_cost` tokens, whatever is in it. So shorter texts are left to a later batch where that saves more
+    padding than a batch costs, and longer ones join where the padding that they bring costs less. The oldest is always
+    in it, so nothing starves.
     """
     width = lengths[oldest]
     room = min(limits.size, limits.tokens // max(width, 1))
-    start, stop = oldest, oldest + 1
-    while start > 0 and stop - start < room and _fills(lengths[start - 1], width):
-        start -= 1
-    while stop < len(lengths) and stop - start < limits.size and _fills(lengths[start], lengths[stop]):
-        if (stop + 1 - start) * lengths[stop] > limits.tokens:
+    start = max(0, oldest + 1 - max(room, 1))
+    while (better := _split(lengths, start, oldest)) is not None and better[1] > batch_cost:
+        start = better[0]
+    stop = oldest + 1
+    while stop < len(lengths) and stop - start < limits.size:
+        longer = lengths[stop]
+        if (longer - width) * (stop - start) > batch_cost or (stop + 1 - start) * longer > limits.tokens:
             break
         stop += 1
     return slice(start, stop)
 
 
-def _fills(length: int, width: int) -> bool:
-    return max(length, SHORT) >= width * LEAST_FILL
+def _split(lengths: Sequence[int], start: int, last: int) -> tuple[int, int] | None:
+    """Where to cut `lengths[start : last + 1]` in two so that it saves most padding, and how many tokens it saves."""
+    width = lengths[last]
+    saved = ((cut, (cut - start) * (width - lengths[cut - 1])) for cut in range(start + 1, last + 1))
+    return max(saved, key=lambda one: one[1], default=None)

@@ -36,6 +36,9 @@ class TextEngine(Protocol):
     vocabulary: int
     dimensions: int
     """Numbers per row: the embedding's length, or 1 for a cross-encoder's score."""
+    batch_cost: int
+    """What a batch costs beyond its tokens, in tokens: a batch of n tokens, padding included, takes as long as
+    n + batch_cost of them in a large one."""
     prompts: Sequence[str]
     """The names of the prompts that this model knows (`query`, `document`), often none."""
 

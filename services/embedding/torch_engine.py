@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# In tokens. On a CPU as OpenVINO's; a GPU computes thousands of tokens in the time in which it is told what to do.
+BATCH_COST_CPU = 64
+BATCH_COST_GPU = 4096
+
+
 class TorchEngine:
     """An embedding model or a cross-encoder where PyTorch has put it."""
 
@@ -20,6 +25,7 @@ class TorchEngine:
     def __init__(self, model: TextModel) -> None:
         self._model: TextModel | None = model
         self.device = str(model.model.device)
+        self.batch_cost = BATCH_COST_CPU if self.device == "cpu" else BATCH_COST_GPU
         self.max_tokens = model.max_tokens
         self.vocabulary = model.vocabulary
         self.dimensions = model.dimensions

@@ -19,12 +19,14 @@ class FakeEngine:
     device = "cpu"
     max_tokens = 16
     vocabulary = 1000
+    batch_cost = 100
 
     def __init__(self, *, dimensions: int = 8, prompts: Sequence[str] = ("query",)) -> None:
         self.dimensions = dimensions
         self.prompts = prompts
         self.batches: list[list[int]] = []
         self.tokenized = 0
+        self.calls: list[int] = []
         self.closed = False
         self.broken = False
         self.poison: Sequence[int] | None = None
@@ -37,6 +39,9 @@ class FakeEngine:
 
     def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
         self.tokenized += len(texts)
+        self.calls.append(len(texts))
+        if "unspeakable" in texts:
+            raise ValueError("no tokens for this, says the fake")
         return [self._tokens(text, prompt, cut) for text in texts]
 
     def _tokens(self, text: Text, prompt: str | None, cut: int | None) -> Tokens:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.embedding import answers
-from services.embedding.batching import Rows
+from services.embedding.jobs import Rows
 
 ROWS = Rows(list(np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)), tokens=123)
 

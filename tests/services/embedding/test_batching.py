@@ -145,6 +145,29 @@ async def test_too_long(make: Make, engine: FakeEngine) -> None:
     assert (await batcher.submit(Work(texts=[long], cut=16))).tokens == 16
 
 
+async def test_single_texts_are_tokenized_together(make: Make, engine: FakeEngine) -> None:
+    """One that is too long among them is refused alone; so is one that the tokenizer cannot take."""
+    batcher = make()
+    first = await held(batcher, engine)
+    engine.calls.clear()
+    texts = ["one", "two words", "word " * 30, "unspeakable"]
+    tasks = [asyncio.create_task(batcher.submit(Work(texts=[text]))) for text in texts]
+    prompted = asyncio.create_task(batcher.submit(Work(texts=["one"], prompt="query")))
+    await asyncio.sleep(0)
+    engine.gate.set()
+    answers = await asyncio.gather(first, *tasks, prompted, return_exceptions=True)
+    tokens = [answer.tokens if not isinstance(answer, BaseException) else str(answer)[:12] for answer in answers]
+    assert tokens == [3, 3, 4, "Text 0 has 3", "The texts co", 4]
+    assert engine.calls[0] == 4
+    engine.calls.clear()
+    first = await held(batcher, engine)
+    tasks = [asyncio.create_task(batcher.submit(Work(texts=[text]))) for text in texts[:2] * 20]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert engine.calls == [1, 32, 8]
+
+
 async def test_close_ends_the_thread(make: Make, engine: FakeEngine) -> None:
     """Closing ends the worker and closes the engine."""
     batcher = make()
