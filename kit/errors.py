@@ -110,6 +110,17 @@ class PayloadTooLarge(ApiError):
     code = "request_too_large"
 
 
+class RequestTimeout(ApiError):
+    """The body came too slowly; the rest of it is not waited for."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Connection": "close"})
+
+
 class _RetryLater(ApiError):
     """An error that passes by itself: carries `Retry-After` in whole seconds, from 1 to 3600."""
 

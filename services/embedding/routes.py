@@ -7,13 +7,14 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from kit.body import limited
+from kit.body import BodyRoom, limited
 from kit.disconnect import unless_gone
 from kit.errors import NotFound
 from kit.service import ModelService
 from services.embedding import answers
 from services.embedding.batching import Batcher
 from services.embedding.inputs import (
+    B,
     EmbeddingBody,
     RerankBody,
     ScoreBody,
@@ -29,8 +30,12 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     """The OpenAI routes of an embedding model, and the rerank and score routes of a cross-encoder."""
     routes = APIRouter()
 
-    async def body_of(request: Request) -> bytes:
-        return await limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB").body()
+    room = BodyRoom(settings.max_bodies_mb, setting="MAX_BODIES_MB")
+
+    async def parsed(body: type[B], request: Request) -> B:
+        within = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
+        async with room.holding(within) as data:
+            return parse(body, data)
 
     def batcher_of(kind: Literal["embedding", "reranker"]) -> Batcher:
         if service.entry.kind != kind:
@@ -42,7 +47,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     @routes.post("/v1/embeddings", openapi_extra=_documented(EmbeddingBody))
     async def embeddings(request: Request) -> Response:
         """One embedding per text. Pooling and normalisation are the model's own."""
-        body = parse(EmbeddingBody, await body_of(request))
+        body = await parsed(EmbeddingBody, request)
         model = service.check_model(body.model)
         batcher = batcher_of("embedding")
         work = embedding_work(body, batcher.engine, settings.max_inputs)
@@ -53,7 +58,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     @routes.post("/v1/rerank", openapi_extra=_documented(RerankBody))
     async def rerank(request: Request) -> JSONResponse:
         """Documents by their relevance to a query, best first."""
-        body = parse(RerankBody, await body_of(request))
+        body = await parsed(RerankBody, request)
         model = service.check_model(body.model)
         batcher = batcher_of("reranker")
         work, documents = rerank_work(body, batcher.engine, settings.max_inputs)
@@ -72,7 +77,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     @routes.post("/v1/score", openapi_extra=_documented(ScoreBody))
     async def score(request: Request) -> JSONResponse:
         """The relevance of pairs of texts, in the request's order."""
-        body = parse(ScoreBody, await body_of(request))
+        body = await parsed(ScoreBody, request)
         model = service.check_model(body.model)
         batcher = batcher_of("reranker")
         work = score_work(body, batcher.engine, settings.max_inputs)

@@ -35,9 +35,17 @@ class EmbeddingSettings(ServiceSettings):
     max_queue: int = Field(4096, ge=1, description="texts in flight, beyond which requests get a 429")
     max_inputs: int = Field(2048, ge=1, description="texts in one request")
     max_body_mb: int = Field(32, ge=1, le=4096, description="MiB of one request's body")
+    max_bodies_mb: int = Field(
+        256, ge=1, le=65536, description="MiB of bodies being read at once, beyond which requests get a 429"
+    )
 
     @model_validator(mode="after")
-    def _queue_takes_one_request(self) -> Self:
+    def _largest_request_fits(self) -> Self:
+        if self.max_bodies_mb < self.max_body_mb:
+            raise ValueError(
+                f"MAX_BODIES_MB={self.max_bodies_mb} is less than MAX_BODY_MB={self.max_body_mb}: "
+                "the largest request would never fit"
+            )
         if self.max_queue < self.max_inputs:
             raise ValueError(
                 f"MAX_QUEUE={self.max_queue} is less than MAX_INPUTS={self.max_inputs}: no full request would fit"

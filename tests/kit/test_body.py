@@ -1,0 +1,67 @@
+"""Bodies that are too slow, and bodies that are too many at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from kit.body import BodyRoom, Pace, limited
+from kit.errors import Busy, RequestTimeout
+
+MIB = 1024 * 1024
+
+
+def request(*pieces: bytes, ends: bool = True) -> Request:
+    """A request whose body comes in `pieces`; then, unless it `ends`, nothing more for ever."""
+
+    async def messages() -> AsyncIterator[dict[str, Any]]:
+        for number, piece in enumerate(pieces):
+            yield {"type": "http.request", "body": piece, "more_body": number < len(pieces) - 1 or not ends}
+        await asyncio.Event().wait()
+
+    coming = messages()
+    return Request({"type": "http", "method": "POST", "headers": []}, lambda: anext(coming))
+
+
+async def test_a_stalled_body_is_given_up() -> None:
+    """What came does not matter once nothing more comes; the connection is closed with the answer."""
+    stalled = limited(request(b"ab", b"cd", ends=False), limit_mb=1, setting="X", pace=Pace(0.01, MIB))
+    with pytest.raises(RequestTimeout, match="Only 4 bytes") as caught:
+        await stalled.body()
+    assert caught.value.status == 408
+    assert caught.value.headers["Connection"] == "close"
+
+
+async def test_what_comes_buys_time() -> None:
+    """A body is as slow as its line: each piece moves the deadline."""
+    assert Pace(30, 1000).seconds_for(5000) == 35
+    whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", pace=Pace(5, 1))
+    assert len(await whole.body()) == 9001
+
+
+async def test_a_client_that_is_waited_for_after_its_body() -> None:
+    """Once the body is whole, nothing is too late: the answer may take long, and the client may leave or not."""
+    within = limited(request(b"whole"), limit_mb=1, setting="X", pace=Pace(0.01, MIB))
+    assert await within.body() == b"whole"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(within.receive(), 0.05)
+
+
+async def test_bodies_share_their_room() -> None:
+    """What does not fit beside others gets a 429; when they are done there is room again."""
+    room = BodyRoom(1, setting="MAX_BODIES_MB")
+    large = b"a" * (MIB * 3 // 4)
+    async with room.holding(request(large)) as first:
+        assert first == large
+        with pytest.raises(Busy, match="MAX_BODIES_MB"):
+            async with room.holding(request(large)):
+                pass
+    async with room.holding(request(large, b"b")) as second:
+        assert second == large + b"b"
+    with pytest.raises(ValueError, match="not JSON"):
+        async with room.holding(request(large)):
+            raise ValueError("not JSON")
+    async with room.holding(request(large)):
+        pass
