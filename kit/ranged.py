@@ -39,7 +39,7 @@ class RangeClient:
         self._token = token
         self._obeys_proxies = proxies
         self._timeout = urllib3.Timeout(connect=connect_s, read=stall_s)
-        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, str | None], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -82,14 +82,16 @@ class RangeClient:
             raise _broken(url, error) from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        proxy = self._proxy(url)
+        kind = urlsplit(url).scheme, self._proxy(url)
         with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = self._new_pool(proxy)
-            return self._pools[proxy]
+            if kind not in self._pools:
+                self._pools[kind] = self._new_pool(*kind)
+            return self._pools[kind]
 
-    def _new_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        tls = httpx2.create_ssl_context()  # the same trust as everything else here
+    def _new_pool(self, scheme: str, proxy: str | None) -> urllib3.PoolManager:
+        secure = scheme == "https" or (proxy or "").startswith("https:")
+        # The same trust as everything else here. Reading it takes a moment, which plain HTTP does not need.
+        tls = httpx2.create_ssl_context() if secure else None
         if proxy is None:
             return urllib3.PoolManager(maxsize=CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls)
         return urllib3.ProxyManager(proxy, maxsize=CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls)
