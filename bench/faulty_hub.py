@@ -4,11 +4,13 @@ It speaks what a mirror asks (`/revision`, `/tree`, ranged `/resolve`), counts t
 and does one mischief at a time to the files' contents.
 """
 
+import dataclasses
 import hashlib
 import json
 import random
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -21,17 +23,33 @@ STALLS_S = 60.0
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file of a repository, as its Hub knows it."""
+    """One file of a repository, as its Hub knows it: a block, again and again, up to the file's size."""
 
     path: str
-    content: bytes
+    size: int
+    block: bytes
     sha256: str
 
+    def pieces(self, first: int, end: int) -> Iterator[memoryview]:
+        """The bytes from `first` up to `end` (exclusive), in pieces."""
+        view, length = memoryview(self.block), len(self.block)
+        while first < end:
+            at = first % length
+            piece = view[at : min(at + PIECE, length, at + end - first)]
+            yield piece
+            first += len(piece)
 
-def hub_file(path: str, size: int, seed: str) -> HubFile:
-    """A file of random bytes that follow from `seed`."""
-    content = random.Random(seed).randbytes(size)
-    return HubFile(path, content, hashlib.sha256(content).hexdigest())
+
+def hub_file(path: str, size: int, seed: str, *, block: int | None = None, digest: bool = True) -> HubFile:
+    """A file of random bytes that follow from `seed`; only `block` bytes (None: all) are kept, and repeated.
+
+    `digest` False leaves it out, for a file that is too large to be read only for that.
+    """
+    file = HubFile(path, size, random.Random(seed).randbytes(min(block or size, size)), "")
+    hasher = hashlib.sha256()
+    for piece in file.pieces(0, size) if digest else ():
+        hasher.update(piece)
+    return dataclasses.replace(file, sha256=hasher.hexdigest() if digest else "0" * 64)
 
 
 class FaultyHub:
@@ -105,8 +123,8 @@ class FaultyHub:
         if verb == "tree":
             document = [
                 {
-                    **{"type": "file", "path": file.path, "size": len(file.content), "oid": "0" * 40},
-                    "lfs": {"oid": file.sha256, "size": len(file.content), "pointerSize": 134},
+                    **{"type": "file", "path": file.path, "size": file.size, "oid": "0" * 40},
+                    "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134},
                 }
                 for file in files
             ]
@@ -118,7 +136,7 @@ class FaultyHub:
         request.wfile.write(body)
 
     def _answer_file(self, request: BaseHTTPRequestHandler, file: HubFile) -> None:
-        size = len(file.content)
+        size = file.size
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         first = int(asked[1]) if asked else 0
         last = min(int(asked[2]) if asked and asked[2] else size - 1, size - 1)
@@ -130,20 +148,23 @@ class FaultyHub:
             request.end_headers()
             return
         shift = 1 if mischief == "other_range" and last + 1 < size else 0
-        body = memoryview(file.content)[first + shift : last + shift + 1]
-        if mischief in ("corrupt", "corrupt_once"):
-            changed = bytearray(body)
-            changed[self._random.randrange(len(changed))] ^= 1 << self._random.randrange(8)
-            body = memoryview(changed)
-        stop_at = self._random.randrange(len(body)) if mischief in ("cut", "short", "stall") else len(body)
+        first, last = first + shift, last + shift
+        length = last - first + 1
+        wrong_at = self._random.randrange(length) if mischief in ("corrupt", "corrupt_once") else None
+        stop_at = self._random.randrange(length) if mischief in ("cut", "short", "stall") else length
         request.send_response(206)
-        request.send_header("Content-Range", f"bytes {first + shift}-{last + shift}/{size}")
+        request.send_header("Content-Range", f"bytes {first}-{last}/{size}")
         # A short body is whole as far as HTTP can tell.
-        request.send_header("Content-Length", str(stop_at if mischief == "short" else len(body)))
+        request.send_header("Content-Length", str(stop_at if mischief == "short" else length))
         request.end_headers()
-        for at in range(0, stop_at, PIECE):
-            piece = body[at : min(at + PIECE, stop_at)]
+        done = 0
+        for piece in file.pieces(first, first + stop_at):
+            if wrong_at is not None and done <= wrong_at < done + len(piece):
+                changed = bytearray(piece)
+                changed[wrong_at - done] ^= 1
+                piece = memoryview(changed)
             request.wfile.write(piece)
+            done += len(piece)
             with self._lock:
                 self.sent += len(piece)
         if mischief == "stall":

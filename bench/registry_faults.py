@@ -130,7 +130,7 @@ def play(site: Site, what: str, files: list[HubFile], chance: random.Random) -> 
     """One round: download, mischief, the end, what lies in the store then; and everything gone after DELETE."""
     hub, began, kills = site.hub, time.monotonic(), 0
     mischief: Mischief = what if what in (*PASSING, "corrupt") else "none"
-    victim = chance.choice([file for file in files if len(file.content) > FULL_AT])
+    victim = chance.choice([file for file in files if file.size > FULL_AT])
     hub.plan(mischief, times=chance.randint(1, 4), path=victim.path if "corrupt" in what else "")
     if what == "corrupt_once":
         hub.plan(mischief, times=1, path=victim.path)
@@ -162,7 +162,7 @@ def play(site: Site, what: str, files: list[HubFile], chance: random.Random) -> 
     wrong += _wrong_after_delete(site)
     interrupted = kills if what in ("kill", "none") else None
     allowed = None if interrupted is None else interrupted * PARTS_IN_FLIGHT * MIN_PART
-    refetched = sent - sum(len(file.content) for file in files)
+    refetched = sent - sum(file.size for file in files)
     return Round(
         site.name, what, str(model["status"]), time.monotonic() - began, tuple(wrong), max(refetched, 0), allowed
     )
@@ -178,7 +178,7 @@ def _wrong_end(site: Site, model: dict[str, Any], what: str, files: list[HubFile
         if digests != {file.path: file.sha256 for file in files} or model["commit"] != commit_of(files):
             yield "another model than was asked for"
         for file in files:
-            if site.store.blob_size(file.sha256) != len(file.content):
+            if site.store.blob_size(file.sha256) != file.size:
                 yield f"{file.path} is not in the store"
     else:
         named = [file.path for file in files if file.path in str(model.get("error"))]
@@ -256,7 +256,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
         if model["status"] == "failed":
             wrong.append(f"{name} failed: {model['error']}")
         elif model["status"] == "ready":
-            wrong += [f"{name}: {f.path} gone" for f in files if site.store.blob_size(f.sha256) != len(f.content)]
+            wrong += [f"{name}: {f.path} gone" for f in files if site.store.blob_size(f.sha256) != f.size]
     wrong += _wrong_blobs(site.store)
     for repo in repos:
         site.ask("DELETE", f"/models/{repo.rpartition('/')[2]}")
