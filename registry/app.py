@@ -24,6 +24,7 @@ from registry.mirror import Mirror
 from registry.on_demand import OnDemand
 from registry.open_store import open_library
 from registry.routes import ModelRoutes
+from registry.safety import Policy
 from registry.settings import RegistrySettings
 from registry.store import StoreError
 
@@ -49,6 +50,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
         jobs,
         lambda: Hub(settings.hf_endpoint, token, PATIENCE, stall_s=settings.hf_stall_seconds),
         lanes,
+        Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
         parallel=settings.files_per_job,
     )
     keys = settings.key_ring()

@@ -82,6 +82,7 @@ def _publish(library: Library, bundle: Bundle) -> None:
             commit=pointer.commit,
             files=manifest.files,
             source=manifest.source,
+            card=manifest.card,
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit.hub_names import COMMIT, BadName, check_path
+from registry.card import CARD, MAX_BYTES, parse_card
 from registry.library import Library
 from registry.manifest import FileEntry, Manifest, Source, commit_of, entry_of, git_blob_sha1
 from registry.store import DigestMismatch
@@ -61,6 +62,7 @@ def import_folder(
         commit=commit or commit_of(files),
         files=files,
         source=Source(kind="folder", place=folder.name),
+        card=parse_card((folder / CARD).read_bytes()[:MAX_BYTES]) if (folder / CARD).is_file() else None,
     )
 
 

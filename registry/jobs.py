@@ -19,6 +19,7 @@ from kit.hub_names import BadName
 from kit.resume import Broken, Stopped, check_stop
 from registry.hub import HubError
 from registry.progress import Progress
+from registry.safety import Refused
 from registry.store import DocumentBroken, Store, StoreError
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ END_WAIT_S = 5.0
 TURN_POLL_S = 0.5
 
 # What may go wrong without being a bug: the message is for the user, the trace is of no use to anybody.
-_EXPECTED = (BadName, HubError, Broken, StoreError)
+_EXPECTED = (BadName, HubError, Refused, Broken, StoreError)
 
 
 class JobConflict(ApiError):

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 
 from kit.catalogue import Catalogue
 from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
+from registry.card import Card
 from registry.manifest import FileEntry, Manifest, Name, Source
 from registry.progress_bar import human_bytes
 from registry.store import Store, StoreError, StoreFull
@@ -71,8 +72,9 @@ class Library:
             )
 
     def publish(
-        self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source
-    ) -> Manifest:
+        self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source,
+        card: Card | None = None,
+    ) -> Manifest:  # fmt: skip
         """Make the commit loadable: by `name`, as `revision` of `repo`, and by its own id. Its blobs are there already.
 
         Files that an earlier publication of the same commit brought stay in it. `main` follows every publication but
@@ -84,7 +86,9 @@ class Library:
             missing = [file for file in merged if self.store.blob_size(file.sha256) != file.size]
             if missing:
                 raise BlobsMissing(missing)
-            manifest = Manifest(repo=repo, commit=commit, files=merged, source=source, created=_now())
+            manifest = Manifest(
+                repo=repo, commit=commit, files=merged, source=source, created=_now(), card=card or Card()
+            )
             self.store.put_document(_commit_key(repo, commit), manifest.model_dump())
             for ref in self._refs_to_move(repo, revision, commit):
                 self.store.put_document(_ref_key(repo, ref), {"commit": commit})

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from registry.card import Card
+
 # A file from here on is kept by the Hub in LFS, told by its sha256; a smaller one in git, told by its git-blob sha1.
 # Only for what we import ourselves: of a mirrored file the source says which it is.
 LFS_FROM_BYTES = 1 << 20
@@ -47,6 +49,7 @@ class Manifest(BaseModel):
     files: tuple[FileEntry, ...]
     source: Source
     created: str = Field(description="when it was published here, ISO 8601 in UTC")
+    card: Card = Field(default=Card(), description="what its README.md says of licence and origin")
 
     @property
     def size(self) -> int:

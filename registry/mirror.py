@@ -13,6 +13,7 @@ from registry.hub import Hub
 from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.library import MAIN, Library
 from registry.manifest import FileEntry
+from registry.safety import Policy
 from registry.store import StoreError, read_digest
 from registry.transfer import Transfer, Wanted
 
@@ -46,12 +47,13 @@ class Mirror:
     """Downloads, verifies and deletes models of one library."""
 
     def __init__(
-        self, library: Library, jobs: Jobs, new_hub: Callable[[], Hub], lanes: Lanes, *, parallel: int
+        self, library: Library, jobs: Jobs, new_hub: Callable[[], Hub], lanes: Lanes, policy: Policy, *, parallel: int
     ) -> None:
         self.jobs = jobs
         self._library = library
         self._new_hub = new_hub
         self._lanes = lanes
+        self._policy = policy
         self._parallel = parallel
 
     def download(self, name: str, request: DownloadRequest) -> Job:
@@ -120,7 +122,7 @@ class Mirror:
         hub = self._new_hub()
         try:
             transfer = Transfer(
-                hub, self._library, wanted, job.progress, job.stop, self._lanes, parallel=self._parallel
+                hub, self._library, wanted, job.progress, job.stop, self._lanes, self._policy, parallel=self._parallel
             )
             job.digests = lambda: set(transfer.digests)
             transfer.run(job.publishing, on_chosen=lambda: self.jobs.keep_digests(job))

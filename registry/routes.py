@@ -151,6 +151,7 @@ class ModelRoutes:
                 "eta_seconds": 0.0,
             },
             "size_bytes": size,
+            **manifest.card.model_dump(exclude_defaults=True),
             "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
         }
 

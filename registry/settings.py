@@ -1,6 +1,7 @@
 """What the registry takes from its environment."""
 
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -61,6 +62,15 @@ class RegistrySettings(HttpSettings):
     jobs: int = Field(2, ge=1, le=32, description="how many models to download at once")
     files_per_job: int = Field(4, ge=1, le=32, description="how many files of one model to download at once")
 
+    pickle_files: Literal["scan", "allow"] = Field(
+        "scan",
+        description="scan looks through files that may run code when they are loaded (pickles) and refuses a model "
+        "with one that would, or of which nobody can tell; allow takes them as they are",
+    )
+    remote_code: bool = Field(
+        False,
+        description="yes mirrors, with a model, the repositories from which its auto_map takes code; no refuses it",
+    )
     hf_stall_seconds: float = Field(
         30.0,
         gt=0,

@@ -1,5 +1,6 @@
 """One model from the source into the store: list, choose, fetch with digests in flight, publish when all are right."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -9,15 +10,17 @@ from contextlib import AbstractContextManager
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from kit.hub_names import BadName
+from kit.hub_names import BadName, repo_folder
 from kit.resume import Broken
 from registry.choose import choose_files
 from registry.fetch import DamagedFile, FileFetch, Lanes
 from registry.hub import Hub, HubError, Listing, SourceFile
-from registry.library import BlobsMissing, Library
+from registry.library import MAIN, BlobsMissing, Library
 from registry.manifest import FileEntry, Manifest, Source
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
+from registry.remote_code import CODE_PATTERNS
+from registry.safety import Found, Policy, Refused, look_through
 from registry.store import StoreError
 
 log = structlog.get_logger(__name__)
@@ -46,7 +49,7 @@ class Transfer:
 
     def __init__(
         self, hub: Hub, library: Library, wanted: Wanted, progress: Progress, stop: threading.Event, lanes: Lanes,
-        *, parallel: int,
+        policy: Policy, *, parallel: int,
     ) -> None:  # fmt: skip
         """`parallel`: how many files at once."""
         self.digests: set[str] = set()
@@ -56,6 +59,7 @@ class Transfer:
         self._progress = progress
         self._stop = stop
         self._lanes = lanes
+        self._policy = policy
         self._parallel = parallel
 
     def run(
@@ -64,7 +68,7 @@ class Transfer:
         """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
 
         `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
-        Raises HubError, Broken, StoreError, BadName, Stopped; nothing is published then.
+        Raises HubError, Refused, Broken, StoreError, BadName, Stopped; nothing is published then.
         """
         wanted = self._wanted
         listing = self._hub.listing(wanted.repo, wanted.revision, self._stop)
@@ -82,6 +86,9 @@ class Transfer:
         for _ in range(PUBLISH_TRIES):
             self._progress.expect(len(files), sum(file.size for file in files))
             entries = self._fetch_all(listing, files)
+            found = self._look_through(entries)
+            for repo in sorted(found.code_repos):
+                self._bring_code(repo, publishing)
             try:
                 with publishing():
                     return self._library.publish(
@@ -91,11 +98,33 @@ class Transfer:
                         commit=listing.commit,
                         files=entries,
                         source=Source(kind="hub", place=self._hub.endpoint),
+                        card=found.card,
                     )
             except BlobsMissing as error:
                 # Deleted with another model between our look and now: fetch those again.
                 missing = error
         raise missing
+
+    def _look_through(self, entries: list[FileEntry]) -> Found:
+        try:
+            return look_through(self._library.store, self._wanted.repo, entries, self._policy, self._stop)
+        except Refused as refused:
+            if refused.digest is not None:
+                self.digests.discard(refused.digest)
+                self._library.drop_unreached({refused.digest}, spare=set)
+            raise
+
+    def _bring_code(self, repo: str, publishing: Callable[[], AbstractContextManager[None]]) -> None:
+        """Mirror the code of another repository, under a name of its own, before the model that needs it."""
+        wanted = Wanted(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
+        log.info("mirroring the code that a model loads", model=self._wanted.name, repo=repo)
+        # Of code that takes code elsewhere nobody has heard yet: it is refused, and told.
+        policy = dataclasses.replace(self._policy, remote_code=False)
+        code = Transfer(
+            self._hub, self._library, wanted, Progress(), self._stop, self._lanes, policy, parallel=self._parallel
+        )
+        code.digests = self.digests
+        code.run(publishing)
 
     def _check_room(self, files: list[SourceFile]) -> None:
         store = self._library.store

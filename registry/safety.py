@@ -1,0 +1,82 @@
+"""What is looked at in a model between its arrival and its publication: code that hides in it, code that it lacks."""
+
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from kit.resume import check_stop
+from registry.card import CARD, Card, parse_card
+from registry.card import MAX_BYTES as CARD_BYTES
+from registry.manifest import FileEntry
+from registry.pickles import Unsafe, check_pickles
+from registry.remote_code import MAX_BYTES as CONFIGURATION_BYTES
+from registry.remote_code import code_repos, may_name_code
+from registry.store import Store
+
+log = structlog.get_logger(__name__)
+
+Pickles = Literal["scan", "allow"]
+
+
+class Refused(Exception):
+    """A model that is not published, for what is in it; the message says which file, and what to do."""
+
+    def __init__(self, message: str, digest: str | None = None) -> None:
+        super().__init__(message)
+        self.digest = digest
+        """The blob that must not stay, if it is one."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is let in."""
+
+    pickles: Pickles
+    remote_code: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What else there is to know of a model."""
+
+    card: Card
+    code_repos: frozenset[str]
+    """Repositories whose code it loads, allowed."""
+
+
+def look_through(store: Store, repo: str, files: list[FileEntry], policy: Policy, stop: threading.Event) -> Found:
+    """Look through the files of a model, all in the store. Raises Refused, BadName, StoreError, Stopped."""
+    card, repos = Card(), set[str]()
+    for file in files:
+        check_stop(stop)
+        if file.path == CARD:
+            card = parse_card(_head(store, file, CARD_BYTES))
+        if may_name_code(file.path) and file.size <= CONFIGURATION_BYTES:
+            named = code_repos(_head(store, file, CONFIGURATION_BYTES), repo)
+            if named and not policy.remote_code:
+                raise Refused(
+                    f"{file.path} of {repo} takes code from {', '.join(sorted(named))} (auto_map), which runs where "
+                    "the model is loaded. Read it; REMOTE_CODE=yes then mirrors those repositories too."
+                )
+            repos |= named
+        if policy.pickles == "scan":
+            _look_for_code(store, repo, file)
+    return Found(card, frozenset(repos))
+
+
+def _look_for_code(store: Store, repo: str, file: FileEntry) -> None:
+    try:
+        check_pickles(store, file.path, file.sha256, file.size)
+    except Unsafe as error:
+        log.warning("refused", repo=repo, file=file.path, reason=str(error))
+        raise Refused(
+            f"{file.path} of {repo} {error}. Nothing was published. Leave it out with ignore_patterns, take a model "
+            "with safetensors, or, if you trust its author, set PICKLE_FILES=allow.",
+            file.sha256,
+        ) from error
+
+
+def _head(store: Store, file: FileEntry, count: int) -> bytes:
+    return b"".join(store.read_blob(file.sha256, 0, min(file.size, count)))

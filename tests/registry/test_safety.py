@@ -1,0 +1,170 @@
+"""What is not published: files that would run code, and models that take code elsewhere."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.catalogue import Catalogue
+from kit.hub_names import BadName
+from registry.file_store import FileStore
+from registry.folder import import_folder
+from registry.library import Library
+from registry.pickles import Unsafe, check_pickles
+from registry.remote_code import code_repos
+from registry.store import Store
+from tests.support import plain_http
+from tests.support.hub import random_bytes, serving_registry, small_repo, wait_for_job
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+EVIL = pickle.dumps(RunsCode())
+HARMLESS = pickle.dumps(OrderedDict(weights=[1.0, 2.0]))
+TORCH_TAKES = b"ctorch._utils\n_rebuild_parameter\n."
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr(name, content)
+    return whole.getvalue()
+
+
+def check(store: Store, path: str, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    store.put_blob(digest, len(content), [content])
+    check_pickles(store, path, digest, len(content))
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("pytorch_model.bin", EVIL),
+        ("pytorch_model.bin", zipped("archive/data.pkl", EVIL)),
+        ("weights.pt", HARMLESS + EVIL),
+        ("no_ending", EVIL),
+        ("picture.png", EVIL),
+        ("picture.png", zipped("x.pkl", EVIL)),
+        ("broken_off.pkl", EVIL[:-4]),
+        ("not_known_to_be_harmless.pkl", b"cnobody_knows\nthis\n."),
+        ("evil.7z", b"7z\xbc\xaf\x27\x1c" + bytes(100)),
+    ],
+)
+def test_what_would_run_code_is_found(store: Store, path: str, content: bytes) -> None:
+    """As a pickle, in an archive, after something harmless, under any name."""
+    with pytest.raises(Unsafe):
+        check(store, path, content)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("pytorch_model.bin", HARMLESS),
+        ("pytorch_model.bin", TORCH_TAKES),
+        ("pytorch_model.bin", zipped("archive/data.pkl", HARMLESS)),
+        ("model.bin", struct.pack("<I", 6) + random_bytes("ctranslate2", 100_000)),
+        ("config.json", b'{"model_type": "bert"}'),
+        ("model.safetensors", random_bytes("safetensors", 100_000)),
+        ("empty.bin", b""),
+    ],
+)
+def test_what_is_harmless_passes(store: Store, path: str, content: bytes) -> None:
+    """Pickles of tensors, and what is no pickle whatever its ending."""
+    check(store, path, content)
+
+
+def test_a_huge_piece_fills_no_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the evil part: refused, not read, and not taken for the end of a pickle. One that cannot be there is."""
+    monkeypatch.setattr("registry.pickles.MAX_OPCODE", 1000)
+    piece = b"\x80\x04\x8e" + struct.pack("<Q", 5000) + bytes(5000)
+    with pytest.raises(Unsafe, match="5000 bytes in one piece"):
+        check(store, "x.pkl", piece + b"0" + EVIL[2:])
+    check(store, "y.pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"0" + EVIL[2:])
+
+
+@pytest.mark.parametrize(
+    ("document", "repos"),
+    [
+        ({"auto_map": {"AutoModel": "modeling.Model"}}, set()),
+        ({"auto_map": {"AutoModel": "org/code--modeling.Model"}}, {"org/code"}),
+        ({"auto_map": {"AutoTokenizer": ["a/b--tok.Slow", None], "AutoConfig": "me/me--c.C"}}, {"a/b"}),
+        ({"auto_map": ["c/d--tok.Slow", None]}, {"c/d"}),
+        ({"custom_pipelines": {"x": {"impl": "e/f--pipe.P"}}}, {"e/f"}),
+        ([], set()),
+        ({"auto_map": 7}, set()),
+    ],
+)
+def test_repositories_that_give_code(document: object, repos: set[str]) -> None:
+    """Every form that transformers takes."""
+    assert code_repos(json.dumps(document).encode(), "me/me") == repos
+    assert code_repos(b"{", "me/me") == set()
+
+
+def test_code_from_no_repository_is_refused() -> None:
+    """A name that leads out of its folder."""
+    with pytest.raises(BadName, match="auto_map takes code from"):
+        code_repos(b'{"auto_map": {"AutoModel": "../../etc--x.Y"}}', "me/me")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    """A Hub with a model that runs code, one that takes code elsewhere, and that elsewhere."""
+    library = Library(FileStore(tmp_path / "hub"), Catalogue([]))
+    evil = small_repo(tmp_path / "evil")
+    (evil / "training.pt").write_bytes(EVIL)
+    (evil / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n")
+    user = small_repo(tmp_path / "user")
+    (user / "config.json").write_text('{"auto_map": {"AutoModel": "test/code--modeling.Model"}}')
+    code = small_repo(tmp_path / "code")
+    (code / "modeling.py").write_text("class Model: ...\n")
+    for name in ("evil", "user", "code"):
+        import_folder(library, tmp_path / name, name=name, repo=f"test/{name}", revision="main")
+    with serving_registry(tmp_path / "hub") as url:
+        yield url
+
+
+def mirrored(url: str, name: str, **body: Any) -> dict[str, Any]:
+    plain_http.post(f"{url}/models/{name}/download", json={"hf_repo": f"test/{name}", **body})
+    return wait_for_job(url, name)
+
+
+def test_a_model_that_runs_code_is_not_published(hub: str, tmp_path: Path) -> None:
+    """The file is named, its bytes are gone; without it, or when it is asked for, the model comes, with its card."""
+    with serving_registry(tmp_path / "m", hf_endpoint=hub) as url:
+        model = mirrored(url, "evil", allow_patterns=["*"])
+        assert model["status"] == "failed"
+        assert "training.pt of test/evil would run code when it is loaded (posix.system)" in model["error"]
+        assert "PICKLE_FILES=allow" in model["error"]
+        assert plain_http.get(f"{url}/api/models/test/evil").status_code == 404
+        assert EVIL not in [path.read_bytes() for path in (tmp_path / "m" / "blobs" / "sha256").iterdir()]
+        model = mirrored(url, "evil", ignore_patterns=["*.pt"])
+        assert (model["status"], model["license"], model["base_model"]) == ("ready", "mit", ["org/base"])
+    with serving_registry(tmp_path / "allowed", hf_endpoint=hub, pickle_files="allow") as url:
+        assert mirrored(url, "evil", allow_patterns=["*"])["status"] == "ready"
+
+
+def test_code_from_elsewhere_is_refused_or_brought(hub: str, tmp_path: Path) -> None:
+    """Refused with the repository's name; allowed, that repository's code is mirrored too, and nothing else of it."""
+    with serving_registry(tmp_path / "m", hf_endpoint=hub) as url:
+        model = mirrored(url, "user")
+        assert model["status"] == "failed"
+        assert "config.json of test/user takes code from test/code" in model["error"]
+        assert plain_http.get(f"{url}/models").json()["models"][0]["status"] == "failed"
+    with serving_registry(tmp_path / "allowed", hf_endpoint=hub, remote_code=True) as url:
+        assert mirrored(url, "user")["status"] == "ready"
+        listed = plain_http.get(f"{url}/api/models/test/code").json()["siblings"]
+        assert "modeling.py" in [file["rfilename"] for file in listed]
+        assert "model.safetensors" not in [file["rfilename"] for file in listed]
