@@ -15,22 +15,23 @@ from typing import IO
 import msgspec
 
 
-class Line(msgspec.Struct, omit_defaults=True):
-    """One relayed request, in the fields of `kit.middleware`'s line. `ms` is a duration; what is None is left out."""
+class Line(msgspec.Struct, gc=False):
+    """One relayed request, in the fields of `kit.middleware`'s line. `ms` is a duration; what is UNSET is left out."""
 
     path: str
     status: int
     ms: float
     client: str | None
     request_id: str
-    attempts: int = -1
-    backend: str | None = None
-    model: str | None = None
-    # What is the same in every line, and what `AccessLog.write` puts in.
-    method: str = ""
-    event: str = ""
-    level: str = ""
-    logger: str = ""
+    attempts: int | msgspec.UnsetType = msgspec.UNSET
+    backend: str | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    # What is the same in every line.
+    method: str = "POST"
+    event: str = "request"
+    level: str = "info"
+    logger: str = "access"
+    # What `AccessLog` puts in.
     service: str = ""
     timestamp: str = ""
 
@@ -49,7 +50,8 @@ class AccessLog:
         self._service = service
         self._enabled = enabled
         self._stream = stream
-        self._held: list[bytes] = []
+        # Finished requests, and when they ended: read only when they are written, many at a time.
+        self._held: list[tuple[float, Line]] = []
         # Lines that could not be written, since the start.
         self.lost = 0
         self._encode: Callable[[Line], bytes] = msgspec.json.Encoder().encode if as_json else _as_text
@@ -62,18 +64,7 @@ class AccessLog:
         """Log one request that has just ended."""
         if not self._enabled:
             return
-        at = time.time()
-        second = int(at)
-        if second != self._second:
-            self._second = second
-            self._written = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        line.method = "POST"
-        line.event = "request"
-        line.level = "info"
-        line.logger = "access"
-        line.service = self._service
-        line.timestamp = "%s.%06dZ" % (self._written, (at - second) * 1e6)  # noqa: UP031  # the fastest by far
-        self._held.append(self._encode(line))
+        self._held.append((time.time(), line))
         if len(self._held) >= MOST_HELD:
             self.flush()
         elif self._flushing is None:
@@ -87,12 +78,21 @@ class AccessLog:
         if self._held:
             held, self._held = self._held, []
             stream = self._stream or sys.stderr
-            for lines in _together(held):
+            for lines in _together([self._encoded(at, line) for at, line in held]):
                 try:
                     stream.write(b"\n".join(lines).decode() + "\n")
                     stream.flush()
                 except (OSError, ValueError):  # ValueError: the stream is closed
                     self.lost += len(lines)
+
+    def _encoded(self, at: float, line: Line) -> bytes:
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._written = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        line.service = self._service
+        line.timestamp = "%s.%06dZ" % (self._written, (at - second) * 1e6)  # noqa: UP031  # the fastest by far
+        return self._encode(line)
 
 
 def _together(lines: list[bytes]) -> Iterator[list[bytes]]:

@@ -3,7 +3,7 @@
 In order: a request id, the Host and Origin check, the key check on /v1, the access log line, the metrics.
 """
 
-import secrets
+import random
 import time
 
 import structlog
@@ -32,7 +32,8 @@ def request_id_from(value: str | None) -> str:
     """Keep a caller's id when it is short, printable ASCII (it goes into logs and headers); else make one."""
     if value and len(value) <= MAX_REQUEST_ID and value.isascii() and value.isprintable():
         return value
-    return secrets.token_hex(8)
+    # Nothing is guarded by it, and asking the kernel for each is dear. Every process draws others, after a fork too.
+    return "%016x" % random.getrandbits(64)  # noqa: UP031  # the fastest by far
 
 
 class RequestFrame:

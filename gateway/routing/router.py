@@ -1,7 +1,7 @@
 """The choice: of all that may answer, the one with the least expected time to the first token."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -66,7 +66,7 @@ class Router:
         self._affinity = affinity
         self._load_bound = load_bound
         self._draw = draw
-        self._answers: dict[Wants, tuple[Candidate, ...]] = {}
+        self._answers: dict[Hashable, tuple[Candidate, ...]] = {}
         # The turn of the backend chosen last: start-time fair queueing (Goyal et al., 1996) among equals.
         self._turn = 0.0
         # How many requests went to a fallback, by the model that they named and the one that they were sent to.
@@ -78,12 +78,14 @@ class Router:
 
     def ask(self, wants: Wants) -> tuple[Candidate, ...]:
         """The backends that may answer now. Raises what `candidates` and `available` raise."""
-        found = self._answers.get(wants)
+        # A tuple is hashed and compared by native code, a dataclass is not.
+        question = (wants.endpoint, wants.model, wants.images, wants.stream)
+        found = self._answers.get(question)
         if found is None:
             found = self._usable(wants)
             if len(self._answers) >= MOST_QUESTIONS:
                 self._answers.clear()
-            self._answers[wants.question()] = found
+            self._answers[question] = found
         return found
 
     def _usable(self, wants: Wants) -> tuple[Candidate, ...]:

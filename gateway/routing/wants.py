@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(slots=True)
 class Wants:
     """What routing needs to know of a request. `model` is None where the request names none.
 
