@@ -18,6 +18,17 @@ def median_ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
     return statistics.median(one / other for one, other in zip(ours, reference, strict=True))
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The least of `values` that this share of them does not exceed (nearest rank, 0.99 being p99).
+
+    Raises ValueError when there are none.
+    """
+    if not values:
+        raise ValueError("a quantile wants at least one value")
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the median of what `values` were drawn from, whatever its distribution.
 

@@ -17,7 +17,7 @@ from bench.faults.after import cancel_p99_ms, killed_by_one_request, leaks
 from bench.faults.cluster import FAULTS, Backend, Step, backends, gateway, nginx, states
 from bench.faults.load import EXAMPLES, Load
 from bench.programs import free_port
-from bench.report import last_line, table
+from bench.report import last_line, quantile, table
 from tests.support.backend import FakeBackend
 
 # For how long a backend is hurt, and the longest that it is waited for to be at work before, in seconds.
@@ -101,7 +101,7 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
     tally, other = load.tally, reference.tally
     # A restart is no fault that lasts.
     lasting = [found for name, found in ejected.items() if name != "restart"]
-    times = sorted(seconds for found in lasting for seconds in found if seconds is not None)
+    times = [seconds for found in lasting for seconds in found if seconds is not None]
     rows: list[list[object]] = [
         ["requests", tally.requests, other.requests],
         ["failed", tally.failed, other.failed],
@@ -122,7 +122,7 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
         "failed": tally.failed,
         "wrong_tokens": tally.wrong_tokens,
         "silent_cuts": tally.silent_cuts,
-        "eject_p99_s": times[int(len(times) * 0.99)] if times else None,
+        "eject_p99_s": quantile(times, 0.99) if times else None,
         "cancel_p99_ms": cancel_ms,
         "leaked_in_flight": in_flight,
         "leaked_sockets": sockets,

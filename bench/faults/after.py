@@ -10,6 +10,7 @@ import psutil
 from bench.faults.cluster import BOOM, Backend, states
 from bench.faults.load import CHAT
 from bench.faults.wire import Broken, Connection, get
+from bench.report import quantile
 from tests.support.backend import FakeBackend
 
 # Within this, in seconds, everything that was under way has ended.
@@ -33,8 +34,7 @@ async def cancel_p99_ms(port: int, watched: FakeBackend, count: int) -> float | 
         connection.close()
         await asyncio.wait_for(request.gone.wait(), SETTLE_S)
         took.append((time.perf_counter() - began) * 1000)
-    took.sort()
-    return took[int(len(took) * 0.99)] if took else None
+    return quantile(took, 0.99) if took else None
 
 
 async def leaks(port: int, gateway: psutil.Process, ports: Collection[int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import statistics
 
 import structlog
 
-from bench.report import last_line, table
+from bench.report import last_line, quantile, table
 from bench.routing.live import run_live, simulated
 from bench.routing.scenarios import (
     ALL,
@@ -18,7 +18,7 @@ from bench.routing.scenarios import (
     prefix_figures,
     straggler_figures,
 )
-from bench.routing.simulation import Outcome, quantile
+from bench.routing.simulation import Outcome
 
 SHARES = (0.5, 0.99)
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.programs import Program, free_port
+from bench.report import quantile
 from bench.routing.live_server import FASTER, MODEL
 from bench.routing.scenarios import STRAGGLER
-from bench.routing.simulation import quantile
 from bench.routing.workload import Request, arrivals
 
 ROOT = Path(__file__).parents[2]

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bench.report import quantile
 from bench.routing.policies import Policy
 from bench.routing.servers import Server
 from bench.routing.workload import Request
@@ -39,12 +40,6 @@ class Outcome:
     def imbalance(self) -> float:
         """Requests in flight at the most loaded server over the mean, both averaged over the run."""
         return max(self.in_flight_s) / statistics.mean(self.in_flight_s)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that this share of `values` does not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def simulate(requests: Sequence[Request], servers: Sequence[Server], policy: Policy) -> Outcome:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench.programs import Program, free_port
-from bench.report import last_line, median_interval, median_ratio, table
+from bench.report import last_line, median_interval, median_ratio, quantile, table
 
 
 def test_a_slow_round_does_not_count() -> None:
@@ -32,6 +32,16 @@ def test_five_values_have_no_interval() -> None:
     """The least and the greatest of five leave out the median more often than that."""
     with pytest.raises(ValueError, match="six values"):
         median_interval([1, 2, 3, 4, 5])
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    """The nearest rank: of a hundred, the 99th is p99, of a few the greatest; their order is nothing."""
+    assert quantile(list(range(100, 0, -1)), 0.99) == 99
+    assert quantile([3, 1, 2], 0.99) == 3
+    assert quantile([3, 1, 2], 0.5) == 2
+    assert quantile([7], 0) == 7
+    with pytest.raises(ValueError, match="at least one"):
+        quantile([], 0.5)
 
 
 def test_the_last_line_is_json() -> None:
