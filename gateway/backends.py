@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.condition import Condition, State
+from gateway.condition import Condition, State, Verdict
 from gateway.deadlines import Pauses
 from gateway.load import Load
 from gateway.pool import Pool
@@ -47,9 +47,12 @@ class Elsewhere:
     """What other workers on our port do at a backend, as they told last."""
 
     in_flight: int = 0
+    queued: int = 0
     waiting_kb: float = 0.0
     requests: int = 0
     failures: int = 0
+    # When one of them last saw it work, a monotonic time.
+    last_sign: float = 0.0
 
 
 def _nobody() -> None:
@@ -98,7 +101,7 @@ class Backend:
         # When it last sent a byte, and when its own counters were last seen to grow; monotonic times.
         self.last_byte = self.last_progress = 0.0
         # What its own metrics said of how many requests wait there, and when.
-        self.waiting_told: tuple[int, float] = (0, float("-inf"))
+        self.waiting_told: tuple[int, float] = (0, -FRESH_S)
         # How long the first byte of its last streamed answer took, in seconds.
         self.ttft_s: float | None = None
         self.outcomes: Counter[str] = Counter()
@@ -127,12 +130,12 @@ class Backend:
         """How many requests wait for their first token: by its own word where that is fresh, else of those it has."""
         at = now()
         count, told = self.waiting_told
-        return count if at - told < FRESH_S else self.load.queued(at)
+        return count if at - told < FRESH_S else self.load.queued(at) + self.elsewhere.queued
 
     @property
     def last_sign(self) -> float:
-        """When it was last seen to work, a monotonic time."""
-        return max(self.last_byte, self.last_progress)
+        """When it was last seen to work, by whichever worker, a monotonic time."""
+        return max(self.last_byte, self.last_progress, self.elsewhere.last_sign)
 
     @property
     def wants_canary(self) -> bool:
@@ -178,6 +181,12 @@ class Backend:
             self.ejections["stuck"] += 1
         self.condition.be_stuck(reason)
         self._changed()
+
+    def others_found(self, verdict: Verdict | None) -> None:
+        """Another worker on our port takes it for stuck or failing, or none does any more. Logs changes only."""
+        if verdict != self.condition.others:
+            self.condition.others = verdict
+            self._changed()
 
     def canary_answered(self, error: str | None) -> None:
         """A canary has shown that it works, or `error`. Logs changes only."""

@@ -19,13 +19,15 @@ State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
 USABLE: frozenset[State] = frozenset({"healthy", "busy"})
 # What a backend is taken to be capable of in the moment of its start, as a share of what it is later.
 COLD = 0.1
+# What a worker's own requests have shown of a backend that answers polls, with the reason.
+Verdict = tuple[Literal["stuck", "unhealthy"], str]
 
 
 class Condition:
     """One backend's. `slow_start_s` and `is_new` are set once it is known how it came."""
 
-    __slots__ = ("_error", "_observed", "_observed_before", "_stuck", "_warm_from", "breaker", "draining", "is_new",
-                 "slow_start_s")  # fmt: skip
+    __slots__ = ("_error", "_observed", "_observed_before", "_stuck", "_warm_from", "breaker", "draining",
+                 "is_new", "others", "slow_start_s")  # fmt: skip
 
     def __init__(self) -> None:
         # What polls and connections have shown, with the reason; whether there was any poll before.
@@ -35,6 +37,8 @@ class Condition:
         # What requests have shown; why it is stuck, None where it is not.
         self.breaker = Breaker()
         self._stuck: str | None = None
+        # The verdict of another worker on our port. It holds here, too, until that one takes it back.
+        self.others: Verdict | None = None
         self.draining = False
         # Since when it takes requests after a start, and for how long it then warms up.
         self._warm_from = float("-inf")
@@ -49,16 +53,29 @@ class Condition:
             return "draining"
         if self._observed not in USABLE:
             return self._observed
-        if self._stuck is not None:
-            return "stuck"
-        return "unhealthy" if self.breaker.is_open else self._observed
+        against = self._against
+        return self._observed if against is None else against[0]
 
     @property
     def reason(self) -> str | None:
         """Why it is not better, None where that is not known or there is nothing to say."""
         if self._observed not in USABLE:
             return self._error
-        return self._stuck or self.breaker.reason or self._error
+        against = self._against
+        return self._error if against is None else against[1]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What our own requests have shown, None where nothing speaks against it."""
+        if self._stuck is not None:
+            return "stuck", self._stuck
+        return ("unhealthy", self.breaker.reason) if self.breaker.reason is not None else None
+
+    @property
+    def _against(self) -> Verdict | None:
+        """The graver one of our own verdict and that of others."""
+        own, others = self.verdict, self.others
+        return others if own is None or (others is not None and others[0] == "stuck") else own
 
     @property
     def answers_polls(self) -> bool:
@@ -73,11 +90,11 @@ class Condition:
     @property
     def is_doubtful(self) -> bool:
         """Whether only failed requests speak against it: where there is nobody else, it is better than none."""
-        return self.answers_polls and self.breaker.is_open and not self.is_stuck and not self.draining
+        return self.answers_polls and self.state == "unhealthy"
 
     def wants_canary(self, now: float) -> bool:
         """Whether it would take requests, were it not for what became of the last ones."""
-        return self.answers_polls and (self.is_stuck or self.breaker.is_due(now))
+        return self._observed == "healthy" and (self.is_stuck or self.breaker.is_due(now))
 
     def observe(self, state: State, error: str | None, now: float) -> None:
         """Take in what a poll or a connection has shown."""

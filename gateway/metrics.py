@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from gateway.backends import Backends, now
+from gateway.backends import Backends
 from gateway.condition import USABLE, State
 from gateway.exposition import added_up
 from kit.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
@@ -155,7 +155,7 @@ class BackendCollector(Collector):
             sockets.add_metric([name, "idle"], backend.pool.idle_count)
             sockets.add_metric([name, "active"], backend.pool.open_count - backend.pool.idle_count)
             requests.add_metric([name], backend.requests)
-            queued.add_metric([name], backend.load.queued(now()))
+            queued.add_metric([name], backend.queued)
             for reason in ("failures", "stuck"):
                 ejections.add_metric([name, reason], backend.ejections[reason])
             for outcome, count in sorted(backend.outcomes.items()):

@@ -1,19 +1,23 @@
 """What this worker tells the others on its port, and what it takes from them.
 
-Every few milliseconds: what it has in flight at each backend, so that choices count all; what an operator has drained,
-so that it is drained for all. Every second: its metrics, so that whichever worker is scraped tells the sums.
+Every few milliseconds: what it has in flight at each backend, so that choices count all; which backends hang or fail,
+as its requests have shown, so that no other has to find it out; what an operator has drained, so that it is drained for
+all. Every second: its metrics, so that whichever worker is scraped tells the sums.
 """
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Iterable
+from operator import itemgetter
 
 import msgspec
 import structlog
 
-from gateway.backends import Backend, Backends, Elsewhere
+from gateway.backends import Backend, Backends, Elsewhere, now
 from gateway.boards import CLOSED, Boards, Notice
+from gateway.condition import Verdict
 from gateway.exposition import added_up, counted
 from gateway.metrics import GatewayMetrics
 
@@ -23,15 +27,22 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.02
 # How often metrics are written, in ticks.
 METRICS_EVERY = 50
+# How finely signs of life are told: what changes more often is written more often. None is told as later than it was.
+SIGNS_PER_S = 10
 
 
 class _Told(msgspec.Struct, array_like=True):
-    """One worker's part in one backend. `drained_at` is a monotonic time, the same for all processes."""
+    """One worker's part in one backend. Times are monotonic, the same for all processes."""
 
     in_flight: int
+    queued: int
     waiting_kb: float
     requests: int
     failures: int
+    last_sign: float
+    # What the backend's own metrics said of its queue, and when.
+    waiting_told: tuple[int, float]
+    verdict: Verdict | None
     draining: bool
     drained_at: float
 
@@ -83,9 +94,13 @@ class Sharing:
         before = self._before.get(_key(backend))
         return _Told(
             in_flight=backend.in_flight,
+            queued=backend.load.queued(now()),
             waiting_kb=round(backend.load.waiting_kb, 1),
             requests=backend.requests + (before.requests if before else 0),
             failures=backend.failures + (before.failures if before else 0),
+            last_sign=math.floor(max(backend.last_byte, backend.last_progress) * SIGNS_PER_S) / SIGNS_PER_S,
+            waiting_told=backend.waiting_told,
+            verdict=backend.condition.verdict,
             draining=backend.draining,
             drained_at=backend.drained_at,
         )
@@ -96,7 +111,7 @@ class Sharing:
         alive = [self._boards.connections(other) != CLOSED for other in self._others]
         for backend in self._backends:
             key = _key(backend)
-            elsewhere = Elsewhere()
+            elsewhere, verdict = Elsewhere(), None
             before = self._before.get(key)
             if before is not None:
                 elsewhere.requests, elsewhere.failures = before.requests, before.failures
@@ -107,10 +122,15 @@ class Sharing:
                 elsewhere.failures += there.failures
                 if lives:
                     elsewhere.in_flight += there.in_flight
+                    elsewhere.queued += there.queued
                     elsewhere.waiting_kb += there.waiting_kb
+                    elsewhere.last_sign = max(elsewhere.last_sign, there.last_sign)
+                    backend.waiting_told = max(backend.waiting_told, there.waiting_told, key=itemgetter(1))
+                    verdict = verdict or there.verdict
                 if there.drained_at > backend.drained_at:
                     backend.drain(there.draining, at=there.drained_at)
             backend.elsewhere = elsewhere
+            backend.others_found(verdict)
 
     def tell_metrics(self) -> None:
         """Write the metrics, with what those counted that were here before."""

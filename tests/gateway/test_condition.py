@@ -59,6 +59,25 @@ def test_canary_brings_it_back() -> None:
         assert made.state == "healthy"
         assert not made.wants_canary(1000.0)
     assert not condition("unhealthy", failing=True).wants_canary(100.0)
+    # Who misses its polls would not answer a canary either.
+    assert not condition("busy", stuck=True).wants_canary(100.0)
+
+
+def test_verdict_of_others() -> None:
+    """What another worker has found holds until it is taken back; the graver of two counts; only the own is told."""
+    made = condition()
+    made.others = ("unhealthy", "it failed there")
+    assert (made.state, made.reason, made.verdict) == ("unhealthy", "it failed there", None)
+    assert made.is_doubtful
+    assert not made.wants_canary(100.0)
+    made.others = None
+    assert made.state == "healthy"
+    failing = condition(failing=True)
+    failing.others = ("stuck", "it hangs there")
+    assert (failing.state, failing.reason) == ("stuck", "it hangs there")
+    assert not failing.is_doubtful
+    assert failing.verdict is not None
+    assert failing.verdict[0] == "unhealthy"
 
 
 def test_return_from_being_down_asks_a_canary_at_once() -> None:

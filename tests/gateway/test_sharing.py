@@ -1,0 +1,113 @@
+"""What the workers on one port tell each other of their backends, without processes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.backends import Backends, now
+from gateway.boards import CLOSED, Boards
+from gateway.breaker import IN_A_ROW
+from gateway.load import Load
+from gateway.metrics import GatewayMetrics
+from gateway.sharing import Sharing
+from gateway.targets import parse_services
+from gateway.views import describe
+
+
+class Worker:
+    """One worker's part: its own backends and its side of the boards."""
+
+    def __init__(self, boards: Boards, number: int) -> None:
+        self.backends = Backends({})
+        for target in parse_services("one=http://127.0.0.1:1"):
+            self.backends.upsert(target)
+        (self.backend,) = self.backends
+        self.backend.observe("healthy")
+        self.sharing = Sharing(boards, number, self.backends, GatewayMetrics())
+        boards.set_connections(number, 0)
+
+
+@pytest.fixture
+def boards() -> Boards:
+    return Boards(3)
+
+
+@pytest.fixture
+def workers(boards: Boards) -> list[Worker]:
+    """Three, none of which has told anything."""
+    return [Worker(boards, number) for number in range(3)]
+
+
+def tick(workers: list[Worker]) -> None:
+    """All tell, all take."""
+    for worker in workers:
+        worker.sharing.tell()
+    for worker in workers:
+        worker.sharing.take()
+
+
+def fail(worker: Worker) -> None:
+    for _ in range(IN_A_ROW):
+        worker.backend.failed("http_503", "it answered 503. Try again.")
+
+
+def hang(worker: Worker) -> None:
+    worker.backend.be_stuck("it sent no byte")
+
+
+@pytest.mark.parametrize(
+    ("do", "state", "reason"),
+    [(fail, "unhealthy", "the last 5 requests failed: it answered 503"), (hang, "stuck", "it sent no byte")],
+)
+def test_what_one_has_found_holds_for_all(
+    workers: list[Worker], do: Callable[[Worker], None], state: str, reason: str
+) -> None:
+    """No other has to lose requests of its own; whose verdict it is asks the canary, and takes it back for all."""
+    first, *others = workers
+    changes: list[str] = []
+    for other in others:
+        other.backends.on_change(lambda other=other: changes.append(other.backend.state))  # type: ignore[misc]
+    do(first)
+    tick(workers)
+    for other in others:
+        assert other.backend.state == state
+        assert reason in str(other.backend.last_error)
+        assert not other.backend.wants_canary
+        assert not other.backend.ejections
+    assert changes == [state, state]
+    tick(workers)
+    assert changes == [state, state]
+    first.backend.canary_answered(None)
+    tick(workers)
+    assert [worker.backend.state for worker in workers] == ["healthy"] * 3
+
+
+def test_verdict_of_a_dead_worker_ends_with_it(boards: Boards, workers: list[Worker]) -> None:
+    """Nobody is left to take it back."""
+    hang(workers[0])
+    tick(workers)
+    boards.set_connections(0, CLOSED)
+    for worker in workers[1:]:
+        worker.sharing.take()
+        assert worker.backend.state == "healthy"
+
+
+def test_life_is_seen_by_all(workers: list[Worker]) -> None:
+    """A byte that one has got says that the backend works, whoever asks; never as later than it was."""
+    at = now()
+    workers[0].backend.last_byte = at
+    tick(workers)
+    for worker in workers[1:]:
+        assert at - 0.2 < worker.backend.last_sign <= at
+
+
+def test_all_tell_one_queue(workers: list[Worker]) -> None:
+    """Each counts those that wait at all; what the backend itself says, to whichever worker, goes before."""
+    for worker in workers:
+        worker.backend.load = Load()
+        worker.backend.load.enter(1.0, now(), shows=True)
+    tick(workers)
+    assert [describe(worker.backend)["queued"] for worker in workers] == [3, 3, 3]
+    workers[1].backend.waiting_told = (7, now())
+    tick(workers)
+    assert [describe(worker.backend)["queued"] for worker in workers] == [7, 7, 7]
