@@ -90,7 +90,7 @@ class Poller:
             try:
                 await polls.once()
                 polls.first.set()
-                too_long = await watch.look()
+                too_long = await watch.look(polls.misses)
                 if polls.backend.wants_canary:
                     polls.backend.canary_answered(await ask_canary(self._client, polls.backend))
             except Exception as error:

@@ -32,11 +32,11 @@ class Polls:
         self.backend = backend
         # Set once the backend has been asked.
         self.first = asyncio.Event()
-        # How many polls in a row found nobody there.
+        # How many polls in a row found nobody there, and how many found somebody that did not answer in time.
         self.absences = 0
+        self.misses = 0
         self._catalogue = catalogue
         self._timeout_s = timeout_s
-        self._misses = 0
         self._count = 0
         self._healthy_before = False
 
@@ -57,10 +57,10 @@ class Polls:
         except TimeoutError:
             self._missed()
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            self._misses = 0
+            self.misses = 0
             self._gone(f"no answer: {error or type(error).__name__}")
         else:
-            self._misses = self.absences = 0
+            self.misses = self.absences = 0
             backend.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
             if foreign:
                 self._take_foreign(response, models)
@@ -79,11 +79,11 @@ class Polls:
     def _missed(self) -> None:
         """No answer in time. A backend that works is given some more polls: its loop may be busy with the work."""
         backend = self.backend
-        self._misses += 1
+        self.misses += 1
         reason = f"no answer to /health within {self._timeout_s:g} s"
-        recent = time.perf_counter() - backend.last_byte < RECENT_S
+        recent = time.perf_counter() - backend.last_sign < RECENT_S
         working = backend.in_flight > 0 and backend.state in ("healthy", "busy")
-        if working and (recent or self._misses < MISSES_WHILE_BUSY):
+        if working and (recent or self.misses < MISSES_WHILE_BUSY):
             backend.observe("busy", reason)
         else:
             self._gone(reason)

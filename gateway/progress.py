@@ -4,6 +4,10 @@ An engine that hangs answers health polls and takes connections; what it was sen
 long prompt says nothing either, but its metrics move. Only a backend that has work, sends no byte, whose metrics stand
 still, for far longer than it was ever seen to need, is stuck. A backend whose metrics show no steps is judged only by
 what was learnt of it, and not at all while it generates an answer that comes as a whole.
+
+One that answers neither polls nor the question for its metrics may be busy too, its event loop held up by a large
+request. It is asked again at once, and if it stays mute for several times longer than its streams ever paused, the
+shortest silence that counts is not waited for.
 """
 
 import asyncio
@@ -14,11 +18,14 @@ import httpx2
 from gateway.ask import ask
 from gateway.backends import Backend
 from gateway.engine_metrics import Told, read
+from gateway.polls import MISSES_WHILE_BUSY
 
 # A backend is asked for its metrics when no byte has come for this share of the shortest silence that counts.
 LOOK_FROM = 0.1
 # How many times longer than expected a silence must be.
 PATIENCE = 8.0
+# The shortest silence of a mute backend that counts, in seconds.
+MUTE_S = 3.0
 NEVER = float("inf")
 NOTHING = Told(work=(), by_steps=False, waiting=None)
 
@@ -47,22 +54,26 @@ class ProgressWatch:
         # What its metrics said last, since it last sent a byte.
         self._work: tuple[str, ...] = ()
 
-    async def look(self) -> float:
+    async def look(self, misses: int) -> float:
         """Say whether the backend is stuck. One that has no work says nothing of it: a canary has to tell.
 
-        Returns the seconds after which it will have been silent for too long, if it stays so.
+        `misses` are the latest polls in a row that it did not answer in time. Returns the seconds after which it will
+        have been silent for too long, if it stays so.
         """
         backend, now = self._backend, self._clock()
+        self._lives(backend.last_sign)
         if not self._has_work():
             self._work_since = None
             return NEVER
         if self._work_since is None:
             self._work_since = now
-        self._lives(backend.last_sign)
-        if now - max(self._work_since, backend.last_byte) < self._floor_s * LOOK_FROM:
+        if 0 < misses < MISSES_WHILE_BUSY:
+            return 0.0
+        if not misses and now - max(self._work_since, backend.last_byte) < self._floor_s * LOOK_FROM:
             self._work = ()
             return self._floor_s
-        told = await self._told()
+        answer = await self._told()
+        mute, told = misses > 0 and answer is None, answer or NOTHING
         if told.work and told.work != self._work:
             # The first look only remembers.
             if self._work:
@@ -72,15 +83,16 @@ class ProgressWatch:
             return self._floor_s
         # It may have answered, or its clients may have gone, while it was asked.
         silent = self._clock() - max(self._work_since, backend.last_sign)
-        limit = self._limit(told, now)
+        limit = self._limit_of_mute(now) if mute else self._limit(told, now)
         if limit is None or not self._has_work():
             return NEVER
         if silent < limit:
             return limit - silent
         if not backend.condition.is_stuck:
             self._stuck_at = now
+        answers = "neither health polls nor /metrics, and" if mute else "health polls, but"
         also = " and no progress in its metrics" if told.work else ""
-        backend.be_stuck(f"it answers health polls, but sent no byte{also} for {silent:.3g} s with requests in flight")
+        backend.be_stuck(f"it answers {answers} sent no byte{also} for {silent:.3g} s with requests in flight")
         return NEVER
 
     def _has_work(self) -> bool:
@@ -101,13 +113,22 @@ class ProgressWatch:
             return None
         return max(self._floor_s, PATIENCE * (expected or 0.0))
 
-    async def _told(self) -> Told:
-        """What its metrics say now. Nothing where it has none, or does not answer."""
+    def _limit_of_mute(self, now: float) -> float | None:
+        """The same of one that answers no question either: only streams tell anything by their silence."""
+        backend, load = self._backend, self._backend.load
+        expected = load.expected_wait(now) if load.awaited else None
+        known = [seconds for seconds in (expected, backend.pauses.longest) if seconds is not None]
+        if not known or backend.in_flight <= len(load.generating):
+            return None
+        return max(min(MUTE_S, self._floor_s), PATIENCE * max(known))
+
+    async def _told(self) -> Told | None:
+        """What its metrics say now: nothing where it has none. None where it does not answer at all."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await ask(self._client, self._backend, "/metrics")
         except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL):
-            return NOTHING
+            return None
         told = read(answer.text) if answer.is_success else NOTHING
         if told.waiting is not None:
             self._backend.waiting_told = told.waiting, self._clock()

@@ -185,3 +185,58 @@ async def test_whole_answer_may_take_long_while_metrics_move(
     backend = await start_backend("only", counts="steps", ttft=2.5)
     gateway = await start_gateway(backend, first_byte_timeout=1.0, **FAST)
     assert (await gateway.chat("qwen")).status_code == 200
+
+
+async def test_silence_is_looked_at_when_it_becomes_too_long(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Not at the next poll, which here would be in five minutes: one look at a backend with work brings the next."""
+    hung, good = await start_backend("hung", counts="stalled"), await start_backend("good")
+    gateway = await start_gateway(hung, good, poll_interval=300, stuck_after=0.3)
+    hung.switches.hang = True
+    asked = await begin(gateway, hung, stream=True)
+    gateway.backend("hung").suspect()
+    await gateway.until(lambda: gateway.backend("hung").state == "stuck")
+    assert (await asyncio.wait_for(asked, HANG_S)).headers["x-served-by"] == "good"
+
+
+async def test_mute_backend_is_stuck_long_before_a_silent_one(
+    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither polls nor metrics are answered, streams stand still: a stopped process is not busy for STUCK_AFTER."""
+    monkeypatch.setattr("gateway.progress.MUTE_S", 0.3)
+    mute, good = await start_backend("mute", rate=100.0), await start_backend("good", rate=100.0)
+    gateway = await start_gateway(mute, good, poll_interval=0.05, poll_timeout=0.2, stuck_after=600)
+    await learn(gateway)
+    states = states_of(gateway, "mute")
+    mute.switches.hang_after = 1
+    asked = await begin(gateway, mute, stream=True)
+    mute.switches = dataclasses.replace(mute.switches, health="silent", counts="silent")
+    await gateway.until(lambda: "stuck" in states)
+    answer = await asyncio.wait_for(asked, HANG_S)
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert good.requests[-1].json["continue_final_message"]
+    # What it was asked stays unanswered: it is down.
+    await gateway.until(lambda: gateway.backend("mute").state == "unhealthy")
+    mute.switches = dataclasses.replace(mute.switches, hang_after=None, health="healthy", counts="no")
+    await gateway.until(lambda: gateway.backend("mute").state == "healthy")
+    await gateway.until(lambda: settled(gateway))
+
+
+async def test_mute_backend_with_whole_answers_is_busy(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Of answers that come as a whole nothing can be told: who reads a large request answers no polls meanwhile."""
+    busy, other = await start_backend("busy"), await start_backend("other")
+    gateway = await start_gateway(busy, other, poll_interval=0.05, poll_timeout=0.2, stuck_after=600)
+    await learn(gateway)
+    busy.switches.hang = True
+    asked = await begin(gateway, busy, stream=False)
+    states = states_of(gateway, "busy")
+    busy.switches = dataclasses.replace(busy.switches, health="silent", counts="silent")
+    # More questions without an answer than three polls and one look at the metrics.
+    polls = busy.polls
+    await gateway.until(lambda: busy.polls > polls + 8)
+    assert set(states) == {"healthy", "busy"}
+    asked.cancel()
+    await gateway.until(lambda: settled(gateway))

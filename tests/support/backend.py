@@ -190,6 +190,8 @@ class FakeBackend:
                 200,
                 {"object": "list", "data": [{"id": one, "owned_by": now.engine} for one in now.model.split("|")]},
             )
+        elif path == "/metrics" and now.counts == "silent":
+            await asyncio.Event().wait()
         elif path == "/metrics" and now.counts != "no":
             self.looks += 1
             grown = self.looks if now.counts == "steps" else 1

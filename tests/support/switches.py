@@ -47,7 +47,7 @@ class Switches:
     health: str = "healthy"
     progress: float = 0.5
     # What /metrics counts: no (404), steps (growing at each look), stalled (steps that do not grow), pieces (of a work
-    # that does not end); and how many requests it says are waiting.
+    # that does not end), silent (no answer at all); and how many requests it says are waiting.
     counts: str = "no"
     waiting: int = 0
     detail: str = "fetching"
