@@ -1,12 +1,14 @@
 """`python -m gateway`: serve the gateway with the settings of the environment."""
 
 import gc
+import signal
 
 import uvicorn
 
 from gateway.acceptor import WorkerServer
 from gateway.app import SERVER_OPTIONS, create
 from gateway.boards import CLOSED, Boards
+from gateway.hangup import bear_hangups
 from gateway.settings import GatewaySettings
 from gateway.workers import Workers
 from kit.server import listen, make, prepare, serve, server_config, take_all_files
@@ -15,6 +17,9 @@ from kit.server import listen, make, prepare, serve, server_config, take_all_fil
 def main() -> None:
     """Serve until SIGINT or SIGTERM, with as many processes as WORKERS says."""
     name, settings = prepare("gateway", GatewaySettings)
+    reloads = settings.services_file is not None
+    if reloads:
+        bear_hangups()
     # With several workers each makes its own; this one only finds out whether it can be made.
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
@@ -31,7 +36,8 @@ def main() -> None:
         app = make(name, lambda: create(settings, boards, worker))
         serve(WorkerServer(server_config(app, **SERVER_OPTIONS), boards, worker), listener)
 
-    Workers(settings.workers, work, lambda worker: boards.set_connections(worker, CLOSED)).run()
+    told_on = (signal.SIGHUP,) if reloads else ()
+    Workers(settings.workers, work, lambda worker: boards.set_connections(worker, CLOSED), told_on=told_on).run()
 
 
 if __name__ == "__main__":

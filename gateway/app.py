@@ -17,6 +17,7 @@ from gateway.discovery import Provider, StaticProvider
 from gateway.dns import DnsProvider
 from gateway.explain import create_explain_route
 from gateway.file_provider import FileProvider
+from gateway.hangup import on_hangup
 from gateway.health import Poller, Timing
 from gateway.memory import BodyMemory
 from gateway.metrics import BackendCollector, GatewayMetrics
@@ -95,6 +96,10 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        hangups = contextlib.ExitStack()
+        for provider in providers:
+            if isinstance(provider, FileProvider):
+                hangups.enter_context(on_hangup(provider.reload))
         await asyncio.gather(*(provider.begin(backends) for provider in providers))
         await poller.start()
         tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
@@ -102,7 +107,8 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
         if sharing is not None:
             tasks.append(asyncio.create_task(sharing.run(), name="sharing"))
         try:
-            yield {"plane": plane}
+            with hangups:
+                yield {"plane": plane}
         finally:
             await poller.stop()
             for task in tasks:

@@ -2,7 +2,8 @@
 
 The file is looked at again and again, by its name: so it does not matter whether it is written in place, replaced, or
 reached through links that are switched over, as Kubernetes does with a ConfigMap. It is read once it has stood still
-from one look to the next, so that half a file is not taken for a whole one. A file that cannot be used changes nothing.
+from one look to the next, so that half a file is not taken for a whole one; SIGHUP says that it is whole. A file that
+cannot be used changes nothing.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ class FileProvider:
         self._asked = asked
         self._make_dns = make_dns
         self._look_s = look_s
+        self._told = asyncio.Event()
         self._read = self._state()
         self._targets = self._checked(read_services(path))
         self._present: dict[str, Target] = {}
@@ -66,9 +68,9 @@ class FileProvider:
         seen = self._read
         try:
             while True:
-                await asyncio.sleep(self._look_s)
+                told = await self._told_within_a_while()
                 before, seen = seen, await asyncio.to_thread(self._state)
-                if seen != self._read and seen == before:
+                if told or (seen != self._read and seen == before):
                     self._read = seen
                     try:
                         await self._reload(sink)
@@ -77,6 +79,19 @@ class FileProvider:
         finally:
             for replicas in self._by_dns.values():
                 await replicas.stop()
+
+    def reload(self) -> None:
+        """Read the file now, without waiting for the next look. `run` does it."""
+        self._told.set()
+
+    async def _told_within_a_while(self) -> bool:
+        """Wait for the time of the next look, or until `reload` is called; whether it was."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._look_s):
+                await self._told.wait()
+        told = self._told.is_set()
+        self._told.clear()
+        return told
 
     def _state(self) -> State | None:
         """How the file looks from outside, or None where it is not there."""

@@ -30,7 +30,8 @@ class GatewaySettings(HttpSettings):
     services_file: Path | None = Field(
         None,
         description="a YAML file with more backends, or all of them where SERVICES is not set; it may change at any "
-        "time. It maps each name to url, kind, models (a list), weight, dns and optional, as in SERVICES",
+        "time, and SIGHUP has it read at once. It maps each name to url, kind, models (a list), weight, dns and "
+        "optional, as in SERVICES",
     )
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
     gateway_api_keys: SecretStr | None = Field(

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -19,17 +19,28 @@ SETTLED_S = 2.0
 # What ending takes longer than a worker's own grace.
 REAP_S = 5.0
 _STOP = (signal.SIGTERM, signal.SIGINT)
-_WATCHED = {*_STOP, signal.SIGCHLD}
 
 
 class Workers:
     """The parent's side. It has no event loop and no thread: what is forked must find nothing half done."""
 
-    def __init__(self, count: int, work: Callable[[int], None], died: Callable[[int], None]) -> None:
-        """`work` is called in each new process with the worker's number, `died` in the parent when it has ended."""
+    def __init__(
+        self,
+        count: int,
+        work: Callable[[int], None],
+        died: Callable[[int], None],
+        *,
+        told_on: Collection[signal.Signals] = (),
+    ) -> None:
+        """`work` is called in each new process with the worker's number, `died` in the parent when it has ended.
+
+        `told_on` are signals that are for the workers: the parent passes them on.
+        """
         self._count = count
         self._work = work
         self._died = died
+        self._told_on = frozenset(told_on)
+        self._watched = {*_STOP, signal.SIGCHLD, *told_on}
         self._workers: dict[int, int] = {}
         self._started = [0.0] * count
         # When those are started that must wait, by number.
@@ -40,7 +51,7 @@ class Workers:
 
         Exits with the code of a worker that finds that it cannot be configured at all.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
         for number in range(self._count):
             self._start(number)
         stop = self._watch()
@@ -65,7 +76,7 @@ class Workers:
         """The life of a worker. It never returns into what the parent was doing."""
         code = 1
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._watched)
             self._work(number)
             code = 0
         except SystemExit as ending:
@@ -86,9 +97,11 @@ class Workers:
                 del self._due[number]
                 self._start(number)
             wait = min(self._due.values(), default=now + 3600.0) - now
-            told = signal.sigtimedwait(_WATCHED, wait)
+            told = signal.sigtimedwait(self._watched, wait)
             if told is not None and told.si_signo in _STOP:
                 return told.si_signo
+            if told is not None and told.si_signo in self._told_on:
+                self._tell(signal.Signals(told.si_signo))
             for number, code in self._reap():
                 if code == EXIT_CONFIG:
                     return EXIT_CONFIG
@@ -117,7 +130,7 @@ class Workers:
         deadline = time.monotonic() + GRACEFUL_SHUTDOWN_S + REAP_S
         while self._workers:
             left = deadline - time.monotonic()
-            told = signal.sigtimedwait(_WATCHED, max(left, 0.0))
+            told = signal.sigtimedwait(self._watched, max(left, 0.0))
             if told is None or told.si_signo == signal.SIGINT:
                 self._tell(signal.SIGKILL)
             self._reap()

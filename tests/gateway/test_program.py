@@ -1,12 +1,15 @@
 """The gateway as a program, on its own event loop: start, serve, survive a killed service, stop."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.gateway.programs import ROOT, Programs, free_port
 from tests.gateway.running import HANG_S
@@ -47,6 +50,43 @@ def test_life_of_the_program(programs: Programs) -> None:
         assert http.post("/v1/embeddings", json={"input": "Hello world"}).status_code == 200
     gateway.send_signal(signal.SIGTERM)
     assert gateway.wait(HANG_S) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hangup_reads_the_services_file(programs: Programs, workers: int) -> None:
+    """SIGHUP brings a change of SERVICES_FILE at once, to every worker, and ends nobody."""
+    services = programs.folder / "services.yaml"
+    services.write_text("one: http://127.0.0.1:1\n")
+    port = free_port()
+    gateway = programs.start(
+        "gateway",
+        until="startup complete",
+        PORT=str(port),
+        WORKERS=str(workers),
+        SERVICES_FILE=str(services),
+        CATALOGUE=str(programs.folder / "models.yaml"),
+        POLL_INTERVAL="300",
+    )
+    services.write_text("one: http://127.0.0.1:1\ntwo: http://127.0.0.1:2\n")
+    deadline = time.monotonic() + HANG_S
+
+    def known() -> list[int]:
+        """How many services those workers know of that have eight connections opened at the same time."""
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=HANG_S))
+                for _ in range(8)
+            ]
+            return [client.get("/services").json()["total"] for client in clients]
+
+    gateway.send_signal(signal.SIGHUP)
+    while known() != [2] * 8:
+        assert time.monotonic() < deadline
+        # Again: one worker may not have been up yet.
+        gateway.send_signal(signal.SIGHUP)
+    assert gateway.poll() is None
+    gateway.send_signal(signal.SIGTERM)
+    assert gateway.wait(HANG_S) == -signal.SIGTERM
 
 
 def test_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
