@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     Samples = NDArray[np.float32]
 
+WINDOW_S = 30
+"""Whisper hears windows of so many seconds; a longer recording has several, which can be computed side by side."""
+
 Task = Literal["transcribe", "translate"]
 
 
@@ -71,6 +74,16 @@ class SpeechEngine(Protocol):
     device: str
     languages: Sequence[str]
     """The codes that `Options.language` may have; an English-only model has just `en` and cannot translate."""
+
+    most_together: int
+    """How many short recordings `together` takes; with 1 it is not called."""
+
+    def together(self, recordings: "Sequence[Samples]", options: Options) -> "list[list[Segment] | None]":
+        """Listen to recordings of up to WINDOW_S seconds at once, with coarse options. Blocks.
+
+        Gives the segments of each, whose times mean nothing, and None for one that should be heard by itself.
+        """
+        ...
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         """Listen to mono samples at 16 kHz, -1 to 1. Segments are computed as the iterator is read."""

@@ -1,12 +1,13 @@
-"""The queue before the engine: recordings are heard one after another in one thread, and never on the event loop."""
+"""The queue before the engine: one thread hears recordings in their order, short ones that wait together in one batch,
+and nothing of it happens on the event loop."""
 
 import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import structlog
@@ -14,76 +15,14 @@ import structlog
 from kit.errors import ApiError, Busy
 from kit.service import in_daemon_thread
 from services.transcription.audio import RATE, decode
-from services.transcription.engine import Info, Options, Segment, SpeechEngine
+from services.transcription.engine import WINDOW_S, Info, Options, SpeechEngine
+from services.transcription.hearing import End, Hearing, Job
 from services.transcription.metrics import SpeechMetrics
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class _End:
-    """The last event of a job; `error` is what went wrong."""
-
-    error: ApiError | None = None
-
-
-_Event = Info | Segment | _End
-
-
-@dataclass(eq=False)
-class _Job:
-    """One recording on its way. The worker thread owns `file` from the moment it takes the job, and closes it."""
-
-    file: BinaryIO
-    options: Options
-    loop: asyncio.AbstractEventLoop
-    events: "asyncio.Queue[_Event]" = field(default_factory=asyncio.Queue)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    arrived: float = field(default_factory=time.monotonic)
-
-    def tell(self, event: _Event) -> None:
-        """Hand an event to the waiting task, from the worker thread."""
-        self.loop.call_soon_threadsafe(self.events.put_nowait, event)
-
-
-class Hearing:
-    """One recording being heard. Read it inside `async with`; leaving that early gives the recording up."""
-
-    def __init__(self, jobs: "Jobs", job: _Job) -> None:
-        self._jobs = jobs
-        self._job = job
-
-    async def __aenter__(self) -> "Hearing":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """Give the recording up, or say that its answer has gone. Only the first call counts."""
-        if not self._job.cancelled.is_set():
-            self._job.cancelled.set()
-            self._jobs.left()
-
-    async def info(self) -> Info:
-        """Wait for the recording's turn; call this first and once.
-
-        Raises ApiError when the recording cannot be heard.
-        """
-        event = await self._next()
-        assert isinstance(event, Info)
-        return event
-
-    async def segments(self) -> AsyncIterator[Segment]:
-        """The segments, each as soon as it is heard. Raises ApiError when the engine fails on the way."""
-        while isinstance(event := await self._next(), Segment):
-            yield event
-
-    async def _next(self) -> _Event:
-        event = await self._job.events.get()
-        if isinstance(event, _End) and event.error is not None:
-            raise event.error
-        return event
+# ISO 639-3's code for it. Only answers without a language are heard in batches.
+UNKNOWN_LANGUAGE = "und"
 
 
 class Jobs:
@@ -103,7 +42,8 @@ class Jobs:
         self._in_flight = 0
         self._seconds_each = 5.0
         self._stopping = threading.Event()
-        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._backlog: deque[Job] = deque()
+        self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="transcription worker", daemon=True)
         self._thread.start()
 
@@ -128,9 +68,10 @@ class Jobs:
 
     def hear(self, file: BinaryIO, options: Options) -> Hearing:
         """Queue a recording that has entered. Its place is the Hearing's now; `file` the queue's, which closes it."""
-        job = _Job(file, options, asyncio.get_running_loop())
+        job = Job(file, options, asyncio.get_running_loop())
+        self._metrics.queued.inc()
         self._waiting.put(job)
-        return Hearing(self, job)
+        return Hearing(job, self.left)
 
     def left(self) -> None:
         """Give back a recording's place. Called once for each."""
@@ -150,34 +91,95 @@ class Jobs:
     # Everything below runs in the worker thread.
 
     def _run(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            with job.file:
-                end = self._work(job)
-            if not self._stopping.is_set():  # then the loop may be gone, and nobody waits
-                job.tell(end)
+        while (jobs := self._next()) is not None:
+            self._metrics.queued.dec(len(jobs))
+            ends = self._work_together(jobs) if len(jobs) > 1 else {}
+            for job in jobs:
+                with job.file:
+                    end = ends.get(job) or self._work(job)
+                if not self._stopping.is_set():  # then the loop may be gone, and nobody waits
+                    job.tell(end)
 
-    def _work(self, job: _Job) -> _End:
+    def _next(self) -> list[Job] | None:
+        """The recording whose turn it is, and those that can be heard in one batch with it; None at the end."""
+        while not self._backlog or not self._waiting.empty():
+            job = self._waiting.get()
+            if job is None:
+                for given_up in self._backlog:
+                    given_up.file.close()
+                return None
+            self._backlog.append(job)
+        first = self._backlog.popleft()
+        jobs = [first]
+        if not _can_share(first.options) or not any(job.options == first.options for job in self._backlog):
+            return jobs
+        if self.engine.most_together > 1 and self._is_short(first):
+            for job in tuple(self._backlog):
+                if len(jobs) < self.engine.most_together and job.options == first.options and self._is_short(job):
+                    self._backlog.remove(job)
+                    jobs.append(job)
+        return jobs
+
+    def _is_short(self, job: Job) -> bool:
+        """Whether the recording fits Whisper's window; decodes that much of it."""
+        if job.short is None and not job.by_itself:
+            try:
+                job.short = decode(job.file, min(WINDOW_S, self._max_seconds), lambda: self._gone(job))
+            except Exception as error:  # noqa: BLE001  # too long, or wrong in a way that is told when its turn comes
+                log.debug("heard by itself", reason=str(error))
+                job.by_itself = True
+        return job.short is not None and not self._gone(job)
+
+    def _work_together(self, jobs: list[Job]) -> dict[Job, End]:
+        """Hear short recordings in one batch. Those that it does not answer for are to be heard one by one."""
+        began = time.monotonic()
+        samples = [job.short for job in jobs if job.short is not None]
+        try:
+            heard = self.engine.together(samples, jobs[0].options)
+        except Exception as error:
+            log.error("a batch of recordings failed; each is heard by itself", recordings=len(jobs), exc_info=error)
+            return {}
+        took = (time.monotonic() - began) / len(jobs)
+        ends = {}
+        for job, own, segments in zip(jobs, samples, heard, strict=True):
+            if segments is None:
+                continue
+            self._metrics.waited.observe(began - job.arrived)
+            job.tell(Info(job.options.language or UNKNOWN_LANGUAGE, len(own) / RATE))
+            for segment in segments:
+                job.tell(segment)
+            ends[job] = self._finished(len(own) / RATE, took)
+        return ends
+
+    def _work(self, job: Job) -> End:
         if self._gone(job):
-            return _End()
+            return End()
         self._metrics.waited.observe(time.monotonic() - job.arrived)
         began = time.monotonic()
         try:
-            samples = decode(job.file, self._max_seconds, lambda: self._gone(job))
+            samples = decode(job.file, self._max_seconds, lambda: self._gone(job)) if job.short is None else job.short
             info, segments = self.engine.transcribe(samples, job.options)
             job.tell(info)
             for segment in segments:
                 if self._gone(job):
-                    return _End()
+                    return End()
                 job.tell(segment)
         except ApiError as error:
-            return _End(error)
+            return End(error)
         except Exception as error:
             log.error("transcription failed", exc_info=error)
-            return _End(ApiError("The engine failed on this recording; the server's log has the cause."))
-        took = time.monotonic() - began
-        self._metrics.heard(audio_s=len(samples) / RATE, took_s=took)
-        self._seconds_each += (took - self._seconds_each) / 4
-        return _End()
+            return End(ApiError("The engine failed on this recording; the server's log has the cause."))
+        return self._finished(len(samples) / RATE, time.monotonic() - began)
 
-    def _gone(self, job: _Job) -> bool:
+    def _finished(self, audio_s: float, took_s: float) -> End:
+        self._metrics.heard(audio_s=audio_s, took_s=took_s)
+        self._seconds_each += (took_s - self._seconds_each) / 4
+        return End()
+
+    def _gone(self, job: Job) -> bool:
         return job.cancelled.is_set() or self._stopping.is_set()
+
+
+def _can_share(options: Options) -> bool:
+    """Whether a batch may hear it: one prompt would be everyone's, and a temperature makes each hearing its own."""
+    return options.coarse and not options.prompt and not options.temperature

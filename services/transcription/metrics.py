@@ -14,6 +14,9 @@ class SpeechMetrics:
             "Recordings being uploaded, waiting or being heard.",
             registry=registry,
         )
+        self.queued = Gauge(
+            "transcription_recordings_queued", "Recordings uploaded whose turn has not come.", registry=registry
+        )
         self.waited = Histogram(
             "transcription_wait_seconds", "Seconds before a recording's turn.", registry=registry, buckets=BUCKETS
         )

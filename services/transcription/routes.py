@@ -18,7 +18,8 @@ from services.transcription import formats
 from services.transcription.audio import check
 from services.transcription.engine import Info, Options, Segment, Task
 from services.transcription.form import Wish, file_of, model_of, wish_of
-from services.transcription.jobs import Hearing, Jobs
+from services.transcription.hearing import Hearing
+from services.transcription.jobs import Jobs
 from services.transcription.settings import TranscriptionSettings
 
 # Uploads up to this size stay in memory; the rest waits on disk.

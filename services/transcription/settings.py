@@ -26,7 +26,8 @@ class TranscriptionSettings(ServiceSettings):
         8,
         ge=1,
         le=256,
-        description="windows of 30 s of one long recording computed at once for json and text, 1 for one",
+        description="windows of 30 s computed at once for json and text, of one long recording or of short ones that "
+        "wait together; 1 for one",
     )
     vad_filter: bool = Field(True, description="leave out what is not speech; a request may say vad_filter itself")
     max_queue: int = Field(

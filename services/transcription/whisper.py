@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.service import Report
+from services.transcription import together
 from services.transcription.audio import RATE
 from services.transcription.cutting import PART_S, moved, parts
-from services.transcription.engine import Info, Options, Segment, Word
+from services.transcription.engine import WINDOW_S, Info, Options, Segment, Word
 from services.transcription.settings import ComputeType
 
 if TYPE_CHECKING:
     from services.transcription.engine import Samples
 
-# Whisper hears windows of 30 s; only a recording of several has parts that can be computed side by side.
-WINDOW_S = 30
 # OpenAI's rule for temperature 0: raise it step by step where the answer looks wrong (see the API's reference).
 FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -89,7 +88,15 @@ class WhisperEngine:
         self._batch_size = batch_size
         self._part_s = part_s
         self.device = device
+        self.most_together = batch_size
         self.languages: Sequence[str] = tuple(model.supported_languages)
+
+    def together(self, recordings: "Sequence[Samples]", options: Options) -> list[list[Segment] | None]:
+        """See `SpeechEngine.together`."""
+        heard = together.hear(
+            self._batched, recordings, options, beam_size=self._beam_size, batch_size=self._batch_size
+        )
+        return [None if found is None else [_segment(segment) for segment in found] for found in heard]
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         """See `SpeechEngine.transcribe`."""

@@ -18,18 +18,31 @@ class FakeEngine:
 
     name = "fake"
     device = "cpu"
+    most_together = 3
 
     def __init__(self, languages: Sequence[str] = ("en", "de", "fr")) -> None:
         self.languages = languages
         self.asked: list[Options] = []
         self.said: list[str] = []
         self.breaks_at: int | None = None
+        self.batches: list[list[int]] = []
+        """The seconds of the recordings of each batch."""
+        self.batch_breaks = False
+        self.not_in_batches: int | None = None
+        """Recordings of so many seconds are not understood in a batch."""
         self.closed = False
         self.passes: threading.Semaphore | None = None
         """When set, each segment takes one pass."""
         self.gate = threading.Event()
         self.gate.set()
         self.hearing = threading.Event()
+
+    def together(self, recordings: "Sequence[Samples]", options: Options) -> "list[list[Segment] | None]":
+        lengths = [round(len(samples) / RATE) for samples in recordings]
+        self.batches.append(lengths)
+        if self.batch_breaks:
+            raise RuntimeError("out of memory, says the fake")
+        return [None if length == self.not_in_batches else list(self._segments(length)) for length in lengths]
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         self.asked.append(options)

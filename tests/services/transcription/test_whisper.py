@@ -138,6 +138,19 @@ def test_long_recording(engine: Any, coarse: bool) -> None:
     assert 39 < times[0] < times[-1] <= info.duration + 0.1
 
 
+def test_several_at_once(engine: Any) -> None:
+    """Recordings in one batch give each its own words, none for silence, with and without their language named."""
+    sentence = decode(io.BytesIO(FILE[1]), 60)
+    second = np.zeros(RATE, np.float32)
+    recordings = [sentence, second, np.concatenate([second, sentence / 2, second]), sentence[: len(sentence) // 2]]
+    for language in (None, "en"):
+        heard = engine.together(recordings, Options(language=language, coarse=True))
+        texts = [words("".join(segment.text for segment in segments)) for segments in heard]
+        assert texts[:3] == [SPOKEN, [], SPOKEN]
+        assert texts[3][:3] == SPOKEN[:3]
+        assert len(texts[3]) < len(SPOKEN)
+
+
 def test_missing_files(tmp_path: Path) -> None:
     """A folder without its tokenizer is named, instead of one being looked for on the internet."""
     (tmp_path / "model.bin").touch()
