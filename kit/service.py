@@ -6,6 +6,7 @@ routes to `create_service_app`. `/health`, `/gpu-stats`, `/v1/models` and `/metr
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +30,15 @@ from kit.loading import Loading
 from kit.metrics import HttpMetrics
 from kit.settings import SettingsError, keys_of
 
-__all__ = ["Engine", "ModelService", "Report", "ServiceSettings", "create_service_app", "in_daemon_thread"]
+__all__ = [
+    "Engine",
+    "ModelService",
+    "Report",
+    "ServiceSettings",
+    "create_service_app",
+    "end_process",
+    "in_daemon_thread",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -94,15 +103,24 @@ class ServiceSettings(HttpSettings):
         return KeyRing(keys_of(self.api_keys, "API_KEYS"), variable="API_KEYS")
 
 
+def end_process() -> None:
+    """Stop as after `docker stop`; what supervises the service starts it anew."""
+    signal.raise_signal(signal.SIGTERM)
+
+
 class ModelService(Generic[E]):
     """One model's life in this process: fetch, load, serve, close."""
 
-    def __init__(self, settings: ServiceSettings, entry: Entry, load_engine: LoadEngine[E]) -> None:
+    def __init__(
+        self, settings: ServiceSettings, entry: Entry, load_engine: LoadEngine[E], end: Callable[[], None] = end_process
+    ) -> None:
+        """`end` is called when the engine has died."""
         self.settings = settings
         self.entry = entry
         self.loading = Loading(entry.name)
         self.metrics = HttpMetrics(settings.service_name)
         self._load_engine = load_engine
+        self._end = end
         self._engine: E | None = None
         self._stop = threading.Event()
         self._started = time.monotonic()
@@ -119,6 +137,12 @@ class ModelService(Generic[E]):
     def loaded(self) -> E | None:
         """The engine, or None while there is none."""
         return self._engine
+
+    def died(self, reason: str) -> None:
+        """Say that the engine works no more, and end the process. From any thread, once."""
+        log.error("the engine is dead", model=self.entry.name, reason=reason)
+        self.loading.fail(f"{reason:.300}. The service ends so that it starts anew.")
+        self._end()
 
     def check_model(self, name: str | None) -> str:
         """Return the catalogue name for a request's `model`; no name means this model.

@@ -1,13 +1,12 @@
 """The embedding service's application: settings in, FastAPI out."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import FastAPI
 
 from kit.catalogue import Kind
-from kit.service import ModelService, Report, create_service_app, in_daemon_thread
+from kit.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
 from services.embedding import opening
 from services.embedding.batching import Batcher
 from services.embedding.choosing import BatchLimits
@@ -18,11 +17,6 @@ from services.embedding.settings import EmbeddingSettings
 
 # Opens the engine for the model in a folder. Blocks; called in a thread of its own.
 OpenEngine = Callable[[Path, Kind, EmbeddingSettings, Report], TextEngine]
-
-
-def end_process() -> None:
-    """Stop as after `docker stop`; what supervises the service starts it anew."""
-    signal.raise_signal(signal.SIGTERM)
 
 
 def create_app(
@@ -44,14 +38,10 @@ def create_app(
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
             metrics=batch_metrics,
-            on_death=died,
+            on_death=service.died,
         )
 
-    def died(reason: str) -> None:
-        service.loading.fail(reason)
-        end()
-
-    service = ModelService(settings, entry, load)
+    service = ModelService(settings, entry, load, end)
     batch_metrics = BatchMetrics(service.metrics.registry)
     app = create_service_app(service, title=f"Embeddings: {entry.name}")
     app.include_router(create_routes(service, settings))

@@ -178,8 +178,7 @@ class Batcher:
                 return
         self._failures += 1
         if self._failures == FAILURES_OF_THE_DEAD:
-            log.error("the engine is dead", failures=self._failures, reason=reason)
-            self._on_death(f"the engine fails on every batch: {reason:.300}. The service ends so that it starts anew.")
+            self._on_death(f"the engine fails on every batch: {reason}")
 
     def _deliver(self, jobs: list[Job]) -> None:
         def settle() -> None:

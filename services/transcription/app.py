@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from kit.service import ModelService, Report, create_service_app, in_daemon_thread
+from kit.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
 from services.transcription import whisper
 from services.transcription.engine import SpeechEngine
 from services.transcription.jobs import Jobs
@@ -30,8 +30,12 @@ def open_whisper(folder: Path, settings: TranscriptionSettings, report: Report) 
     )
 
 
-def create_app(settings: TranscriptionSettings, open_engine: OpenEngine = open_whisper) -> FastAPI:
-    """Make the application; the model loads once it runs.
+def create_app(
+    settings: TranscriptionSettings,
+    open_engine: OpenEngine = open_whisper,
+    end: Callable[[], None] = end_process,
+) -> FastAPI:
+    """Make the application; the model loads once it runs. `end` is called when the engine has died.
 
     Raises SettingsError when MODEL is not a transcription model of the catalogue.
     """
@@ -40,10 +44,14 @@ def create_app(settings: TranscriptionSettings, open_engine: OpenEngine = open_w
     async def load(folder: Path, report: Report) -> Jobs:
         engine = await in_daemon_thread(open_engine, folder, settings, report)
         return Jobs(
-            engine, max_queue=settings.max_queue, max_seconds=settings.max_audio_seconds, metrics=speech_metrics
+            engine,
+            max_queue=settings.max_queue,
+            max_seconds=settings.max_audio_seconds,
+            metrics=speech_metrics,
+            on_death=service.died,
         )
 
-    service = ModelService(settings, entry, load)
+    service = ModelService(settings, entry, load, end)
     speech_metrics = SpeechMetrics(service.metrics.registry)
     app = create_service_app(service, title=f"Transcription: {entry.name}")
     app.include_router(create_routes(service, settings))

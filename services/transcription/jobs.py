@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 # ISO 639-3's code for it. Only answers without a language are heard in batches.
 UNKNOWN_LANGUAGE = "und"
+# After so many failed recordings in a row, each followed by a second of silence failing too, the engine is dead: a CUDA
+# context that broke stays broken. A recording that the engine cannot hear ends nothing, however often it is sent.
+FAILURES_OF_THE_DEAD = 3
 
 
 class Jobs:
@@ -32,13 +35,24 @@ class Jobs:
     segment that is being heard.
     """
 
-    def __init__(self, engine: SpeechEngine, *, max_queue: int, max_seconds: int, metrics: SpeechMetrics) -> None:
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        *,
+        max_queue: int,
+        max_seconds: int,
+        metrics: SpeechMetrics,
+        on_death: Callable[[str], None],
+    ) -> None:
+        """Start the thread. `on_death` is called in it, with the reason, when the engine hears nothing any more."""
         self.engine = engine
         self.name = engine.name
         self.device = engine.device
         self._max_queue = max_queue
         self._max_seconds = max_seconds
         self._metrics = metrics
+        self._on_death = on_death
+        self._failures = 0
         self._in_flight = 0
         self._seconds_each = 5.0
         self._stopping = threading.Event()
@@ -168,13 +182,30 @@ class Jobs:
             return End(error)
         except Exception as error:
             log.error("transcription failed", exc_info=error)
+            self._after_failure()
             return End(ApiError("The engine failed on this recording; the server's log has the cause."))
         return self._finished(len(samples) / RATE, time.monotonic() - began)
 
     def _finished(self, audio_s: float, took_s: float) -> End:
+        self._failures = 0
         self._metrics.heard(audio_s=audio_s, took_s=took_s)
         self._seconds_each += (took_s - self._seconds_each) / 4
         return End()
+
+    def _after_failure(self) -> None:
+        """Find out whether it was the recording or the engine."""
+        import numpy as np
+
+        try:
+            options = Options(language=self.engine.languages[0], vad=False)
+            for _segment in self.engine.transcribe(np.zeros(RATE, np.float32), options)[1]:
+                pass
+        except Exception as error:  # noqa: BLE001  # told once it is certain; the recording's own has been logged
+            self._failures += 1
+            if self._failures == FAILURES_OF_THE_DEAD:
+                self._on_death(f"the engine fails on every recording: {error}")
+        else:
+            self._failures = 0
 
     def _gone(self, job: Job) -> bool:
         return job.cancelled.is_set() or self._stopping.is_set()

@@ -22,14 +22,19 @@ Start = Callable[..., contextlib.AbstractContextManager[httpx2.Client]]
 
 @contextlib.contextmanager
 def started(
-    folder: Path, engine: FakeEngine | None, *, open_engine: OpenEngine | None = None, **settings: Any
+    folder: Path,
+    engine: FakeEngine | None,
+    *,
+    open_engine: OpenEngine | None = None,
+    end: Callable[[], None] = lambda: None,
+    **settings: Any,
 ) -> Iterator[httpx2.Client]:
     catalogue = folder / "models.yaml"
     entry = {"kind": "transcription", "hf_repo": "org/tiny-whisper", "aliases": ["small"]}
     catalogue.write_text(json.dumps({"tiny": entry, "chat": {"kind": "llm", "hf_repo": "org/chat"}}))
     given = {"catalogue": catalogue, "model": "tiny", "model_dir": folder, **settings}
     app = create_app(
-        load_settings(TranscriptionSettings, **given), open_engine or (lambda *_: cast(SpeechEngine, engine))
+        load_settings(TranscriptionSettings, **given), open_engine or (lambda *_: cast(SpeechEngine, engine)), end
     )
     with serve(app) as (host, port), httpx2.Client(base_url=f"http://{host}:{port}", timeout=60) as client:
         wait_healthy(client)

@@ -98,6 +98,32 @@ def test_failure_in_a_stream(client: httpx2.Client, engine: FakeEngine) -> None:
     assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
 
 
+def test_a_dead_engine_ends_the_service(start: Start, engine: FakeEngine) -> None:
+    """When it hears nothing any more, not even silence, /health says failed and why, and the process is told to end."""
+    ended = threading.Event()
+    with start(engine, end=ended.set) as client:
+        engine.breaks_at = 0
+        for _ in range(3):
+            assert not ended.is_set()
+            assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 500
+        assert ended.wait(WAIT_S)
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert "out of memory" in health.json()["detail"]
+        assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 503
+
+
+def test_a_recording_that_fails_ends_nothing(start: Start, engine: FakeEngine) -> None:
+    """However often it is sent: the engine still hears other things."""
+    ended = threading.Event()
+    with start(engine, end=ended.set) as client:
+        engine.breaks_at = 1
+        for _ in range(5):
+            assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 500
+        assert not ended.is_set()
+        assert client.get("/health").status_code == 200
+
+
 def test_options(client: httpx2.Client, engine: FakeEngine) -> None:
     """What the form says reaches the engine; what it does not say has the service's defaults."""
     client.post("/v1/audio/transcriptions", files=FILE)
