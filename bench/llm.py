@@ -45,9 +45,9 @@ CONNECTIONS = 8
 class Size:
     """How much is measured: pairs of rounds, streams of one round, tokens of each; rounds of CPU and their seconds."""
 
-    pairs: int = 20
+    pairs: int = 48
     streams: int = 8
-    tokens: int = 24
+    tokens: int = 12
     cpu_rounds: int = 9
     cpu_seconds: float = 2.0
 

@@ -42,6 +42,9 @@ class Stub:
     device = "cpu"
     app: ASGIApp = staticmethod(answer)
 
+    async def interrupt(self) -> None:
+        """Nothing takes time."""
+
     async def aclose(self) -> None:
         """There is nothing to end."""
 

@@ -176,8 +176,16 @@ def install_error_handlers(app: FastAPI) -> None:
     """
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
+    install_http_error_handler(app)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
+
+
+def install_http_error_handler(app: FastAPI) -> None:
+    """Make the errors of Starlette itself leave in the envelope: no such route, a body that cannot be read.
+
+    For an application that brings its own handlers for everything else.
+    """
+    app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
 def respond(error: ApiError) -> Response:

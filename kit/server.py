@@ -15,6 +15,7 @@ from kit.app import HttpSettings
 from kit.logs import configure_logs
 from kit.settings import SettingsError, load_settings
 
+A = TypeVar("A", bound=ASGIApp)
 H = TypeVar("H", bound=HttpSettings)
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a supervisor should not try again
@@ -50,7 +51,7 @@ def prepare(name: str, settings_class: type[H]) -> tuple[str, H]:
     return name, settings
 
 
-def make(name: str, create: Callable[[], ASGIApp]) -> ASGIApp:
+def make(name: str, create: Callable[[], A]) -> A:
     """Make the application; exits with a message when it finds something wrong in its settings."""
     try:
         return create()

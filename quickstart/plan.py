@@ -78,6 +78,8 @@ def make_plan(catalogue: Catalogue, catalogue_path: Path, home: Path, *, vision:
             "REGISTRY_URL": registry.url,
             "MODEL_CACHE": str(home / "models"),
         }
+        if module == "services.llm":
+            environment["STOP_GRACE"] = "10"  # supervisord kills after 15 s
         return Program(name, module, port(number), environment | OFFLINE, model)
 
     wanted: list[tuple[str, str, int, Kind]] = [

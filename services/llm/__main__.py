@@ -1,8 +1,20 @@
 """`python -m services.llm`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
-from kit.server import run
+from kit.server import listen, make, prepare, serve, server_config, take_all_files
 from services.llm.app import create
 from services.llm.settings import LlmSettings
+from services.llm.stopping import InterruptingServer
+
+
+def main() -> None:
+    """Exits with 78 and one clear message on stderr when a setting is wrong or the port is taken."""
+    name, settings = prepare("llm", LlmSettings)
+    app = make(name, lambda: create(settings))
+    listener = listen(name, settings.host, settings.port)
+    take_all_files()
+    config = server_config(app, timeout_graceful_shutdown=settings.stop_grace)
+    serve(InterruptingServer(config, app.interrupt), listener)
+
 
 if __name__ == "__main__":
-    run("llm", LlmSettings, create)
+    main()

@@ -26,6 +26,10 @@ class LlmEngine(Protocol):
         """Answers everything but the service's own paths."""
         ...
 
+    async def interrupt(self) -> None:
+        """End every answer that is being generated with an error that its client reads."""
+        ...
+
     async def aclose(self) -> None:
         """End the engine; no thread or process of it is left."""
         ...
@@ -36,7 +40,7 @@ Service = ModelService[LlmEngine]
 OpenEngine = Callable[[Service, LlmSettings, Path, Report], Awaitable[LlmEngine]]
 
 
-def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> ASGIApp:
+def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> Dispatcher:
     """Make the application; the model loads once it runs. `open_engine` is chosen by the settings when it is None.
 
     Raises SettingsError when MODEL is no text or vision model of the catalogue, or ENGINE is not installed.
@@ -57,9 +61,14 @@ def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> ASGI
         refusal = service.loading.refusal()
         return refusal if refusal is not None else service.engine().app
 
+    async def interrupt() -> None:
+        if service.loaded is not None:
+            await service.loaded.interrupt()
+
     return Dispatcher(
         frame,
         backend,
+        interrupt=interrupt,
         browser=settings.browser_guard(),
         keys=settings.key_ring(),
         metrics=service.metrics,

@@ -3,7 +3,7 @@
 A loaded engine's requests pass nothing of ours but one function call that checks who asks: no router, no middleware.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,12 +24,14 @@ class Dispatcher:
         frame: ASGIApp,
         backend: Callable[[], ASGIApp | ApiError],
         *,
+        interrupt: Callable[[], Awaitable[None]],
         browser: BrowserGuard,
         keys: KeyRing,
         metrics: HttpMetrics,
         readable: Callable[[ASGIApp], ASGIApp],
     ) -> None:
-        """`readable` lets the pages that may call this service read what it is given."""
+        """`readable` lets the pages that may call this service read what it is given; `interrupt` ends all answers."""
+        self.interrupt = interrupt
         self._frame = frame
         self._backend = backend
         self._browser = browser

@@ -16,6 +16,7 @@ from services.llm.sampling import Sampler
 from services.llm.stop_strings import StopStrings
 
 FinishReason = Literal["stop", "length"]
+STOPPING = "the service stops, and the answer was not done in time"
 
 
 class Runner(Protocol):
@@ -92,6 +93,8 @@ class Generations:
         self._tools = tools
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[str, Job] = {}
+        # What ends each answer that is being generated with an error.
+        self._failing: dict[str, Callable[[str], None]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -110,8 +113,14 @@ class Generations:
         self._jobs[job.id] = job
         job.on_cancel(functools.partial(self._release, job.id))
 
+    def interrupt(self) -> None:
+        """End every answer with an error, because the service stops."""
+        for fail in list(self._failing.values()):
+            fail(STOPPING)
+
     def _release(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)
+        self._failing.pop(job_id, None)
 
     def generate_streaming(
         self,
@@ -141,7 +150,12 @@ class Generations:
     def _begin(self, job: Job, run: Run) -> None:
         if not job.cancelled:
             job.on_cancel(lambda: self.runner.cancel(run))
+            self._failing[job.id] = functools.partial(self._fail, run)
             self.runner.start(run)
+
+    def _fail(self, run: Run, reason: str) -> None:
+        self.runner.cancel(run)
+        run.ended(reason)
 
     def _room(self, prompt: int, options: Options) -> int:
         context = self.limits.context

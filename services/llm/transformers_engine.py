@@ -84,6 +84,10 @@ class TransformersEngine:
         strings: list[str] = self.loaded.tokenizer.convert_ids_to_tokens(tokens)
         return strings
 
+    async def interrupt(self) -> None:
+        """End every answer with an error that its client reads."""
+        self.generations.interrupt()
+
     async def aclose(self) -> None:
         """End the computing; what still runs fails."""
         await self.generations.runner.aclose()

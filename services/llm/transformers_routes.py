@@ -18,12 +18,13 @@ from kit.guard import KeyRing
 from kit.service import ModelService
 from services.llm import answers, requests
 from services.llm.event_stream import EventStream
-from services.llm.generation import Job
+from services.llm.generation import STOPPING, Job
 from services.llm.messages import read_messages
 from services.llm.options import flag
 from services.llm.prompt_ending import read_ending
 from services.llm.requests import Ability, Work
 from services.llm.settings import LlmSettings
+from services.llm.stopping import INTERRUPTED
 from services.llm.transformers_engine import Route, TransformersEngine
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,16 @@ class GenerationFailed(ApiError):
     """The engine failed in the middle of an answer."""
 
     code = "generation_failed"
+
+
+class ServiceStopping(ApiError):
+    """The service stops, and the answer took longer than it waits."""
+
+    status = 503
+    code = "service_stopping"
+
+    def __init__(self) -> None:
+        super().__init__(INTERRUPTED)
 
 
 def create_routes(service: ModelService[Any], settings: LlmSettings, engine: TransformersEngine) -> FastAPI:
@@ -143,7 +154,9 @@ async def _events(texts: Any) -> AsyncGenerator[dict[str, Any], None]:
                 yield event
 
 
-def _failed(job: Job) -> GenerationFailed:
+def _failed(job: Job) -> ApiError:
+    if job.error == STOPPING:
+        return ServiceStopping()
     log.error("an answer failed", id=job.id, reason=job.error)
     return GenerationFailed(f"The engine failed while answering: {job.error}. The service's log has more.")
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from kit.catalogue import Entry
 from kit.settings import SettingsError
+from services.llm.tool_parsers import tool_arguments
 from services.llm.vllm_media import CONNECTOR
 
 GIB = 1024**3
@@ -19,12 +20,11 @@ CPU_CACHE_SHARE = 0.15
 CPU_CACHE_GIB = (1, 16)
 # These are decided by the service; another value would make it unreachable or answer to other names.
 OURS = frozenset({"model", "model_tag", "served_model_name", "host", "port", "uds", "api_key", "headless", "grpc"})
+TOOL_ARGUMENTS = frozenset({"tool_call_parser", "enable_auto_tool_choice"})
 
 
 def environment_defaults() -> dict[str, str]:
     """What vLLM reads from the environment, where nobody has set it."""
-    low, high = CPU_CACHE_GIB
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return {
         # The engine runs in a process of its own; forking one that has threads is not safe.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -34,7 +34,6 @@ def environment_defaults() -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",  # the folder has everything, and the air gap has nobody to ask
-        "VLLM_CPU_KVCACHE_SPACE": str(int(min(max(memory_gib * CPU_CACHE_SHARE, low), high))),
     }
 
 
@@ -54,14 +53,17 @@ def command_line(folder: Path, entry: Entry, arguments: dict[str, Any], *, cpu: 
         raise SettingsError(f"ENGINE_ARGS may not hold {', '.join(taken)}: the service sets it.")
     if "allowed_media_domains" in arguments:
         raise SettingsError("allowed_media_domains is set by IMAGE_HOSTS, which looks at addresses and redirects too.")
-    # -1 lets vLLM take the model's whole context, or as much of it as memory allows.
+    # What is not here is left to vLLM, whose defaults suit a GPU of one's own: 0.92 of its memory, prompts in chunks,
+    # the chat template of the model or else of its kind. -1 is the model's whole context, or as much as memory allows.
     merged: dict[str, Any] = {
         "max_model_len": entry.context_length or -1,
         "enable_prefix_caching": True,
     }
     if cpu:
         # Compiling takes minutes on a CPU and gains little for the models that one would run there.
-        merged |= {"enforce_eager": True, "max_num_seqs": 16}
+        merged |= {"enforce_eager": True, "max_num_seqs": 16, "kv_cache_memory_bytes": _cpu_cache_bytes()}
+    if TOOL_ARGUMENTS.isdisjoint(arguments):  # whoever chooses one of them means both
+        merged |= tool_arguments(folder)
     merged |= arguments
     # Lists are of unknown length to the parser, so they stand last, away from each other and from the model.
     line = ["--model", str(folder)]
@@ -89,6 +91,12 @@ def parse(line: list[str]) -> Any:
     except (TypeError, ValueError) as error:
         raise SettingsError(f"ENGINE_ARGS or engine_args of models.yaml: {error}") from error
     return arguments
+
+
+def _cpu_cache_bytes() -> int:
+    low, high = CPU_CACHE_GIB
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(max(memory * CPU_CACHE_SHARE, low * GIB), high * GIB))
 
 
 def _argument(name: str, value: Any) -> list[str]:

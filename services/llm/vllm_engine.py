@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +21,23 @@ from prometheus_client import REGISTRY, Metric
 from starlette.types import ASGIApp
 
 from kit.catalogue import Entry
+from kit.errors import install_http_error_handler
 from kit.metrics import HttpMetrics
 from kit.service import Report, in_daemon_thread
 from services.llm import vllm_media
 from services.llm.image_source import ImageSource
+from services.llm.stopping import INTERRUPTED
 from services.llm.vllm_arguments import command_line, parse, prepare_environment
+from services.llm.vllm_failures import Causes, explain
 
 log = structlog.get_logger(__name__)
 
 STOP_S = 15.0
 WATCH_S = 1.0
+
+
+class StartFailed(RuntimeError):
+    """vLLM did not start; the message says why and what to change."""
 
 
 async def open_engine(
@@ -44,70 +52,65 @@ async def open_engine(
 ) -> "VllmEngine":
     """Start vLLM on the model in `folder`; takes from half a minute to several.
 
-    Raises SettingsError for a wrong argument, RuntimeError with what to change when the model does not fit. `on_death`
+    Raises SettingsError for a wrong argument, StartFailed with what to change when the model does not fit. `on_death`
     is called when the engine dies later, and the process is then asked to end, so that its supervisor starts a new one.
     """
     prepare_environment()
     level = logging.getLogger().level
-    report(0.05, "importing vLLM")
-    cpu, parsed = await in_daemon_thread(_prepare, folder, entry, arguments)
-    vllm_media.register(images)
-    report(0.2, "vLLM loads the model and measures memory")
-    client = await _start(parsed)
-    report(0.95, "starting vLLM's server")
-    engine = VllmEngine(client, images, "cpu" if cpu else "cuda", on_death)
-    try:
-        await engine.serve(parsed)
-    except BaseException:
-        await engine.aclose()
-        raise
-    finally:
-        _take_logs_back(level)
-    metrics.registry.register(_VllmMetrics())
-    return engine
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(images.aclose)
+        causes = Causes()
+        stack.callback(causes.close)
+        stack.push_async_callback(asyncio.to_thread, end_children)
+        report(0.05, "importing vLLM")
+        cpu, parsed = await in_daemon_thread(_prepare, folder, entry, arguments)
+        vllm_media.register(images)
+        report(0.2, "vLLM loads the model and measures memory")
+        try:
+            client = await _start(parsed)
+        except Exception as error:
+            raise StartFailed(explain(error, causes.first(), cpu=cpu)) from error
+        stack.push_async_callback(_shut_down, client)
+        report(0.95, "starting vLLM's server")
+        try:
+            app = await stack.enter_async_context(_application(client, parsed))
+        finally:
+            _take_logs_back(level)
+        metrics.registry.register(_VllmMetrics())
+        return VllmEngine(app, client, stack.pop_all(), "cpu" if cpu else "cuda", on_death)
 
 
 class VllmEngine:
-    """A running vLLM. `app` is vLLM's own application."""
+    """A running vLLM. `app` is vLLM's own application. Made on the event loop."""
 
-    def __init__(self, client: Any, images: ImageSource, device: str, on_death: Callable[[str], None]) -> None:
-        self.name = "vllm"
-        self.device = device
-        self.app: ASGIApp
-        self._client = client
-        self._images = images
-        self._on_death = on_death
-        self._stack = contextlib.AsyncExitStack()
-        self._watch: asyncio.Task[None] | None = None
+    name = "vllm"
 
-    async def serve(self, arguments: Any) -> None:
-        """Build vLLM's application on the running engine."""
-        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.app import build_app
-
-        tasks = await self._client.get_supported_tasks()
-        app = build_app(arguments, tasks, self._client.model_config)
-        await init_app_state(self._client, app.state, arguments, tasks)
-        # Its handlers tell the server to end when the engine has died, which we watch for ourselves.
-        app.state.server = SimpleNamespace(should_exit=False)
-        # Nobody else runs its lifespan, since it is not the application that the server was started with.
-        await self._stack.enter_async_context(app.router.lifespan_context(app))
+    def __init__(
+        self,
+        app: ASGIApp,
+        client: Any,
+        stack: contextlib.AsyncExitStack,
+        device: str,
+        on_death: Callable[[str], None],
+    ) -> None:
+        """`stack` ends the engine and everything that was made for it."""
         self.app = app
+        self.device = device
+        self._client = client
+        self._stack = stack
+        self._on_death = on_death
         self._watch = asyncio.create_task(self._watch_over(), name="watch vLLM")
+
+    async def interrupt(self) -> None:
+        """End every answer with an error that its client reads, as vLLM ends one that it has no room for."""
+        from vllm.exceptions import GracefulHTTPError
+
+        self._client.output_processor.propagate_error(GracefulHTTPError(INTERRUPTED, HTTPStatus.SERVICE_UNAVAILABLE))
 
     async def aclose(self) -> None:
         """Stop the engine and see to it that no process of it is left."""
-        if self._watch is not None:
-            self._watch.cancel()
-        try:
-            await self._stack.aclose()
-            handler = self._client.output_handler
-            if handler is not None:
-                handler.cancel()  # else it takes the engine's end for a failure, and says so at length
-            await asyncio.to_thread(self._client.shutdown, STOP_S)
-        finally:
-            await self._images.aclose()
-            await asyncio.to_thread(end_children)
+        self._watch.cancel()
+        await self._stack.aclose()
 
     async def _watch_over(self) -> None:
         while not self._client.errored:  # noqa: ASYNC110  # vLLM has no event for it, and looks in the same way itself
@@ -115,6 +118,29 @@ class VllmEngine:
         self._on_death("vLLM's engine died; the log has its last words. The service ends so that it is started anew.")
         log.error("vLLM's engine died, ending the service")
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.asynccontextmanager
+async def _application(client: Any, arguments: Any) -> AsyncIterator[ASGIApp]:
+    """vLLM's application on the running engine, with its lifespan, which nobody else runs: uvicorn runs ours."""
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await client.get_supported_tasks()
+    app = build_app(arguments, tasks, client.model_config)
+    install_http_error_handler(app)  # vLLM has handlers for FastAPI's errors and its own
+    app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already, without that handler
+    await init_app_state(client, app.state, arguments, tasks)
+    # Its handlers tell the server to end when the engine has died, which we watch for ourselves.
+    app.state.server = SimpleNamespace(should_exit=False)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+async def _shut_down(client: Any) -> None:
+    if client.output_handler is not None:
+        client.output_handler.cancel()  # else it takes the engine's end for a failure, and says so at length
+    await asyncio.to_thread(client.shutdown, STOP_S)
 
 
 def end_children() -> None:

@@ -41,14 +41,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
-    """SmolLM2, with the parser of tool calls that its catalogue entry names."""
+    """SmolLM2, with nothing chosen for it but the length of its context."""
     entry = {
         "kind": "llm",
         "hf_repo": "org/smollm2",
         "revision": "main",
         "aliases": ["small"],
         "context_length": 2048,
-        "engine_args": {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "max_logprobs": 5},
     }
     with healthy(VllmService(tmp_path_factory.mktemp("vllm-text"), entry, REGISTRY_URL=registry)) as service:
         yield service
@@ -56,9 +55,10 @@ def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Vl
 
 @pytest.fixture(scope="session")
 def vision(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
-    """The tiny LLaVA; at most two images of one MiB and a million pixels."""
+    """The tiny LLaVA; at most two images of one MiB and a million pixels, from this machine by its name."""
     entry = {"kind": "multimodal", "hf_repo": "org/llava", "revision": "main", "context_length": 2048}
     limits = {"MAX_IMAGES": "2", "MAX_IMAGE_MB": "1", "MAX_IMAGE_MEGAPIXELS": "1"}
+    limits |= {"IMAGE_HOSTS": "localhost", "IMAGE_NETWORKS": "127.0.0.0/8,::1/128"}
     folder = tmp_path_factory.mktemp("vllm-vision")
     with healthy(VllmService(folder, entry, REGISTRY_URL=registry, **limits)) as service:
         yield service

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 from tests.engines.vllm_service import VllmService
+from tests.services.llm.process import interrupted
 
 ENTRY = {"kind": "llm", "hf_repo": "org/tiny", "context_length": 2048}
 
@@ -26,6 +27,33 @@ def test_a_wrong_argument_is_told_by_its_name(tmp_path: Path, smollm2: Path) -> 
     try:
         assert "no-such-argument" in service.until("failed")["detail"]
         service.stop()
+        assert service.left_behind() == []
+    finally:
+        service.kill()
+
+
+def test_a_model_that_does_not_fit_is_told_with_what_to_change(tmp_path: Path, smollm2: Path) -> None:
+    """The cause is an error in a child of a child of the service."""
+    arguments = '{"kv_cache_memory_bytes": 20000000}'  # less than half of what 2,048 tokens need
+    service = VllmService(tmp_path, ENTRY, MODEL_DIR=str(smollm2), ENGINE_ARGS=arguments)
+    try:
+        detail = service.until("failed")["detail"]
+        assert "Out of memory: one request of max_model_len 2048 tokens needs 0.0" in detail
+        assert all(name in detail for name in ("max_model_len", "gpu_memory_utilization", "kv_cache_dtype"))
+        service.stop()
+        assert service.left_behind() == []
+    finally:
+        service.kill()
+
+
+def test_a_stream_that_takes_too_long_at_a_stop_ends_with_an_error(tmp_path: Path, smollm2: Path) -> None:
+    service = VllmService(tmp_path, ENTRY, MODEL_DIR=str(smollm2), STOP_GRACE="3")
+    try:
+        service.until("healthy")
+        event, last = interrupted(service, "/v1/chat/completions")
+        assert event["error"]["code"] == 503
+        assert "Send the request again" in event["error"]["message"]
+        assert last == "data: [DONE]"
         assert service.left_behind() == []
     finally:
         service.kill()

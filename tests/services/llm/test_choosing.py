@@ -57,6 +57,8 @@ def test_engine_arguments_become_vllms_own(arguments: dict[str, Any], expected: 
 
 def test_a_cpu_gets_defaults_that_start_soon_and_can_be_changed() -> None:
     assert "--enforce-eager" in command_line(Path("/m"), ENTRY, {}, cpu=True)
+    given = command_line(Path("/m"), ENTRY, {"kv_cache_memory_bytes": 7}, cpu=True)
+    assert [one for one in given if one.startswith("--kv-cache")] == ["--kv-cache-memory-bytes=7"]
     assert "--no-enforce-eager" in command_line(Path("/m"), ENTRY, {"enforce_eager": False}, cpu=True)
 
 
@@ -64,6 +66,17 @@ def test_a_cpu_gets_defaults_that_start_soon_and_can_be_changed() -> None:
 def test_arguments_that_the_service_decides_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         command_line(Path("/m"), ENTRY, {name: "x"}, cpu=False)
+
+
+def test_tool_calls_are_read_as_the_model_writes_them_unless_somebody_chose(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{% if tools %}[TOOL_CALLS]{% endif %}")
+    line = command_line(tmp_path, ENTRY, {}, cpu=False)
+    assert {"--tool-call-parser=mistral", "--enable-auto-tool-choice"} <= set(line)
+    line = command_line(tmp_path, ENTRY, {"tool_call_parser": "hermes"}, cpu=False)
+    assert "--tool-call-parser=hermes" in line
+    assert "--enable-auto-tool-choice" not in line
+    line = command_line(tmp_path, ENTRY, {"tool_call_parser": None}, cpu=False)
+    assert not [one for one in line if one.startswith("--tool")]
 
 
 def test_media_are_read_by_the_services_own_rules() -> None:

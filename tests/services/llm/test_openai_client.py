@@ -7,6 +7,8 @@ import httpx2
 import openai
 import pytest
 
+from tests.services.llm.typed import check_every_format
+
 pytestmark = pytest.mark.engines
 
 JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
@@ -129,6 +131,10 @@ def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
     assert events[0].type == "response.created"
     assert events[-1].type == "response.completed"
+
+
+def test_every_format_is_of_the_clients_types(raw: httpx2.Client) -> None:
+    check_every_format(raw)
 
 
 def test_a_response_that_was_cut_is_incomplete(client: openai.OpenAI) -> None:
