@@ -67,11 +67,11 @@ def gpu_stats() -> dict[str, Any]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return _unavailable(_why_no_nvml(error))
+        return _unavailable(_why(error, "NVML did not start"))
     try:
         gpus = [_read(device) for device in _visible()]
     except pynvml.NVMLError as error:
-        return _unavailable(f"NVML failed: {error}")
+        return _unavailable(_why(error, "NVML failed"))
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
@@ -86,7 +86,7 @@ def _unavailable(reason: str) -> dict[str, Any]:
     return {"available": False, "reason": reason, "gpus": []}
 
 
-def _why_no_nvml(error: pynvml.NVMLError) -> str:
+def _why(error: pynvml.NVMLError, else_said: str) -> str:
     known = {
         pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver (libnvidia-ml.so.1 is not there)",
         pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is installed but its kernel module is not loaded",
@@ -94,8 +94,12 @@ def _why_no_nvml(error: pynvml.NVMLError) -> str:
         pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
             "the NVIDIA driver was updated while running: its library and kernel module differ; reboot the machine"
         ),
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: (
+            "the NVIDIA driver is too old to be asked for its GPUs; install a newer one on the host (nvidia-smi shows "
+            "its version)"
+        ),
     }
-    return known.get(error.value, f"NVML did not start: {error}")
+    return known.get(error.value, f"{else_said}: {error}")
 
 
 def _why_none() -> str:

@@ -79,6 +79,7 @@ def test_body(monkeypatch: pytest.MonkeyPatch) -> None:
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "kernel module is not loaded"),
         (pynvml.NVML_ERROR_NO_PERMISSION, "no permission"),
         (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "reboot"),
+        (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, "too old"),
         (pynvml.NVML_ERROR_UNKNOWN, "NVML did not start: Unknown Error"),
         (pynvml.NVML_ERROR_TIMEOUT, "NVML did not start: Timeout"),
     ],
@@ -96,6 +97,13 @@ def test_nvml_that_breaks_later(three: Driver, monkeypatch: pytest.MonkeyPatch, 
     """What fails after the start is told as well, and NVML is shut down."""
     monkeypatch.setattr(pynvml, function, failing(pynvml.NVML_ERROR_UNKNOWN))
     assert gpu_stats() == {"available": False, "reason": "NVML failed: Unknown Error", "gpus": []}
+    assert three.open == 0
+
+
+def test_driver_too_old_to_count_its_gpus(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts, and lacks a function without which nothing can be told."""
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", failing(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND))
+    assert "too old" in gpu_stats()["reason"]
     assert three.open == 0
 
 
