@@ -7,13 +7,15 @@ The names are those of vLLM (vllm/v1/metrics/loggers.py), SGLang (srt/observabil
 from dataclasses import dataclass
 
 # What changes at every step of an engine that generates. A step of vLLM that only reads a part of a long prompt shows
-# in its KV cache alone, and llama.cpp counts tokens when a request is done but every call of its decoder.
+# in its KV cache alone; llama.cpp counts tokens when a request is done but every call of its decoder; our own service
+# with transformers has vLLM's names, and counts the layers that it computes.
 STEPS = frozenset({
     "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_sum",
     "vllm:kv_cache_usage_perc",
     "sglang:prompt_tokens_total", "sglang:generation_tokens_total", "sglang:realtime_tokens_total",
     "sglang:num_used_tokens", "sglang:token_usage", "sglang:gen_throughput",
     "llamacpp:n_decode_total",
+    "transformers_layers_total",
 })  # fmt: skip
 # What grows when a whole piece of work is done, which may take long.
 PIECES = frozenset({

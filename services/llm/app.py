@@ -104,6 +104,7 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
 async def open_transformers(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
     """Transformers' handlers on the model in `folder`."""
     from services.llm.generation import Generations, Limits
+    from services.llm.token_metrics import TokenMetrics
     from services.llm.transformers_engine import TokenizerTools, TransformersEngine, make_runner
     from services.llm.transformers_model import cache_tokens, load
     from services.llm.transformers_routes import create_routes
@@ -123,7 +124,10 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
         max_concurrent=settings.max_concurrent,
         max_queue=settings.max_queue,
     )
-    generations = Generations(runner, limits, ends=loaded.ends, tools=TokenizerTools(loaded))
+    metrics = TokenMetrics(service.metrics.registry, model=service.entry.name)
+    generations = Generations(runner, limits, ends=loaded.ends, tools=TokenizerTools(loaded), metrics=metrics)
+    metrics.watch_requests(lambda: generations.in_flight, places=limits.max_concurrent if batched else 1)
+    metrics.watch_layers(loaded.model)
     engine = TransformersEngine(loaded, service.entry.name, generations, settings.image_source(), batched=batched)
     engine.app = create_routes(service, settings, engine)
     return engine

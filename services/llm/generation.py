@@ -14,6 +14,7 @@ from kit.errors import Busy, InvalidRequest
 from services.llm.options import Options
 from services.llm.sampling import Sampler
 from services.llm.stop_strings import StopStrings
+from services.llm.token_metrics import TokenMetrics
 
 FinishReason = Literal["stop", "length"]
 STOPPING = "the service stops, and the answer was not done in time"
@@ -86,11 +87,14 @@ class Limits:
 class Generations:
     """All answers of one engine. Built on the event loop; the handlers call `generate_streaming` from a thread."""
 
-    def __init__(self, runner: Runner, limits: Limits, *, ends: Sequence[int], tools: "StreamTools") -> None:
+    def __init__(
+        self, runner: Runner, limits: Limits, *, ends: Sequence[int], tools: "StreamTools", metrics: TokenMetrics
+    ) -> None:
         self.limits = limits
         self.runner = runner
         self._ends = tuple(ends)
         self._tools = tools
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[str, Job] = {}
         # What ends each answer that is being generated with an error.
@@ -142,7 +146,8 @@ class Generations:
         decode = self._tools.decoder(response_parser is None)
         pieces = Pieces(job, gen_config, decode, response_parser, self._tools, ends)
         sampler = Sampler(job.options.sampling, prompt=prompt, ends=self._ends)
-        run = Run(job.id, inputs, sampler, max_tokens, ends, pieces.take, pieces.end)
+        tokens = self._metrics.follow(len(prompt), pieces.take)
+        run = Run(job.id, inputs, sampler, max_tokens, ends, tokens, pieces.end)
         pieces.stop_computing = lambda: self.runner.cancel(run)
         self._loop.call_soon_threadsafe(self._begin, job, run)
         return pieces.queue, pieces

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kit.errors import Busy, InvalidRequest
 from services.llm.generation import Generations, Job, Limits, Run
 from services.llm.options import Options
+from services.llm.token_metrics import TokenMetrics
 
 END = 0
 LIMITS = Limits(context=20, default_max_tokens=8, max_concurrent=1, max_queue=1)
@@ -49,7 +51,9 @@ class Letters:
 class Setup:
     def __init__(self, options: Options | None = None, prompt: int = 5) -> None:
         self.runner = StubRunner()
-        self.generations = Generations(self.runner, LIMITS, ends=[END], tools=Letters())
+        self.registry = CollectorRegistry()
+        metrics = TokenMetrics(self.registry, model="tiny")
+        self.generations = Generations(self.runner, LIMITS, ends=[END], tools=Letters(), metrics=metrics)
         self.job = Job("a", options or Options())
         self.config = SimpleNamespace(max_new_tokens=None)
         self.prompt = {"input_ids": [97] * prompt}

@@ -1,6 +1,7 @@
 """The transformers engine seen from the wire: disconnects, responsiveness, bad inputs, tokens."""
 
 import concurrent.futures
+import contextlib
 import json
 import threading
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from gateway.engine_metrics import Told, read
 from tests.services.llm.bad_requests import BAD_REQUESTS, CHAT, COMPLETION, RESPONSE, chat, encoded, wrong_envelope
 
 pytestmark = pytest.mark.engines
@@ -138,3 +140,33 @@ def test_requests_are_logged_and_counted_by_route(raw: httpx2.Client) -> None:
     answer = raw.post("/v1/chat/completions", json={"messages": JAPAN, "max_tokens": 1})
     assert answer.headers["x-request-id"]
     assert 'route="/v1/chat/completions"' in raw.get("/metrics").text
+
+
+def told(raw: httpx2.Client) -> Told:
+    """What the gateway reads of the service's progress."""
+    return read(raw.get("/metrics").text)
+
+
+def test_the_gateway_sees_that_a_prompt_is_read_before_there_is_a_token(raw: httpx2.Client) -> None:
+    """Else it would take the service for a stuck one while it reads a long prompt."""
+    tokens = next(line for line in told(raw).work if line.startswith("vllm:prompt_tokens_total"))
+    layers = next(line for line in told(raw).work if line.startswith("transformers_layers_total"))
+    pause = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(raw.post, COMPLETION, json={"prompt": "word " * 6000, "max_tokens": 1})
+        while layers in (work := told(raw).work):
+            assert not asked.done()
+            pause.wait(0.01)
+        assert tokens in work
+        assert asked.result().status_code == 200
+    assert tokens not in told(raw).work
+
+
+def test_the_gateway_sees_who_waits(raw: httpx2.Client) -> None:
+    """Four are answered at once here, the others wait."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(raw.stream("POST", CHAT, json={**LONG, "stream": True}))
+        assert told(raw).waiting == 3
+    wait_until_idle(raw)
+    assert told(raw).waiting == 0

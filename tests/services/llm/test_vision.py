@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kit.catalogue import Entry
 from quickstart.tiny_llava import make
@@ -17,6 +18,7 @@ from services.llm import requests
 from services.llm.generation import Generations, Limits, Run
 from services.llm.image_source import ImageSource, Places
 from services.llm.images import ImageLimits
+from services.llm.token_metrics import TokenMetrics
 from services.llm.transformers_engine import TokenizerTools, TransformersEngine
 from services.llm.transformers_model import load
 from tests.services.llm.serving import service
@@ -141,7 +143,8 @@ async def test_decoded_images_do_not_wait_with_their_request(folder: Path) -> No
     entry = Entry(name="tiny", kind="multimodal", hf_repo="org/tiny")
     loaded = load(folder, entry, {}, "cpu", 1, lambda *_: None)
     limits = Limits(context=2048, default_max_tokens=8, max_concurrent=1, max_queue=1)
-    generations = Generations(Idle(), limits, ends=loaded.ends, tools=TokenizerTools(loaded))
+    metrics = TokenMetrics(CollectorRegistry(), model="tiny")
+    generations = Generations(Idle(), limits, ends=loaded.ends, tools=TokenizerTools(loaded), metrics=metrics)
     images = ImageSource(ImageLimits(2, 1, 1), Places())
     engine = TransformersEngine(loaded, "tiny", generations, images, batched=False)
     work = requests.chat({"messages": question(picture((1, 2, 3)))}, engine.ability)
