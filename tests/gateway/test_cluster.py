@@ -168,12 +168,12 @@ async def test_load_spreads(start_backend: StartBackend, start_gateway: StartGat
 
 
 async def test_fastest_gets_the_most(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Of a fast and a slow backend the fast one gets nearly all of a sequence of requests."""
+    """Of a fast and a slow backend the fast one gets most of a sequence of requests."""
     slow, fast = await start_backend("slow", ttft=0.6), await start_backend("fast")
     gateway = await start_gateway(slow, fast)
     for _ in range(20):
         await gateway.chat("qwen")
-    assert len(fast.requests) >= 17
+    assert len(fast.requests) > len(slow.requests)
 
 
 async def test_models_list(start_backend: StartBackend, start_gateway: StartGateway) -> None:
