@@ -3,10 +3,8 @@
 import asyncio
 from enum import Enum
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from gateway.endpoints import Dialect
-from gateway.head import HeaderList
+from gateway.head import HeaderList, status_line
 from gateway.seam import Seam
 from gateway.sse import ERROR_MARK, EventHolder, cut_at_failure, error_event
 from gateway.transcript import Transcript
@@ -152,9 +150,9 @@ class Answer:
             self._transport.abort()
 
 
-def truth_of_choice(served_by: bytes, model: str, queue_s: float) -> bytes:
-    """Our own header lines about who answers with what. `served_by` is the line that the backend carries."""
-    return b"%bx-served-model: %b\r\nx-queue-ms: %.1f\r\n" % (served_by, model.encode(), queue_s * 1000)
+def truth_of_choice(served: bytes, queue_s: float) -> bytes:
+    """Our own header lines about the choice. `served` are those that the candidate carries."""
+    return b"%bx-queue-ms: %.1f\r\n" % (served, queue_s * 1000)
 
 
 def truth_of_request(served: bytes, attempts: int, request_id: str, cors: bytes) -> bytes:
@@ -197,8 +195,3 @@ def error_answer(error: ApiError, truth: bytes, common: HeaderList, *, keep_aliv
     lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
     lines.append(body)
     return b"".join(lines)
-
-
-def status_line(status: int) -> bytes:
-    """`HTTP/1.1 200 OK` and its line end."""
-    return STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status

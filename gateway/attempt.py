@@ -10,7 +10,7 @@ from gateway.upstream import Listener, UpstreamConnection
 
 
 class Attempt:
-    """Counts as in flight at its backend from the start and holds `connection` once there is one, until `release`."""
+    """Counts as in flight at its backend from `enter` on and holds `connection` once there is one, until `release`."""
 
     __slots__ = (
         "_connecting", "_pieces", "_suspect", "backend", "connection", "held", "idle_s", "pair", "pause_s", "resent",
@@ -37,9 +37,12 @@ class Attempt:
         self._pieces: Iterator[bytes] | None = None
         # Until it is released.
         self.held = True
+
+    def enter(self) -> None:
+        """Count it."""
         self.backend.in_flight += 1
         self.backend.requests += 1
-        if suspect:
+        if self._suspect:
             self.backend.suspects += 1
 
     def connect(

@@ -59,7 +59,6 @@ class Failover(ABC):
         # How long the choice took, in seconds; when the answer began, a monotonic time.
         self._queue_s = 0.0
         self.first_byte: float | None = None
-        exchange.plane.budget.requests += 1
 
     @abstractmethod
     def _send_to(self, choice: Choice, at: float) -> None:

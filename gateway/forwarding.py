@@ -34,6 +34,7 @@ class Forwarding(Failover):
 
     def _start(self) -> None:
         at = now()
+        self._plane.budget.requests += 1
         self.wants = self._body.wants()
         if self._plane.deaths.records:
             self._check_record(at)
@@ -43,10 +44,16 @@ class Forwarding(Failover):
         self._queue_s = sent - at
         self._send_to(choice, sent)
 
+    def take_over(self, attempt: Attempt, queue_s: float) -> None:
+        """Go on with a request that was sent already; `queue_s` is how long the choice took, in seconds."""
+        self.wants = self._body.wants()
+        self.attempt, self.attempts, self._queue_s = attempt, 1, queue_s
+
     def _send_to(self, choice: Choice, at: float) -> None:
         self.attempts += 1
         ticket = self._plane.router.sent(choice, self.wants, at)
         attempt = self.attempt = Attempt(choice.pair, ticket, at, suspect=self._digest is not None)
+        attempt.enter()
         self._client.deadline = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
         if connection is None:
@@ -131,7 +138,7 @@ class Forwarding(Failover):
             if well and self.wants.stream:
                 backend.ttft_s = at - attempt.sent
             self._begun(attempt, at)
-            served = truth_of_choice(backend.served_by, attempt.pair.offer.name, self._queue_s)
+            served = truth_of_choice(attempt.pair.served, self._queue_s)
             answer.begin(connection, data, self._exchange.truth(served))
         if connection.complete:
             attempt.complete(connection, f"http_{answer.status}")

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from kit.errors import ApiError, InvalidRequest
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -183,3 +185,8 @@ _ANSWER_DROPPED = frozenset({
 def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The lines of a backend's answer that go on to the client, each with its line end."""
     return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in _ANSWER_DROPPED])
+
+
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK` and its line end."""
+    return STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -38,6 +38,15 @@ class Ticket:
             pace.observe(self.ahead + self.work, now - self.at, now)
         load.let_go(self)
 
+    def answered(self, now: float) -> None:
+        """A whole answer has come at once, and well: `first_byte` and `ended` in one."""
+        load = self._load
+        pace = load.first if self.shows else load.whole
+        pace.observe(self.ahead + self.work, now - self.at, now)
+        load.let_go(self)
+        if not self.shows:
+            load.generating.discard(self)
+
     def ended(self) -> None:
         """It is no longer at the backend, for whatever reason."""
         self._load.let_go(self)

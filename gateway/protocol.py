@@ -14,7 +14,8 @@ from gateway.answer import CONTINUE
 from gateway.backends import Backend
 from gateway.bodies import JsonBody
 from gateway.endpoints import Endpoint
-from gateway.head import Head
+from gateway.head import Head, origin_form
+from gateway.plain import Plain, relay_plainly
 from gateway.plane import NEVER, KnownRequest
 from gateway.reading import RequestReader
 from gateway.relay import Exchange
@@ -31,6 +32,9 @@ LINGER_S = 2.0
 
 # What stands for a request so broken that there is no route.
 _BROKEN = Endpoint("malformed", ())
+
+# Requests that never become ASGI messages.
+RELAYED = (Exchange, Plain)
 
 now = time.perf_counter
 
@@ -59,12 +63,12 @@ class GatewayProtocol(RequestReader):
         self._closing = True
         running, gathering, waiting = self._running, self._gathering, list(self.pipeline)
         self.pipeline.clear()
-        if isinstance(self.cycle, Exchange):
-            self.cycle = None
         for cycle in (running, gathering, *(cycle for cycle, _ in waiting)):
-            if isinstance(cycle, Exchange):
+            if isinstance(cycle, RELAYED):
                 cycle.client_left()
-        if running is not None and not isinstance(running, Exchange):
+        if isinstance(self.cycle, RELAYED):
+            self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
+        if running is not None and not isinstance(running, RELAYED):
             running.disconnected = True
             running.message_event.set()
         super().connection_lost(exc)
@@ -72,21 +76,21 @@ class GatewayProtocol(RequestReader):
     def pause_writing(self) -> None:
         """The client reads too slowly."""
         self.full = True
-        if isinstance(self._running, Exchange):
+        if isinstance(self._running, RELAYED):
             self._running.client_full(True)
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.full = False
-        if isinstance(self._running, Exchange):
+        if isinstance(self._running, RELAYED):
             self._running.client_full(False)
         self.flow.resume_writing()
 
     def on_deadline(self) -> None:
         """Called by the plane's clock: nothing has moved for too long."""
         self.deadline = NEVER
-        if isinstance(self._running, Exchange) and self._running.gathered:
+        if isinstance(self._running, RELAYED) and self._running.gathered:
             self._running.on_deadline()
         elif self._closing or (not self._in_head and self._gathering is None):
             self.transport.close()
@@ -102,7 +106,7 @@ class GatewayProtocol(RequestReader):
 
     def on_stuck(self, backend: Backend) -> None:
         """A backend does nothing any more."""
-        if isinstance(self._running, Exchange):
+        if isinstance(self._running, RELAYED):
             self._running.on_stuck(backend)
 
     # What httptools calls, beyond what the reader does itself.
@@ -147,7 +151,7 @@ class GatewayProtocol(RequestReader):
         exchange = Exchange(self, self._plane, endpoint, target, head, http11=http11, keep_alive=keep_alive)
         exchange.body, exchange.refusal = body, refusal
         if refusal is None and keep_alive and head.repeats and endpoint.takes == "json":
-            self._learn = KnownRequest(endpoint, target, head)
+            self._learn = KnownRequest(endpoint, origin_form(target), head)
         if refusal is not None:
             # Its body is dropped, unless it is too long for that or has not been sent yet.
             self._closing = head.expects_continue or head.chunked or (head.length or 0) > MOST_DRAINED
@@ -157,6 +161,10 @@ class GatewayProtocol(RequestReader):
 
     def _begin_known(self, known: KnownRequest, data: bytes) -> None:
         """A whole request whose head has been read before, when nothing else is going on on this connection."""
+        plain = relay_plainly(self, self._plane, known, data)
+        if plain is not None:
+            self.cycle = self._running = plain  # type: ignore[assignment]  # as in _enqueue
+            return
         exchange = Exchange(self, self._plane, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
         exchange.body = JsonBody.whole(known.endpoint, data, known.head.session)
         exchange.gathered = True
@@ -224,6 +232,20 @@ class GatewayProtocol(RequestReader):
         else:
             self._linger()
 
+    def become(self, exchange: Exchange) -> None:
+        """The plain request that is being answered goes on as `exchange`."""
+        self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
+
+    def plain_done(self, now: float) -> None:
+        """The answer to a plain request is written."""
+        self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
+        if self.pipeline or self._in_head or self.flow.read_paused or self.transport.is_closing():
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._running = None
+        self.deadline = now + self._plane.limits.keep_alive_s
+
     def on_response_complete(self) -> None:
         """An answer, relayed or not, is out: start the next request in line."""
         self.server_state.total_requests += 1
@@ -245,12 +267,7 @@ class GatewayProtocol(RequestReader):
         exchange, self._gathering = self._gathering, None
         if exchange is None:
             running = self._running
-            if (
-                running is not None
-                and not isinstance(running, Exchange)
-                and running.more_body
-                and self.cycle is running
-            ):
+            if running is not None and not isinstance(running, RELAYED) and running.more_body and self.cycle is running:
                 # The body of a request that the application is reading: it never ends.
                 running.disconnected = True
                 running.message_event.set()

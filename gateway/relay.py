@@ -18,6 +18,7 @@ import time
 import structlog
 
 from gateway.answer import Answer, truth_of_request
+from gateway.attempt import Attempt
 from gateway.backends import Backend
 from gateway.bodies import Body
 from gateway.endpoints import Endpoint
@@ -95,6 +96,12 @@ class Exchange:
             return
         self._forwarding = Forwarding(self, self.body)
         self._forwarding.start()
+
+    def take_over(self, body: Body, attempt: Attempt, queue_s: float) -> Forwarding:
+        """Go on with a request that was sent already, as Forwarding.take_over; returns what the answer is to go to."""
+        self._forwarding = Forwarding(self, body)
+        self._forwarding.take_over(attempt, queue_s)
+        return self._forwarding
 
     def client_left(self) -> None:
         """The client's connection has ended: so does the backend's, at once, whatever the state."""

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from gateway.head import HeaderList, answer_headers
+from gateway.head import HeaderList, answer_headers, status_line
 from gateway.known_heads import KnownHeads
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
@@ -20,7 +20,7 @@ MAX_HEAD = 256 * 1024
 class KnownAnswer:
     """What the head of a backend's answer means."""
 
-    __slots__ = ("chunked", "forward", "is_stream", "keep", "status")
+    __slots__ = ("before_length", "chunked", "forward", "is_stream", "keep", "status")
 
     def __init__(self, status: int, forward: bytes, *, is_stream: bool, chunked: bool, keep: bool) -> None:
         self.status = status
@@ -29,6 +29,8 @@ class KnownAnswer:
         self.chunked = chunked
         # Whether the connection stays after an answer with a length.
         self.keep = keep
+        # How its head goes on to the client, up to the digits of a length.
+        self.before_length = b"%b%bcontent-length: " % (status_line(status), forward)
 
 
 class Listener(Protocol):
@@ -83,6 +85,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.forward = b""
         self.is_stream = False
         self.head_done = False
+        # What its head means, where that was known and the whole answer came with it.
+        self.known: KnownAnswer | None = None
         self.length: int | None = None
         self.chunked = False
         self.complete = False
@@ -208,6 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.length = length
             self.body.append(data[start:])
             self.complete = True
+            self.known = known
             self._keep = known.keep
         self.status = known.status
         self.forward = known.forward

@@ -54,6 +54,12 @@ class Candidate:
     instead_of: str | None = None
     # Whether it works and is too busy to answer polls.
     busy: bool = False
+    # Our header lines that tell of it.
+    served: bytes = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lines = b"%bx-served-model: %b\r\n" % (self.backend.served_by, self.offer.name.encode())
+        object.__setattr__(self, "served", lines)  # frozen
 
     def upstream_model(self, requested: str | None) -> str | None:
         """The name that must be written into the request for this backend, or None to leave the body as it is."""

@@ -1,0 +1,205 @@
+"""The plain case of a request, which nearly all are: relayed in two steps, for a fraction of what an exchange costs.
+
+A request is plain while nothing about it is unusual: its head was read before, it has come whole, no stream is asked
+for, the backend knows the model by the same name and has a connection open, and the answer, whose head was read before
+too, is a 200 that comes in one read. Whatever else happens turns it into an exchange (gateway.relay) in the state that
+it has reached: an answer in pieces or with another status, a backend that breaks off or is silent for too long, a
+client that leaves or reads slowly, the end of the server.
+"""
+
+import time
+from typing import Protocol
+
+from gateway.access_log import Line
+from gateway.attempt import Attempt
+from gateway.backends import Backend
+from gateway.bodies import JsonBody
+from gateway.forwarding import Forwarding
+from gateway.plane import Client, KnownRequest, Plane
+from gateway.relay import Exchange
+from gateway.routing import Candidate, Ticket
+from gateway.scan import scan_json
+from gateway.upstream import UpstreamConnection
+from kit.errors import ApiError
+from kit.middleware import request_id_from
+
+now = time.perf_counter
+
+
+class PlainClient(Client, Protocol):
+    """What a plain request needs of its client's connection beyond what an exchange does."""
+
+    def become(self, exchange: Exchange) -> None:
+        """What was plain goes on as `exchange`."""
+
+    def plain_done(self, now: float) -> None:
+        """The answer is written."""
+
+
+class Plain:
+    """One plain request. To its client's connection it looks like an exchange, to the backend's like a listener."""
+
+    __slots__ = (
+        "_began", "_client", "_connection", "_data", "_known", "_pair", "_plane", "_sent", "_ticket", "request_id",
+    )  # fmt: skip
+
+    # What uvicorn and the client's connection read of an exchange: it waits for its answer, from the start to the end.
+    response_complete = False
+    disconnected = False
+    gathered = True
+    expects_continue = False
+
+    def __init__(
+        self,
+        client: PlainClient,
+        plane: Plane,
+        known: KnownRequest,
+        data: bytes,
+        pair: Candidate,
+        ticket: Ticket,
+        connection: UpstreamConnection,
+        began: float,
+        sent: float,
+    ) -> None:
+        self._client = client
+        self._plane = plane
+        self._known = known
+        self._data = data
+        self._pair = pair
+        self._ticket = ticket
+        self._connection = connection
+        # When its head was there, and when it was sent on; monotonic times.
+        self._began = began
+        self._sent = sent
+        self.request_id = request_id_from(None)
+
+    # What the backend's connection calls.
+
+    def on_answer(self, connection: UpstreamConnection) -> None:
+        """Pass the answer on, count and log it: all that there is to do, where it is whole and well."""
+        known, client, plane, pair = connection.known, self._client, self._plane, self._pair
+        if known is None or known.is_stream or not connection.complete or client.full or plane.deaths.records:
+            self._become()[1].on_answer(connection)
+            return
+        at = now()
+        backend: Backend = pair.backend
+        backend.last_byte = at
+        body = connection.take_body()
+        client.transport.write(
+            b"%b%d\r\n%bx-queue-ms: %.1f\r\nx-attempts: 1\r\nx-request-id: %b\r\n\r\n%b" % (
+                known.before_length,
+                len(body),
+                pair.served,
+                (self._sent - self._began) * 1000,
+                self.request_id.encode(),
+                body,
+            )
+        )  # fmt: skip
+        connection.release()
+        self._ticket.answered(at)
+        backend.in_flight -= 1
+        backend.outcomes["http_200"] += 1
+        backend.succeeded()
+        path, seconds = self._known.endpoint.path, at - self._began
+        plane.metrics.relaying -= 1
+        plane.metrics.count(path, 200, seconds, None)
+        ms = round(seconds * 1000, 1)
+        plane.access_log.write(Line(path, 200, ms, client.address, self.request_id, 1, backend.name, pair.offer.name))
+        client.plain_done(at)
+
+    def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
+        """The connection broke before the answer was complete."""
+        self._become()[1].on_lost(connection, reason)
+
+    def on_room(self) -> None:
+        """All of it was written at once."""
+
+    # What the client's connection calls.
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client's connection stays open after this."""
+        return True
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        self._become()[0].keep_alive = value
+
+    def client_left(self) -> None:
+        """The client's connection has ended."""
+        self._become()[0].client_left()
+
+    def client_full(self, full: bool) -> None:
+        """The client reads more slowly than the backend writes, or has caught up."""
+        self._become()[0].client_full(full)
+
+    def on_deadline(self) -> None:
+        """The backend has been silent for too long."""
+        self._become()[0].on_deadline()
+
+    def on_stuck(self, backend: Backend) -> None:
+        """This backend does nothing any more."""
+        if backend is self._pair.backend:
+            self._become()[0].on_stuck(backend)
+
+    # What is not plain any more.
+
+    def _become(self) -> tuple[Exchange, Forwarding]:
+        """The exchange that it becomes, waiting for the answer that this one has waited for."""
+        known, plane, connection = self._known, self._plane, self._connection
+        plane.metrics.relaying -= 1  # the exchange counts itself
+        exchange = Exchange(self._client, plane, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
+        exchange.request_id, exchange.began = self.request_id, self._began
+        exchange.body = JsonBody.whole(known.endpoint, self._data, known.head.session)
+        exchange.gathered = True
+        attempt = Attempt(self._pair, self._ticket, self._sent)
+        attempt.connection = connection
+        forwarding = exchange.take_over(exchange.body, attempt, self._sent - self._began)
+        if connection.listener is self:  # not where it has just ended
+            connection.listener = forwarding
+        self._client.become(exchange)
+        return exchange, forwarding
+
+
+def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: bytes) -> Plain | None:
+    """Send a request with the body `data` to its backend, if it is plain. If not, nothing has been done."""
+    began = now()
+    try:
+        wants = scan_json(data, known.endpoint, known.head.session)
+        if wants.stream or known.head.origin or client.full or plane.deaths.records:
+            return None
+        choice = plane.router.choose(wants, began)
+    except ApiError:
+        # Found again where it is answered with.
+        return None
+    if choice is None:
+        return None
+    pair = choice.pair
+    if wants.model not in pair.offer.verbatim:
+        return None
+    backend = pair.backend
+    connection = backend.pool.take()
+    if connection is None:
+        return None
+    # From here on it is at its backend, and nothing that follows may fail.
+    sent = now()
+    ticket = plane.router.sent(choice, wants, sent)
+    backend.in_flight += 1
+    backend.requests += 1
+    plane.metrics.relaying += 1
+    plane.budget.requests += 1
+    client.deadline = sent + plane.limits.first_byte_floor_s
+    plain = Plain(client, plane, known, data, pair, ticket, connection, began, sent)
+    connection.begin(
+        plain,
+        b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+            backend.before_target,
+            known.target,
+            backend.after_target,
+            known.head.forward,
+            plain.request_id.encode(),
+            len(data),
+            data,
+        ),
+    )  # fmt: skip
+    return plain
