@@ -54,7 +54,7 @@ class AccessLog:
         self._held: list[tuple[float, Line]] = []
         # Lines that could not be written, since the start.
         self.lost = 0
-        self._encode: Callable[[Line], bytes] = msgspec.json.Encoder().encode if as_json else _as_text
+        self._encode: Callable[[list[Line]], bytes] = msgspec.json.Encoder().encode_lines if as_json else _as_text
         # The present second, and how it is written.
         self._second = -1
         self._written = ""
@@ -78,38 +78,39 @@ class AccessLog:
         if self._held:
             held, self._held = self._held, []
             stream = self._stream or sys.stderr
-            for lines in _together([self._encoded(at, line) for at, line in held]):
+            for lines in _together(self._encode([self._completed(at, line) for at, line in held])):
                 try:
-                    stream.write(b"\n".join(lines).decode() + "\n")
+                    stream.write(lines.decode())
                     stream.flush()
                 except (OSError, ValueError):  # ValueError: the stream is closed
-                    self.lost += len(lines)
+                    self.lost += lines.count(b"\n")
 
-    def _encoded(self, at: float, line: Line) -> bytes:
+    def _completed(self, at: float, line: Line) -> Line:
         second = int(at)
         if second != self._second:
             self._second = second
             self._written = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         line.service = self._service
         line.timestamp = "%s.%06dZ" % (self._written, (at - second) * 1e6)  # noqa: UP031  # the fastest by far
-        return self._encode(line)
+        return line
 
 
-def _together(lines: list[bytes]) -> Iterator[list[bytes]]:
+def _together(lines: bytes) -> Iterator[bytes]:
     """The lines in groups that a pipe takes whole, so that those of several workers never mix (pipe(7), PIPE_BUF)."""
-    group: list[bytes] = []
-    size = 0
-    for line in lines:
-        size += len(line) + 1
-        if group and size > PIPE_BUF:
-            yield group
-            group, size = [], len(line) + 1
-        group.append(line)
-    yield group
+    begin = 0
+    while begin < len(lines):
+        # Up to the last end of a line within reach, or, where one line is longer, to its own.
+        end = lines.rfind(b"\n", begin, begin + PIPE_BUF) + 1 or lines.index(b"\n", begin) + 1
+        yield lines[begin:end]
+        begin = end
 
 
-def _as_text(line: Line) -> bytes:
-    """The line as structlog's console renderer writes it, without colours."""
+def _as_text(lines: list[Line]) -> bytes:
+    """The lines as structlog's console renderer writes them, without colours."""
+    return b"".join([_line_as_text(line) for line in lines])
+
+
+def _line_as_text(line: Line) -> bytes:
     fields = msgspec.to_builtins(line)
     told = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _IN_FRONT)
-    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {told}".encode()
+    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {told}\n".encode()

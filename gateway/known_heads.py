@@ -14,6 +14,7 @@ LONGEST = 4096
 MOST = 512
 # More digits are no length that anybody takes.
 _MOST_DIGITS = 12
+_BEHIND_DIGITS = _MOST_DIGITS + 1
 _NAMES = (b"ontent-Length: ", b"ontent-length: ")
 _NAME = len(_NAMES[0])
 
@@ -21,7 +22,7 @@ _NAME = len(_NAMES[0])
 class KnownHeads(Generic[T]):
     """What heads mean, by their bytes."""
 
-    __slots__ = ("_after", "_before", "_known", "_last")
+    __slots__ = ("_after", "_after_length", "_before", "_begin", "_known", "_last")
 
     def __init__(self) -> None:
         self._known: dict[bytes, T] = {}
@@ -29,6 +30,8 @@ class KnownHeads(Generic[T]):
         self._before = b"\0"
         self._after = b""
         self._last: T | None = None
+        # Where its digits begin, and how much follows them.
+        self._begin = self._after_length = 0
 
     def find(self, data: bytes) -> tuple[T, int, int] | None:
         """What the head means that `data` begins with, its Content-Length (-1: none) and where the body begins.
@@ -37,12 +40,12 @@ class KnownHeads(Generic[T]):
         """
         last = self._last
         if last is not None and data.startswith(self._before):
-            begin = len(self._before)
-            stop = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
+            begin = self._begin
+            stop = data.find(b"\r", begin, begin + _BEHIND_DIGITS)
             if data.startswith(self._after, stop):
                 digits = data[begin:stop]
                 if digits.isdigit():
-                    return last, int(digits), stop + len(self._after)
+                    return last, int(digits), stop + self._after_length
         end = data.find(b"\r\n\r\n")
         if end < 0:
             return None
@@ -63,6 +66,7 @@ class KnownHeads(Generic[T]):
         if not digits.isdigit() or stop - at > _MOST_DIGITS:
             return None
         self._before, self._after, self._last = data[:at], data[stop : end + 4], value
+        self._begin, self._after_length = at, end + 4 - stop
         return value, int(digits), end + 4
 
     def learn(self, data: bytes, value: T, length: int | None) -> None:

@@ -79,14 +79,15 @@ class Load:
 
     def enter(self, kb: float, now: float, *, shows: bool) -> Ticket:
         """A request with `kb` that it has not read before is on its way."""
-        self.waiting(now)
+        if self._unseen:
+            self.waiting(now)
         ticket = Ticket(self, now, kb + EACH_KB, shows)
         if shows:
             self._shown[ticket] = None
         else:
             self.generating.add(ticket)
-            ahead = self.waiting_kb + ticket.work
-            ticket.until = now + (self.first.expected(ahead, now) if self.first.known else UNKNOWN_S)
+            first = self.first
+            ticket.until = now + (first.expected(ticket.ahead + ticket.work, now) if first.known else UNKNOWN_S)
             self._unseen.append(ticket)
         self.waiting_kb += ticket.work
         return ticket
@@ -95,15 +96,21 @@ class Load:
         """The request waits for its first token no longer."""
         if ticket.waits:
             ticket.waits = False
-            self._shown.pop(ticket, None)
+            if ticket.shows:
+                self._shown.pop(ticket, None)
             # Sums of floats drift: nobody waiting is nothing waiting.
             self.waiting_kb = self.waiting_kb - ticket.work if self._shown or self._unseen else 0.0
 
     def waiting(self, now: float) -> float:
         """The work that waits for its first token, in KB."""
         unseen = self._unseen
-        while unseen and (not unseen[0].waits or unseen[0].until <= now):
-            self.let_go(unseen.popleft())
+        while unseen:
+            first = unseen[0]
+            if first.waits and first.until > now:
+                break
+            unseen.popleft()
+            if first.waits:
+                self.let_go(first)
         return self.waiting_kb
 
     def slowed(self, now: float) -> float:

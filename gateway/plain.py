@@ -103,7 +103,7 @@ class Plain:
         path, seconds = self._known.endpoint.path, at - self._began
         plane.metrics.relaying -= 1
         plane.metrics.count(path, 200, seconds, None)
-        ms = round(seconds * 1000, 1)
+        ms = int(seconds * 10_000.0 + 0.5) / 10.0  # several times as fast as round
         plane.access_log.write(Line(path, 200, ms, client.address, self.request_id, 1, backend.name, pair.offer.name))
         client.plain_done(at)
 

@@ -78,7 +78,7 @@ def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> Wants:
         session = bytes(memoryview(named)) if named and named not in _NOBODY else b""
     # In the order in which chat templates put them together.
     parts = (top.tools, top.system, top.instructions, top.messages, top.input, top.prompt)
-    return Wants(endpoint, model, images, stream, len(body), tuple([one for one in parts if one]), session)
+    return Wants(endpoint, model, images, stream, len(body), tuple(filter(None, parts)), session)
 
 
 def has_images(messages: msgspec.Raw) -> bool:

@@ -145,7 +145,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.listener = None
         keep = self._keep and whole_request_sent and not self.full and not self.transport.is_closing()
         if keep:
-            self.resume()
+            if self.paused:
+                self.resume()
             self._reset()
             self.reused = True
             self._pool.put(self)

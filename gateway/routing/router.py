@@ -144,8 +144,10 @@ class Router:
         """The request goes where `choice` says. Tell the ticket when its first byte comes, and when it has ended."""
         backend = choice.pair.backend
         load = backend.load
-        self._turn = max(load.turn, self._turn)
-        load.turn = self._turn + 1.0 / (backend.target.weight * backend.warmth(now))
+        turn = self._turn
+        if load.turn > turn:
+            turn = self._turn = load.turn
+        load.turn = turn + 1.0 / (backend.target.weight * backend.condition.warmth(now))
         if choice.pair.instead_of is not None:
             self.fallen_back[choice.pair.instead_of, choice.pair.offer.name] += 1
         if choice.hashes:
