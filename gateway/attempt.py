@@ -1,10 +1,11 @@
 """One try of a request at one backend: its place there, its connection, the writing of the request."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 
 from gateway.backends import Backend
-from gateway.deadlines import WORKING_S, first_byte_s
+from gateway.deadlines import WORKING_S, first_byte_s, held_up
 from gateway.routing import Candidate, Ticket, Wants
 from gateway.upstream import Listener, UpstreamConnection
 
@@ -52,12 +53,21 @@ class Attempt:
         self._connecting = asyncio.get_running_loop().create_task(self._open(limit_s, opened, failed))
 
     async def _open(
-        self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
+        self,
+        limit_s: float,
+        opened: Callable[[UpstreamConnection], None],
+        failed: Callable[[Exception], None],
+        *,
+        again: bool = False,
     ) -> None:
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(limit_s):
                 connection = await self.backend.pool.connect()
         except (OSError, UnicodeError) as error:
+            if not again and isinstance(error, TimeoutError) and held_up(time.perf_counter() - began, limit_s):
+                await self._open(limit_s, opened, failed, again=True)
+                return
             self._connecting = None
             failed(error)
         else:

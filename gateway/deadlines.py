@@ -13,6 +13,9 @@ NEXT_FACTOR = 8.0
 WORKING_FACTOR = 4.0
 # How recently it must have sent something to count as working, in seconds.
 WORKING_S = 5.0
+# A deadline that is noticed so many seconds too late says nothing of the backend: it was this process that was held up,
+# and has not read yet what came meanwhile. It is given time once more; once, or a busy process would bear anything.
+LATE_S = 0.5
 # How fast the longest pause is forgotten: in so many streams it falls to 1/e.
 FORGET_STREAMS = 50.0
 
@@ -30,6 +33,11 @@ def first_byte_s(expected: float | None, floor: float, cap: float, *, working: b
 def next_byte_s(pause: float | None, floor: float, cap: float) -> float:
     """The silence that is allowed in a stream, where `pause` is the longest that its backend's streams had."""
     return cap if pause is None else min(max(pause * NEXT_FACTOR, floor), cap)
+
+
+def held_up(waited_s: float, limit_s: float) -> bool:
+    """Whether this process came so late to the end of a limit that it cannot tell whether the limit was kept."""
+    return waited_s > limit_s + LATE_S
 
 
 class Pauses:

@@ -12,6 +12,7 @@ import httpx2
 
 from gateway.ask import ask
 from gateway.backends import Backend, Offer, now_iso, offer_of_entry, offer_of_id
+from gateway.deadlines import held_up
 from kit.catalogue import Catalogue
 
 # A backend that works may miss this many polls in a row before it counts as down.
@@ -40,8 +41,8 @@ class Polls:
         self._count = 0
         self._healthy_before = False
 
-    async def once(self) -> None:
-        """Ask, and tell the backend's record what came back."""
+    async def once(self, *, again: bool = False) -> None:
+        """Ask, and tell the backend's record what came back. `again` where the first time was none: see `held_up`."""
         backend = self.backend
         if backend.target.is_nowhere:
             self.absences += 1
@@ -55,6 +56,9 @@ class Polls:
                 foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
                 models = await self._models(response) if foreign else None
         except TimeoutError:
+            if not again and held_up(time.perf_counter() - began, self._timeout_s):
+                await self.once(again=True)
+                return
             self._missed()
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             self.misses = 0
