@@ -91,7 +91,7 @@ class GatewaySettings(HttpSettings):
         20.0,
         gt=0,
         description="seconds without a byte or a token of its own counters, at the least, after which a backend with "
-        "work counts as stuck; one that was seen to need longer gets longer",
+        "work counts as stuck; one that was seen to need longer gets longer, one that answers no poll either less",
     )
     slow_start: float = Field(
         10.0, ge=0, description="seconds over which a backend that was started gets its full share of the requests"
