@@ -92,7 +92,7 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
         ),
     )
     providers = _providers(settings, backends)
-    sharing = Sharing(boards, worker, backends, metrics) if boards is not None else None
+    sharing = Sharing(boards, worker, backends, plane.deaths, metrics) if boards is not None else None
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:

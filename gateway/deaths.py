@@ -17,10 +17,13 @@ says something about the request:
   the third death decides among fewer. Nothing survives MOST_DEATHS.
 - Whoever gets an answer is cleared, and so is everybody who sends the same.
 
+What one worker on our port has convicted is refused by all: `convictions` are told, `join` takes them in.
+
 The digests are kept for as long as the quarantine lasts, the oldest going first when there are too many.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 from gateway.backends import Backend
 from kit.errors import ApiError
@@ -31,6 +34,11 @@ SETTLED_S = 10.0
 FEW = 8
 MOST_DEATHS = 4
 MOST_KEPT = 1024
+# So many convictions are told to other workers, the latest ones.
+MOST_TOLD = 128
+
+# A conviction as it is told: digest in hexadecimal, length of the body, how many backends were lost, until when.
+Conviction = tuple[str, int, int, float]
 
 
 class CrashedBackend(ApiError):
@@ -86,6 +94,8 @@ class Deaths:
         # Bodies of other lengths need no digest.
         self._lengths: dict[int, int] = {}
         self._last: dict[str, _Death] = {}
+        # Convicted by other workers.
+        self._joined: set[bytes] = set()
         # Requests refused, since the start.
         self.refused = 0
 
@@ -137,6 +147,26 @@ class Deaths:
             record.convicted = True
         return record.convicted
 
+    def convictions(self, now: float) -> list[Conviction]:
+        """What was convicted here and is still."""
+        told = [
+            (digest.hex(), record.length, record.count, record.until)
+            for digest, record in self.records.items()
+            if record.convicted and record.until >= now and digest not in self._joined
+        ]
+        return told[-MOST_TOLD:]
+
+    def join(self, told: Iterable[Conviction], now: float) -> None:
+        """Take in all that other workers have convicted, and what they hold against nobody any more."""
+        theirs = {bytes.fromhex(one[0]): one for one in told if one[3] >= now}
+        for digest in self._joined - theirs.keys():
+            self._forget(digest)
+        for digest, (_, length, count, until) in theirs.items():
+            record = self.records.get(digest) or self._remember(digest, length)
+            if not record.convicted:
+                record.convicted, record.count, record.until = True, count, until
+                self._joined.add(digest)
+
     def cleared(self, path: str, body: bytes) -> None:
         """A request with this path and body got its answer."""
         if len(body) in self._lengths:
@@ -153,6 +183,7 @@ class Deaths:
 
     def _forget(self, digest: bytes) -> None:
         length = self.records.pop(digest).length
+        self._joined.discard(digest)
         self._lengths[length] -= 1
         if not self._lengths[length]:
             del self._lengths[length]

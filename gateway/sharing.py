@@ -1,8 +1,8 @@
 """What this worker tells the others on its port, and what it takes from them.
 
 Every few milliseconds: what it has in flight at each backend, so that choices count all; which backends hang or fail,
-as its requests have shown, so that no other has to find it out; what an operator has drained, so that it is drained for
-all. Every second: its metrics, so that whichever worker is scraped tells the sums.
+and which requests kill them, as was shown there, so that no other has to find it out; what an operator has drained, so
+that it is drained for all. Every second: its metrics, so that whichever worker is scraped tells the sums.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import structlog
 from gateway.backends import Backend, Backends, Elsewhere, now
 from gateway.boards import CLOSED, Boards, Notice
 from gateway.condition import Verdict
+from gateway.deaths import Conviction, Deaths
 from gateway.exposition import added_up, counted
 from gateway.metrics import GatewayMetrics
 
@@ -47,23 +48,34 @@ class _Told(msgspec.Struct, array_like=True):
     drained_at: float
 
 
+class _Page(msgspec.Struct, array_like=True):
+    """All that a worker tells: of its backends, by their keys, and of requests."""
+
+    backends: dict[str, _Told]
+    convictions: list[Conviction]
+
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(dict[str, _Told]).decode
+_decode = msgspec.json.Decoder(_Page).decode
+_BLANK = _Page({}, [])
 
 
 class Sharing:
     """This worker's side of the boards."""
 
-    def __init__(self, boards: Boards, worker: int, backends: Backends, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, boards: Boards, worker: int, backends: Backends, deaths: Deaths, metrics: GatewayMetrics
+    ) -> None:
         self._boards = boards
         self._worker = worker
         self._others = [other for other in range(boards.workers) if other != worker]
         self._backends = backends
+        self._deaths = deaths
         self._metrics = metrics
         self._written = b""
         self._parent = os.getppid()
         # What was counted by the workers that were here before and have died.
-        self._before = _read(boards, worker)
+        self._before = _read(boards, worker).backends
         self._metrics_before = counted(boards.read(worker, Notice.METRICS).decode())
         metrics.others = self.metrics_of_others
 
@@ -84,7 +96,8 @@ class Sharing:
 
     def tell(self) -> None:
         """Write what has changed."""
-        told = _encode({_key(backend): self._of(backend) for backend in self._backends})
+        backends = {_key(backend): self._of(backend) for backend in self._backends}
+        told = _encode(_Page(backends, self._deaths.convictions(now())))
         if told != self._written:
             self._written = told
             if not self._boards.write(self._worker, Notice.NOW, told):
@@ -107,7 +120,9 @@ class Sharing:
 
     def take(self) -> None:
         """Take in what the others have told."""
-        told = [_read(self._boards, other) for other in self._others]
+        pages = [_read(self._boards, other) for other in self._others]
+        told = [page.backends for page in pages]
+        self._deaths.join([one for page in pages for one in page.convictions], now())
         alive = [self._boards.connections(other) != CLOSED for other in self._others]
         for backend in self._backends:
             key = _key(backend)
@@ -153,6 +168,6 @@ def _key(backend: Backend) -> str:
     return f"{backend.name} {backend.target.url} {backend.target.address or ''}"
 
 
-def _read(boards: Boards, worker: int) -> dict[str, _Told]:
+def _read(boards: Boards, worker: int) -> _Page:
     data = boards.read(worker, Notice.NOW)
-    return _decode(data) if data else {}
+    return _decode(data) if data else _BLANK

@@ -73,7 +73,7 @@ async def at_work(port: int, backend: Backend) -> bool:
     return False
 
 
-async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
+async def run(folder: Path, requests: int, workers: int, cancels: int, processes: int) -> int:
     """The whole bench. Returns 1 when a request was lost."""
     port, reference_port = free_port(), free_port()
     ejected: dict[str, list[float | None]] = {name: [] for name in FAULTS}
@@ -81,7 +81,7 @@ async def run(folder: Path, requests: int, workers: int, cancels: int) -> int:
     async with watched:
         with (
             backends(folder) as among,
-            gateway(port, among, watched.port, folder) as ours,
+            gateway(port, among, watched.port, folder, processes) as ours,
             nginx(reference_port, among, folder),
         ):
             load, reference = Load(port, workers), Load(reference_port, workers)
@@ -141,9 +141,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000, help="the least number of requests to send")
     parser.add_argument("--workers", type=int, default=40, help="how many are under way at a time")
     parser.add_argument("--cancels", type=int, default=200, help="how many clients leave their streams")
+    parser.add_argument("--processes", type=int, default=1, help="the gateway's WORKERS")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-faults-") as folder:
-        sys.exit(asyncio.run(run(Path(folder), options.requests, options.workers, options.cancels)))
+        sys.exit(asyncio.run(run(Path(folder), options.requests, options.workers, options.cancels, options.processes)))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ async def leaks(port: int, gateway: psutil.Process, ports: Collection[int]) -> t
         in_flight = sum(one["in_flight"] for one in (await states(port)).values())
         open_now = sum(
             bool(one.raddr) and one.raddr.port in ports and one.status == psutil.CONN_ESTABLISHED
-            for one in gateway.net_connections("tcp")
+            for process in (gateway, *gateway.children())
+            for one in process.net_connections("tcp")
         )
         leaked = open_now - await _pooled(port)
         if (not in_flight and not leaked) or time.perf_counter() > until:

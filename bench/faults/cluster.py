@@ -156,8 +156,8 @@ def backends(folder: Path) -> Iterator[list[Backend]]:
             one.stop()
 
 
-def gateway(port: int, among: list[Backend], watched: int, folder: Path) -> Program:
-    """The gateway before them; on port `watched` is one more backend, of a model of its own."""
+def gateway(port: int, among: list[Backend], watched: int, folder: Path, processes: int) -> Program:
+    """The gateway before them, with so many workers; on port `watched` is one more backend, of a model of its own."""
     services = [f"{one.name}=http://127.0.0.1:{one.port}" for one in among]
     services.append(f"watched=http://127.0.0.1:{watched}")
     catalogue = folder / "models.yaml"
@@ -168,6 +168,7 @@ def gateway(port: int, among: list[Backend], watched: int, folder: Path) -> Prog
     env = {
         "PORT": str(port),
         "HOST": "127.0.0.1",
+        "WORKERS": str(processes),
         "SERVICES": ",".join(services),
         "CATALOGUE": str(catalogue),
         # Who comes back is at work again before the next fault.

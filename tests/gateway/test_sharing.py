@@ -7,11 +7,16 @@ import pytest
 from gateway.backends import Backends, now
 from gateway.boards import CLOSED, Boards
 from gateway.breaker import IN_A_ROW
+from gateway.deaths import CrashedBackend, Deaths, digest_of
 from gateway.load import Load
 from gateway.metrics import GatewayMetrics
 from gateway.sharing import Sharing
 from gateway.targets import parse_services
 from gateway.views import describe
+from tests.gateway import plain
+
+QUARANTINE_S = 60.0
+CHAT = "/v1/chat/completions"
 
 
 class Worker:
@@ -23,7 +28,8 @@ class Worker:
             self.backends.upsert(target)
         (self.backend,) = self.backends
         self.backend.observe("healthy")
-        self.sharing = Sharing(boards, number, self.backends, GatewayMetrics())
+        self.deaths = Deaths(QUARANTINE_S)
+        self.sharing = Sharing(boards, number, self.backends, self.deaths, GatewayMetrics())
         boards.set_connections(number, 0)
 
 
@@ -111,3 +117,39 @@ def test_all_tell_one_queue(workers: list[Worker]) -> None:
     workers[1].backend.waiting_told = (7, now())
     tick(workers)
     assert [describe(worker.backend)["queued"] for worker in workers] == [7, 7, 7]
+
+
+def test_query_of_death_is_known_to_all(workers: list[Worker]) -> None:
+    """What has killed two backends at one worker kills no third at another; one death convicts nobody anywhere."""
+    body = b'{"model":"qwen"}'
+    deaths, digest = workers[0].deaths, digest_of(CHAT, body)
+    others = [plain.make_backend(name, "qwen") for name in ("b0", "b1")]
+    assert not deaths.died(others[0], digest, len(body), now(), served_s=0.1)
+    tick(workers)
+    for worker in workers[1:]:
+        assert worker.deaths.known(CHAT, body, now()) is None
+    assert deaths.died(others[1], digest, len(body), now(), served_s=0.1)
+    tick(workers)
+    for worker in workers:
+        with pytest.raises(CrashedBackend, match="crashed 2 backends"):
+            worker.deaths.known(CHAT, body, now())
+        assert worker.deaths.known(CHAT, b'{"model":"QWEN"}', now()) is None
+    # The same in flight elsewhere was answered after all.
+    deaths.cleared(CHAT, body)
+    for _ in range(2):
+        tick(workers)
+    for worker in workers:
+        assert worker.deaths.known(CHAT, body, now()) is None
+        assert not worker.deaths.records
+
+
+def test_conviction_of_others_ends_in_time() -> None:
+    """When the quarantine is over, whether it was taken in before or not."""
+    deaths, body = Deaths(QUARANTINE_S), b"{}"
+    told = [(digest_of(CHAT, body).hex(), len(body), 2, 100.0)]
+    deaths.join(told, 99.0)
+    with pytest.raises(CrashedBackend):
+        deaths.known(CHAT, body, 99.0)
+    assert deaths.known(CHAT, body, 101.0) is None
+    deaths.join(told, 101.0)
+    assert deaths.known(CHAT, body, 101.0) is None
