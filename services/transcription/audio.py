@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from kit.errors import InvalidRequest, PayloadTooLarge
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from services.transcription.engine import Samples
 
 RATE = 16_000
@@ -35,32 +38,37 @@ def check(file: BinaryIO) -> None:
 
 
 def decode(file: BinaryIO, max_seconds: int, stopped: Callable[[], bool] = lambda: False) -> "Samples":
-    """Decode the first audio stream to mono samples at 16 kHz, -1 to 1. Blocks for as long as it takes.
+    """Decode the first audio stream to mono samples at 16 kHz: 115 MB an hour. Blocks for as long as it takes.
 
     Ends early once `stopped()`. Raises InvalidRequest when there is no sound in it, PayloadTooLarge when there is more
     than `max_seconds` of it.
     """
     import numpy as np
 
-    pieces = []
-    count = 0
+    whole = bytearray()  # grows in place: pieces put together at the end would take twice the memory
     with _opened(file) as (container, stream):
         for piece in _resampled(container, stream, max_seconds):
-            pieces.append(piece)
-            count += len(piece)
+            whole += piece.tobytes()
             if stopped():
                 break
-    if count < RATE * SHORTEST_S:
+    samples = np.frombuffer(whole, np.int16)
+    if len(samples) < RATE * SHORTEST_S:
         raise InvalidRequest(
-            f"The audio has {count / RATE:.2f} seconds of sound; {SHORTEST_S} is the least. Check the recording.",
+            f"The audio has {len(samples) / RATE:.2f} seconds of sound; {SHORTEST_S} is the least. "
+            "Check the recording.",
             param="file",
             code="audio_too_short",
         )
-    whole = np.concatenate(pieces)
-    pieces.clear()
-    samples = whole.astype(np.float32)
-    samples /= 32768.0
     return samples
+
+
+def as_float(samples: "Samples") -> "NDArray[np.float32]":
+    """The same, from -1 to 1, as Whisper takes it."""
+    import numpy as np
+
+    floats = samples.astype(np.float32)
+    floats /= 32768.0
+    return floats
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from services.transcription.audio import RATE
+from services.transcription.audio import RATE, as_float
 from services.transcription.engine import Segment
 
 if TYPE_CHECKING:
@@ -46,5 +46,5 @@ def _quietest(samples: "Samples", start: int, stop: int) -> int:
     """The middle of the moment between `start` and `stop` with the least energy."""
     moment = int(MOMENT_S * RATE)
     count = (stop - start) // moment
-    energy = (samples[start : start + count * moment].reshape(count, moment) ** 2).sum(axis=1)
+    energy = (as_float(samples[start : start + count * moment]).reshape(count, moment) ** 2).sum(axis=1)
     return start + int(energy.argmin()) * moment + moment // 2

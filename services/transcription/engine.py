@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Samples = NDArray[np.float32]
+    Samples = NDArray[np.int16]
 
 WINDOW_S = 30
 """Whisper hears windows of so many seconds; a longer recording has several, which can be computed side by side."""
@@ -86,7 +86,7 @@ class SpeechEngine(Protocol):
         ...
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
-        """Listen to mono samples at 16 kHz, -1 to 1. Segments are computed as the iterator is read."""
+        """Listen to mono samples at 16 kHz. Segments are computed as the iterator is read."""
         ...
 
     async def aclose(self) -> None:

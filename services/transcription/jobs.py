@@ -198,7 +198,7 @@ class Jobs:
 
         try:
             options = Options(language=self.engine.languages[0], vad=False)
-            for _segment in self.engine.transcribe(np.zeros(RATE, np.float32), options)[1]:
+            for _segment in self.engine.transcribe(np.zeros(RATE, np.int16), options)[1]:
                 pass
         except Exception as error:  # noqa: BLE001  # told once it is certain; the recording's own has been logged
             self._failures += 1

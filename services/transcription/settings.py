@@ -35,5 +35,5 @@ class TranscriptionSettings(ServiceSettings):
     )
     max_upload_mb: int = Field(200, ge=1, le=65536, description="MiB of one request's body")
     max_audio_seconds: int = Field(
-        7200, ge=1, description="seconds of one recording; an hour takes 460 MB of memory while it is decoded"
+        14400, ge=1, description="seconds of one recording; an hour takes 115 MB of memory while it is heard"
     )

@@ -8,11 +8,16 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from services.transcription.audio import RATE
+from services.transcription.audio import RATE, as_float
 from services.transcription.engine import Options
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from services.transcription.engine import Samples
+
+    Sound = NDArray[np.float32]
 
 # Between two clips, so that rounded times never touch the neighbour's.
 GAP_S = 0.5
@@ -31,7 +36,8 @@ def hear(
     """
     import numpy as np
 
-    pieces = [(owner, piece) for owner, samples in enumerate(recordings) for piece in _speech(samples, options)]
+    sounds = [as_float(samples) for samples in recordings]
+    pieces = [(owner, piece) for owner, sound in enumerate(sounds) for piece in _speech(sound, options)]
     heard: list[list[Any] | None] = [[] for _ in recordings]
     if not pieces:
         return heard
@@ -65,18 +71,18 @@ def hear(
     return heard
 
 
-def _speech(samples: "Samples", options: Options) -> "list[Samples]":
+def _speech(sound: "Sound", options: Options) -> "list[Sound]":
     """What is to be heard of a recording, in pieces that each fit Whisper's window."""
     if not options.vad:
-        return [samples]
+        return [sound]
     from faster_whisper.vad import (  # type: ignore[import-untyped]  # ships no types
         VadOptions,
         collect_chunks,
         get_speech_timestamps,
     )
 
-    found = get_speech_timestamps(samples, VadOptions(max_speech_duration_s=30, min_silence_duration_ms=160))
+    found = get_speech_timestamps(sound, VadOptions(max_speech_duration_s=30, min_silence_duration_ms=160))
     if not found:
         return []
-    chunks, _where = collect_chunks(samples, found, max_duration=30)
+    chunks, _where = collect_chunks(sound, found, max_duration=30)
     return list(chunks)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kit.service import Report
 from services.transcription import together
-from services.transcription.audio import RATE
+from services.transcription.audio import RATE, as_float
 from services.transcription.cutting import PART_S, moved, parts
 from services.transcription.engine import WINDOW_S, Info, Options, Segment, Word
 from services.transcription.settings import ComputeType
@@ -129,12 +129,13 @@ class WhisperEngine:
             "vad_filter": options.vad,
             "beam_size": self._beam_size,
         }
+        sound = as_float(samples)
         long = len(samples) > WINDOW_S * RATE
         if long and options.coarse and options.vad and self._batch_size > 1:
             # Coarse only: asked for timestamps inside a window, the pipeline drops what was said after the last one.
-            segments, info = self._batched.transcribe(samples, batch_size=self._batch_size, **arguments)
+            segments, info = self._batched.transcribe(sound, batch_size=self._batch_size, **arguments)
         else:
-            segments, info = self._model.transcribe(samples, **arguments)
+            segments, info = self._model.transcribe(sound, **arguments)
         return Info(info.language, float(info.duration)), (_segment(segment) for segment in segments)
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
-from services.transcription.audio import FORMATS, RATE, check, decode
+from services.transcription.audio import FORMATS, RATE, as_float, check, decode
 from tests.services.transcription.recordings import encoded, silent_video, stretched, tone, wav
 
 
@@ -31,15 +31,22 @@ def test_usual_formats(container: str, codec: str) -> None:
     file = io.BytesIO(encoded(container, codec, 2.0))
     check(file)
     samples = decode(file, 10)
-    assert samples.dtype == np.float32
+    assert samples.dtype == np.int16
     assert len(samples) / RATE == pytest.approx(2.0, abs=0.15)
-    assert np.sqrt(np.mean(samples**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.15)
+    assert np.sqrt(np.mean(as_float(samples) ** 2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.15)
 
 
 def test_wav_is_exact() -> None:
     """What is mono at 16 kHz already is not changed."""
     samples = tone(0.5)
-    assert np.array_equal(decode(io.BytesIO(wav(samples)), 10), samples.astype(np.float32) / 32768)
+    assert np.array_equal(decode(io.BytesIO(wav(samples)), 10), samples)
+
+
+def test_as_float() -> None:
+    """The loudest is 1, and what was decoded stays as it is."""
+    samples = np.array([-32768, 0, 16384], np.int16)
+    assert as_float(samples).tolist() == [-1, 0, 0.5]
+    assert samples.tolist() == [-32768, 0, 16384]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,21 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(bomb)], capture_output=True, text=True, check=False)
     assert done.stdout == "refused\n", done.stderr[-800:]
+
+
+def test_memory_of_a_long_recording(tmp_path: Path) -> None:
+    """Two bytes a sample, while it is decoded too: what a limit on seconds allows is known in MB."""
+    long = tmp_path / "long.wav"
+    long.write_bytes(wav(np.zeros(10 * 60 * RATE, np.int16)))
+    program = (
+        "import re, sys; import av, numpy; from pathlib import Path; from services.transcription.audio import decode;"
+        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024;"
+        "before = most(); samples = decode(open(sys.argv[1], 'rb'), 7200); print(len(samples), most() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(long)], capture_output=True, text=True, check=True)
+    samples, grown = (int(word) for word in done.stdout.split())
+    assert samples == 10 * 60 * RATE
+    assert grown < 2.8 * samples
 
 
 def test_check_goes_back() -> None:

@@ -14,12 +14,12 @@ from services.transcription.engine import Segment, Word
 def test_short_is_whole(seconds: float) -> None:
     """What fits into one part is not cut."""
     count = int(seconds * RATE)
-    assert parts(np.ones(count, np.float32), 10, 2) == [(0, count)]
+    assert parts(np.ones(count, np.int16), 10, 2) == [(0, count)]
 
 
 def test_cut_in_silence() -> None:
     """A pause among a part's last seconds is where the cut is made."""
-    samples = np.random.default_rng(1).uniform(-0.5, 0.5, 25 * RATE).astype(np.float32)
+    samples = np.random.default_rng(1).integers(-16384, 16384, 25 * RATE, np.int16)
     samples[int(8.5 * RATE) : int(9.5 * RATE)] = 0
     samples[int(3.0 * RATE) : int(4.0 * RATE)] = 0  # a pause too early
     (first, second, *_) = parts(samples, 10, 2)
@@ -29,7 +29,7 @@ def test_cut_in_silence() -> None:
 
 def test_parts_are_the_whole() -> None:
     """Whatever the sound: parts follow one another, none is empty or too long, nothing is lost."""
-    samples = np.random.default_rng(2).standard_normal(123 * RATE + 7).astype(np.float32)
+    samples = np.random.default_rng(2).integers(-32768, 32767, 123 * RATE + 7, np.int16)
     cuts = parts(samples, 10, 2)
     assert cuts[0][0] == 0
     assert cuts[-1][1] == len(samples)

@@ -127,7 +127,7 @@ def test_health_answers_while_it_hears(client: httpx2.Client) -> None:
 def test_long_recording(engine: Any, coarse: bool) -> None:
     """A sentence after 40 s of silence is heard at its true time, in windows side by side and one after another."""
     sentence = decode(io.BytesIO(FILE[1]), 60)
-    samples = np.concatenate([np.zeros(40 * RATE, np.float32), sentence])
+    samples = np.concatenate([np.zeros(40 * RATE, np.int16), sentence])
     info, segments = engine.transcribe(samples, Options(language="en", coarse=coarse, words=True))
     heard = list(segments)
     assert info.duration == pytest.approx(len(samples) / RATE)
@@ -141,8 +141,8 @@ def test_long_recording(engine: Any, coarse: bool) -> None:
 def test_several_at_once(engine: Any) -> None:
     """Recordings in one batch give each its own words, none for silence, with and without their language named."""
     sentence = decode(io.BytesIO(FILE[1]), 60)
-    second = np.zeros(RATE, np.float32)
-    recordings = [sentence, second, np.concatenate([second, sentence / 2, second]), sentence[: len(sentence) // 2]]
+    second = np.zeros(RATE, np.int16)
+    recordings = [sentence, second, np.concatenate([second, sentence // 2, second]), sentence[: len(sentence) // 2]]
     for language in (None, "en"):
         heard = engine.together(recordings, Options(language=language, coarse=True))
         texts = [words("".join(segment.text for segment in segments)) for segments in heard]
@@ -170,7 +170,7 @@ def test_parts(engine: Any) -> None:
     """A recording that is cut into parts is heard whole, its language decided by the first part that speaks."""
     engine = WhisperEngine(engine._model, device="cpu", beam_size=5, batch_size=8, part_s=31)
     sentence = decode(io.BytesIO(FILE[1]), 60)
-    samples = np.concatenate([np.zeros(25 * RATE, np.float32), sentence, np.zeros(15 * RATE, np.float32), sentence])
+    samples = np.concatenate([np.zeros(25 * RATE, np.int16), sentence, np.zeros(15 * RATE, np.int16), sentence])
     info, segments = engine.transcribe(samples, Options())
     heard = list(segments)
     assert info.duration == pytest.approx(len(samples) / RATE)
