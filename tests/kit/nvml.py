@@ -50,9 +50,10 @@ class Driver:
         """Answer in the place of the real library."""
         for name in dir(self):
             if name.startswith("nvml"):
-                monkeypatch.setattr(pynvml, name, self._guarded(name))
+                monkeypatch.setattr(pynvml, name, self.guarded(name))
 
-    def _guarded(self, name: str) -> Callable[..., Any]:
+    def guarded(self, name: str) -> Callable[..., Any]:
+        """The function `name`, which fails for what is broken. Raises AttributeError when there is none."""
         answer = getattr(self, name)
 
         def call(*args: Any) -> Any:
