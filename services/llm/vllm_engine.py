@@ -69,7 +69,7 @@ async def open_engine(
         try:
             client = await _start(parsed)
         except Exception as error:
-            raise StartFailed(explain(error, causes.first(), cpu=cpu)) from error
+            raise StartFailed(explain(error, causes.first(), cache_gib=causes.cache_gib(), cpu=cpu)) from error
         stack.push_async_callback(_shut_down, client)
         report(0.95, "starting vLLM's server")
         try:

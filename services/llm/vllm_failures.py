@@ -38,16 +38,20 @@ _ALLOCATION = re.compile(
     rf"(?P<had>{_SIZE}) is free",
     re.DOTALL,
 )
+# What the worker logs when it has loaded and tried the model: below zero where that is too large.
+WORKER = "vllm.v1.worker.gpu_worker"
+_LEFT = re.compile(r"Available KV cache memory: (?P<left>-?[\d.]+) GiB")
 _NOTHING_LEFT = re.compile(r"No available memory for the cache blocks|to serve even a single token")
 WHERE = "(in ENGINE_ARGS or engine_args of models.yaml)"
 
 
 class Causes:
-    """The errors of vLLM's processes. Made before vLLM is imported; used once."""
+    """What vLLM's processes say while they start. Made before vLLM is imported; used once."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="vllm-causes-"))
-        self._file = self._folder / "errors"
+        self._errors = self._folder / "errors"
+        self._worker = self._folder / "worker"
         # Whoever configures vLLM's logs keeps that, and gets vLLM's own words instead of the cause.
         if VARIABLE not in os.environ:
             config = self._folder / "logging.json"
@@ -56,15 +60,16 @@ class Causes:
 
     def first(self) -> str | None:
         """The first error that one of the processes wrote: its exception and message."""
-        try:
-            records = self._file.read_text(encoding="utf-8", errors="replace").split(MARK)
-        except FileNotFoundError:
-            return None
-        for record in records:
+        for record in _read(self._errors).split(MARK):
             found = list(_EXCEPTION.finditer(record))
             if found:
                 return record[found[-1].start() :].strip()
         return None
+
+    def cache_gib(self) -> float | None:
+        """The GiB that the model left for the cache, less than zero when it was too large itself; None if untold."""
+        # Of several GPUs the one that has least.
+        return min((float(left) for left in _LEFT.findall(_read(self._worker))), default=None)
 
     def close(self) -> None:
         """Remove the files. Call when vLLM's processes have ended."""
@@ -86,21 +91,35 @@ class Causes:
                     "class": "logging.handlers.RotatingFileHandler",
                     "formatter": "marked",
                     "level": "ERROR",
-                    "filename": str(self._file),
+                    "filename": str(self._errors),
                     "delay": True,
                     # Only the start is read; a service that then runs for months must not fill the disk.
                     "maxBytes": 1_000_000,
                     "backupCount": 1,
                 },
+                "worker": {"class": "logging.FileHandler", "filename": str(self._worker), "delay": True},
             },
-            "loggers": {"vllm": {"handlers": ["vllm", "errors"], "level": level, "propagate": False}},
+            "loggers": {
+                "vllm": {"handlers": ["vllm", "errors"], "level": level, "propagate": False},
+                WORKER: {"handlers": ["worker"]},
+            },
         }
 
 
-def explain(error: BaseException, cause: str | None, *, cpu: bool) -> str:
-    """What to tell of a start that failed with `error`, whose `cause` in a child process is known or not."""
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def explain(error: BaseException, cause: str | None, *, cache_gib: float | None = None, cpu: bool) -> str:
+    """What to tell of a start that failed with `error`, whose `cause` in a child process is known or not.
+
+    `cache_gib` is what the model left for the cache, where that is known.
+    """
     said = cause or str(error) or type(error).__name__
-    return _memory(said, "" if cpu else "GPU ") or _validation(said) or said
+    return _memory(said, "" if cpu else "GPU ", cache_gib) or _validation(said) or said
 
 
 def _validation(said: str) -> str | None:
@@ -108,7 +127,7 @@ def _validation(said: str) -> str | None:
     return found["message"] if found else None
 
 
-def _memory(said: str, where: str) -> str | None:
+def _memory(said: str, where: str, cache_gib: float | None) -> str | None:
     if found := _SHARE.search(said):
         return (
             f"Out of {where}memory: {found['needed']} GiB are needed (gpu_memory_utilization {found['share']} of "
@@ -130,8 +149,9 @@ def _memory(said: str, where: str) -> str | None:
             f"quantization or tensor_parallel_size where the weights alone are too large {WHERE}."
         )
     if _NOTHING_LEFT.search(said):
+        told = "" if cache_gib is None or cache_gib > 0 else f" and need {-cache_gib:g} GiB more than there are"
         return (
-            f"Out of {where}memory: the weights leave no room for the cache. Raise gpu_memory_utilization, set "
+            f"Out of {where}memory: the weights leave no room for the cache{told}. Raise gpu_memory_utilization, set "
             f"quantization for smaller weights, or tensor_parallel_size for more GPUs {WHERE}."
         )
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.llm.vllm_failures import VARIABLE, Causes, explain
+from services.llm.vllm_failures import VARIABLE, WORKER, Causes, explain
 
 FAILED = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}")
 SHARE = (
@@ -35,10 +35,10 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.delenv(VARIABLE)
     yield
-    logger = logging.getLogger("vllm")
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers, logger.propagate = [], True
+    for logger in (logging.getLogger("vllm"), logging.getLogger(WORKER)):
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers, logger.propagate = [], True
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,10 @@ def test_memory_is_told_with_what_was_needed_and_had_and_three_settings(
     told = explain(FAILED, cause, cpu=False)
     assert told.startswith("Out of GPU memory")
     assert all(part in told for part in (needed, had, *settings, "ENGINE_ARGS"))
+
+
+def test_a_model_that_is_itself_too_large_is_told_with_what_it_lacks() -> None:
+    assert "need 1.35 GiB more than there are" in explain(FAILED, NOTHING, cache_gib=-1.35, cpu=False)
 
 
 def test_a_machine_without_a_gpu_is_told_of_its_memory() -> None:
@@ -90,7 +94,10 @@ def test_the_first_error_of_a_child_is_the_cause() -> None:
     """The worker's comes before that of the engine, which only says that a worker failed."""
     causes = Causes()
     logger = vllm_logs(causes)
-    logger.warning("this is no error: ValueError: no")
+    logger.warning("this is no error\nValueError: no")
+    assert causes.first() is None
+    for worker in ("-1.35", "-0.2"):
+        logging.getLogger(WORKER).info("Available KV cache memory: %s GiB", worker)
     for error in (ValueError("Free memory\nis short"), RuntimeError("worker failed")):
         try:
             try:
@@ -100,6 +107,7 @@ def test_the_first_error_of_a_child_is_the_cause() -> None:
         except (ValueError, RuntimeError):
             logger.exception("WorkerProc failed to start.")
     assert causes.first() == "ValueError: Free memory\nis short"
+    assert causes.cache_gib() == -1.35
     causes.close()
     assert VARIABLE not in os.environ
 
