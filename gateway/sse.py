@@ -46,17 +46,19 @@ class EventHolder:
 def cut_at_failure(events: bytes) -> tuple[bytes, str | None]:
     """What stands before an event by which a backend tells that it has failed, and its message; else all, and None.
 
-    vLLM ends a stream so when its engine has died; an error that is the request's own has a code below 500.
+    vLLM ends a stream so when its engine has died or stops; an error that is the request's own has a code below 500.
+    Our own services have names for codes, and a type of error for what is not the request's fault.
     """
     start = events.find(ERROR_MARK)
     if start < 0:
         return events, None
     try:
         error = json.loads(events[start + 6 :].partition(b"\n\n")[0])["error"]
-        code, message = int(error["code"]), str(error["message"])
+        message = str(error["message"])
+        failed = error.get("type") == ApiError.type or int(error["code"]) >= 500
     except (ValueError, KeyError, TypeError):
         return events, None
-    return (events[:start], message) if code >= 500 else (events, None)
+    return (events[:start], message) if failed else (events, None)
 
 
 def error_event(error: ApiError, dialect: Dialect) -> bytes:

@@ -10,6 +10,8 @@ import pytest
 from gateway.continuation import Ending, NotFaithful, go_on
 from gateway.sse import cut_at_failure
 from gateway.transcript import FOLD, Transcript
+from kit.errors import ApiError, InvalidRequest
+from services.llm.transformers_routes import GenerationFailed, ServiceStopping
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
 from tests.gateway.test_faults import settled
@@ -145,6 +147,21 @@ async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_g
     own = ENGINE_DIED.replace(b"500", b"400")
     assert cut_at_failure(own) == (own, None)
     assert cut_at_failure(b"data: {}\n\n" + ENGINE_DIED) == (b"data: {}\n\n", "EngineCore encountered an issue")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_the_requests"),
+    [
+        (ServiceStopping(), False),
+        (GenerationFailed("out of memory"), False),
+        (InvalidRequest("no such tool"), True),
+        (InvalidRequest("no such tool", code="nothing"), True),
+    ],
+)
+def test_errors_of_our_own_text_service(error: ApiError, is_the_requests: bool) -> None:
+    """A stop of the service and a failure of its engine are no reason to end an answer that another can go on with."""
+    told = b"data: " + error.encoded() + b"\n\ndata: [DONE]\n\n"
+    assert cut_at_failure(told) == ((told, None) if is_the_requests else (b"", error.message))
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
