@@ -7,8 +7,7 @@ Here is what it lets through. Rules: RFC 9110, 7.6.1 (hop by hop), RFC 9112, 3.2
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from http import HTTPStatus
 
 from kit.errors import ApiError, InvalidRequest
 
@@ -187,6 +186,9 @@ def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in _ANSWER_DROPPED])
 
 
+_STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
 def status_line(status: int) -> bytes:
     """`HTTP/1.1 200 OK` and its line end."""
-    return STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -85,7 +85,8 @@ async def test_nobody_can_tell(
     assert plain == [True, True, True]
     (_, slow, body), (status, quick, same) = answers[0], answers[-1]
     assert status == 200
-    assert same.replace(b"chatcmpl-4", b"chatcmpl-1") == body
+    changes = {"id": "", "created": 0}
+    assert json.loads(same) | changes == json.loads(body) | changes
     own = {"x-request-id", "x-queue-ms"}
     assert {name: value for name, value in slow.items() if name not in own} == {
         name: value for name, value in quick.items() if name not in own
