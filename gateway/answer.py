@@ -37,6 +37,7 @@ class Answer:
         "_holder",
         "_http11",
         "_transport",
+        "_verbatim",
         "awaited",
         "begun",
         "failure",
@@ -50,6 +51,8 @@ class Answer:
         self._http11 = http11
         self._framing: Framing | None = None
         self._holder: EventHolder | None = None
+        # Its holder, where whole events may go out in the chunks that they came in.
+        self._verbatim: EventHolder | None = None
         self.keep_alive = keep_alive
         # 0 until a backend's answer was accepted, or an error was written.
         self.status = 0
@@ -79,6 +82,7 @@ class Answer:
         assert self.said is not None
         self.awaited = False
         self._holder = Seam(self.said, carried=carried)
+        self._verbatim = None
 
     def await_another(self) -> None:
         """It broke: another will be accepted, or will go on with what has gone out."""
@@ -117,9 +121,19 @@ class Answer:
             framing = _CLOSE
             self.keep_alive = False
         self._framing = framing
+        self._verbatim = self._holder if framing is _CHUNKED else None
         self.begun = True
         head = answer_head(connection.status, connection.forward, framing, length, truth, keep_alive=self.keep_alive)
         self._transport.write(head + framed(data, framing, last=connection.complete))
+
+    def passes_as_it_is(self, chunk: bytes) -> bool:
+        """Whether a whole chunk may go out as it came; if so, it counts as having gone out."""
+        holder = self._verbatim
+        if holder is None or holder.holds or self.awaited or not chunk.endswith(b"\n\n") or ERROR_MARK in chunk:
+            return False
+        if self.said is not None:
+            self.said.keep(chunk)
+        return True
 
     def go_on(self, data: bytes, *, last: bool) -> None:
         """Send the next piece of the body."""

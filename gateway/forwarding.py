@@ -150,6 +150,23 @@ class Forwarding(Failover):
         elif client.full:
             connection.pause()
 
+    def on_chunk(self, connection: UpstreamConnection, chunk: bytes, framed: bytes) -> None:
+        """Pass on a whole chunk, as it came where it may: what `on_answer` does, for each token of every stream."""
+        answer, attempt, client = self._answer, self.attempt, self._client
+        if attempt is None or not answer.passes_as_it_is(chunk):
+            connection.body.append(chunk)
+            self.on_answer(connection)
+            return
+        attempt.backend.last_byte = at = now()
+        deadline = at + attempt.idle_s
+        pause = deadline - client.deadline
+        if pause > attempt.pause_s:
+            attempt.pause_s = pause
+        client.deadline = deadline
+        client.transport.write(framed)
+        if client.full:
+            connection.pause()
+
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """The connection broke before the answer was complete."""
         attempt = self.attempt

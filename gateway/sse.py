@@ -19,27 +19,28 @@ _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 class EventHolder:
     """Holds back an event until it is whole."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("holds",)
 
     def __init__(self) -> None:
-        self._held = b""
+        # The beginning of an event.
+        self.holds = b""
 
     def pass_on(self, data: bytes) -> bytes:
         """Take what has come; return what may go to the client."""
-        if self._held:
-            data = self._held + data
-            self._held = b""
+        if self.holds:
+            data = self.holds + data
+            self.holds = b""
         if data.endswith(_ENDS):
             return data
         end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
         if len(data) - end > MOST_HELD:
             return data
-        self._held = data[end:]
+        self.holds = data[end:]
         return data[:end]
 
     def rest(self) -> bytes:
         """What is still held, when the answer ended as it should."""
-        held, self._held = self._held, b""
+        held, self.holds = self.holds, b""
         return held
 
 

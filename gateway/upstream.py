@@ -39,6 +39,9 @@ class Listener(Protocol):
     def on_answer(self, connection: "UpstreamConnection") -> None:
         """Something of the answer has come: look at the connection's fields, and take `body`."""
 
+    def on_chunk(self, connection: "UpstreamConnection", chunk: bytes, framed: bytes) -> None:
+        """Of an answer whose head is done a whole chunk has come and nothing else: itself, and as it stood there."""
+
     def on_lost(self, connection: "UpstreamConnection", reason: str) -> None:
         """The connection has ended or broke HTTP before the answer was complete. It is gone for good."""
 
@@ -167,14 +170,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come and tell the exchange."""
-        if self.listener is None:
+        listener = self.listener
+        if listener is None:
             # Nobody asked: a late or made-up answer must not become the next request's.
             self.transport.abort()
             return
-        if not self._parsing and self._read_known(data):
-            self.any_byte = True
-            self.listener.on_answer(self)
-            return
+        if not self._parsing:
+            if self.head_done:
+                chunk = _chunk_in(data)
+                if chunk:
+                    listener.on_chunk(self, chunk, data)
+                    return
+            elif self._read_known(data):
+                self.any_byte = True
+                listener.on_answer(self)
+                return
         first = not self.any_byte
         self.any_byte = True
         try:
@@ -192,19 +202,22 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if first:
             self._learn(data)
-        self.listener.on_answer(self)
+        listener.on_answer(self)
 
     def _read_known(self, data: bytes) -> bool:
-        """Read what needs no parser: a known head, with its whole body where that has a length, and single chunks."""
-        if self.head_done:
-            return self._read_chunk(data)
+        """Read what needs no parser: a known head, with its whole body where that has a length, or one chunk."""
         found = self._pool.known.find(data)
         if found is None:
             return False
         known, length, start = found
         if known.chunked:
-            if length >= 0 or (len(data) > start and not self._read_chunk(data[start:])):
+            if length >= 0:
                 return False
+            if len(data) > start:
+                chunk = _chunk_in(data[start:])
+                if not chunk:
+                    return False
+                self.body.append(chunk)
             self._known_head = data[:start]
             self.chunked = True
         elif len(data) - start != length:
@@ -219,15 +232,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.forward = known.forward
         self.is_stream = known.is_stream
         self.head_done = True
-        return True
-
-    def _read_chunk(self, data: bytes) -> bool:
-        """Take `data` where it is one whole chunk and not the last: what a backend sends for each token."""
-        end = data.find(b"\r\n", 0, _MOST_SIZE)
-        size = _SIZES.get(data[:end]) or _read_size(data[:end])
-        if not size or len(data) != end + size + 4 or not data.endswith(b"\r\n"):
-            return False
-        self.body.append(data[end + 2 : -2])
         return True
 
     def _parse(self, data: bytes) -> None:
@@ -330,6 +334,16 @@ _SIZES: dict[bytes, int] = {}
 _MOST_SIZES = 4096
 _MOST_SIZE = 6
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,4}\Z")
+
+
+def _chunk_in(data: bytes) -> bytes:
+    """The chunk where `data` is one whole chunk and not the last, else nothing: what a backend sends for each token."""
+    end = data.find(b"\r\n", 0, _MOST_SIZE)
+    digits = data[:end]
+    size = _SIZES.get(digits) or _read_size(digits)
+    if size and len(data) == end + size + 4 and data.endswith(b"\r\n"):
+        return data[end + 2 : -2]
+    return b""
 
 
 def _read_size(digits: bytes) -> int:

@@ -111,6 +111,10 @@ class Listening:
     def on_answer(self, connection: UpstreamConnection) -> None:
         self.body += connection.take_body()
 
+    def on_chunk(self, connection: UpstreamConnection, chunk: bytes, framed: bytes) -> None:
+        assert framed.endswith(b"\r\n%b\r\n" % chunk)
+        self.body += chunk
+
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         self.lost = reason
 
