@@ -7,8 +7,8 @@ avoided after one slow answer: https://twitter.github.io/finagle/guide/Clients.h
 
 import math
 
-# The weight of the latest answer in the line, once there are so many.
-FORGET = 0.05
+# How many answers the line follows: the latest has a weight of one in so many, once there are as many.
+REMEMBERED = 20
 # Seconds in which what was beyond the line falls to 1/e.
 PEAK_S = 5.0
 # What every further answer leaves of it at most.
@@ -50,8 +50,9 @@ class Pace:
             self._peak = max(ratio, 1.0 + (peak - 1.0) * weight)
         self.known = True
         self._at = now
-        self._count += 1
-        share = max(1.0 / self._count, FORGET)
+        if self._count < REMEMBERED:
+            self._count += 1
+        share = 1.0 / self._count
         kept = 1.0 - share
         more_kb, more_s = kb - self._kb, seconds - self._s
         self._kb = mean_kb = self._kb + share * more_kb
@@ -62,7 +63,8 @@ class Pace:
         if mean_kb > 0.0:
             lean = LEAN * share * mean_kb
             slope = (self._cov + lean * mean_s) / (self._var + lean * mean_kb)
-            self.per_kb_s = slope = min(max(slope, 0.0), mean_s / mean_kb)
+            most = mean_s / mean_kb
+            self.per_kb_s = slope = 0.0 if slope < 0.0 else most if slope > most else slope
             self.base_s = mean_s - slope * mean_kb
         else:
             self.base_s = mean_s

@@ -78,7 +78,7 @@ class Plain:
     def on_answer(self, connection: UpstreamConnection) -> None:
         """Pass the answer on, count and log it: all that there is to do, where it is whole and well."""
         known, client, plane, pair = connection.known, self._client, self._plane, self._pair
-        if known is None or known.is_stream or not connection.complete or client.full or plane.deaths.records:
+        if known is None or client.full or plane.deaths.records:
             self._become()[1].on_answer(connection)
             return
         at = now()
@@ -169,8 +169,9 @@ def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: 
     """Send a request with the body `data` to its backend, if it is plain. If not, nothing has been done."""
     began = now()
     try:
-        wants = scan_json(data, known.endpoint, known.head.session)
-        if wants.stream or known.head.origin or client.full or plane.deaths.records:
+        head = known.head
+        wants = scan_json(data, known.endpoint, head.session)
+        if wants.stream or head.origin or client.full or plane.deaths.records:
             return None
         choice = plane.router.choose(wants, began)
     except ApiError:
@@ -200,7 +201,7 @@ def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: 
             backend.before_target,
             known.target,
             backend.after_target,
-            known.head.forward,
+            head.forward,
             plain.request_id.encode(),
             len(data),
             data,

@@ -88,7 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.forward = b""
         self.is_stream = False
         self.head_done = False
-        # What its head means, where that was known and the whole answer came with it.
+        # What its head means, where that was known and the whole answer, no stream, came with it.
         self.known: KnownAnswer | None = None
         self.length: int | None = None
         self.chunked = False
@@ -226,7 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.length = length
             self.body.append(data[start:])
             self.complete = True
-            self.known = known
+            self.known = None if known.is_stream else known
             self._keep = known.keep
         self.status = known.status
         self.forward = known.forward
