@@ -46,8 +46,12 @@ MOST_HELD = 256
 class AccessLog:
     """Takes finished requests. Lines that no loop flushes any more are written by `flush`."""
 
-    def __init__(self, service: str, *, as_json: bool, enabled: bool, stream: IO[str] | None = None) -> None:
+    def __init__(
+        self, service: str, *, as_json: bool, enabled: bool, alone: bool = True, stream: IO[str] | None = None
+    ) -> None:
+        """`alone` says that no other process writes to the same stream."""
         self._service = service
+        self._most_together = sys.maxsize if alone else PIPE_BUF
         self._enabled = enabled
         self._stream = stream
         # Finished requests, and when they ended: read only when they are written, many at a time.
@@ -78,7 +82,7 @@ class AccessLog:
         if self._held:
             held, self._held = self._held, []
             stream = self._stream or sys.stderr
-            for lines in _together(self._encode([self._completed(at, line) for at, line in held])):
+            for lines in _together(self._encode([self._completed(at, line) for at, line in held]), self._most_together):
                 try:
                     stream.write(lines.decode())
                     stream.flush()
@@ -95,12 +99,15 @@ class AccessLog:
         return line
 
 
-def _together(lines: bytes) -> Iterator[bytes]:
-    """The lines in groups that a pipe takes whole, so that those of several workers never mix (pipe(7), PIPE_BUF)."""
+def _together(lines: bytes, most: int) -> Iterator[bytes]:
+    """The lines in groups of at most so many bytes.
+
+    What PIPE_BUF holds, a pipe takes whole: so those of several workers never mix (pipe(7)).
+    """
     begin = 0
     while begin < len(lines):
         # Up to the last end of a line within reach, or, where one line is longer, to its own.
-        end = lines.rfind(b"\n", begin, begin + PIPE_BUF) + 1 or lines.index(b"\n", begin) + 1
+        end = lines.rfind(b"\n", begin, begin + most) + 1 or lines.index(b"\n", begin) + 1
         yield lines[begin:end]
         begin = end
 

@@ -65,6 +65,7 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
             "gateway",
             as_json=writes_json(settings.log_format),
             enabled=settings.log_level.upper() in ("DEBUG", "INFO"),
+            alone=settings.workers == 1,
         ),
         metrics=metrics,
         deaths=Deaths(settings.quarantine),

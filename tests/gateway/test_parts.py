@@ -4,6 +4,7 @@ import io
 import json
 from datetime import datetime
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Any
 
 import pytest
@@ -182,6 +183,35 @@ async def test_access_log_can_be_off() -> None:
     log.write(Line("/", 200, 1.5, None, "one"))
     log.flush()
     assert stream.getvalue() == ""
+
+
+class Pieces(io.StringIO):
+    """A stream that remembers what it was given at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Take a piece."""
+        self.pieces.append(text)
+        return len(text)
+
+
+async def test_access_log_lines_of_several_workers_do_not_mix() -> None:
+    """Who is not alone writes no more at once than a pipe takes whole, but a longer line as it is; who is, all."""
+    for alone in (False, True):
+        stream = Pieces()
+        log = AccessLog("gateway", as_json=True, enabled=True, alone=alone, stream=stream)
+        ids = ["a", "b" * 2 * PIPE_BUF, *[f"c{index}" * 50 for index in range(100)]]
+        for request_id in ids:
+            log.write(Line("/v1/x", 200, 1.5, None, request_id))
+        log.flush()
+        lines = "".join(stream.pieces).splitlines()
+        assert [json.loads(line)["request_id"] for line in lines] == ids
+        assert all(piece.endswith("\n") for piece in stream.pieces)
+        whole = [len(piece) for piece in stream.pieces if piece.count("\n") > 1]
+        assert len(stream.pieces) == 1 if alone else whole and max(whole) <= PIPE_BUF
 
 
 class Full(io.StringIO):
