@@ -265,7 +265,9 @@ class FakeBackend:
             if asked.get("stream"):
                 await self._stream(request, asked, writer)
                 return
-            await asyncio.sleep(now.ttft + (now.tokens / now.rate if now.rate else 0))
+            most = asked.get("max_tokens")
+            tokens = min(now.tokens, most) if isinstance(most, int) else now.tokens
+            await asyncio.sleep(now.ttft + (tokens / now.rate if now.rate else 0))
             await self._json(writer, 200, whole_answer(request.target, request.body, asked, now), work=True)
         except BadRequest as error:
             wrong = {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}
