@@ -36,6 +36,8 @@ from tests.support import models, vllm_cpu
 PARTS = ("tokens", "cpu")
 FIGURES = ("tokens_vs_bare", "tokens_vs_bare_low95", "added_cpu_ms")
 ENTRY = Entry.model_validate({"name": "bench", "kind": "llm", "hf_repo": "org/bench", "context_length": 2048})
+# Two servers share one machine's memory.
+ARGUMENTS = {"kv_cache_memory_bytes": 2**30}
 PROMPT = "What is AI? Explain it to a child in two sentences, then to an expert in four."
 LOADED_S = 300.0
 CONNECTIONS = 8
@@ -45,7 +47,7 @@ CONNECTIONS = 8
 class Size:
     """How much is measured: pairs of rounds, streams of one round, tokens of each; rounds of CPU and their seconds."""
 
-    pairs: int = 48
+    pairs: int = 40
     streams: int = 8
     tokens: int = 12
     cpu_rounds: int = 9
@@ -104,7 +106,7 @@ def cpu(size: Size, folder: Path) -> dict[str, float]:
 
 
 def _environment() -> dict[str, str]:
-    return {**environment_defaults(), "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    return {**environment_defaults(), "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 def _bare(folder: Path) -> tuple[Program, int]:
@@ -112,7 +114,7 @@ def _bare(folder: Path) -> tuple[Program, int]:
     server = [vllm_cpu.python(), "-m", "vllm.entrypoints.launchers.api_server.entry"]
     # Ours writes no line for each request either.
     own = ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
-    line = command_line(models.folder("smollm2"), ENTRY, {}, cpu=True)
+    line = command_line(models.folder("smollm2"), ENTRY, ARGUMENTS, cpu=True)
     # The service's reader of images is no part of the bare server; nothing here sends images.
     env = {**_environment(), "VLLM_MEDIA_CONNECTOR": "http"}
     return Program([*server, *own, *line], env=env, cwd=ROOT, log=folder / "bare.log"), port
@@ -121,7 +123,7 @@ def _bare(folder: Path) -> tuple[Program, int]:
 def _service(folder: Path) -> tuple[Program, int]:
     port = free_port()
     env = {**_environment(), **_settings(folder), "ENGINE": "vllm", "PORT": str(port)}
-    env["MODEL_DIR"] = str(models.folder("smollm2"))
+    env |= {"MODEL_DIR": str(models.folder("smollm2")), "ENGINE_ARGS": json.dumps(ARGUMENTS)}
     command = [vllm_cpu.python(), "-m", "services.llm"]
     return Program(command, env=env, cwd=ROOT, log=folder / "service.log", start_s=LOADED_S), port
 
