@@ -16,17 +16,26 @@ from tests.support import models, vllm_cpu
 from tests.support.hub import serving_registry
 
 TIMEOUT_S = 300
+LAST = "test_a_stop_ends_a_stream_with_an_error_and_leaves_no_process"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests, and put those last that end a service which all share."""
-    items.sort(key=lambda item: item.name == "test_a_stop_leaves_no_process")
+    """Mark this folder's tests. First those with services of their own, before the shared ones take memory; then the
+    shared ones', and last the test that ends one of them.
+    """
+    items.sort(key=_turn)
     reason = vllm_cpu.unavailable()
     for item in items:
         if "tests/engines/" in str(item.path):
             item.add_marker("vllm")
             if reason is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.name == LAST:
+        return 2
+    return 1 if {"text", "vision"} & set(getattr(item, "fixturenames", ())) else 0
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +50,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
-    """SmolLM2, with nothing chosen for it but the length of its context."""
+    """SmolLM2, with nothing chosen for its engine but the length of its context."""
     entry = {
         "kind": "llm",
         "hf_repo": "org/smollm2",
         "revision": "main",
-        "aliases": ["small"],
+        "aliases": ["small", "qwen"],
         "context_length": 2048,
     }
-    with healthy(VllmService(tmp_path_factory.mktemp("vllm-text"), entry, REGISTRY_URL=registry)) as service:
+    folder = tmp_path_factory.mktemp("vllm-text")
+    with healthy(VllmService(folder, entry, REGISTRY_URL=registry, STOP_GRACE="3")) as service:
         yield service
 
 

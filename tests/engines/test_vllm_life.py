@@ -46,22 +46,12 @@ def test_a_model_that_does_not_fit_is_told_with_what_to_change(tmp_path: Path, s
         service.kill()
 
 
-def test_a_stream_that_takes_too_long_at_a_stop_ends_with_an_error(tmp_path: Path, smollm2: Path) -> None:
-    service = VllmService(tmp_path, ENTRY, MODEL_DIR=str(smollm2), STOP_GRACE="3")
-    try:
-        service.until("healthy")
-        event, last = interrupted(service, "/v1/chat/completions")
-        assert event["error"]["code"] == 503
-        assert "Send the request again" in event["error"]["message"]
-        assert last == "data: [DONE]"
-        assert service.left_behind() == []
-    finally:
-        service.kill()
-
-
-def test_a_stop_leaves_no_process(text: VllmService) -> None:
+def test_a_stop_ends_a_stream_with_an_error_and_leaves_no_process(text: VllmService) -> None:
     """Runs last: it ends the service that other tests use."""
     assert len(text.members()) > 1
-    text.stop()
+    event, last = interrupted(text, "/v1/chat/completions")
+    assert event["error"]["code"] == 503
+    assert "Send the request again" in event["error"]["message"]
+    assert last == "data: [DONE]"
     assert text.left_behind() == []
     assert "EngineDeadError" not in text.log.read_text()
