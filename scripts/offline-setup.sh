@@ -216,10 +216,16 @@ in_registry() {
   follow "${ONLINE[@]}" exec ${tty[@]+"${tty[@]}"} registry python -m registry "$@"
 }
 
+# A line per model: its name, its bytes, the bytes still to come.
+sizes() {
+  online exec -T registry python -m registry sizes ${names[@]+"${names[@]}"} </dev/null 2>/dev/null
+}
+
 # Models lie twice: in the store, and in the services' cache once they have started.
 check_disk_for_models() {
   local told missing needed=0 what='for the models'
-  if told=$(online exec -T registry python -m registry sizes ${names[@]+"${names[@]}"} </dev/null 2>/dev/null) && [[ -n $told ]]; then
+  # Asked again when the registry went away meanwhile.
+  if told=$(sizes) || { start_registry && told=$(sizes); } && [[ -n $told ]]; then
     while IFS=$'\t' read -r _ _ missing _; do
       [[ $missing =~ ^[0-9]+$ ]] && needed=$((needed + 2 * missing))
     done <<<"$told"
