@@ -46,7 +46,8 @@ class Unsafe(Exception):
 
 def check_pickles(store: Store, path: str, digest: str, size: int) -> None:
     """Look through the blob of the file at `path`. Raises Unsafe, StoreError."""
-    blob = _Window(BlobFile(store, digest, size), size)
+    file = BlobFile(store, digest, size)
+    blob = _Window(file, size)
     head = blob.peek(8)[:8]
     ending = PurePosixPath(path).suffix.lower()
     if not head or (ending not in _ENDINGS and not head.startswith(_PICKLE + _HOLDERS)):
@@ -55,11 +56,14 @@ def check_pickles(store: Store, path: str, digest: str, size: int) -> None:
     try:
         _check_archive(blob)
         result = scan_bytes(blob, path, ending)
-    except (Unsafe, StoreError):
+    except Unsafe:
         raise
     except Exception as error:  # whatever a hostile file makes the scanner stumble over
-        raise Unsafe(f"cannot be looked through for code ({type(error).__name__}: {error})") from error
-    if blob.too_much:  # the scanner takes an error for the end of the pickle
+        if file.failure is None:
+            raise Unsafe(f"cannot be looked through for code ({type(error).__name__}: {error})") from error
+    if file.failure is not None:  # the scanner takes an error for the end of the pickle
+        raise file.failure
+    if blob.too_much:
         raise Unsafe(f"holds {blob.too_much} bytes in one piece, which is not looked through")
     imports = {f"{each.module}.{each.name}": each.safety for each in result.globals}
     if evil := [name for name, safety in imports.items() if safety == SafetyLevel.Dangerous]:
@@ -119,6 +123,8 @@ class BlobFile(io.RawIOBase):
         self._digest = digest
         self._size = size
         self._at = 0
+        self.failure: StoreError | None = None
+        """Why it could not be read, if it could not."""
 
     def readable(self) -> bool:
         """It can."""
@@ -143,8 +149,12 @@ class BlobFile(io.RawIOBase):
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]  # what BufferedReader gives
         """Read into `buffer`."""
         end, done = min(self._at + len(buffer), self._size), 0
-        for chunk in self._store.read_blob(self._digest, self._at, end) if end > self._at else ():
-            buffer[done : done + len(chunk)] = chunk
-            done += len(chunk)
+        try:
+            for chunk in self._store.read_blob(self._digest, self._at, end) if end > self._at else ():
+                buffer[done : done + len(chunk)] = chunk
+                done += len(chunk)
+        except StoreError as error:
+            self.failure = error
+            raise
         self._at += done
         return done

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import TypeVar
 
 import structlog
 from pydantic import BaseModel, ConfigDict
 
 from kit.hub_names import BadName, repo_folder
-from kit.resume import Broken
+from kit.resume import Broken, pause
 from registry.choose import choose_files
 from registry.fetch import DamagedFile, FileFetch, Lanes
 from registry.hub import Hub, HubError, Listing, SourceFile
@@ -21,9 +23,12 @@ from registry.progress import Progress
 from registry.progress_bar import human_bytes
 from registry.remote_code import CODE_PATTERNS
 from registry.safety import Found, Policy, Refused, look_through
-from registry.store import StoreError
+from registry.store import StoreDown, StoreError
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Publishing = Callable[[], AbstractContextManager[None]]
 
 PUBLISH_TRIES = 3
 TELL_EVERY_S = 10.0
@@ -62,9 +67,7 @@ class Transfer:
         self._policy = policy
         self._parallel = parallel
 
-    def run(
-        self, publishing: Callable[[], AbstractContextManager[None]], on_chosen: Callable[[], None] = lambda: None
-    ) -> Manifest:
+    def run(self, publishing: Publishing, on_chosen: Callable[[], None] = lambda: None) -> Manifest:
         """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
 
         `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
@@ -77,8 +80,8 @@ class Transfer:
         if not files:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
-        on_chosen()
-        self._check_room(files)
+        self._when_store_is_up(on_chosen)
+        self._when_store_is_up(partial(self._check_room, files))
         total = human_bytes(sum(file.size for file in files))
         log.info(
             "files chosen", model=wanted.name, repo=wanted.repo, commit=listing.commit, files=len(files), size=total
@@ -86,24 +89,39 @@ class Transfer:
         for _ in range(PUBLISH_TRIES):
             self._progress.expect(len(files), sum(file.size for file in files))
             entries = self._fetch_all(listing, files)
-            found = self._look_through(entries)
+            found = self._when_store_is_up(partial(self._look_through, entries))
             for repo in sorted(found.code_repos):
                 self._bring_code(repo, publishing)
             try:
-                with publishing():
-                    return self._library.publish(
-                        name=wanted.name,
-                        repo=wanted.repo,
-                        revision=wanted.revision,
-                        commit=listing.commit,
-                        files=entries,
-                        source=Source(kind="hub", place=self._hub.endpoint),
-                        card=found.card,
-                    )
+                return self._when_store_is_up(partial(self._publish, listing.commit, entries, found, publishing))
             except BlobsMissing as error:
                 # Deleted with another model between our look and now: fetch those again.
                 missing = error
         raise missing
+
+    def _publish(
+        self,
+        commit: str,
+        entries: list[FileEntry],
+        found: Found,
+        publishing: Publishing,
+    ) -> Manifest:
+        wanted, source = self._wanted, Source(kind="hub", place=self._hub.endpoint)
+        with publishing():
+            return self._library.publish(
+                name=wanted.name, repo=wanted.repo, revision=wanted.revision, commit=commit, files=entries,
+                source=source, card=found.card,
+            )  # fmt: skip
+
+    def _when_store_is_up(self, step: Callable[[], T]) -> T:
+        """Do a step that may be done twice; again while the store is away, as long as its patience lasts."""
+        for tries in range(1, self._lanes.patience.tries):
+            try:
+                return step()
+            except StoreDown as error:
+                log.info("waiting for the store", model=self._wanted.name, reason=str(error))
+                pause(error, tries, self._stop, self._lanes.patience)
+        return step()
 
     def _look_through(self, entries: list[FileEntry]) -> Found:
         try:
@@ -114,7 +132,7 @@ class Transfer:
                 self._library.drop_unreached({refused.digest}, spare=set)
             raise
 
-    def _bring_code(self, repo: str, publishing: Callable[[], AbstractContextManager[None]]) -> None:
+    def _bring_code(self, repo: str, publishing: Publishing) -> None:
         """Mirror the code of another repository, under a name of its own, before the model that needs it."""
         wanted = Wanted(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
         log.info("mirroring the code that a model loads", model=self._wanted.name, repo=repo)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import httpx2
 import pytest
 
 from kit.catalogue import Catalogue
+from kit.resume import Patience
 from registry.app import create_registry
+from registry.file_store import FileStore
 from registry.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
+from registry.store import StoreDown
 from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
 from tests.support import plain_http
 from tests.support.hub import serving, serving_registry, wait_for_job, wait_until
@@ -292,3 +295,32 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     assert model["status"] == "failed"
     assert "has no room" in model["error"]
     assert source.switches.requests(f"/{WEIGHTS}") == []
+
+
+def test_a_store_that_goes_away_for_a_moment_ends_no_download(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is asked just then: notes, sizes, contents, what is published."""
+    fails: dict[str, int] = {}
+
+    def failing(name: str) -> Callable[..., Any]:
+        whole = getattr(FileStore, name)
+
+        def once(self: FileStore, *arguments: Any, **options: Any) -> Any:
+            # Not the note that the request itself writes before there is a job.
+            in_job = threading.current_thread().name.startswith("job-")
+            if in_job and fails.setdefault(name, 0) < 2:
+                fails[name] += 1
+                raise StoreDown("away")
+            return whole(self, *arguments, **options)
+
+        return once
+
+    monkeypatch.setattr("registry.app.PATIENCE", Patience(tries=4, first_pause_s=0.01))
+    with serving_registry(tmp_path / "there", hf_endpoint=source.url) as url:
+        for name in ("put_document", "blob_size", "read_blob"):
+            monkeypatch.setattr(FileStore, name, failing(name))
+        plain_http.post(f"{url}/models/small/download", json={"hf_repo": REPO})
+        model = wait_for_job(url, "small")
+    assert (model["status"], model.get("error")) == ("ready", None)
+    assert fails["put_document"] == fails["blob_size"] == fails["read_blob"] == 2

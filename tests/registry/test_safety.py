@@ -21,7 +21,7 @@ from registry.folder import import_folder
 from registry.library import Library
 from registry.pickles import Unsafe, check_pickles
 from registry.remote_code import code_repos
-from registry.store import Store
+from registry.store import Store, StoreDown
 from tests.support import plain_http
 from tests.support.hub import random_bytes, serving_registry, small_repo, wait_for_job
 
@@ -93,6 +93,24 @@ def test_a_huge_piece_fills_no_memory(store: Store, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Unsafe, match="5000 bytes in one piece"):
         check(store, "x.pkl", piece + b"0" + EVIL[2:])
     check(store, "y.pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"0" + EVIL[2:])
+
+
+def test_a_store_that_fails_is_no_clean_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scanner takes an error of reading for the end; it is none, and the file has not been looked through."""
+    monkeypatch.setattr("registry.pickles.WINDOW", 64)
+    content = pickle.dumps("x" * 100, protocol=0)[:-1] + b"0" + EVIL[2:]
+    digest = hashlib.sha256(content).hexdigest()
+    store.put_blob(digest, len(content), [content])
+    read = store.read_blob
+
+    def fails_later(digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        if start:
+            raise StoreDown("away")
+        yield from read(digest, start, end)
+
+    monkeypatch.setattr(store, "read_blob", fails_later)
+    with pytest.raises(StoreDown):
+        check_pickles(store, "x.pkl", digest, len(content))
 
 
 @pytest.mark.parametrize(
