@@ -106,7 +106,8 @@ class RegistrySource:
         """
         address = f"{self.url}/api/models/{entry.hf_repo}/revision/{quote(entry.revision, safe='')}?blobs=1"
         try:
-            response = self._client.get(address)
+            # A registry that mirrors the model just now says how far it is, instead of having us wait for it.
+            response = self._client.get(address, headers={"Prefer": "respond-async"})
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._down(error) from error
         if response.status_code == 503:

@@ -20,6 +20,7 @@ from registry import hub_json
 from registry.library import MAIN, Library, RepoUnknown, RevisionUnknown
 from registry.manifest import FileEntry, Manifest
 from registry.on_demand import OnDemand
+from registry.waiting import or_wait
 
 PAGE = 1000
 _VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits"})
@@ -55,8 +56,12 @@ class HubApi:
                     found.append(hub_json.model_summary(self._library.manifest(repo, MAIN)))
         return JSONResponse(found[: max(limit, 0)])
 
-    def read(self, request: Request) -> JSONResponse:
+    async def read(self, request: Request) -> Response:
         """`/api/models/{id}` and everything below it that is read."""
+        _, verb, _ = self._parse_api_path(request)
+        return await or_wait(request, self._read, blanks=verb in ("", "revision"))
+
+    def _read(self, request: Request) -> JSONResponse:
         wanted, verb, rest = self._parse_api_path(request)
         query = request.query_params
         if verb == "refs":
@@ -93,8 +98,11 @@ class HubApi:
         manifest = self._manifest(request, wanted, rest[0] if rest else MAIN)
         return JSONResponse(hub_json.paths_info(manifest, paths, expand=expand))
 
-    def resolve(self, request: Request) -> Response:
+    async def resolve(self, request: Request) -> Response:
         """`/{id}/resolve/{rev}/{path}`: a file's head, or the file: by redirection to the store, or as the body."""
+        return await or_wait(request, self._resolve)
+
+    def _resolve(self, request: Request) -> Response:
         segments = _segments(request)
         at = 1 if segments[1:2] == ["resolve"] else 2
         wanted, rest = "/".join(segments[:at]), segments[at + 1 :]
@@ -165,7 +173,7 @@ class HubApi:
             not_yet = self._on_demand.not_yet(id, revision)
             if not_yet is None:
                 raise
-            # Asked again and again by who waits for it: the job's own lines in the log tell more.
+            # Asked again and again, for who waits for it: the job's own lines in the log tell more.
             request.state.quiet = True
             raise not_yet from None
 

@@ -23,6 +23,12 @@ PAUSE_S = 300.0
 ASK_AGAIN_S = 5.0
 
 
+class OnTheWay(ModelLoading):
+    """A model that is being downloaded; `job` ends when it is here, or will not come."""
+
+    job: Job | None = None
+
+
 class OnDemand:
     """Begins downloads for those who ask for what is missing. Safe to use from many threads."""
 
@@ -49,13 +55,16 @@ class OnDemand:
                 log.info("mirroring on first use", model=entry.name, repo=entry.hf_repo, revision=entry.revision)
             job = self._mirror.download(entry.name, DownloadRequest())
         except JobConflict as conflict:
-            return _with_message_header(ModelLoading(conflict.message, retry_after=ASK_AGAIN_S))
+            busy = OnTheWay(conflict.message, retry_after=ASK_AGAIN_S)
+            busy.job = self._mirror.jobs.get(entry.name)
+            return _with_message_header(busy)
         return _under_way(entry, job)
 
 
 def _under_way(entry: Entry, job: Job) -> ApiError:
     how_far = "waiting for its turn" if job.status == "queued" else job.progress.told() or "listing its files"
-    error = ModelLoading(f"{entry.name} is being mirrored: {how_far}", retry_after=ASK_AGAIN_S)
+    error = OnTheWay(f"{entry.name} is being mirrored: {how_far}", retry_after=ASK_AGAIN_S)
+    error.job = job
     error.headers["X-Mirror-Progress"] = f"{job.progress.share:.4f}"
     return _with_message_header(error)
 

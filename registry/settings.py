@@ -53,7 +53,8 @@ class RegistrySettings(HttpSettings):
     )
     mirror_missing: bool = Field(
         False,
-        description="yes mirrors a model of the catalogue when it is first asked for; no, the default, answers 404",
+        description="yes mirrors a model of the catalogue when it is first asked for, and who asks waits for it; no, "
+        "the default, answers 404",
     )
     hf_token: SecretStr | None = Field(None, description="a token for gated models; sent to HF_ENDPOINT only")
     api_keys: SecretStr | None = Field(

@@ -37,6 +37,11 @@ def mirror(serve: Serve) -> Iterator[str]:
         yield url
 
 
+def ask(url: str, method: str = "GET") -> httpx2.Response:
+    """Ask as who would rather hear how far it is than wait."""
+    return plain_http.request(method, url, headers={"Prefer": "respond-async"})
+
+
 def refusal(answer: httpx2.Response) -> tuple[int, str, str]:
     error = answer.json()["error"]
     return answer.status_code, error["code"], error["message"]
@@ -45,28 +50,28 @@ def refusal(answer: httpx2.Response) -> tuple[int, str, str]:
 def test_the_first_question_begins_one_download(source: Source, mirror: str) -> None:
     """However often and however it is asked for: one download, 503 with its progress, and then the model."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
-    first = plain_http.get(mirror + LISTING)
+    first = ask(mirror + LISTING)
     assert refusal(first)[:2] == (503, "model_loading")
     assert "small is being mirrored: " in refusal(first)[2]
     assert 1 <= int(first.headers["retry-after"]) <= 15
     wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
     for path in (LISTING, f"/api/models/{REPO}", "/api/models/tiny", f"/api/models/{REPO}/tree/main"):
-        assert refusal(plain_http.get(mirror + path))[:2] == (503, "model_loading")
-    head = plain_http.request("HEAD", f"{mirror}/{REPO}/resolve/main/config.json")
+        assert refusal(ask(mirror + path))[:2] == (503, "model_loading")
+    head = ask(f"{mirror}/{REPO}/resolve/main/config.json", "HEAD")
     assert head.status_code == 503
     assert head.headers["x-error-message"].startswith("small is being mirrored: 0 % of 3.0 MB")
     assert float(head.headers["x-mirror-progress"]) < 0.01
     assert plain_http.get(f"{mirror}/models/small").json()["status"] == "downloading"
     gate.set()
     assert wait_for_job(mirror, "small")["status"] == "ready"
-    assert plain_http.get(mirror + LISTING).json()["sha"] == source.manifest.commit
+    assert ask(mirror + LISTING).json()["sha"] == source.manifest.commit
     assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
 
 
 def test_off_it_is_the_404_as_ever(source: Source, serve: Serve) -> None:
     """The default: nothing is fetched because somebody asked."""
     with serve(mirror_missing=False) as url:
-        answer = plain_http.get(url + LISTING)
+        answer = ask(url + LISTING)
         assert refusal(answer)[:2] == (404, "model_not_found")
         assert answer.headers["x-error-code"] == "RepoNotFound"
     assert source.switches.seen == []
@@ -77,7 +82,7 @@ def test_off_it_is_the_404_as_ever(source: Source, serve: Serve) -> None:
 )
 def test_only_what_the_catalogue_has(source: Source, mirror: str, path: str) -> None:
     """Another repository, or another revision of a known one, is nobody's to fetch."""
-    assert plain_http.get(mirror + path).status_code == 404
+    assert ask(mirror + path).status_code == 404
     assert source.switches.seen == []
 
 
@@ -86,11 +91,11 @@ def test_a_failure_is_told_and_not_repeated_on_every_question(
 ) -> None:
     """A wrong token knocks once; the reason is told until the pause is over, then it is tried again."""
     source.switches.status[LISTING] = (401, {})
-    plain_http.get(mirror + LISTING)
+    ask(mirror + LISTING)
     assert wait_for_job(mirror, "small")["status"] == "failed"
     asked = len(source.switches.seen)
     for _ in range(3):
-        answer = plain_http.get(mirror + LISTING)
+        answer = ask(mirror + LISTING)
         status, code, message = refusal(answer)
         assert (status, code) == (503, "model_failed")
         assert "small could not be mirrored: test/small does not exist" in message
@@ -100,7 +105,7 @@ def test_a_failure_is_told_and_not_repeated_on_every_question(
     assert len(source.switches.seen) == asked
     source.switches.status.clear()
     monkeypatch.setattr(on_demand, "PAUSE_S", 0.0)
-    assert refusal(plain_http.get(mirror + LISTING))[1] == "model_loading"
+    assert refusal(ask(mirror + LISTING))[1] == "model_loading"
     assert wait_for_job(mirror, "small")["status"] == "ready"
 
 
@@ -108,11 +113,11 @@ def test_a_restart_is_another_chance(source: Source, serve: Serve) -> None:
     """Whoever has mended the token starts the registry again, and does not wait for the pause."""
     source.switches.status[LISTING] = (401, {})
     with serve() as url:
-        plain_http.get(url + LISTING)
+        ask(url + LISTING)
         wait_for_job(url, "small")
     source.switches.status.clear()
     with serve() as url:
-        assert refusal(plain_http.get(url + LISTING))[1] == "model_loading"
+        assert refusal(ask(url + LISTING))[1] == "model_loading"
         assert wait_for_job(url, "small")["status"] == "ready"
 
 
@@ -120,12 +125,12 @@ def test_another_job_on_the_model_is_waited_for(source: Source, mirror: str) -> 
     """Somebody downloads it with other options: the asker is told, and that download is left alone."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     plain_http.post(f"{mirror}/models/small/download", json={"ignore_patterns": ["*.md"]})
-    status, code, message = refusal(plain_http.get(mirror + LISTING))
+    status, code, message = refusal(ask(mirror + LISTING))
     assert (status, code) == (503, "model_loading")
     assert "with other options" in message
     gate.set()
     assert wait_for_job(mirror, "small")["status"] == "ready"
-    assert plain_http.get(mirror + LISTING).status_code == 200
+    assert ask(mirror + LISTING).status_code == 200
 
 
 def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: str, tmp_path: Path) -> None:
@@ -159,7 +164,7 @@ def test_the_log_can_be_followed(source: Source, mirror: str, monkeypatch: pytes
     all_but_the_weights = f"{len(source.manifest.files) - 1} of {len(source.manifest.files)}"
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
-            plain_http.get(mirror + LISTING)
+            ask(mirror + LISTING)
         wait_until(lambda: any(line.get("files") == all_but_the_weights for line in logs))
         gate.set()
         wait_for_job(mirror, "small")

@@ -1,0 +1,105 @@
+"""Hub clients that ask for a model of the catalogue that is not here yet: they wait, and have it."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from huggingface_hub import hf_hub_download, snapshot_download
+
+from registry import waiting
+from tests.registry.conftest import REPO, WEIGHTS, Source
+from tests.support import plain_http
+from tests.support.hub import contents, serving_registry, wait_for_job, wait_until
+
+LISTING = f"/api/models/{REPO}/revision/main"
+HEAD = f"/{REPO}/resolve/main/config.json"
+
+
+@pytest.fixture
+def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
+    """A registry over an empty folder whose catalogue has the source's model as `small`."""
+    catalogue = tmp_path / "models.yaml"
+    catalogue.write_text(f"small: {{kind: llm, hf_repo: {REPO}}}\n")
+    given = {"hf_endpoint": source.url, "catalogue": catalogue, "mirror_missing": True}
+    with serving_registry(tmp_path / "mirror", **given) as url:
+        yield url
+
+
+@pytest.fixture
+def gate(source: Source) -> threading.Event:
+    """What holds the weights back at the source."""
+    return source.switches.gate.setdefault(f"/{WEIGHTS}", threading.Event())
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+@pytest.fixture(params=["quietly", "with blanks"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Within the time that clients bear silence, and beyond it."""
+    monkeypatch.setattr(waiting, "QUIET_S", 30.0 if request.param == "quietly" else 0.0)
+    monkeypatch.setattr(waiting, "BLANK_EVERY_S", 0.02)
+    return str(request.param)
+
+
+def test_clients_that_ask_have_it(
+    source: Source, mirror: str, gate: threading.Event, pool: ThreadPoolExecutor, how: str, tmp_path: Path
+) -> None:
+    """Four at once: every file is theirs, and the source has sent it once."""
+    asked = [
+        pool.submit(snapshot_download, REPO, endpoint=mirror, local_dir=tmp_path / f"client-{number}")
+        for number in range(4)
+    ]
+    wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
+    assert not any(each.done() for each in asked)
+    gate.set()
+    for number, each in enumerate(asked):
+        each.result()
+        came = contents(tmp_path / f"client-{number}")
+        assert {path: came[path] for path in came if not path.startswith(".cache")} == contents(tmp_path / "repo")
+    assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
+
+
+def test_one_file_is_waited_for(
+    source: Source, mirror: str, gate: threading.Event, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """As from_pretrained asks: for config.json, before anything else."""
+    asked = pool.submit(hf_hub_download, REPO, "config.json", endpoint=mirror, cache_dir=tmp_path / "client")
+    wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
+    gate.set()
+    assert Path(asked.result()).read_bytes() == contents(tmp_path / "repo")["config.json"]
+
+
+def test_what_does_not_come_is_told(
+    source: Source, mirror: str, gate: threading.Event, pool: ThreadPoolExecutor, how: str
+) -> None:
+    """With its reason; where blanks have gone out already the answer breaks off, and never looks whole."""
+    source.switches.corrupt.add(WEIGHTS)
+    asked = pool.submit(plain_http.get, mirror + LISTING)
+    wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
+    gate.set()
+    if how == "quietly":
+        assert asked.result().status_code == 503
+        assert f"{WEIGHTS} of {REPO} arrived damaged" in asked.result().json()["error"]["message"]
+    else:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            asked.result()
+    assert wait_for_job(mirror, "small")["status"] == "failed"
+
+
+def test_a_head_has_no_blanks(
+    source: Source, mirror: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told to come again."""
+    monkeypatch.setattr(waiting, "QUIET_S", 0.0)
+    answer = plain_http.head(mirror + HEAD)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    gate.set()
+    assert wait_for_job(mirror, "small")["status"] == "ready"
+    assert plain_http.head(mirror + HEAD).status_code == 200
