@@ -77,6 +77,7 @@ class Site:
     def drop(self, bucket: str) -> None:
         """Remove a bucket and what is in it."""
         self.rclone("purge", f"s3:{bucket}")
+        self.s3.vacuum()
 
     def rclone(self, *arguments: str) -> None:
         """Run rclone, which knows the server by the names `s3` and `from`."""

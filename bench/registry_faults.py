@@ -56,6 +56,8 @@ class Site:
     store: Store
     log: Path
     outages: Outages | None = None
+    reclaim: Callable[[], None] = lambda: None
+    """Gives back the disk that deleted blobs still take."""
     port: int = field(default_factory=free_port)
     full: bool = False
     program: Program | None = None
@@ -208,6 +210,7 @@ def _wrong_after_delete(site: Site) -> Iterator[str]:
     for digest in [blob.digest for blob in site.store.blobs()] + [each.digest for each in site.store.unfinished()]:
         site.store.delete_blob(digest)
         site.store.drop_upload(digest)
+    site.reclaim()
     if site.store.list_documents("jobs/"):
         yield "a job is left after DELETE"
 
@@ -262,6 +265,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
         site.ask("DELETE", f"/models/{repo.rpartition('/')[2]}")
     time.sleep(1.1)
     clear_up(library, spare_s=1.0, running=set, dry_run=False)
+    site.reclaim()
     wrong += [f"{blob.digest} is left although nothing is" for blob in site.store.blobs()]
     return Round(site.name, "turmoil", "ended", time.monotonic() - began, tuple(wrong), 0, None)
 
@@ -320,7 +324,7 @@ def _s3_site(folder: Path, hub: FaultyHub) -> Iterator[Site]:
         }  # fmt: skip
         beside = {key.lower(): value for key, value in settings.items()} | {"s3_endpoint": server.endpoint}
         store = open_store(RegistrySettings.model_validate(beside))
-        yield Site("s3", settings, hub, store, folder / "s3.log", outages)
+        yield Site("s3", settings, hub, store, folder / "s3.log", outages, server.vacuum)
 
 
 def main() -> None:

@@ -21,8 +21,13 @@ class S3Server:
     """Where the server answers and with which credentials."""
 
     endpoint: str
+    master: str = ""
     access_key: str = "test-user"
     secret_key: str = "test-password"
+
+    def vacuum(self) -> None:
+        """Give the disk back what deleted objects still take of it."""
+        urllib3.PoolManager(retries=False, timeout=60.0).request("GET", f"{self.master}/vol/vacuum?garbageThreshold=0.01")
 
 
 def weed_binary() -> str | None:
@@ -50,7 +55,7 @@ class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
 
     def __enter__(self) -> S3Server:
         master, volume, filer, s3 = _ports(4)
-        server = S3Server(f"http://127.0.0.1:{s3}")
+        server = S3Server(f"http://127.0.0.1:{s3}", f"http://127.0.0.1:{master}")
         config = self._folder / "s3.json"
         credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
         config.write_text(
