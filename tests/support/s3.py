@@ -27,7 +27,8 @@ class S3Server:
 
     def vacuum(self) -> None:
         """Give the disk back what deleted objects still take of it."""
-        urllib3.PoolManager(retries=False, timeout=60.0).request("GET", f"{self.master}/vol/vacuum?garbageThreshold=0.01")
+        http = urllib3.PoolManager(retries=False, timeout=60.0)
+        http.request("GET", f"{self.master}/vol/vacuum?garbageThreshold=0.01")
 
 
 def weed_binary() -> str | None:
