@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import structlog
@@ -18,7 +18,7 @@ from kit.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
 from kit.model_source import CHUNK, Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
 from kit.parts import Buffers, in_order, write_all
-from kit.resume import Broken, Stopped, check_stop
+from kit.resume import Broken, Stop, Stopped, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]
 
@@ -26,8 +26,9 @@ log = structlog.get_logger(__name__)
 
 Report = Callable[[float, str], None]
 
-# So many parts of a file are fetched at once, each held in memory until it is its turn to be written.
+# So many parts are fetched at once, each held in memory until it is its turn to be written, of so many files.
 CONNECTIONS = 6
+FILES = 3
 PART = 8 << 20
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -79,7 +80,8 @@ class _Fetch:
         self._source = source
         self._cache = cache
         self._report = report
-        self._stop = stop
+        self._stop = Stop(stop)
+        self._lock = threading.Lock()
         self._done = 0
         self._total = 0
         self._buffers = Buffers(CONNECTIONS * PART)
@@ -134,9 +136,19 @@ class _Fetch:
             else:
                 missing.append(file)
         self._check_room(part.folder, missing)
-        for file in missing:
-            self._fetch_file(listing, file, part)
+        self._fetch_all(listing, missing, part)
         return self._cache.publish(listing, part)
+
+    def _fetch_all(self, listing: Listing, files: list[RemoteFile], part: VerifiedFolder) -> None:
+        """Fetch the files, several at once. The first failure ends the others, and is raised."""
+        first: BaseException | None = None
+        with ThreadPoolExecutor(FILES, thread_name_prefix="fetch-file") as pool:
+            for future in as_completed([pool.submit(self._fetch_file, listing, file, part) for file in files]):
+                if future.exception() is not None:
+                    first = first or future.exception()
+                    self._stop.set()
+        if first is not None:
+            raise first
 
     def _check_room(self, folder: Path, missing: list[RemoteFile]) -> None:
         needed = 0
@@ -157,7 +169,8 @@ class _Fetch:
         while True:
             continued = path.is_file() and path.stat().st_size > 0
             if self._download(listing, file, path):
-                part.remember(file)
+                with self._lock:
+                    part.remember(file)
                 return
             if not continued:
                 break
@@ -187,12 +200,15 @@ class _Fetch:
                 fill, done, file.size, PART,
                 buffers=self._buffers, pool=self._pool, ahead=CONNECTIONS, stop=self._stop,
             )  # fmt: skip
-            with contextlib.closing(parts):
+            with contextlib.closing(parts), ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
                 for part in parts:
                     try:
                         check_stop(self._stop)
-                        write_all(stream.fileno(), part.view)
-                        hasher.update(part.view)
+                        hashed = beside.submit(hasher.update, part.view)
+                        try:
+                            write_all(stream.fileno(), part.view)
+                        finally:
+                            hashed.result()
                         done += len(part.view)
                         self._advance(file, len(part.view), done)
                     finally:
@@ -201,14 +217,16 @@ class _Fetch:
         if done == file.size and file.is_proved_by(hasher):
             return True
         path.unlink()
-        self._done -= done
+        with self._lock:
+            self._done -= done
         return False
 
     def _advance(self, file: RemoteFile, count: int, done: int) -> None:
-        self._done += count
-        share = self._done / self._total if self._total else 1.0
         percent = 100 * done // file.size if file.size else 100
-        self._report(min(share, 1.0), f"fetching {file.path} {min(percent, 100)} % of {_human(file.size)}")
+        with self._lock:
+            self._done += count
+            share = self._done / self._total if self._total else 1.0
+            self._report(min(share, 1.0), f"fetching {file.path} {min(percent, 100)} % of {_human(file.size)}")
 
 
 def _human(count: int) -> str:

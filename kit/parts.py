@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 
 from kit.resume import check_stop
 
@@ -103,6 +103,8 @@ def in_order(
                     check_stop(stop)
                     continue
             future, part = pending[0]
+            if start < size and len(pending) < ahead and wait((future,), POLL_S).not_done:
+                continue  # other files may have given memory back
             future.result()
             pending.popleft()
             yield part

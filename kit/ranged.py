@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 
 from kit.resume import Broken, Patience, check_stop, pause
 
-PIECE = 256 << 10
+PIECE = 1 << 20
 CHUNK = 8 << 20
 REDIRECTS = 5
 CONNECTIONS = 32
@@ -145,19 +145,24 @@ class RangedFile:
             yield bytes(chunk)
 
     def _pieces(self, view: memoryview, start: int) -> Iterator[int]:
-        direct, self._direct = self._direct, None
-        with self._client.get(direct or self._url, start, start + len(view) - 1) as (response, url):
-            status = response.status
-            if status == 206 and _range_start(response.headers) not in (start, None):
-                raise Broken(f"{self._url} answered with another range than was asked for.")
-            if status not in (200, 206):
-                if direct is not None:
-                    raise Broken(f"{urlsplit(direct).hostname} answered {status}.", retry_after=0.0)
-                raise self._refuse(status, response.headers)
-            if url != self._url:
-                self._direct = url
-            # A server that ignores Range begins at the beginning.
-            yield from _pour(response, view, skip=start if status == 200 else 0)
+        direct, answered = self._direct, False
+        try:
+            with self._client.get(direct or self._url, start, start + len(view) - 1) as (response, url):
+                status = response.status
+                if status == 206 and _range_start(response.headers) not in (start, None):
+                    raise Broken(f"{self._url} answered with another range than was asked for.")
+                if status not in (200, 206):
+                    if direct is not None:
+                        raise Broken(f"{urlsplit(direct).hostname} answered {status}.", retry_after=0.0)
+                    raise self._refuse(status, response.headers)
+                answered = True
+                if url != self._url:
+                    self._direct = url
+                # A server that ignores Range begins at the beginning.
+                yield from _pour(response, view, skip=start if status == 200 else 0)
+        finally:
+            if not answered and self._direct == direct:
+                self._direct = None
 
 
 def _pour(response: urllib3.BaseHTTPResponse, view: memoryview, *, skip: int) -> Iterator[int]:

@@ -1,7 +1,10 @@
 """Work that is taken up again where it broke: what may pass, how long to wait, when to stop."""
 
 import threading
+import time
 from dataclasses import dataclass
+
+LOOK_EVERY_S = 0.1
 
 
 class Broken(Exception):
@@ -14,6 +17,28 @@ class Broken(Exception):
 
 class Stopped(Exception):
     """The one who asked does not want it any more."""
+
+
+class Stop(threading.Event):
+    """Set when it was set itself, or the event that it was made from: ends a part of the work, or all of it."""
+
+    def __init__(self, outer: threading.Event) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def is_set(self) -> bool:
+        """Whether one of the two is."""
+        return super().is_set() or self._outer.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until one of the two is set, `timeout` seconds at most; whether one is."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            left = LOOK_EVERY_S if until is None else until - time.monotonic()
+            if left <= 0:
+                return False
+            super().wait(min(left, LOOK_EVERY_S))
+        return True
 
 
 @dataclass(frozen=True)

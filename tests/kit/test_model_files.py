@@ -140,6 +140,7 @@ def test_a_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: s
 def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the first part: the next fetch asks for the rest of that file, and for no finished one."""
     monkeypatch.setattr("kit.model_files.PART", 1_000_000)
+    monkeypatch.setattr("kit.model_files.FILES", 1)
     original = fetch._report
 
     def stop_after_a_part(share: float, text: str) -> None:
