@@ -69,6 +69,29 @@ async def test_goes_on(start_backend: StartBackend, start_gateway: StartGateway,
     await gateway.until(lambda: settled(gateway))
 
 
+async def test_goes_on_from_chunks_that_passed_as_they_came(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Where the head of the answer was known, chunks are not framed again: what they said is known all the same."""
+    first, second = await pair(start_backend)
+    gateway = await start_gateway(first, second)
+    gateway.backend("second").drain(True)
+    for _ in range(2):
+        assert list(tokens_of((await stream(gateway)).content)) == list(range(TOKENS))
+    first.switches.gated, first.switches.reset_after = True, 7
+    asked = asyncio.create_task(stream(gateway))
+    await first.wait_for(3)
+    gateway.backend("second").drain(False)
+    for _ in range(8):
+        first.gate.release()
+    answer = await asked
+    assert answer.headers["x-served-by"] == "first"
+    assert second.requests
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert len({chunk["id"] for chunk in chunks_of(answer)}) == 1
+    await gateway.until(lambda: settled(gateway))
+
+
 async def _direct(backend: FakeBackend, path: str) -> dict[str, int]:
     """The usage of the same request when nothing is cut."""
     async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=HANG_S) as client:
