@@ -14,6 +14,7 @@ import structlog
 
 from kit.catalogue import Entry
 from kit.service import Report
+from services.llm.memory import memory_bytes
 from services.llm.options import Sampling
 
 log = structlog.get_logger(__name__)
@@ -113,12 +114,7 @@ def _memory_bytes(device: str) -> float:
         import torch
 
         return float(torch.cuda.get_device_properties(device).total_memory)
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return memory
-    return min(memory, float(limit)) if limit.isdigit() else memory
+    return float(memory_bytes())
 
 
 def _device(setting: str, torch: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from kit.catalogue import Entry
 from kit.settings import SettingsError
+from services.llm.memory import memory_bytes
 from services.llm.tool_parsers import tool_arguments
 from services.llm.vllm_media import CONNECTOR
 
@@ -95,8 +96,7 @@ def parse(line: list[str]) -> Any:
 
 def _cpu_cache_bytes() -> int:
     low, high = CPU_CACHE_GIB
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(min(max(memory * CPU_CACHE_SHARE, low * GIB), high * GIB))
+    return int(min(max(memory_bytes() * CPU_CACHE_SHARE, low * GIB), high * GIB))
 
 
 def _argument(name: str, value: Any) -> list[str]:
