@@ -12,8 +12,8 @@ from kit.catalogue import Catalogue
 from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
 from registry.card import Card
 from registry.manifest import FileEntry, Manifest, Name, Source
-from registry.progress_bar import human_bytes
-from registry.store import Store, StoreError, StoreFull
+from registry.room import Room
+from registry.store import Store, StoreError
 
 MAIN = "main"
 
@@ -49,27 +49,7 @@ class Library:
         """`quota`: the most bytes that all blobs together may take."""
         self.store = store
         self.catalogue = catalogue
-        self._quota = quota
-
-    def check_room(self, what: str, needed: int, *, begun: int = 0) -> None:
-        """Refuse what has no room before a byte of it is fetched. Raises StoreFull, StoreError.
-
-        `begun` of the `needed` bytes lie in the store already, in uploads that were not finished.
-        """
-        free = self.store.free_bytes()
-        if free is not None and needed - begun > free:
-            raise StoreFull(
-                f"{self.store.where} has no room: {what} needs {human_bytes(needed)}, {human_bytes(free)} are free. "
-                "Free some space, delete a model, or set STORE to another place."
-            )
-        if self._quota is None or not needed:
-            return
-        used = sum(blob.size for blob in self.store.blobs())
-        if used + needed > self._quota:
-            raise StoreFull(
-                f"{what} needs {human_bytes(needed)} more, and of the {human_bytes(self._quota)} of QUOTA_GB "
-                f"{human_bytes(used)} are taken. Delete a model, run `registry gc`, or raise QUOTA_GB."
-            )
+        self.room = Room(store, quota)
 
     def publish(
         self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source,

@@ -1,5 +1,6 @@
 """One model from the source into the store: list, choose, fetch with digests in flight, publish when all are right."""
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -81,7 +82,12 @@ class Transfer:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
         self._when_store_is_up(on_chosen)
-        self._when_store_is_up(partial(self._check_room, files))
+        with contextlib.ExitStack() as stack:
+            self._when_store_is_up(lambda: stack.enter_context(self._room(files)))
+            return self._bring(listing, files, publishing)
+
+    def _bring(self, listing: Listing, files: list[SourceFile], publishing: Publishing) -> Manifest:
+        wanted = self._wanted
         total = human_bytes(sum(file.size for file in files))
         log.info(
             "files chosen", model=wanted.name, repo=wanted.repo, commit=listing.commit, files=len(files), size=total
@@ -144,12 +150,12 @@ class Transfer:
         code.digests = self.digests
         code.run(publishing)
 
-    def _check_room(self, files: list[SourceFile]) -> None:
+    def _room(self, files: list[SourceFile]) -> AbstractContextManager[None]:
         store = self._library.store
         absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
-        digests = {file.sha256 for file in absent}
-        begun = sum(upload.size for upload in store.unfinished() if upload.digest in digests)
-        self._library.check_room(self._wanted.name, sum(file.size for file in absent), begun=begun)
+        blobs = {file.sha256 or f"{self._wanted.name}/{file.path}": file.size for file in absent}
+        begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
+        return self._library.room.promised(self._wanted.name, blobs, begun=begun)
 
     def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[FileEntry]:
         """Fetch the files, several at once, the largest first. The first failure ends the others."""

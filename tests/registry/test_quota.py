@@ -1,17 +1,19 @@
 """A quota: what has no room is refused before a byte of it is fetched."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from registry.bundle_import import import_bundle
 from registry.file_store import FileStore
+from registry.folder import import_folder
 from registry.library import Library
 from registry.store import StoreFull
 from tests.registry.bundles import KEY, new_library, quiet, write
 from tests.registry.conftest import REPO, WEIGHTS, Run, Source
 from tests.support import plain_http
-from tests.support.hub import digests, serving_registry, small_repo, wait_for_job
+from tests.support.hub import digests, random_bytes, serving_registry, small_repo, wait_for_job, wait_until
 
 
 def test_a_download_that_does_not_fit(source: Source, tmp_path: Path) -> None:
@@ -31,6 +33,27 @@ def test_a_download_that_does_not_fit(source: Source, tmp_path: Path) -> None:
         # What is there already needs no more room.
         plain_http.post(f"{url}/models/again/download", json={"hf_repo": REPO})
         assert wait_for_job(url, "again")["status"] == "ready"
+
+
+def test_two_downloads_that_fit_only_apart(source: Source, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The second is refused while the first is on its way; what both have is counted once."""
+    other = small_repo(tmp_path / "other")
+    (other / WEIGHTS).write_bytes(random_bytes("others", 3_000_000))
+    library = Library(FileStore(source.store), new_library(tmp_path / "x").catalogue)
+    import_folder(library, other, name="other", repo="test/other", revision="main")
+    gate = source.switches.gate[f"{REPO}/resolve/{source.manifest.commit}/{WEIGHTS}"] = threading.Event()
+    request.addfinalizer(gate.set)
+    with serving_registry(tmp_path / "there", hf_endpoint=source.url, quota_gb=0.005, jobs=3) as url:
+        plain_http.post(f"{url}/models/small/download", json={"hf_repo": REPO})
+        wait_until(lambda: source.switches.requests(f"{source.manifest.commit}/{WEIGHTS}"))
+        plain_http.post(f"{url}/models/again/download", json={"hf_repo": REPO})
+        plain_http.post(f"{url}/models/other/download", json={"hf_repo": "test/other"})
+        model = wait_for_job(url, "other")
+        assert model["status"] == "failed"
+        assert "other needs 3.0 MB more, and of the 5.0 MB of QUOTA_GB" in model["error"]
+        assert "3.0 MB more go to downloads that run" in model["error"]
+        gate.set()
+        assert wait_for_job(url, "small")["status"] == wait_for_job(url, "again")["status"] == "ready"
 
 
 def test_an_import_that_does_not_fit(
