@@ -16,6 +16,7 @@ from registry.lease import CHANGES, lease
 from registry.library import Library
 from registry.progress_bar import human_bytes
 from registry.store import Blob
+from registry.sweep import announced
 
 log = structlog.get_logger(__name__)
 
@@ -86,9 +87,11 @@ def _drop_uploads(library: Library, running: Callable[[], set[str]], spare_s: fl
 
 def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:
     """Remove those of `blobs` that are garbage still, while nothing is published or deleted."""
-    with library.store.exclusive():
+    removed = []
+    with library.store.exclusive(), announced(library.store, [blob.digest for blob in blobs]) as good:
         roots = _roots(library, running)
-        garbage = [blob for blob in blobs if blob.digest not in roots]
-        for blob in garbage:
-            library.store.delete_blob(blob.digest)
-    return garbage
+        for blob in blobs:
+            if blob.digest not in roots and good():
+                library.store.delete_blob(blob.digest)
+                removed.append(blob)
+    return removed

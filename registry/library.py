@@ -14,6 +14,7 @@ from registry.card import Card
 from registry.manifest import FileEntry, Manifest, Name, Source
 from registry.room import Room
 from registry.store import Store, StoreError
+from registry.sweep import wait_for_sweeps
 
 MAIN = "main"
 
@@ -63,18 +64,36 @@ class Library:
         check_name(name), check_repo(repo), check_revision(revision)
         with self.store.exclusive():
             merged = self._merged(repo, commit, files)
-            missing = [file for file in merged if self.store.blob_size(file.sha256) != file.size]
-            if missing:
-                raise BlobsMissing(missing)
+            self._check_blobs(merged)
             manifest = Manifest(
                 repo=repo, commit=commit, files=merged, source=source, created=_now(), card=card or Card()
             )
-            self.store.put_document(_commit_key(repo, commit), manifest.model_dump())
+            self._put_manifest(manifest)
             for ref in self._refs_to_move(repo, revision, commit):
                 self.store.put_document(_ref_key(repo, ref), {"commit": commit})
             pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=_now())
             self.store.put_document(_name_key(name), pointer.model_dump())
         return manifest
+
+    def _check_blobs(self, files: Iterable[FileEntry]) -> None:
+        missing = [file for file in files if self.store.blob_size(file.sha256) != file.size]
+        if missing:
+            raise BlobsMissing(missing)
+
+    def _put_manifest(self, manifest: Manifest) -> None:
+        """From now on its blobs are no garbage; those that another process deletes just then are told as missing."""
+        key = _commit_key(manifest.repo, manifest.commit)
+        earlier = self.store.get_document(key)
+        self.store.put_document(key, manifest.model_dump())
+        if wait_for_sweeps(self.store, {file.sha256 for file in manifest.files}):
+            try:
+                self._check_blobs(manifest.files)
+            except BlobsMissing:
+                if earlier is None:
+                    self.store.delete_document(key)
+                else:
+                    self.store.put_document(key, earlier)
+                raise
 
     def _merged(self, repo: str, commit: str, files: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
         by_path = {file.path: file for file in files}
