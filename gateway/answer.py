@@ -126,13 +126,13 @@ class Answer:
         head = answer_head(connection.status, connection.forward, framing, length, truth, keep_alive=self.keep_alive)
         self._transport.write(head + framed(data, framing, last=connection.complete))
 
-    def passes_as_it_is(self, chunk: bytes) -> bool:
-        """Whether a whole chunk may go out as it came; if so, it counts as having gone out."""
+    def passes_as_it_is(self, body: bytes) -> bool:
+        """Whether what came in whole chunks may go out in them; if so, it counts as having gone out."""
         holder = self._verbatim
-        if holder is None or holder.holds or self.awaited or not chunk.endswith(b"\n\n") or ERROR_MARK in chunk:
+        if holder is None or holder.holds or self.awaited or not body.endswith(b"\n\n") or ERROR_MARK in body:
             return False
         if self.said is not None:
-            self.said.keep(chunk)
+            self.said.keep(body)
         return True
 
     def go_on(self, data: bytes, *, last: bool) -> None:

@@ -150,11 +150,11 @@ class Forwarding(Failover):
         elif client.full:
             connection.pause()
 
-    def on_chunk(self, connection: UpstreamConnection, chunk: bytes, framed: bytes) -> None:
-        """Pass on a whole chunk, as it came where it may: what `on_answer` does, for each token of every stream."""
+    def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
+        """Pass on whole chunks, as they came where they may: what `on_answer` does, for each token of every stream."""
         answer, attempt, client = self._answer, self.attempt, self._client
-        if attempt is None or not answer.passes_as_it_is(chunk):
-            connection.body.append(chunk)
+        if attempt is None or not answer.passes_as_it_is(body):
+            connection.body.append(body)
             self.on_answer(connection)
             return
         attempt.backend.last_byte = at = now()

@@ -107,9 +107,9 @@ class Plain:
         plane.access_log.write(Line(path, 200, ms, client.address, self.request_id, 1, backend.name, pair.offer.name))
         client.plain_done(at)
 
-    def on_chunk(self, connection: UpstreamConnection, chunk: bytes, framed: bytes) -> None:
+    def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
         """It is an answer in pieces."""
-        self._become()[1].on_chunk(connection, chunk, framed)
+        self._become()[1].on_chunks(connection, body, framed)
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """The connection broke before the answer was complete."""

@@ -39,8 +39,8 @@ class Listener(Protocol):
     def on_answer(self, connection: "UpstreamConnection") -> None:
         """Something of the answer has come: look at the connection's fields, and take `body`."""
 
-    def on_chunk(self, connection: "UpstreamConnection", chunk: bytes, framed: bytes) -> None:
-        """Of an answer whose head is done a whole chunk has come and nothing else: itself, and as it stood there."""
+    def on_chunks(self, connection: "UpstreamConnection", body: bytes, framed: bytes) -> None:
+        """Of an answer whose head is done whole chunks have come and nothing else: what they hold, and as they came."""
 
     def on_lost(self, connection: "UpstreamConnection", reason: str) -> None:
         """The connection has ended or broke HTTP before the answer was complete. It is gone for good."""
@@ -177,9 +177,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if not self._parsing:
             if self.head_done:
-                chunk = _chunk_in(data)
-                if chunk:
-                    listener.on_chunk(self, chunk, data)
+                body = _chunks_in(data)
+                if body:
+                    listener.on_chunks(self, body, data)
                     return
             elif self._read_known(data):
                 self.any_byte = True
@@ -205,7 +205,7 @@ class UpstreamConnection(asyncio.Protocol):
         listener.on_answer(self)
 
     def _read_known(self, data: bytes) -> bool:
-        """Read what needs no parser: a known head, with its whole body where that has a length, or one chunk."""
+        """Read what needs no parser: a known head, with its whole body where that has a length, or with chunks."""
         found = self._pool.known.find(data)
         if found is None:
             return False
@@ -214,10 +214,10 @@ class UpstreamConnection(asyncio.Protocol):
             if length >= 0:
                 return False
             if len(data) > start:
-                chunk = _chunk_in(data[start:])
-                if not chunk:
+                body = _chunks_in(data[start:])
+                if not body:
                     return False
-                self.body.append(chunk)
+                self.body.append(body)
             self._known_head = data[:start]
             self.chunked = True
         elif len(data) - start != length:
@@ -336,14 +336,27 @@ _MOST_SIZE = 6
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,4}\Z")
 
 
-def _chunk_in(data: bytes) -> bytes:
-    """The chunk where `data` is one whole chunk and not the last, else nothing: what a backend sends for each token."""
-    end = data.find(b"\r\n", 0, _MOST_SIZE)
-    digits = data[:end]
-    size = _SIZES.get(digits) or _read_size(digits)
-    if size and len(data) == end + size + 4 and data.endswith(b"\r\n"):
-        return data[end + 2 : -2]
-    return b""
+def _chunks_in(data: bytes) -> bytes:
+    """What `data` holds, where that is whole chunks, without the last one; else nothing.
+
+    One chunk is what a backend sends for each token; where the gateway was held up, several have come.
+    """
+    whole: list[bytes] = []
+    begin = 0
+    while True:
+        digits_end = data.find(b"\r\n", begin, begin + _MOST_SIZE)
+        if digits_end < 0:
+            return b""
+        digits = data[begin:digits_end]
+        size = _SIZES.get(digits) or _read_size(digits)
+        end = digits_end + size + 4
+        if not size or end > len(data) or data[end - 2 : end] != b"\r\n":
+            return b""
+        chunk = data[digits_end + 2 : end - 2]
+        if end == len(data):
+            return b"".join([*whole, chunk]) if whole else chunk
+        whole.append(chunk)
+        begin = end
 
 
 def _read_size(digits: bytes) -> int:

@@ -106,14 +106,17 @@ class Listening:
 
     def __init__(self) -> None:
         self.body = b""
+        # How often it got chunks that no parser has read.
+        self.unparsed = 0
         self.lost: str | None = None
 
     def on_answer(self, connection: UpstreamConnection) -> None:
         self.body += connection.take_body()
 
-    def on_chunk(self, connection: UpstreamConnection, chunk: bytes, framed: bytes) -> None:
-        assert framed.endswith(b"\r\n%b\r\n" % chunk)
-        self.body += chunk
+    def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
+        assert framed.endswith(body[-1:] + b"\r\n")
+        self.body += body
+        self.unparsed += 1
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         self.lost = reason
@@ -153,6 +156,11 @@ def test_chunks_in_any_pieces_are_the_same_body() -> None:
         assert receive(connection, whole[:at], whole[at:]).body == SAID
         assert receive(connection, *[piece for piece in (*PIECES[:2], *_cut(PIECES[2:], at)) if piece]).body == SAID
     assert connection.reused
+    assert receive(connection, *PIECES).unparsed == 4
+    assert receive(connection, CHUNKED, b"".join(PIECES[1:3]), b"".join(PIECES[3:5]), PIECES[5]).unparsed == 2
+    assert receive(connection, CHUNKED + PIECES[1], b"".join(PIECES[2:])).unparsed == 0
+    # The beginning of the next one, at which a chunk that was read already would fit once more.
+    assert receive(connection, CHUNKED, PIECES[1] + b"7", b"\r\ndata: b\r\n", PIECES[5]).body == b"data: adata: b"
 
 
 def _cut(pieces: tuple[bytes, ...], at: int) -> tuple[bytes, bytes]:
