@@ -18,6 +18,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from bench.clients import Answers, measure, request
 from bench.embedding_peers import MODEL, Server, infinity, ours
 from bench.load import FOLDER, ROOT
-from bench.programs import free_port
+from bench.programs import end_when_told, free_port
 from bench.report import last_line, median_ratio, table
 from quickstart.packages import packaged_folder
 
@@ -38,12 +39,33 @@ TEXTS_PER_REQUEST = 32
 # Words per text: a median of 18, from 3 to 160, as log-normal as questions and paragraphs are.
 WORDS = (2.9, 0.6, 3, 160)
 
-Rounds = dict[str, list[Answers]]
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One load on one server. `cpu_s` is what the server computed for it, in seconds of one core."""
+
+    answers: Answers
+    texts_per_request: int
+    cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Texts per second."""
+        return self.answers.rate * self.texts_per_request
+
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds of one core per text: what still says something where the machine has more to do."""
+        return 1e3 * self.cpu_s / (len(self.answers.latencies) * self.texts_per_request)
+
+
+Rounds = dict[str, list[Round]]
 
 
 def main() -> None:
     """Measure, print a table, and the figures as the last line."""
     options = _options()
+    end_when_told()
     model = packaged_folder("minilm", ROOT / ".cluster" / "packages", lambda _done, _detail: None)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         texts = _texts(model, max(options.texts, options.cosines))
@@ -57,14 +79,20 @@ def main() -> None:
             print(f"{name} is warm", file=sys.stderr)
         for _ in range(options.rounds):
             for name, server in servers.items():
-                every = _requests(server, texts, 1)
-                ones[name].append(measure(server.port, every, clients=CLIENTS, seconds=options.seconds))
+                ones[name].append(_round(name, server, texts, 1, options.seconds))
             for name, server in servers.items():
-                every = _requests(server, texts[: options.texts], TEXTS_PER_REQUEST)
-                many[name].append(measure(server.port, every, clients=CLIENTS))
+                many[name].append(_round(name, server, texts[: options.texts], TEXTS_PER_REQUEST))
             rates.append(max(inside.ask("rate").values()))
         cosine = _least_cosine(servers["ours"], inside, texts[: options.cosines], Path(folder))
     _tell(ones, many, rates, cosine)
+
+
+def _round(name: str, server: Server, texts: Sequence[str], size: int, seconds: float | None = None) -> Round:
+    began = server.program.cpu_seconds()
+    answers = measure(server.port, _requests(server, texts, size), clients=CLIENTS, seconds=seconds)
+    done = Round(answers, size, server.program.cpu_seconds() - began)
+    print(f"{name}, {CLIENTS} x {size}: {done.rate:.0f} texts/s, {done.cpu_ms:.2f} ms of CPU each", file=sys.stderr)
+    return done
 
 
 def _options() -> argparse.Namespace:
@@ -180,26 +208,31 @@ def _least_cosine(server: Server, inside: _Inside, texts: Sequence[str], folder:
 def _tell(ones: Rounds, many: Rounds, rates: Sequence[float], cosine: float) -> None:
     rows: list[list[object]] = []
     for name in ones:
-        single, lists = ones[name], [one.rate * TEXTS_PER_REQUEST for one in many[name]]
-        p99 = statistics.median(one.quantile(0.99) for one in single) * 1e3
-        rows.append([name, statistics.median(one.rate for one in single), p99, statistics.median(lists)])
-    rows.append(["in process, best batch", "", "", statistics.median(rates)])
-    print(table(["", "64 x 1, texts/s", "p99, ms", "64 x 32, texts/s"], rows))
+        p99 = statistics.median(one.answers.quantile(0.99) for one in ones[name]) * 1e3
+        single, lists = ([statistics.median(_rates(all_)), _cpu_ms(all_)] for all_ in (ones[name], many[name]))
+        rows.append([name, *single, p99, *lists])
+    rows.append(["in process, best batch", "", "", "", statistics.median(rates), ""])
+    heads = ["", "64 x 1, texts/s", "CPU, ms/text", "p99, ms", "64 x 32, texts/s", "CPU, ms/text"]
+    print(table(heads, rows))
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     for key, peer in (("torch", "infinity torch"), ("onnx", "infinity onnx")):
         if peer in ones:
             figures[f"vs_infinity_{key}_1"] = median_ratio(_rates(ones["ours"]), _rates(ones[peer]))
             figures[f"vs_infinity_{key}_32"] = median_ratio(_rates(many["ours"]), _rates(many[peer]))
     if "infinity torch" in ones:
-        p99s = [[one.quantile(0.99) for one in ones[name]] for name in ("ours", "infinity torch")]
+        p99s = [[one.answers.quantile(0.99) for one in ones[name]] for name in ("ours", "infinity torch")]
         figures["p99_vs_infinity_torch_1"] = median_ratio(*p99s)
     figures["min_cosine"] = round(cosine, 6)
-    figures["vs_best_in_process"] = median_ratio([one.rate * TEXTS_PER_REQUEST for one in many["ours"]], rates)
+    figures["vs_best_in_process"] = median_ratio(_rates(many["ours"]), rates)
     print(last_line("embedding", figures))
 
 
-def _rates(rounds: Sequence[Answers]) -> list[float]:
+def _rates(rounds: Sequence[Round]) -> list[float]:
     return [one.rate for one in rounds]
+
+
+def _cpu_ms(rounds: Sequence[Round]) -> float:
+    return statistics.median(one.cpu_ms for one in rounds)
 
 
 if __name__ == "__main__":

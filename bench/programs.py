@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import psutil
 
@@ -108,6 +108,15 @@ class Program:
 
     def _said(self) -> str:
         return f":\n{self._log.read_text(errors='replace')[-2000:]}" if self._log else ""
+
+
+def end_when_told() -> None:
+    """Make SIGTERM, as `timeout` sends it, end this bench through its `with` blocks, and so its programs with it."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit("told to end")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _listens(port: int) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 from bench.clients import Answers, measure, request
 from bench.contenders import installed
 from bench.load import FOLDER, ROOT
-from bench.programs import Program, free_port
+from bench.programs import Program, end_when_told, free_port
 from bench.report import last_line, median_ratio, table
 from bench.speech import Recording, recordings, word_errors
 from quickstart.packages import packaged_folder
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="minutes of speech in all")
     options = parser.parse_args()
+    end_when_told()
     model = packaged_folder("whisper", ROOT / ".cluster" / "packages", lambda _done, _detail: None)
     count = CLIENTS * ROUNDS
     spoken = recordings(count, options.minutes * 60 / count, FOLDER / "speech")
