@@ -128,7 +128,7 @@ def mirror(site: Site, hf_endpoint: str) -> tuple[float, float]:
             while (model := client.get(f"{url}/models/m").json())["status"] not in ("ready", "failed"):
                 if time.monotonic() - began > JOB_S:
                     raise RuntimeError("the mirror does not end")
-                time.sleep(0.05)
+                time.sleep(0.25)
         seconds = time.monotonic() - began
         if model["status"] != "ready":
             raise RuntimeError(str(model.get("error")))

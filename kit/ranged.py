@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 
 from kit.resume import Broken, Patience, check_stop, pause
 
-PIECE = 1 << 20
+PIECE = 256 << 10
 CHUNK = 8 << 20
 REDIRECTS = 5
 CONNECTIONS = 32

@@ -79,7 +79,7 @@ class RegistrySettings(HttpSettings):
         description="how long HF_ENDPOINT may be silent in an answer before it is asked again, in seconds",
     )
     parts_in_flight: int = Field(
-        10,
+        8,
         ge=1,
         le=256,
         description="how many parts of files, of 16 MiB mostly, to fetch at once over all downloads; each is held in "
