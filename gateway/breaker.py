@@ -5,8 +5,8 @@
     half open a canary is asked if the backend is idle, and if not, a request that ends well will do: either closes it;
               a canary that fails opens it for twice the pause
 
-Where too few others are left, routing sends requests to open ones too; as many that end well in a row as have to fail
-to open it close it without a pause.
+Where nobody else is left, routing sends requests to open ones too; as many that end well in a row as have to fail to
+open it close it without a pause.
 
 The thresholds are those of Envoy's outlier detection (`consecutive_5xx`, 5) and resilience4j's window (50 % of 20 or
 more). Only a backend's own failures count (refused, reset, silent, 5xx): a 4xx is the client's, and says nothing.

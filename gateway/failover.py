@@ -109,7 +109,7 @@ class Failover(ABC):
         if self._exchange.response_complete:
             return
         try:
-            choice = self._may_go().choose(self.wants, at)
+            choice = self._may_go().choose(self.wants, at, last_resort=True)
         except ApiError as reason:
             # The router's message names every backend that is down and why; only a deadline says more.
             raise (reason if isinstance(error, NoHealthyBackend) else error) from reason
@@ -127,9 +127,10 @@ class Failover(ABC):
             self._tries.note(self.attempt.backend, self.attempts)
         return self._tries
 
-    def _another(self, at: float) -> bool:
+    def _another(self, at: float, *, last_resort: bool = False) -> bool:
         """Whether there is another backend, and room in the budget to try it."""
-        return self._may_go().another(self.wants, at) and self._plane.budget.room(self._plane.metrics.relaying, at)
+        there = self._may_go().another(self.wants, at, last_resort=last_resort)
+        return there and self._plane.budget.room(self._plane.metrics.relaying, at)
 
     # Deaths.
 

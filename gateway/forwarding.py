@@ -201,7 +201,7 @@ class Forwarding(Failover):
             answer.rejoin(carried=self._carries)
             return True
         if status >= 500:
-            if status in ELSEWHERE and self._another(now()):
+            if status in ELSEWHERE and self._another(now(), last_resort=True):
                 self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
                 return False
             backend.failed(f"http_{status}", f"{backend.name} answered {status}")

@@ -8,7 +8,7 @@ from kit.errors import ApiError
 class Tries:
     """The backends that a request has been at, the present one last."""
 
-    __slots__ = ("_count", "_limit", "_model", "_most", "_router", "_tokens", "_tried")
+    __slots__ = ("_count", "_limit", "_model", "_most", "_prefills", "_router", "_tokens", "_tried")
 
     def __init__(self, router: Router, most: int) -> None:
         """`most` is how many attempts there may be."""
@@ -19,6 +19,8 @@ class Tries:
         # The model that has begun to answer, and how much it had said when it was last gone on with, in tokens.
         self._model: str | None = None
         self._tokens = 0
+        # Whether only backends that can continue a message will do.
+        self._prefills = False
 
     def note(self, backend: Backend, count: int) -> None:
         """The present attempt, number `count`, is at this backend."""
@@ -26,23 +28,27 @@ class Tries:
             self._count = count
             self._tried.append(backend)
 
-    def choose(self, wants: Wants, now: float) -> Choice | None:
+    def choose(self, wants: Wants, now: float, *, last_resort: bool) -> Choice | None:
         """The best backend not tried yet, or None when there is none or enough were tried.
+
+        `last_resort` says that the request fails where there is none: then a doubtful one is better than that.
 
         Raises what routing raises. `now` is a monotonic time.
         """
         if self._count >= self._limit:
             return None
-        choice = self._router.choose(wants, now, tried=self._tried)
+        choice = self._router.choose(wants, now, tried=self._tried, last_resort=last_resort)
         if choice is not None and self._model not in (None, choice.pair.offer.name):
             # A fallback goes on with no other model's answer.
             return None
+        if choice is not None and self._prefills and not choice.pair.backend.prefills:
+            return None
         return choice
 
-    def another(self, wants: Wants, now: float) -> bool:
+    def another(self, wants: Wants, now: float, *, last_resort: bool = False) -> bool:
         """Whether there is one."""
         try:
-            return self.choose(wants, now) is not None
+            return self.choose(wants, now, last_resort=last_resort) is not None
         except ApiError:
             return False
 
@@ -60,6 +66,7 @@ class Tries:
         With `prefills`, only backends that can continue a message count. Raises what routing raises.
         """
         self._model = wants.model
+        self._prefills = prefills
         if tokens > self._tokens:
             self._tokens = tokens
             self._limit = self._count + self._most

@@ -29,9 +29,6 @@ STICK: Mapping[Affinity, float] = {"session": 3.0, "prefix": 1.5, "none": 1.0}
 # Of more candidates than these, two are drawn and the better one is taken: asking all costs more than it gains
 # (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
 MANY = 8
-# With a smaller share of a model's backends left, those count too that only failed requests speak against: the few that
-# are left could not bear it all, and may be the next to fail. Envoy's panic threshold is the same.
-PANIC = 0.5
 # How many questions are remembered. Only those with an answer are, so there are about as many as models times routes.
 MOST_QUESTIONS = 4096
 
@@ -92,10 +89,7 @@ class Router:
         fitting: tuple[Candidate, ...] = ()
         try:
             fitting = candidates(wants, self._backends, self._catalogue)
-            usable = available(fitting)
-            if len(usable) >= PANIC * len(fitting):
-                return usable
-            return usable + tuple(pair for pair in fitting if pair.backend.condition.is_doubtful)
+            return available(fitting)
         except (ModelLoading, NoHealthyBackend, ModelNotFound) as error:
             found = self._fallback(wants, ())
             # Where only failed requests speak against a backend, and there is nobody else, it is better than none.
@@ -126,14 +120,25 @@ class Router:
                 return left
         return ()
 
-    def choose(self, wants: Wants, now: float, *, tried: Collection[Backend] = ()) -> Choice | None:
+    def _doubtful(self, wants: Wants, tried: Collection[Backend]) -> tuple[Candidate, ...]:
+        """The untried backends that only failed requests speak against."""
+        fitting = candidates(wants, self._backends, self._catalogue)
+        return tuple(pair for pair in fitting if pair.backend.condition.is_doubtful and pair.backend not in tried)
+
+    def choose(
+        self, wants: Wants, now: float, *, tried: Collection[Backend] = (), last_resort: bool = False
+    ) -> Choice | None:
         """The best backend that is not in `tried`, or None when all are. `now` is a monotonic time.
+
+        As the `last_resort` of a request that would fail, one that only failed requests speak against will do.
 
         Raises what `candidates` and `available` raise.
         """
         found: Sequence[Candidate] = self.ask(wants)
         if tried:
             found = [pair for pair in found if pair.backend not in tried] or self._fallback(wants, tried)
+            if not found and last_resort:
+                found = self._doubtful(wants, tried)
         if len(found) < 2:
             return Choice(found[0], wants.size / KB) if found else None
         hashes, key = self.affinity(wants)
