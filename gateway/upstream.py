@@ -304,7 +304,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole, unless it was an interim one (RFC 9110, 15.2), which is dropped."""
         status = self._parser.get_status_code()
-        if status < 200:
+        if status < 200 or self.head_done:
+            # A known head that the parser is shown late was read before: its lines are not collected again.
             return
         self.status = status
         self.head_done = True
@@ -323,7 +324,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The answer is whole. llhttp knows only here whether the connection stays."""
         if not self.head_done:
             self._reset()
-            self.any_byte = True
+            # The parser has the rest of what has come: it goes on alone.
+            self.any_byte = self._parsing = True
             return
         self.complete = True
         self._keep = self._parser.should_keep_alive()

@@ -109,8 +109,11 @@ class Listening:
         # How often it got chunks that no parser has read.
         self.unparsed = 0
         self.lost: str | None = None
+        # What was told of the head, with each piece.
+        self.heads: set[tuple[int, bytes, bool]] = set()
 
     def on_answer(self, connection: UpstreamConnection) -> None:
+        self.heads.add((connection.status, connection.forward, connection.is_stream))
         self.body += connection.take_body()
 
     def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
@@ -128,6 +131,7 @@ class Listening:
 CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PIECES = (CHUNKED, b"7\r\ndata: a\r\n", b"2\r\n\n\n\r\n", b"0007\r\ndata: b\r\n", b"2\r\n\n\n\r\n", b"0\r\n\r\n")
 SAID = b"data: a\n\ndata: b\n\n"
+HEADS = {(200, b"content-type: text/event-stream\r\n", True)}
 
 
 def opened() -> UpstreamConnection:
@@ -161,6 +165,27 @@ def test_chunks_in_any_pieces_are_the_same_body() -> None:
     assert receive(connection, CHUNKED + PIECES[1], b"".join(PIECES[2:])).unparsed == 0
     # The beginning of the next one, at which a chunk that was read already would fit once more.
     assert receive(connection, CHUNKED, PIECES[1] + b"7", b"\r\ndata: b\r\n", PIECES[5]).body == b"data: adata: b"
+
+
+def test_a_known_head_stays_what_it_is_when_the_parser_takes_over() -> None:
+    """Where the head came alone, and after it what is not one whole chunk: its lines are still to go to the client."""
+    connection = opened()
+    receive(connection, *PIECES)
+    for at in range(1, len(b"".join(PIECES[1:]))):
+        assert receive(connection, CHUNKED, *_cut(PIECES[1:], at)).heads == HEADS
+
+
+@pytest.mark.parametrize("text", [b"3\r\nabc\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"])
+def test_an_answer_that_begins_with_its_interim_head_is_the_parsers(text: bytes) -> None:
+    """What follows in other reads is body, whatever it looks like."""
+    connection = opened()
+    receive(connection, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    head = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(text)
+    for at in range(1, len(head) + 1):
+        assert receive(connection, head[:at], head[at:] + text).body == text
+        if head[at:]:
+            assert receive(connection, head[:at], head[at:], text).body == text
+    assert receive(connection, head, text).body == text
 
 
 def _cut(pieces: tuple[bytes, ...], at: int) -> tuple[bytes, bytes]:
