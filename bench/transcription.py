@@ -70,10 +70,12 @@ def main() -> None:
                 with _asking(ours, health if name == "ours" else []):
                     answers = measure(port, [_form(one) for one in some], clients=CLIENTS)
                 rates.setdefault(name, []).append(audio_s / answers.seconds)
+                print(f"{name}: {rates[name][-1]:.1f} seconds heard per second", file=sys.stderr)
                 _count(errors, name, some, _texts(answers))
             for mode in ("batched", "sequential"):
                 told = inside([mode, *(str(one.path) for one in some)])
                 rates.setdefault(mode, []).append(audio_s / told["seconds"])
+                print(f"{mode}: {rates[mode][-1]:.1f} seconds heard per second", file=sys.stderr)
                 _count(errors, mode, some, told["texts"])
     _tell(rates, errors, health)
 
