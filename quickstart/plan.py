@@ -79,7 +79,7 @@ def make_plan(catalogue: Catalogue, catalogue_path: Path, home: Path, *, vision:
             "MODEL_CACHE": str(home / "models"),
         }
         if module == "services.llm":
-            environment["STOP_GRACE"] = "10"  # supervisord kills after 15 s
+            environment["STOP_GRACE"] = "5"  # supervisord kills after 15 s
         return Program(name, module, port(number), environment | OFFLINE, model)
 
     wanted: list[tuple[str, str, int, Kind]] = [

@@ -3,7 +3,7 @@
 from kit.server import listen, make, prepare, serve, server_config, take_all_files
 from services.llm.app import create
 from services.llm.settings import LlmSettings
-from services.llm.stopping import InterruptingServer
+from services.llm.stopping import TELLING_S, InterruptingServer
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
     take_all_files()
-    config = server_config(app, timeout_graceful_shutdown=settings.stop_grace)
+    config = server_config(app, timeout_graceful_shutdown=settings.stop_grace + TELLING_S)
     serve(InterruptingServer(config, app.interrupt), listener)
 
 

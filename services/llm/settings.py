@@ -33,10 +33,10 @@ class LlmSettings(ServiceSettings):
     )
     stop_grace: int = Field(
         30,
-        ge=2,
+        ge=0,
         le=3600,
         description="seconds that answers may go on after SIGTERM; then they end with an error. What stops the service "
-        "should wait some 15 s longer before it kills",
+        "should wait some 20 s longer before it kills",
     )
     cpu_threads: int = Field(
         0, ge=0, le=1024, description="threads that compute on a CPU, 0 for all cores but one (engine transformers)"

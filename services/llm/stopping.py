@@ -1,6 +1,6 @@
 """A stop that breaks off no stream: answers may go on for a while, and what is left then ends with an error.
 
-uvicorn itself waits as long, and then cuts the connections: a client could not tell the cut from the end of its answer.
+uvicorn itself only cuts the connections then: a client could not tell the cut from the end of its answer.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ import uvicorn
 log = structlog.get_logger(__name__)
 
 INTERRUPTED = "The service stops, and this answer was not done in time. Send the request again."
-# Before uvicorn cuts: the time that the errors have to reach the clients.
-TELLING_S = 2.0
+# The time that the errors have to reach the clients before uvicorn cuts, on a machine that is busy as well.
+TELLING_S = 5
 
 
 class InterruptingServer(uvicorn.Server):
@@ -36,7 +36,7 @@ class InterruptingServer(uvicorn.Server):
                 await late
 
     async def _interrupt_late(self) -> None:
-        grace = self.config.timeout_graceful_shutdown or 0
-        await asyncio.sleep(max(0.0, grace - TELLING_S))
+        grace = max(0, (self.config.timeout_graceful_shutdown or 0) - TELLING_S)
+        await asyncio.sleep(grace)
         log.warning("answers that are not done are ended now", after_seconds=grace)
         await self._interrupt()

@@ -59,7 +59,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Vl
         "context_length": 2048,
     }
     folder = tmp_path_factory.mktemp("vllm-text")
-    with healthy(VllmService(folder, entry, REGISTRY_URL=registry, STOP_GRACE="3")) as service:
+    with healthy(VllmService(folder, entry, REGISTRY_URL=registry, STOP_GRACE="1")) as service:
         yield service
 
 

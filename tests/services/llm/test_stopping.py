@@ -38,7 +38,7 @@ class Endless:
 
 async def stopped(app: Endless, *, while_it_stops: bool) -> str:
     """What a client reads whose answer is on its way when the server is told to stop, or was done just before."""
-    grace = int(TELLING_S) if while_it_stops else 600
+    grace = TELLING_S if while_it_stops else 600
     config = server_config(app, host="127.0.0.1", port=0, lifespan="off", timeout_graceful_shutdown=grace)
     server = InterruptingServer(config, app.interrupt)
     serving = asyncio.create_task(uvicorn.Server.serve(server))
@@ -74,7 +74,7 @@ async def test_nothing_is_interrupted_when_nothing_runs() -> None:
 @pytest.mark.engines
 def test_a_stream_of_the_transformers_engine_ends_with_an_error(tmp_path: Path, smollm2: Path) -> None:
     entry = {"kind": "llm", "hf_repo": "org/tiny", "context_length": 2048}
-    settings = {"ENGINE": "transformers", "MODEL_DIR": str(smollm2), "STOP_GRACE": "3"}
+    settings = {"ENGINE": "transformers", "MODEL_DIR": str(smollm2), "STOP_GRACE": "1"}
     service = ServiceProcess(sys.executable, tmp_path, entry, **settings)
     try:
         service.until("healthy")
