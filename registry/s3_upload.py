@@ -82,6 +82,7 @@ class S3Upload:
         # Parts that have arrived before one with a lower number: their memory is held, so they count as in flight.
         self._early: dict[int, tuple[Part, str | None]] = {}
         self._etags: dict[int, str] = {}
+        self._noting = False
         self._over = False
         document = self._find() if self._kept else None
         self._state = document or self._begin()
@@ -171,6 +172,18 @@ class S3Upload:
         with self._lock:
             self._etags[number] = answer["ETag"]
             self._early[number] = part, state
+            if self._noting:
+                return  # whoever is at it notes this part too
+            self._noting = True
+        while self._note_arrived():
+            pass
+
+    def _note_arrived(self) -> bool:
+        """Note what has arrived without a gap, and let go of its memory; False when there was nothing new.
+
+        One thread at a time, and without the lock while the store is asked: other parts go on arriving.
+        """
+        with self._lock:
             arrived, noted = [], self._state
             while (following := self._arrived + 1) in self._early:
                 part, state = self._early.pop(following)
@@ -179,13 +192,21 @@ class S3Upload:
                 # Without a state there is nothing to go on with: so after the last part, unless it ends a block.
                 if state is not None:
                     noted = noted.model_copy(update={"parts": following, "sha256": state})
-            try:
-                if self._kept and noted is not self._state:
-                    self._bucket.put_document(upload_key(self._digest), noted.model_dump())
-                self._state = noted
-            finally:
-                for one in arrived:
-                    one.release()
+            if not arrived:
+                self._noting = False
+                return False
+        try:
+            if self._kept and noted is not self._state:
+                self._bucket.put_document(upload_key(self._digest), noted.model_dump())
+            self._state = noted
+        except BaseException:
+            with self._lock:
+                self._noting = False
+            raise
+        finally:
+            for one in arrived:
+                one.release()
+        return True
 
     def _begin(self) -> Kept:
         with self._bucket.failures():
