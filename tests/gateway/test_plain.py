@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 
 from gateway import protocol
+from gateway.deaths import digest_of
 from gateway.plain import Plain
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
@@ -180,6 +182,24 @@ async def test_a_connection_that_was_just_closed_is_no_failure(
     assert plain == [True]
     assert (status, headers["x-attempts"]) == (200, "1")
     assert gateway.backend("llm-primary").failures == 0
+
+
+async def test_a_death_makes_only_its_like_unusual(
+    start_backend: StartBackend, start_gateway: StartGateway, plain: list[bool]
+) -> None:
+    """While requests are remembered for the backends that they were lost with, those of other lengths stay plain."""
+    gateway = await start_gateway(await start_backend())
+    client = await warmed(gateway, plain)
+    backend, body = gateway.backend("llm-primary"), REQUEST.partition(b"\r\n\r\n")[2]
+    path, at = "/v1/chat/completions", time.perf_counter()
+    gateway.plane.deaths.died(backend, digest_of(path, body), len(body), at, served_s=0.1)
+    assert gateway.plane.deaths.records
+    other = post({"model": "qwen", "messages": [{"role": "user", "content": "Hello"}]})
+    assert [(await client.ask(one))[0] for one in (other, REQUEST, other)] == [200] * 3
+    assert plain == [True, False, True]
+    assert not gateway.plane.deaths.records
+    assert (await client.ask())[0] == 200
+    assert plain == [True, False, True, True]
 
 
 async def waiting(gateway: RunningGateway, backend: FakeBackend, plain: list[bool]) -> RawClient:
