@@ -234,11 +234,15 @@ class GatewayProtocol(RequestReader):
 
     def become(self, exchange: Exchange) -> None:
         """The plain request that is being answered goes on as `exchange`."""
-        self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
+        # uvicorn's cycle is the request that came last, which may be one behind this.
+        if self.cycle is self._running:
+            self.cycle = exchange  # type: ignore[assignment]  # as in _enqueue
+        self._running = exchange
 
     def plain_done(self, now: float) -> None:
         """The answer to a plain request is written."""
-        self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
+        if self.cycle is self._running:
+            self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
         if self.pipeline or self._in_head or self.flow.read_paused or self.transport.is_closing():
             self.on_response_complete()
             return

@@ -10,6 +10,7 @@ import pytest
 from gateway import protocol
 from gateway.deaths import digest_of
 from gateway.plain import Plain
+from gateway.protocol import GatewayProtocol
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.support.backend import FakeBackend
@@ -282,3 +283,76 @@ async def test_a_stuck_backend_loses_it(
     gateway.backend("llm-primary").be_stuck("it does nothing")
     status, headers, _ = await client.answer()
     assert (status, headers["x-served-by"], headers["x-attempts"]) == (200, "llm-secondary", "2")
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def answered_with_another_behind(
+    gateway: RunningGateway, backend: FakeBackend, plain: list[bool], behind: bytes, pad: int
+) -> tuple[RawClient, GatewayProtocol]:
+    """A client whose plain request was answered when `behind` had come already; what is relayed from then on hangs."""
+    client = await warmed(gateway, plain)
+    (connection,) = gateway.plane.connections
+    assert isinstance(connection, GatewayProtocol)
+    backend.switches.ttft = 0.1
+    client.writer.write(REQUEST)
+    await backend.wait_for(3)
+    await gateway.until(lambda: backend.requests[-1].begun)
+    backend.switches.hang, backend.switches.pad = True, pad
+    client.writer.write(behind)
+    await gateway.until(lambda: connection.pipeline)
+    assert plain == [True]
+    assert (await client.answer())[0] == 200
+    return client, connection
+
+
+# Answered as a plain request, and as the exchange that it becomes since its answer comes in pieces.
+EITHER = pytest.mark.parametrize("pad", [0, 300_000])
+
+
+@EITHER
+async def test_what_follows_what_follows_waits_too(
+    start_backend: StartBackend, start_gateway: StartGateway, plain: list[bool], pad: int
+) -> None:
+    """An answer of the gateway's own does not overtake that of the relayed request before it."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend, max_attempts=1)
+    client, connection = await answered_with_another_behind(gateway, backend, plain, REQUEST, pad)
+    await backend.wait_for(4)
+    client.writer.write(HEALTH)
+    before = connection._messages
+    await gateway.until(lambda: connection._messages > before)
+    await backend.stop()
+    answers = [await client.answer() for _ in range(2)]
+    assert [status for status, _, _ in answers] == [503, 200]
+    assert ["x-attempts" in headers for _, headers, _ in answers] == [True, False]
+
+
+@EITHER
+async def test_the_server_stops_when_what_follows_is_under_way(
+    start_backend: StartBackend, start_gateway: StartGateway, plain: list[bool], pad: int
+) -> None:
+    """It is answered, as the last on its connection."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend, max_attempts=1)
+    client, connection = await answered_with_another_behind(gateway, backend, plain, REQUEST, pad)
+    await backend.wait_for(4)
+    connection.shutdown()  # type: ignore[no-untyped-call]  # uvicorn's own
+    await backend.stop()
+    status, headers, _ = await client.answer()
+    assert (status, headers["connection"]) == (503, "close")
+    assert await client.eof() == b""
+
+
+@EITHER
+async def test_the_body_of_what_follows_comes_later(
+    start_backend: StartBackend, start_gateway: StartGateway, plain: list[bool], pad: int
+) -> None:
+    """A request that the application answers gets its whole body."""
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    behind = b"POST /services/llm-primary/resume HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nab"
+    client, _ = await answered_with_another_behind(gateway, backend, plain, behind, pad)
+    client.writer.write(b"cd" + HEALTH)
+    assert [(await client.answer())[0] for _ in range(2)] == [200, 200]
