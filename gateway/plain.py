@@ -134,8 +134,7 @@ class Plain:
         self._become()[0].client_left()
 
     def client_full(self, full: bool) -> None:
-        """The client reads more slowly than the backend writes, or has caught up."""
-        self._become()[0].client_full(full)
+        """It is its own answer that fills the client, which is whole: there is nobody to be held up."""
 
     def on_deadline(self) -> None:
         """The backend has been silent for too long."""

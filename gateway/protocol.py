@@ -46,6 +46,8 @@ class GatewayProtocol(RequestReader):
         super().__init__(config, server_state, app_state, _loop)
         self.full = False
         self.address: str | None = None
+        # How many bytes the client had still to take when that was last looked at.
+        self._unread = 0
         self._gathering: Exchange | None = None
 
     # What the event loop calls.
@@ -86,12 +88,16 @@ class GatewayProtocol(RequestReader):
         if isinstance(self._running, RELAYED):
             self._running.client_full(False)
         self.flow.resume_writing()
+        if self._running is None and (self.pipeline or not self._closing):
+            self._go_on()
 
     def on_deadline(self) -> None:
         """Called by the plane's clock: nothing has moved for too long."""
         self.deadline = NEVER
         if isinstance(self._running, RELAYED) and self._running.gathered:
             self._running.on_deadline()
+        elif self._is_unread():
+            return
         elif self._closing or (not self._in_head and self._gathering is None):
             self.transport.close()
         else:
@@ -184,7 +190,7 @@ class GatewayProtocol(RequestReader):
 
     def _enqueue(self, exchange: Exchange) -> None:
         self.cycle = exchange  # type: ignore[assignment]  # it has the fields that uvicorn reads of its own cycles
-        if self._running is None:
+        if self._running is None and not self.pipeline:
             self._start(exchange)
             return
         self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
@@ -229,6 +235,7 @@ class GatewayProtocol(RequestReader):
         self._closing = True
         if exchange.gathered or exchange.disconnected:
             self.transport.close()
+            self.deadline = now() + self._plane.limits.client_s
         else:
             self._linger()
 
@@ -243,7 +250,7 @@ class GatewayProtocol(RequestReader):
         """The answer to a plain request is written."""
         if self.cycle is self._running:
             self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
-        if self.pipeline or self._in_head or self.flow.read_paused or self.transport.is_closing():
+        if self.full or self.pipeline or self._in_head or self.flow.read_paused or self.transport.is_closing():
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
@@ -254,7 +261,16 @@ class GatewayProtocol(RequestReader):
         """An answer, relayed or not, is out: start the next request in line."""
         self.server_state.total_requests += 1
         self._running = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the next request, once the client has taken the answers: who only asks must not fill the memory."""
         if self.transport.is_closing():
+            self.deadline = now() + self._plane.limits.client_s
+            return
+        if self.full:
+            self.flow.pause_reading()
+            self.deadline = now() + self._plane.limits.client_s
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -262,6 +278,17 @@ class GatewayProtocol(RequestReader):
         else:
             limits = self._plane.limits
             self.deadline = now() + (limits.client_s if self._in_head else limits.keep_alive_s)
+
+    def _is_unread(self) -> bool:
+        """Whether the client has still to take bytes. It gets more time if it took some, and is cut off if not."""
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if not self._unread:
+            return False
+        if self._unread == before:
+            self.transport.abort()
+        else:
+            self.deadline = now() + self._plane.limits.client_s
+        return True
 
     def _break_off(self, error: ApiError) -> None:
         """What comes on this connection cannot be read: answer with `error` when its turn comes, then close."""

@@ -72,7 +72,7 @@ class RequestReader(HttpToolsProtocol):
         """Parse what has come."""
         if self._closing:
             return
-        if self._between and self._running is None:
+        if self._between and self._running is None and not self.pipeline:
             found = self._plane.known.find(data)
             if found is not None and len(data) - found[2] == found[1] <= self._plane.limits.max_body:
                 self._begin_known(found[0], data[found[2] :])

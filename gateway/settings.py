@@ -96,7 +96,7 @@ class GatewaySettings(HttpSettings):
     slow_start: float = Field(
         10.0, ge=0, description="seconds over which a backend that was started gets its full share of the requests"
     )
-    client_timeout: float = Field(30.0, gt=0, description="seconds that a client may pause while it sends a request")
+    client_timeout: float = Field(30.0, gt=0, description="seconds that a client may pause in sending or taking")
     keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that an idle client connection stays open")
     max_attempts: int = Field(3, ge=1, le=10, description="backends to try for one request, 1 to 10")
 
