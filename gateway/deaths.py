@@ -19,7 +19,7 @@ says something about the request:
 
 What one worker on our port has convicted is refused by all: `convictions` are told, `join` takes them in.
 
-The digests are kept for as long as the quarantine lasts, the oldest going first when there are too many.
+The digests are kept for as long as the quarantine lasts (`expire`), the oldest going first when there are too many.
 """
 
 import hashlib
@@ -177,6 +177,11 @@ class Deaths:
             digest = digest_of(path, body)
             if digest in self.records:
                 self._forget(digest)
+
+    def expire(self, now: float) -> None:
+        """Forget what is over: as long as there is any record, every request is looked at more closely."""
+        for digest in [digest for digest, record in self.records.items() if record.until < now]:
+            self._forget(digest)
 
     def _remember(self, digest: bytes, length: int) -> _Record:
         if len(self.records) >= MOST_KEPT:

@@ -164,7 +164,7 @@ class Plane:
         return recording, raw_audio.TARGET, recording.head(head)
 
     async def watch_deadlines(self) -> None:
-        """Look at every connection's deadline, for as long as the gateway runs.
+        """Look at every connection's deadline, and at those of deaths, for as long as the gateway runs.
 
         One loop instead of a timer for each request: with thousands of streams it costs less than setting the timers.
         """
@@ -180,6 +180,8 @@ class Plane:
                 continue
             for connection in [one for one in self.connections if one.deadline < now]:
                 connection.on_deadline()
+            if self.deaths.records:
+                self.deaths.expire(now)
 
     def move_stuck(self) -> None:
         """What waits at a backend that does nothing any more goes elsewhere, as soon as that is known."""

@@ -252,3 +252,13 @@ def test_retries_do_not_double_the_load_of_an_outage() -> None:
         tried += budget.take(4, 100.0 + tick / 100.0)
     assert tried <= 10_000 * SHARE + 100 * PER_S + 20
     assert budget.refused == 10_000 - tried
+
+
+async def test_an_innocent_loss_is_forgotten(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Though nobody sends the request again: requests are plain only while nothing is held against any."""
+    backend = await start_backend(crash_on="boom")
+    gateway = await start_gateway(backend, quarantine=1, max_attempts=1)
+    assert (await chat(gateway, BOOM)).status_code >= 500
+    assert gateway.plane.deaths.records
+    await gateway.until(lambda: not gateway.plane.deaths.records)
+    assert gateway.plane.deaths._lengths == {}
