@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx2
 
 from bench.load import MEASURED_CORE, ROOT, Load, Round
-from bench.programs import Program, free_port
+from bench.programs import Program, end_when_told, free_port
 from bench.report import last_line, median_interval, table
 from kit.catalogue import Entry
 from services.llm.vllm_arguments import command_line, environment_defaults
@@ -194,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     options = parser.parse_args(arguments)
+    end_when_told()
     size = QUICK if options.quick else Size()
     figures: dict[str, float | int | None] = dict.fromkeys(FIGURES)
     with tempfile.TemporaryDirectory() as folder:
