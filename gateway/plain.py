@@ -78,7 +78,7 @@ class Plain:
     def on_answer(self, connection: UpstreamConnection) -> None:
         """Pass the answer on, count and log it: all that there is to do, where it is whole and well."""
         known, client, plane, pair = connection.known, self._client, self._plane, self._pair
-        if known is None or client.full or plane.deaths.may_know(self._data):
+        if known is None or client.full or (plane.deaths.records and plane.deaths.may_know(self._data)):
             self._become()[1].on_answer(connection)
             return
         at = now()
@@ -170,7 +170,7 @@ def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: 
     try:
         head = known.head
         wants = scan_json(data, known.endpoint, head.session)
-        if wants.stream or head.origin or client.full or plane.deaths.may_know(data):
+        if wants.stream or head.origin or client.full or (plane.deaths.records and plane.deaths.may_know(data)):
             return None
         choice = plane.router.choose(wants, began)
     except ApiError:
