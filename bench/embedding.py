@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any
 from bench.clients import Answers, measure, request
 from bench.embedding_peers import MODEL, Server, infinity, ours
 from bench.load import FOLDER, ROOT
-from bench.programs import end_when_told, free_port
+from bench.programs import end_when_told, free_port, is_healthy
 from bench.report import last_line, median_ratio, table
 from quickstart.packages import packaged_folder
 
@@ -137,7 +136,7 @@ def _servers(model: Path, folder: Path) -> Iterator[dict[str, Server]]:
                 continue
             stack.enter_context(server.program)
             try:
-                server.program.wait_until(partial(_is_healthy, port), "become healthy")
+                server.program.wait_until(partial(is_healthy, port), "become healthy")
             except RuntimeError as error:
                 if name == "ours":
                     raise
@@ -145,14 +144,6 @@ def _servers(model: Path, folder: Path) -> Iterator[dict[str, Server]]:
                 continue
             started[name] = server
         yield started
-
-
-def _is_healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 class _Inside:

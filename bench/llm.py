@@ -24,10 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
-
 from bench.load import MEASURED_CORE, ROOT, Load, Round
-from bench.programs import Program, end_when_told, free_port
+from bench.programs import Program, end_when_told, free_port, is_healthy
 from bench.report import last_line, median_interval, table
 from kit.catalogue import Entry
 from services.llm.vllm_arguments import command_line, environment_defaults
@@ -154,9 +152,8 @@ def _running(program: Program, port: int) -> Iterator[int]:
 def _wait_until_loaded(port: int) -> None:
     deadline = time.monotonic() + LOADED_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(httpx2.TransportError):
-            if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                return
+        if is_healthy(port):
+            return
         time.sleep(0.2)
     raise RuntimeError(f"what should listen on port {port} was not ready within {LOADED_S:g} s")
 

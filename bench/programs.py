@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -117,6 +118,15 @@ def end_when_told() -> None:
         raise SystemExit("told to end")
 
     signal.signal(signal.SIGTERM, end)
+
+
+def is_healthy(port: int) -> bool:
+    """Whether what listens there says at /health that it is well."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _listens(port: int) -> bool:

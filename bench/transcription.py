@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -26,7 +25,7 @@ from typing import Any
 from bench.clients import Answers, measure, request
 from bench.contenders import installed
 from bench.load import FOLDER, ROOT
-from bench.programs import Program, end_when_told, free_port
+from bench.programs import Program, end_when_told, free_port, is_healthy
 from bench.report import last_line, median_ratio, table
 from bench.speech import Recording, recordings, word_errors
 from quickstart.packages import packaged_folder
@@ -114,7 +113,7 @@ def _ours(model: Path, folder: Path) -> Iterator[int]:
     }
     command = [sys.executable, "-m", "services.transcription"]
     with Program(command, env=env, cwd=ROOT, log=folder / "ours.log", start_s=START_S) as program:
-        program.wait_until(partial(_is_healthy, port), "become healthy")
+        program.wait_until(partial(is_healthy, port), "become healthy")
         yield port
 
 
@@ -132,14 +131,6 @@ def _peer(model: Path, folder: Path) -> Iterator[int | None]:
         yield port
 
 
-def _is_healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 @contextmanager
 def _asking(port: int, latencies: list[float]) -> Iterator[None]:
     """Ask /health all the while, one request after the other; adds the latencies in seconds."""
@@ -148,7 +139,7 @@ def _asking(port: int, latencies: list[float]) -> Iterator[None]:
     def ask() -> None:
         while not stop.wait(HEALTH_EVERY_S):
             began = time.perf_counter()
-            if not _is_healthy(port):
+            if not is_healthy(port):
                 raise RuntimeError("/health failed")
             latencies.append(time.perf_counter() - began)
 

@@ -39,13 +39,9 @@ class Ticket:
         load.let_go(self)
 
     def answered(self, now: float) -> None:
-        """A whole answer has come at once, and well: `first_byte` and `ended` in one."""
-        load = self._load
-        pace = load.first if self.shows else load.whole
-        pace.observe(self.ahead + self.work, now - self.at, now)
-        load.let_go(self)
-        if not self.shows:
-            load.generating.discard(self)
+        """A whole answer has come at once, and well."""
+        self.first_byte(now, well=True)
+        self.ended()
 
     def ended(self) -> None:
         """It is no longer at the backend, for whatever reason."""
