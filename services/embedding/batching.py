@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from kit.engine_failures import EngineFailures
 from kit.errors import ApiError, Busy
 from kit.service import in_daemon_thread
 from services.embedding.choosing import BatchLimits, choose
@@ -19,10 +20,6 @@ from services.embedding.metrics import BatchMetrics
 from services.embedding.tokenizing import tokenized
 
 log = structlog.get_logger(__name__)
-
-# After so many failed batches in a row, each followed by a text failing that was computed before, the engine is dead:
-# a CUDA context that broke stays broken. A text that the engine cannot take ends nothing, however often it is sent.
-FAILURES_OF_THE_DEAD = 3
 
 
 class Batcher:
@@ -50,7 +47,7 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._metrics = metrics
-        self._on_death = on_death
+        self._failures = EngineFailures("batch", on_death)
         self._in_flight = 0
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
@@ -59,7 +56,6 @@ class Batcher:
         self._numbers = itertools.count()
         self._sharing = False
         self._proven: Tokens | None = None
-        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="embedding worker", daemon=True)
         self._thread.start()
 
@@ -156,29 +152,17 @@ class Batcher:
         except Exception as error:
             log.error("batch failed", texts=len(batch), exc_info=error)
             self._fail(list(jobs), ApiError("The engine failed on this batch; the server's log has the cause."))
-            self._after_failure(str(error))
+            proven = self._proven
+            self._failures.failed(str(error), None if proven is None else lambda: self.engine.run([proven]))
             return
-        self._proven, self._failures = batch[0].tokens, 0
+        self._proven = batch[0].tokens
+        self._failures.worked()
         width = max(len(item.tokens) for item in batch)
         self._metrics.batch(texts=len(batch), width=width, seconds=time.monotonic() - began)
         for item, row in rows:
             item.job.rows[item.index] = row
             item.job.left -= 1
         self._deliver([job for job in jobs if job.left == 0])
-
-    def _after_failure(self, reason: str) -> None:
-        """Find out whether it was the batch or the engine."""
-        if self._proven is not None:
-            try:
-                self.engine.run([self._proven])
-            except Exception as error:  # noqa: BLE001  # told once it is certain; the batch's own has been logged
-                reason = str(error)
-            else:
-                self._failures = 0
-                return
-        self._failures += 1
-        if self._failures == FAILURES_OF_THE_DEAD:
-            self._on_death(f"the engine fails on every batch: {reason}")
 
     def _deliver(self, jobs: list[Job]) -> None:
         def settle() -> None:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import structlog
 
+from kit.engine_failures import EngineFailures
 from kit.errors import ApiError, Busy
 from kit.service import in_daemon_thread
 from services.transcription.audio import RATE, decode
@@ -23,9 +24,6 @@ log = structlog.get_logger(__name__)
 
 # ISO 639-3's code for it. Only answers without a language are heard in batches.
 UNKNOWN_LANGUAGE = "und"
-# After so many failed recordings in a row, each followed by a second of silence failing too, the engine is dead: a CUDA
-# context that broke stays broken. A recording that the engine cannot hear ends nothing, however often it is sent.
-FAILURES_OF_THE_DEAD = 3
 
 
 class Jobs:
@@ -51,8 +49,7 @@ class Jobs:
         self._max_queue = max_queue
         self._max_seconds = max_seconds
         self._metrics = metrics
-        self._on_death = on_death
-        self._failures = 0
+        self._failures = EngineFailures("recording", on_death)
         self._in_flight = 0
         self._seconds_each = 5.0
         self._stopping = threading.Event()
@@ -182,30 +179,23 @@ class Jobs:
             return End(error)
         except Exception as error:
             log.error("transcription failed", exc_info=error)
-            self._after_failure()
+            self._failures.failed(str(error), self._hear_silence)
             return End(ApiError("The engine failed on this recording; the server's log has the cause."))
         return self._finished(len(samples) / RATE, time.monotonic() - began)
 
     def _finished(self, audio_s: float, took_s: float) -> End:
-        self._failures = 0
+        self._failures.worked()
         self._metrics.heard(audio_s=audio_s, took_s=took_s)
         self._seconds_each += (took_s - self._seconds_each) / 4
         return End()
 
-    def _after_failure(self) -> None:
-        """Find out whether it was the recording or the engine."""
+    def _hear_silence(self) -> None:
+        """Hear a second of it, which every engine that works can."""
         import numpy as np
 
-        try:
-            options = Options(language=self.engine.languages[0], vad=False)
-            for _segment in self.engine.transcribe(np.zeros(RATE, np.int16), options)[1]:
-                pass
-        except Exception as error:  # noqa: BLE001  # told once it is certain; the recording's own has been logged
-            self._failures += 1
-            if self._failures == FAILURES_OF_THE_DEAD:
-                self._on_death(f"the engine fails on every recording: {error}")
-        else:
-            self._failures = 0
+        options = Options(language=self.engine.languages[0], vad=False)
+        for _segment in self.engine.transcribe(np.zeros(RATE, np.int16), options)[1]:
+            pass
 
     def _gone(self, job: Job) -> bool:
         return job.cancelled.is_set() or self._stopping.is_set()
