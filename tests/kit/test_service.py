@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -98,6 +99,20 @@ async def test_load(make: Callable[..., ServiceSettings], tmp_path: Path) -> Non
     }
     assert engine is service.loaded
     assert (engine.folder, engine.closed) == (tmp_path / "folder", 1)
+
+
+async def test_collecting_garbage_takes_no_time_for_a_loaded_model(make: Callable[..., ServiceSettings]) -> None:
+    """The collector has nothing to look at in an engine that serves; what it leaves behind is collected at the end."""
+
+    def is_looked_at(engine: FakeEngine | None) -> bool:
+        return any(thing is engine for thing in gc.get_objects())
+
+    service = service_of(make())
+    async with running(service):
+        await load_ended()
+        assert service.loaded is not None
+        assert not is_looked_at(service.loaded)
+    assert is_looked_at(service.loaded)
 
 
 async def test_health_while_a_thread_loads(make: Callable[..., ServiceSettings]) -> None:
