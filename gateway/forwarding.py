@@ -11,6 +11,7 @@ from gateway.continuation import ROUTES
 from gateway.deadlines import next_byte_s
 from gateway.failover import Failover
 from gateway.head import origin_form
+from gateway.passage import Passage
 from gateway.routing import Choice
 from gateway.upstream import UpstreamConnection
 from kit.errors import BadGateway, NoHealthyBackend
@@ -166,6 +167,7 @@ class Forwarding(Failover):
         client.transport.write(framed)
         if client.full:
             connection.pause()
+        connection.shortcut = Passage(attempt, client, answer.said)
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """The connection broke before the answer was complete."""

@@ -1,7 +1,8 @@
 """What a stream of a chat or a completion has told its client so far, kept so that another backend can go on from it.
 
-The events that went out are kept as they are and read only when a handful has come together: reading them is most of
-what keeping them costs. What is read is reduced to a text, a number of tokens and the names that the stream goes by.
+The events that went out are kept as they are, packed when a handful has come together (gateway.packing), and read only
+where another backend is to go on, or where they do not become smaller: reading them is most of what keeping them costs.
+What is read is reduced to a text, a number of tokens and the names that the stream goes by.
 
 A token is counted by the stream's own `usage` where its events carry one (vLLM's `continuous_usage_stats`); else every
 event with some text is taken for one token, which is the least that it can be.
@@ -15,9 +16,11 @@ from typing import Any
 
 import msgspec
 
-# After how many pieces they are read and let go.
+from gateway.packing import Pack
+
+# After how many pieces they are packed, or read and let go.
 FOLD = 32
-# The longest text that is kept, in characters. A model's context is shorter.
+# The longest text that is kept, in characters, or in bytes where it is packed. A model's context is shorter.
 MOST_TEXT = 2_000_000
 
 DONE = b"[DONE]"
@@ -66,12 +69,18 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Transcript:
-    """One stream as its client sees it. `keep` is called for every piece, the rest only when its backend has died."""
+    """One stream as its client sees it. `keep` is called for every piece, or what it does done by gateway.passage."""
 
-    __slots__ = ("_held", "_length", "_texts", "done", "finished", "names", "reason", "tokens", "usage")
+    __slots__ = (
+        "_length", "_pack", "_packs", "_texts", "done", "finished", "held", "names", "reason", "tokens", "usage",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self._held: list[bytes] = []
+        # Whole events that have gone out and are not read yet; always the same list.
+        self.held: list[bytes] = []
+        self._pack = Pack()
+        # Until something did not become smaller.
+        self._packs = True
         self._texts: list[str] = []
         self._length = 0
         self.tokens = 0
@@ -86,8 +95,16 @@ class Transcript:
 
     def keep(self, events: bytes) -> None:
         """Take whole events that are going out."""
-        self._held.append(events)
-        if len(self._held) >= FOLD:
+        self.held.append(events)
+        if len(self.held) >= FOLD:
+            self.fold()
+
+    def fold(self) -> None:
+        """Keep what is held in less memory."""
+        self._packs = self._packs and self._pack.size < MOST_TEXT and self._pack.add(b"".join(self.held))
+        if self._packs:
+            self.held.clear()
+        else:
             self.read()
 
     @property
@@ -96,8 +113,9 @@ class Transcript:
         return "".join(self._texts)
 
     def read(self) -> None:
-        """Read what is held."""
-        held, self._held = b"".join(self._held), []
+        """Read what is kept."""
+        held = b"".join([self._pack.take(), *self.held])
+        self.held.clear()
         if self.reason is not None or not held:
             return
         try:
@@ -145,6 +163,7 @@ class Transcript:
 
     def _give_up(self, reason: str) -> None:
         self.reason = self.reason or reason
+        self._packs = False
         self._texts.clear()
 
 

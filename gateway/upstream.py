@@ -49,6 +49,13 @@ class Listener(Protocol):
         """More of the request may be written."""
 
 
+class Shortcut(Protocol):
+    """What an exchange may give its connection for as long as nothing unusual comes."""
+
+    def takes(self, data: bytes) -> bool:
+        """Deal with what has come, or return False and leave it to the listener; then it is given up."""
+
+
 class Owner(Protocol):
     """The pool that a connection belongs to while no exchange has it."""
 
@@ -72,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
         self.listener: Listener | None = None
+        self.shortcut: Shortcut | None = None
         self.reused = False
         self.full = False
         # Whether it is not read from for now.
@@ -145,7 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def release(self, *, whole_request_sent: bool = True) -> None:
         """The exchange is done with a complete answer: the connection goes back to its pool, or ends."""
-        self.listener = None
+        self.listener = self.shortcut = None
         keep = self._keep and whole_request_sent and not self.full and not self.transport.is_closing()
         if keep:
             if self.paused:
@@ -158,7 +166,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """The exchange wants no more of it: the backend sees the connection end at once."""
-        self.listener = None
+        self.listener = self.shortcut = None
         self.transport.abort()
 
     # What the event loop calls.
@@ -170,6 +178,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come and tell the exchange."""
+        if self.shortcut is not None:
+            if self.shortcut.takes(data):
+                return
+            self.shortcut = None
         listener = self.listener
         if listener is None:
             # Nobody asked: a late or made-up answer must not become the next request's.
