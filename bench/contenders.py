@@ -69,8 +69,8 @@ def nginx(*, streams: bool = False, workers: int = 1) -> Start:
     return start
 
 
-def ours(*, workers: int = 1) -> Start:
-    """The gateway with its own defaults: metrics, retries, deadlines, access log."""
+def ours(*, workers: int = 1, python: str = sys.executable) -> Start:
+    """The gateway with its own defaults: metrics, retries, deadlines, access log. `python` is what it runs on."""
 
     def start(port: int, backend: int, folder: Path) -> Program:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def ours(*, workers: int = 1) -> Start:
             "LOG_FORMAT": "json",
         }
         log = folder / "gateway.log"
-        command = [sys.executable, "-m", "gateway"]
+        command = [python, "-m", "gateway"]
         return Program(command, port=port, cores=[MEASURED_CORE], env=env, cwd=ROOT, log=log)
 
     return start

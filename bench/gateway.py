@@ -3,10 +3,14 @@
     python -m bench.gateway                        everything, about ten minutes
     python -m bench.gateway --quick                the same in short rounds, for a first look
     python -m bench.gateway --parts rates,chunks   only these parts; the figures of the others are null
+    python -m bench.gateway --python PATH          the gateway on another interpreter that has requirements/gateway.txt
 
 The proxy under test has one core, load generator and backend (bench/native) have the other. nginx, the gateway and the
 peers take turns within every round. A round in which the load needed more than 90 % of its core is repeated, and in the
 end the bench fails, rather than measure the load.
+
+The interpreter counts: the images have one that was built with profile-guided optimisation, as Debian's is. One that
+was not, as pyenv builds it unless told otherwise, takes half as long again for the same code.
 
     rates     1, 32, 256 connections: requests per second, CPU per request, added latency, against nginx
     routers   32 connections: the routers that bench/peers.sh has installed
@@ -17,6 +21,7 @@ end the bench fails, rather than measure the load.
 
 import argparse
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,12 +62,17 @@ Figures = dict[str, float | int | None]
 class Bench:
     """The bench's programs and options, and the figures so far."""
 
-    def __init__(self, load: Load, folder: Path, *, rounds: int, seconds: float) -> None:
+    def __init__(self, load: Load, folder: Path, *, rounds: int, seconds: float, python: str) -> None:
         self.load = load
         self.folder = folder
         self.rounds = rounds
         self.seconds = seconds
+        self._python = python
         self.figures: Figures = dict.fromkeys(FIGURES)
+
+    def ours(self, *, workers: int = 1) -> Start:
+        """The gateway."""
+        return ours(workers=workers, python=self._python)
 
     @contextmanager
     def running(self, contenders: Mapping[str, Start]) -> Iterator[dict[str, tuple[Program, int]]]:
@@ -98,7 +108,7 @@ class Bench:
 def rates(bench: Bench) -> None:
     """Requests per second, CPU per request, added latency."""
     rows: list[Sequence[object]] = []
-    with bench.running({"nginx": nginx(), "gateway": ours()}) as proxies:
+    with bench.running({"nginx": nginx(), "gateway": bench.ours()}) as proxies:
         for connections in (1, 32, 256):
             rounds: dict[str, list[Round]] = {"direct": [], "nginx": [], "gateway": []}
             for _ in range(bench.rounds):
@@ -122,7 +132,7 @@ def routers(bench: Bench) -> None:
     for name in PEERS:
         print(f"{name}: {installed(name) or 'not installed, left out (bench/peers.sh; why: .cluster/bench/NAME.log)'}")
     rounds: dict[str, list[Round]] = {}
-    with bench.running({"gateway": ours(), **found}) as proxies:
+    with bench.running({"gateway": bench.ours(), **found}) as proxies:
         for _ in range(bench.rounds):
             for name, (program, port) in proxies.items():
                 rounds.setdefault(name, []).append(bench.requests(name, program, port, 32))
@@ -138,7 +148,7 @@ def workers(bench: Bench) -> None:
     """Two workers against one, on the same core: what it costs that they know of each other."""
     rounds: dict[str, list[Round]] = {"1 worker": [], "2 workers": []}
     shares: list[float] = []
-    with bench.running({"1 worker": ours(), "2 workers": ours(workers=2)}) as proxies:
+    with bench.running({"1 worker": bench.ours(), "2 workers": bench.ours(workers=2)}) as proxies:
         for _ in range(bench.rounds):
             for name, (program, port) in proxies.items():
                 before = _cpu_of_children(program)
@@ -158,7 +168,7 @@ def chunks(bench: Bench) -> None:
     rows: list[Sequence[object]] = []
     worst: list[float] = []
     body = {**BODY, "stream": True, "max_tokens": 100}
-    with bench.running({"nginx": nginx(streams=True), "gateway": ours()}) as proxies:
+    with bench.running({"nginx": nginx(streams=True), "gateway": bench.ours()}) as proxies:
         for connections in (64, 128):
             rounds: dict[str, list[Round]] = {"direct": [], "nginx": [], "gateway": []}
             for _ in range(bench.rounds):
@@ -182,7 +192,7 @@ def streams(bench: Bench) -> None:
     """Two thousand slow streams: none breaks, and memory stays where it was once all had begun."""
     seconds = bench.seconds * 20
     body = {**BODY, "stream": True, "max_tokens": max(2, round(seconds * 2))}
-    with bench.running({"gateway": ours()}) as proxies:
+    with bench.running({"gateway": bench.ours()}) as proxies:
         program, port = proxies["gateway"]
         held: list[int] = []
         # The first are long enough for all that is kept of a stream to be there (gateway.transcript).
@@ -241,11 +251,18 @@ def _cpu_of_children(program: Program) -> dict[int, float]:
     return {one.pid: sum(one.cpu_times()[:2]) for one in parent.children(recursive=True) or [parent]}
 
 
+def _build(python: str) -> str:
+    """Which interpreter that is. Raises subprocess.CalledProcessError when it is none."""
+    found = subprocess.run([python, "-VV"], check=True, capture_output=True, text=True)
+    return f"{found.stdout.strip()}, {python}"
+
+
 def main() -> None:
     """Run the parts, print tables and the line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short rounds: a first look, no figures to believe")
     parser.add_argument("--parts", default=",".join(PARTS), help="which, separated by commas")
+    parser.add_argument("--python", default=sys.executable, metavar="PATH", help="what the gateway runs on")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement, at least 3")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -253,7 +270,8 @@ def main() -> None:
         parser.error(f"there is no part {', '.join(unknown)}; parts: {', '.join(PARTS)}")
     rounds, seconds = (3, 0.5) if options.quick else (options.rounds, 3.0)
     with tempfile.TemporaryDirectory() as folder, Load(headers={"Authorization": f"Bearer {KEY}"}) as load:
-        bench = Bench(load, Path(folder), rounds=rounds, seconds=seconds)
+        bench = Bench(load, Path(folder), rounds=rounds, seconds=seconds, python=options.python)
+        print(f"the gateway runs on {_build(options.python)}")
         for part in PARTS:
             if part in parts:
                 print(f"\n== {part}")
