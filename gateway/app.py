@@ -97,26 +97,25 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        hangups = contextlib.ExitStack()
-        for provider in providers:
-            if isinstance(provider, FileProvider):
-                hangups.enter_context(on_hangup(provider.reload))
-        await asyncio.gather(*(provider.begin(backends) for provider in providers))
-        await poller.start()
-        tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
-        tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
-        if sharing is not None:
-            tasks.append(asyncio.create_task(sharing.run(), name="sharing"))
-        try:
-            with hangups:
+        with contextlib.ExitStack() as hangups:
+            for provider in providers:
+                if isinstance(provider, FileProvider):
+                    hangups.enter_context(on_hangup(provider.reload))
+            await asyncio.gather(*(provider.begin(backends) for provider in providers))
+            await poller.start()
+            tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
+            tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
+            if sharing is not None:
+                tasks.append(asyncio.create_task(sharing.run(), name="sharing"))
+            try:
                 yield {"plane": plane}
-        finally:
-            await poller.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            plane.close()
-            await client.aclose()
+            finally:
+                await poller.stop()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                plane.close()
+                await client.aclose()
 
     app = create_app(title="GPU cluster gateway", settings=settings, metrics=metrics, keys=plane.keys, lifespan=running)
     app.include_router(create_routes(backends, catalogue, client, admin_only(settings)))

@@ -5,7 +5,6 @@ Here is what it lets through. Rules: RFC 9110, 7.6.1 (hop by hop), RFC 9112, 3.2
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -94,9 +93,8 @@ def read_head(headers: HeaderList, version: str) -> Head:
                 value = read[name] + b"," + value
             read[name] = value
     _read_framing(head, read, version)
-    connection = read.get(b"connection")
-    if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
-        named = {token.strip().lower() for token in connection.split(b",")}
+    named = _named(read.get(b"connection", b""))
+    if named:
         forward = [(name, value) for name, value in forward if name not in named]
     head.host = read.get(b"host")
     head.origin = read.get(b"origin")
@@ -181,9 +179,17 @@ _ANSWER_DROPPED = frozenset({
 })  # fmt: skip
 
 
-def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The lines of a backend's answer that go on to the client, each with its line end."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in _ANSWER_DROPPED])
+def answer_headers(headers: HeaderList) -> bytes:
+    """The lines of a backend's answer (names in lower case) that go on to the client, each with its line end."""
+    dropped = _ANSWER_DROPPED.union(*(_named(value) for name, value in headers if name == b"connection"))
+    return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in dropped])
+
+
+def _named(connection: bytes) -> frozenset[bytes]:
+    """The headers that a Connection header declares to be for this connection only (RFC 9110, 7.6.1)."""
+    if not connection or connection.lower() in (b"keep-alive", b"close"):
+        return frozenset()
+    return frozenset(token.strip().lower() for token in connection.split(b","))
 
 
 _STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}

@@ -113,3 +113,9 @@ def test_answer_headers_are_cleaned() -> None:
         (b"x-other", b"1"),
     ]
     assert answer_headers(headers) == b"content-type: a/b\r\nx-other: 1\r\n"
+
+
+def test_answer_headers_named_in_connection_are_dropped() -> None:
+    """What a backend declares to be between it and us stays there."""
+    headers = [(b"connection", b"Keep-Alive, X-Hop"), (b"x-hop", b"1"), (b"x-end", b"2"), (b"connection", b"x-two")]
+    assert answer_headers([*headers, (b"x-two", b"3")]) == b"x-end: 2\r\n"
