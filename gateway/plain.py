@@ -20,7 +20,6 @@ from gateway.relay import Exchange
 from gateway.routing import Candidate, Ticket
 from gateway.scan import scan_json
 from gateway.upstream import UpstreamConnection
-from kit.errors import ApiError
 from kit.middleware import request_id_from
 
 now = time.perf_counter
@@ -173,8 +172,8 @@ def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: 
         if wants.stream or head.origin or client.full or (plane.deaths.records and plane.deaths.may_know(data)):
             return None
         choice = plane.router.choose(wants, began)
-    except ApiError:
-        # Found again where it is answered with.
+    except Exception:  # noqa: BLE001  # nothing is lost, see below
+        # Refusals and bugs alike are met again by an exchange, which answers with them and tells of them.
         return None
     if choice is None:
         return None

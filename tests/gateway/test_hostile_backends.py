@@ -70,6 +70,23 @@ async def test_bug_is_answered(
     await gateway.until(lambda: settled(gateway))
 
 
+async def test_bug_in_the_plain_way_is_answered(
+    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where the request would have been relayed in two steps: its head and its answer's are known."""
+    gateway = await start_gateway(await start_backend())
+    for _ in range(2):
+        assert (await gateway.chat("qwen")).status_code == 200
+    assert len(gateway.plane.known) == 1
+    monkeypatch.setattr("gateway.plain.scan_json", lambda *_: 1 / 0)
+    assert (await gateway.chat("qwen")).status_code == 200
+    monkeypatch.setattr(gateway.plane.router, "choose", lambda *_: 1 / 0)
+    answer = await gateway.chat("qwen")
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
+    await gateway.until(lambda: settled(gateway))
+
+
 async def test_cut_stream_that_promised_a_length(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """Events sent with a length and cut: the error event comes, and the next answer is not mixed into it."""
     gateway = await start_gateway(await start_backend(reset_after=2, stream_length=2 * WHOLE))
