@@ -2,21 +2,35 @@
 
 Cold: nothing is there yet, and the registry mirrors what is asked for (MIRROR_MISSING). Warm: once more, by another
 client. Four at once, cold: what is read from the source is counted. And with the source gone. The reference is the
-same download from the source itself, in the same round. `--olah` is olah-cli of an environment of its own, as it wants
-other versions of what we use: `python -m venv DIR && DIR/bin/pip install olah`.
+same download from the source itself, in the same round.
+
+Source, registry and clients share this machine's cores, and loopback carries more than they can: a cold download,
+which moves every byte twice, is bound by the CPU here. So the table has how many cores were busy, what four clients
+cost where nothing is cold, and all once more with the source behind a line of 1 Gbit/s (`bench.line`), as it is in
+real life. The figures are those of loopback.
+
+`--olah` is olah-cli of an environment of its own, as it wants other versions of what we use:
+`python -m venv DIR && DIR/bin/pip install olah`.
 """
 
 import argparse
 import contextlib
 import itertools
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import psutil
+
+from bench.line import Line
 from bench.programs import Program, free_port
 from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
 from bench.report import Figures, last_line, median_ratio, table
@@ -26,6 +40,8 @@ from registry.folder import import_folder
 from registry.library import Library
 
 CLIENTS = 4
+LINE_BYTES_PER_SECOND = 1e9 / 8
+LINE = ", 1 Gbit/s"
 
 
 class Site:
@@ -52,6 +68,12 @@ class Site:
         """The registry that plays the Hub."""
         with self._registry({"STORE": f"file:{self.folder / 'source'}"}, self.log) as url:
             yield url
+
+    @contextlib.contextmanager
+    def behind_a_line(self, source: str) -> Iterator[str]:
+        """The source, as it is reached through a line of bounded speed."""
+        with Line(int(source.rpartition(":")[2]), LINE_BYTES_PER_SECOND) as line:
+            yield line.url
 
     @contextlib.contextmanager
     def ours(self, source: str) -> Iterator[str]:
@@ -98,25 +120,47 @@ class Site:
             return max(pool.map(self.download, [endpoint] * CLIENTS))
 
 
-def play(site: Site) -> tuple[dict[str, float], int, int]:
-    """One round: seconds of each, and what the source was asked by one client and by four."""
-    seconds: dict[str, float] = {}
-    with site.source() as source:
-        seconds["direct"] = site.download(source)
-        before = site.reads()
-        with site.ours(source) as url:
-            seconds["ours, cold"] = site.download(url)
-            one = site.reads() - before
-            seconds["ours, warm"] = site.download(url)
-        before = site.reads()
-        with site.ours(source) as url:
-            seconds["ours, four cold"] = site.at_once(url)
-        four = site.reads() - before
+@dataclass
+class Round:
+    """What was measured once."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cores: dict[str, float] = field(default_factory=dict)
+    """How many cores were busy meanwhile, with whatever."""
+    source_reads: dict[str, int] = field(default_factory=dict)
+
+    def measure(self, name: str, site: Site, download: Callable[[], float]) -> None:
+        """Let it download, and note what it took."""
+        reads, before, began = site.reads(), _busy_seconds(), time.monotonic()
+        self.seconds[name] = download()
+        # The start of the client's program is in here, and not in its own seconds.
+        self.cores[name] = (_busy_seconds() - before) / (time.monotonic() - began)
+        self.source_reads[name] = site.reads() - reads
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def play(site: Site) -> Round:
+    """One round."""
+    played = Round()
+    with site.source() as source, site.behind_a_line(source) as line:
+        for hub, where in ((source, ""), (line, LINE)):
+            played.measure(f"direct{where}", site, partial(site.download, hub))
+            with site.ours(hub) as url:
+                played.measure(f"ours, cold{where}", site, partial(site.download, url))
+                played.measure(f"ours, warm{where}", site, partial(site.download, url))
+            played.measure(f"four direct{where}", site, partial(site.at_once, hub))
+            with site.ours(hub) as url:
+                played.measure(f"ours, four cold{where}", site, partial(site.at_once, url))
+                played.measure(f"ours, four warm{where}", site, partial(site.at_once, url))
         if site.olah:
             with site.olah_mirror(source) as url:
-                seconds["olah, cold"] = site.download(url)
-                seconds["olah, warm"] = site.download(url)
-    return seconds, one, four
+                played.measure("olah, cold", site, partial(site.download, url))
+                played.measure("olah, warm", site, partial(site.download, url))
+    return played
 
 
 def without_source(site: Site) -> dict[str, bool]:
@@ -154,13 +198,24 @@ def main() -> None:
         import_folder(library, repo, name="m", repo=REPO, revision="main")
         rounds = [play(site) for _ in range(options.rounds)]
         served = without_source(site)
-    times = {name: [seconds[name] for seconds, _, _ in rounds] for name in rounds[0][0]}
-    print(table(("", "s least", "s most"), [(name, min(each), max(each)) for name, each in times.items()]))
+    times = {name: [each.seconds[name] for each in rounds] for name in rounds[0].seconds}
+    cores = {name: statistics.median(each.cores[name] for each in rounds) for name in times}
+    print(table(("", "s least", "s most", "cores busy"), [(n, min(t), max(t), cores[n]) for n, t in times.items()]))
+    for where, of in (("on loopback", ""), ("with the source behind 1 Gbit/s", LINE)):
+        ratios = (
+            ("cold vs direct", f"ours, cold{of}", f"direct{of}"),
+            ("four direct vs one", f"four direct{of}", f"direct{of}"),
+            ("four warm vs one", f"ours, four warm{of}", f"ours, warm{of}"),
+            ("four cold vs one", f"ours, four cold{of}", f"ours, cold{of}"),
+        )
+        print(table((where, "ratio"), [(name, median_ratio(times[a], times[b])) for name, a, b in ratios]))
     figures: Figures = {
         "warm_vs_direct": median_ratio(times["ours, warm"], times["direct"]),
         "cold_vs_direct": median_ratio(times["ours, cold"], times["direct"]),
         "four_cold_vs_one": median_ratio(times["ours, four cold"], times["ours, cold"]),
-        "source_reads_four_vs_one": max(four / one for _, one, four in rounds),
+        "source_reads_four_vs_one": max(
+            each.source_reads["ours, four cold"] / each.source_reads["ours, cold"] for each in rounds
+        ),
         "served_without_source": int(served["ours"]),
         "olah_warm_vs_direct": median_ratio(times["olah, warm"], times["direct"]) if options.olah else None,
         "olah_cold_vs_direct": median_ratio(times["olah, cold"], times["direct"]) if options.olah else None,

@@ -47,17 +47,32 @@ class Buffers:
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._out = 0
+        self._waiting = 0
         self._free: list[mmap.mmap] = []
         self._changed = threading.Condition()
 
     def take(self, start: int, length: int, *, wait_s: float) -> Part | None:
-        """Memory for the `length` bytes of a file from `start`; None when there is no room within `wait_s` seconds."""
+        """Memory for the `length` bytes of a file from `start`; None when there is no room within `wait_s` seconds.
+
+        Who does not wait gets none while others do: a file with parts on their way makes room for one that has none.
+        """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._out == 0 or self._out + length <= self._budget, wait_s):
+            if wait_s <= 0 and self.is_waited_for:
                 return None
+            self._waiting += 1
+            try:
+                if not self._changed.wait_for(lambda: self._out == 0 or self._out + length <= self._budget, wait_s):
+                    return None
+            finally:
+                self._waiting -= 1
             memory = self._reuse(length) or mmap.mmap(-1, max(length, 1))
             self._out += len(memory)
         return Part(self, memory, start, length)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for memory now."""
+        return self._waiting > 0
 
     def give_back(self, memory: mmap.mmap) -> None:
         """Called by `Part.release`."""

@@ -6,12 +6,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
 from kit.parts import Buffers, Part, in_order
 from kit.ranged import RangedFile
 from kit.resume import Patience, check_stop, pause
+from registry.arrival import Arrival
 from registry.hub import HubError, SourceFile
 from registry.manifest import FileEntry, entry_of, git_blob_sha1
 from registry.pace import Pace
@@ -67,12 +69,13 @@ class Lanes:
 
 
 class FileFetch:
-    """Brings `file` from `source` into `store`. `counts` is told of a digest that is only known on arrival."""
+    """Brings `file` from `source` into `store`."""
 
     def __init__(
-        self, file: SourceFile, source: RangedFile, store: Store, lanes: Lanes,
-        progress: Progress, stop: threading.Event, counts: Callable[[str], None],
+        self, file: SourceFile, source: RangedFile, store: Store, lanes: Lanes, progress: Progress,
+        stop: threading.Event, counts: Callable[[str], None], arrives: Callable[[str], Arrival],
     ) -> None:  # fmt: skip
+        """`counts` is told of a digest that is only known on arrival; `arrives` makes what others read a try by."""
         self._file = file
         self._source = source
         self._store = store
@@ -80,6 +83,7 @@ class FileFetch:
         self._counted = _Counted(progress)
         self._stop = stop
         self._counts = counts
+        self._arrives = arrives
 
     def run(self) -> FileEntry:
         """Fetch, proved by every digest that the source gave. Raises DamagedFile and others.
@@ -125,26 +129,40 @@ class FileFetch:
         return entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.lfs)
 
     def _in_parts(self, digest: str) -> None:
-        with self._store.upload(digest, self._file.size, self._stop) as upload:
+        with self._store.upload(digest, self._file.size, self._stop) as upload, self._arriving(digest) as arrival:
             self._counted.kept = upload.done
             self._counted.at(upload.done, fetched=False)
-            with contextlib.closing(self._parts(upload.done, upload.part_size)) as parts:
+            arrival.goes_on(upload.path, upload.done)
+            with contextlib.closing(self._parts(upload.done, upload.part_size, arrival)) as parts:
                 for part in parts:
+                    count = len(part.view)
                     upload.write(part)
+                    arrival.wrote(count)
                     check_stop(self._stop)
             upload.finish()
 
+    @contextlib.contextmanager
+    def _arriving(self, digest: str) -> Iterator[Arrival]:
+        """One try, for others to read; left without an exception, the blob is in the store."""
+        arrival = self._arrives(digest)
+        try:
+            yield arrival
+        except BaseException:
+            arrival.ends("broken")
+            raise
+        arrival.ends("proved")
+
     def _whole(self, digest: str) -> None:
         self._counted.at(0)
-        with contextlib.closing(self._parts(0, MIN_PART)) as parts:
+        with self._arriving(digest) as arrival, contextlib.closing(self._parts(0, MIN_PART, arrival)) as parts:
             for part in parts:
                 try:
                     self._check_git_sha1(part.view)
                     self._store.put_blob(digest, self._file.size, [part.view])
                 finally:
                     part.release()
-        if self._file.size == 0:
-            self._store.put_blob(digest, 0, [])
+            if self._file.size == 0:
+                self._store.put_blob(digest, 0, [])
 
     def _check_git_sha1(self, content: memoryview) -> None:
         if self._file.git_sha1 is not None:
@@ -176,16 +194,22 @@ class FileFetch:
             self._store.put_blob(digest, file.size, iter(lambda: spool.read(CHUNK), b""))
         return entry_of(file.path, file.size, digest, git_sha1.hexdigest(), lfs=False)
 
-    def _parts(self, start: int, part_size: int) -> Generator[Part]:
+    def _parts(self, start: int, part_size: int, arrival: Arrival | None = None) -> Generator[Part]:
         lanes = self._lanes
         return in_order(
-            self._fill, start, self._file.size, part_size,
+            partial(self._fill, arrival), start, self._file.size, part_size,
             buffers=lanes.buffers, pool=lanes.pool, ahead=lanes.parts, stop=self._stop,
         )  # fmt: skip
 
-    def _fill(self, view: memoryview, start: int, abandoned: threading.Event) -> None:
+    def _fill(self, arrival: Arrival | None, view: memoryview, start: int, abandoned: threading.Event) -> None:
+        done = 0
+
         def on_bytes(count: int) -> None:
+            nonlocal done
             check_stop(abandoned)
+            done += count
+            if start == 0 and arrival is not None:
+                arrival.comes(view[:done])
             self._counted.advance(count)
             self._lanes.pace.wait(count, self._stop)
 

@@ -33,7 +33,7 @@ class FileUpload:
         publish: Callable[[Path, Path], None], failures: Failures, stop: threading.Event,
     ) -> None:  # fmt: skip
         """Open `path` and hash what it holds. `publish` renames it to `final`. Raises StoreError, Stopped."""
-        self._path, self._final = path, final
+        self.path, self._final = path, final
         self._digest, self._size = digest, size
         self._publish, self._failures = publish, failures
         self._hasher = hashlib.sha256()
@@ -72,12 +72,12 @@ class FileUpload:
         with self._failures("write to"):
             os.fchmod(self._file.fileno(), 0o444)
             os.fsync(self._file.fileno())
-            self._publish(self._path, self._final)
+            self._publish(self.path, self._final)
 
     def drop(self) -> None:
         """Remove the file."""
         with self._failures("write to"):
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "FileUpload":
         return self
@@ -86,13 +86,13 @@ class FileUpload:
         self._file.close()
 
     def _open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("a+b", buffering=0)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise StoreError(f"{self._path} is being written by another process. Wait for its end.") from error
+            raise StoreError(f"{self.path} is being written by another process. Wait for its end.") from error
         except BaseException:
             file.close()
             raise

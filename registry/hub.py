@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -18,6 +19,9 @@ AGENT = "gpu-cluster-registry"
 CONNECT_TIMEOUT_S = 10.0
 STALL_TIMEOUT_S = 30.0
 MAX_FILES = 100_000
+# Another registry that mirrors the model itself only now: parts of files are asked for at once, in any order, which
+# wants the files to be there.
+_WHOLE = MappingProxyType({"Prefer": "wait=86400"})
 
 T = TypeVar("T")
 
@@ -78,7 +82,7 @@ class Hub:
         """The commit that `revision` is now, and its files. Raises HubError, Broken after several tries, Stopped."""
         address = f"{self.endpoint}/api/models/{repo}"
         info = self._patiently(
-            lambda: self._json(f"{address}/revision/{quote(revision, safe='')}", repo, revision), stop
+            lambda: self._json(f"{address}/revision/{quote(revision, safe='')}", repo, revision, _WHOLE), stop
         )
         commit = str(info.body.get("sha")) if isinstance(info.body, dict) else ""
         if not COMMIT.fullmatch(commit):
@@ -107,9 +111,11 @@ class Hub:
         url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
         return RangedFile(self._ranges, url, refuse, self._patience)
 
-    def _json(self, url: str, repo: str, revision: str) -> "_Page":
+    def _json(
+        self, url: str, repo: str, revision: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> "_Page":  # fmt: skip
         try:
-            response = self._client.get(url)
+            response = self._client.get(url, headers=headers)
         except httpx2.TransportError as error:
             raise self._broken(error) from error
         except (httpx2.TooManyRedirects, httpx2.InvalidURL) as error:

@@ -8,19 +8,21 @@ import base64
 import binascii
 import contextlib
 import json
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
-from kit.errors import ApiError, InvalidRequest, NotFound
-from kit.hub_names import check_path
+from kit.errors import InvalidRequest, NotFound
 from registry import hub_json
+from registry.hub_errors import entry_not_found, hub_error
+from registry.hub_files import HubFiles
 from registry.library import MAIN, Library, RepoUnknown, RevisionUnknown
-from registry.manifest import FileEntry, Manifest
-from registry.on_demand import OnDemand
-from registry.waiting import or_wait
+from registry.manifest import Manifest
+from registry.on_demand import OnDemand, OnTheWay
+from registry.waiting import or_wait, takes_parts
 
 PAGE = 1000
 _VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits"})
@@ -33,7 +35,7 @@ class HubApi:
     def __init__(self, library: Library, on_demand: OnDemand, *, internal_hosts: tuple[str, ...]) -> None:
         self._library = library
         self._on_demand = on_demand
-        self._internal_hosts = frozenset(host.lower() for host in internal_hosts)
+        self._files = HubFiles(library.store, internal_hosts=internal_hosts)
 
     def router(self) -> APIRouter:
         """The routes, to be included in an application."""
@@ -80,7 +82,7 @@ class HubApi:
         recursive, expand = _flag(query.get("recursive")), _flag(query.get("expand"))
         entries = hub_json.tree(manifest, folder.strip("/"), recursive=recursive, expand=expand)
         if entries is None:
-            raise _entry_not_found(manifest, folder)
+            raise entry_not_found(manifest, folder)
         start = _cursor(query.get("cursor"))
         size = _page_size(query.get("limit"))
         headers = {}
@@ -100,49 +102,17 @@ class HubApi:
 
     async def resolve(self, request: Request) -> Response:
         """`/{id}/resolve/{rev}/{path}`: a file's head, or the file: by redirection to the store, or as the body."""
-        return await or_wait(request, self._resolve)
+        return await or_wait(request, self._resolve, late=partial(self._resolve, late=True))
 
-    def _resolve(self, request: Request) -> Response:
+    def _resolve(self, request: Request, *, late: bool = False) -> Response:
         segments = _segments(request)
         at = 1 if segments[1:2] == ["resolve"] else 2
         wanted, rest = "/".join(segments[:at]), segments[at + 1 :]
         if segments[at : at + 1] != ["resolve"] or len(rest) < 2:
             raise NotFound("The address of a file is /ORG/NAME/resolve/REVISION/PATH.")
-        manifest = self._manifest(request, wanted, rest[0])
+        manifest, on_the_way = self._look_up(request, wanted, rest[0])
         path = "/".join(rest[1:])
-        file = manifest.file(check_path(path))
-        if file is None:
-            raise _entry_not_found(manifest, path)
-        headers = {
-            "X-Repo-Commit": manifest.commit,
-            "ETag": f'"{file.etag}"',
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "no-transform",
-            "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2])}",
-        }
-        if file.lfs:
-            headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
-        if headers["ETag"] in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        if request.method == "HEAD":
-            headers["Content-Length"] = str(file.size)
-            return Response(headers=headers, media_type="application/octet-stream")
-        return self._body(request, file, headers)
-
-    def _body(self, request: Request, file: FileEntry, headers: dict[str, str]) -> Response:
-        store = self._library.store
-        local = store.local_path(file.sha256)
-        if local is not None:
-            if not local.is_file():
-                raise ApiError(
-                    f"The bytes of {file.path} are gone from the store. Download the model again.", code="blob_missing"
-                )
-            return BlobResponse(local, headers=headers, media_type="application/octet-stream")
-        inside = (request.url.hostname or "") in self._internal_hosts
-        url = store.presign(file.sha256, inside=inside)
-        if url is not None:
-            return RedirectResponse(url, status_code=302, headers=headers)
-        return StreamingResponse(store.read_blob(file.sha256), headers=headers | {"Content-Length": str(file.size)})
+        return self._files.answer(request, manifest, path, on_the_way, late=late)
 
     def _parse_api_path(self, request: Request) -> tuple[str, str, list[str]]:
         """Return (id, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
@@ -163,16 +133,25 @@ class HubApi:
         except RepoUnknown:
             known = ", ".join(self._library.repos()) or "none yet"
             message = f"The repository {id!r} is not in this registry. Those that are: {known}."
-            raise _hub_error("RepoNotFound", message, code="model_not_found") from None
+            raise hub_error("RepoNotFound", message, code="model_not_found") from None
 
     def _manifest(self, request: Request, id: str, revision: str) -> Manifest:
-        """What is here of `id` at `revision`. Raises the Hub's 404, or a 503 where it is on its way now."""
+        """What is here of `id` at `revision`, or will be. Raises the Hub's 404, OnTheWay, or another 503."""
+        return self._look_up(request, id, revision)[0]
+
+    def _look_up(self, request: Request, id: str, revision: str) -> tuple[Manifest, OnTheWay | None]:
+        """The same, and the download that brings it, where it is not published yet."""
         try:
-            return self._find(id, revision)
+            return self._find(id, revision), None
         except NotFound:
             not_yet = self._on_demand.not_yet(id, revision)
             if not_yet is None:
                 raise
+            if isinstance(not_yet, OnTheWay) and takes_parts(request):
+                under_way = not_yet.under_way
+                if under_way is not None and under_way.manifest is not None:
+                    return under_way.manifest, not_yet
+                not_yet.is_there = lambda: not_yet.under_way is not None
             # Asked again and again, for who waits for it: the job's own lines in the log tell more.
             request.state.quiet = True
             raise not_yet from None
@@ -184,24 +163,7 @@ class HubApi:
         except RevisionUnknown:
             known = ", ".join(f"{ref} ({commit[:12]})" for ref, commit in self._library.refs(repo).items())
             message = f"{repo} is here, but not at revision {revision!r}. What is: {known}."
-            raise _hub_error("RevisionNotFound", message) from None
-
-
-class BlobResponse(FileResponse):
-    """Starlette's answer from a file (ranges, 206, 416, If-Range), read in pieces fit for gigabytes."""
-
-    chunk_size = 1 << 20
-
-
-def _hub_error(hub_code: str, message: str, *, code: str = "not_found", **headers: str) -> ApiError:
-    # A header takes Latin-1 without line ends; the body has the message whole.
-    plain = message.encode("ascii", "replace").decode()
-    return NotFound(message, code=code, headers={"X-Error-Code": hub_code, "X-Error-Message": plain, **headers})
-
-
-def _entry_not_found(manifest: Manifest, path: str) -> ApiError:
-    message = f"{manifest.repo} at {manifest.commit} has no {path!r}. GET /api/models/{manifest.repo} lists its files."
-    return _hub_error("EntryNotFound", message, **{"X-Repo-Commit": manifest.commit})
+            raise hub_error("RevisionNotFound", message) from None
 
 
 def _segments(request: Request) -> list[str]:

@@ -21,6 +21,7 @@ from registry.hub import HubError
 from registry.progress import Progress
 from registry.safety import Refused
 from registry.store import DocumentBroken, Store, StoreError
+from registry.under_way import UnderWay
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Job:
         self.status: Status = "queued"
         self.error: str | None = None
         self.digests: Callable[[], set[str]] = set
+        self.under_way: UnderWay | None = None
         self.ended = threading.Event()
         # Monotonic times.
         self.began_at = time.monotonic()
@@ -138,6 +140,13 @@ class Jobs:
     def all(self) -> list[Job]:
         """The last job of every model that had one."""
         return list(self._jobs.values())
+
+    def was_left(self, name: str) -> bool:
+        """Whether an earlier run left a download of it unfinished that nobody took up yet. Raises StoreError."""
+        with contextlib.suppress(DocumentBroken, ValidationError):
+            document = self._store.get_document(_key(name)) if self.get(name) is None else None
+            return document is not None and _Kept.model_validate(document).status == "queued"
+        return False
 
     def forget(self, name: str) -> Job | None:
         """Cancel and drop the job on this model and what was kept of it. Returns it, or None."""

@@ -4,14 +4,13 @@
 `names/<name>.json` last: whoever follows a name or a revision finds a commit all of whose blobs are there.
 """
 
-import datetime
 from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
 from kit.catalogue import Catalogue
 from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
 from registry.card import Card
-from registry.manifest import FileEntry, Manifest, Name, Source
+from registry.manifest import FileEntry, Manifest, Name, Source, now
 from registry.room import Room
 from registry.store import Store, StoreError
 from registry.sweep import wait_for_sweeps
@@ -66,12 +65,12 @@ class Library:
             merged = self._merged(repo, commit, files)
             self._check_blobs(merged)
             manifest = Manifest(
-                repo=repo, commit=commit, files=merged, source=source, created=_now(), card=card or Card()
+                repo=repo, commit=commit, files=merged, source=source, created=now(), card=card or Card()
             )
             self._put_manifest(manifest)
             for ref in self._refs_to_move(repo, revision, commit):
                 self.store.put_document(_ref_key(repo, ref), {"commit": commit})
-            pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=_now())
+            pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=now())
             self.store.put_document(_name_key(name), pointer.model_dump())
         return manifest
 
@@ -250,7 +249,3 @@ def _ref_key(repo: str, revision: str) -> str:
 
 def _name_key(name: str) -> str:
     return f"names/{name}.json"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -38,20 +38,32 @@ _HARMLESS = frozenset(
 MAX_OPCODE = 64 << 20
 MAX_PICKLE_IN_ZIP = 256 << 20
 WINDOW = 1 << 20
+# What tells a pickle, or a holder of pickles, by its beginning; in bytes.
+HEAD = 8
 
 
 class Unsafe(Exception):
     """A file that would run code when it is loaded, or of which nobody can tell; the message says which."""
 
 
+def may_be_pickle(path: str) -> bool:
+    """Whether a file of this name is looked through, whatever it holds."""
+    return PurePosixPath(path).suffix.lower() in _ENDINGS
+
+
+def begins_like_pickle(head: bytes) -> bool:
+    """Whether a file whose first HEAD bytes (all of them, where it has fewer) are `head` is, whatever its name."""
+    return head.startswith(_PICKLE + _HOLDERS)
+
+
 def check_pickles(store: Store, path: str, digest: str, size: int) -> None:
     """Look through the blob of the file at `path`. Raises Unsafe, StoreError."""
     file = BlobFile(store, digest, size)
     blob = _Window(file, size)
-    head = blob.peek(8)[:8]
-    ending = PurePosixPath(path).suffix.lower()
-    if not head or (ending not in _ENDINGS and not head.startswith(_PICKLE + _HOLDERS)):
+    head = blob.peek(HEAD)[:HEAD]
+    if not head or not (may_be_pickle(path) or begins_like_pickle(head)):
         return
+    ending = PurePosixPath(path).suffix.lower()
     logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # what it finds is told by us, once
     try:
         _check_archive(blob)

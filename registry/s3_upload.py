@@ -12,6 +12,7 @@ import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -91,6 +92,11 @@ class S3Upload:
         self.done = self._taken = min(self._state.parts * self.part_size, size)
         self._next = self._state.parts + 1
         self._hasher = ResumableSha256(self._state.sha256, self.done)
+
+    @property
+    def path(self) -> Path | None:
+        """A bucket shows no upload before it is complete."""
+        return None
 
     def write(self, part: Part) -> None:
         """Hash the part and send it in the background. Raises what sending an earlier one raised."""

@@ -1,16 +1,14 @@
-"""What is looked at in a model between its arrival and its publication: code that hides in it, code that it lacks."""
+"""What is looked at in a file between its arrival and its handing out: code that hides in it, code that it lacks."""
 
-import threading
 from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 
-from kit.resume import check_stop
 from registry.card import CARD, Card, parse_card
 from registry.card import MAX_BYTES as CARD_BYTES
 from registry.manifest import FileEntry
-from registry.pickles import Unsafe, check_pickles
+from registry.pickles import Unsafe, begins_like_pickle, check_pickles, may_be_pickle
 from registry.remote_code import MAX_BYTES as CONFIGURATION_BYTES
 from registry.remote_code import code_repos, may_name_code
 from registry.store import Store
@@ -39,30 +37,37 @@ class Policy:
 
 @dataclass(frozen=True)
 class Found:
-    """What else there is to know of a model."""
+    """What else there is to know of a file."""
 
     card: Card
     code_repos: frozenset[str]
-    """Repositories whose code it loads, allowed."""
+    """Repositories whose code it makes the model load, allowed."""
 
 
-def look_through(store: Store, repo: str, files: list[FileEntry], policy: Policy, stop: threading.Event) -> Found:
-    """Look through the files of a model, all in the store. Raises Refused, BadName, StoreError, Stopped."""
+def is_looked_at(path: str, policy: Policy) -> bool:
+    """Whether a file of this name must be here whole before anybody can tell whether its model is let in."""
+    return may_name_code(path) or (policy.pickles == "scan" and may_be_pickle(path))
+
+
+def may_go(head: bytes, policy: Policy) -> bool:
+    """Whether a file that is not looked at for its name, and begins with `head` (HEAD bytes), needs no look either."""
+    return policy.pickles == "allow" or not begins_like_pickle(head)
+
+
+def look_at(store: Store, repo: str, file: FileEntry, policy: Policy) -> Found:
+    """Look at one file of a model, in the store. Raises Refused, BadName, StoreError."""
     card, repos = Card(), set[str]()
-    for file in files:
-        check_stop(stop)
-        if file.path == CARD:
-            card = parse_card(_head(store, file, CARD_BYTES))
-        if may_name_code(file.path) and file.size <= CONFIGURATION_BYTES:
-            named = code_repos(_head(store, file, CONFIGURATION_BYTES), repo)
-            if named and not policy.remote_code:
-                raise Refused(
-                    f"{file.path} of {repo} takes code from {', '.join(sorted(named))} (auto_map), which runs where "
-                    "the model is loaded. Read it; REMOTE_CODE=yes then mirrors those repositories too."
-                )
-            repos |= named
-        if policy.pickles == "scan":
-            _look_for_code(store, repo, file)
+    if file.path == CARD:
+        card = parse_card(_head(store, file, CARD_BYTES))
+    if may_name_code(file.path) and file.size <= CONFIGURATION_BYTES:
+        repos = code_repos(_head(store, file, CONFIGURATION_BYTES), repo)
+        if repos and not policy.remote_code:
+            raise Refused(
+                f"{file.path} of {repo} takes code from {', '.join(sorted(repos))} (auto_map), which runs where "
+                "the model is loaded. Read it; REMOTE_CODE=yes then mirrors those repositories too."
+            )
+    if policy.pickles == "scan":
+        _look_for_code(store, repo, file)
     return Found(card, frozenset(repos))
 
 

@@ -51,6 +51,11 @@ class Upload(Protocol):
     done: int
     """The bytes that an earlier upload left, hashed: the first part to write begins there."""
 
+    @property
+    def path(self) -> Path | None:
+        """The file that holds the parts written so far, where they can be read before all are there."""
+        ...
+
     def write(self, part: Part) -> None:
         """Take the next part; it is released when it is kept. Raises StoreError, for an earlier part perhaps."""
         ...

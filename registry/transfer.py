@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -15,16 +14,21 @@ from pydantic import BaseModel, ConfigDict
 
 from kit.hub_names import BadName, repo_folder
 from kit.resume import Broken, pause
+from registry.arrival import Arrival
+from registry.card import CARD
 from registry.choose import choose_files
+from registry.crew import Crew
 from registry.fetch import DamagedFile, FileFetch, Lanes
 from registry.hub import Hub, HubError, Listing, SourceFile
 from registry.library import MAIN, BlobsMissing, Library
-from registry.manifest import FileEntry, Manifest, Source
+from registry.manifest import FileEntry, Manifest, Source, entry_of, now
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
 from registry.remote_code import CODE_PATTERNS
-from registry.safety import Found, Policy, Refused, look_through
+from registry.s3_parts import MIN_PART
+from registry.safety import Found, Policy, Refused, is_looked_at, look_at, may_go
 from registry.store import StoreDown, StoreError
+from registry.under_way import UnderWay
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +51,18 @@ class Wanted(BaseModel):
     ignore_patterns: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Brought:
+    """A file that is here, and what was found in it."""
+
+    entry: FileEntry
+    found: Found
+
+
 class Transfer:
     """Mirrors one model. `digests` are the blobs that it counts on and that nobody may delete while it runs.
 
+    `under_way` tells what of it can be had before it is published.
     `stop` ends it; a failure of one file sets it too, to end the others.
     """
 
@@ -59,6 +72,7 @@ class Transfer:
     ) -> None:  # fmt: skip
         """`parallel`: how many files at once."""
         self.digests: set[str] = set()
+        self.under_way = UnderWay()
         self._hub = hub
         self._library = library
         self._wanted = wanted
@@ -94,30 +108,27 @@ class Transfer:
         )
         for _ in range(PUBLISH_TRIES):
             self._progress.expect(len(files), sum(file.size for file in files))
-            entries = self._fetch_all(listing, files)
-            found = self._when_store_is_up(partial(self._look_through, entries))
-            for repo in sorted(found.code_repos):
+            brought = self._fetch_all(listing, files)
+            for repo in sorted({repo for each in brought for repo in each.found.code_repos}):
                 self._bring_code(repo, publishing)
             try:
-                return self._when_store_is_up(partial(self._publish, listing.commit, entries, found, publishing))
+                return self._when_store_is_up(partial(self._publish, listing.commit, brought, publishing))
             except BlobsMissing as error:
                 # Deleted with another model between our look and now: fetch those again.
                 missing = error
         raise missing
 
-    def _publish(
-        self,
-        commit: str,
-        entries: list[FileEntry],
-        found: Found,
-        publishing: Publishing,
-    ) -> Manifest:
-        wanted, source = self._wanted, Source(kind="hub", place=self._hub.endpoint)
+    def _publish(self, commit: str, brought: list[Brought], publishing: Publishing) -> Manifest:
+        wanted = self._wanted
         with publishing():
             return self._library.publish(
-                name=wanted.name, repo=wanted.repo, revision=wanted.revision, commit=commit, files=entries,
-                source=source, card=found.card,
+                name=wanted.name, repo=wanted.repo, revision=wanted.revision, commit=commit,
+                files=[each.entry for each in brought], source=self._source(),
+                card=next((each.found.card for each in brought if each.entry.path == CARD), None),
             )  # fmt: skip
+
+    def _source(self) -> Source:
+        return Source(kind="hub", place=self._hub.endpoint)
 
     def _when_store_is_up(self, step: Callable[[], T]) -> T:
         """Do a step that may be done twice; again while the store is away, as long as its patience lasts."""
@@ -129,9 +140,9 @@ class Transfer:
                 pause(error, tries, self._stop, self._lanes.patience)
         return step()
 
-    def _look_through(self, entries: list[FileEntry]) -> Found:
+    def _look_at(self, entry: FileEntry) -> Found:
         try:
-            return look_through(self._library.store, self._wanted.repo, entries, self._policy, self._stop)
+            return look_at(self._library.store, self._wanted.repo, entry, self._policy)
         except Refused as refused:
             if refused.digest is not None:
                 self.digests.discard(refused.digest)
@@ -157,36 +168,50 @@ class Transfer:
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
         return self._library.room.promised(self._wanted.name, blobs, begun=begun)
 
-    def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[FileEntry]:
-        """Fetch the files, several at once, the largest first. The first failure ends the others."""
-        largest_first = sorted(files, key=lambda file: -file.size)
-        first: Exception | None = None
-        entries = []
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix=f"fetch-{self._wanted.name}") as pool:
-            pending = {pool.submit(self._fetch, listing, file) for file in largest_first}
-            tell_at = time.monotonic() + TELL_EVERY_S
-            while pending:
-                timeout = max(tell_at - time.monotonic(), 0.0)
-                ended, pending = wait(pending, timeout=timeout, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    try:
-                        entries.append(future.result())
-                    except Exception as error:  # noqa: BLE001  # raised below, when the other threads have ended
-                        first = first or error
-                        self._stop.set()
-                if pending and first is None and time.monotonic() >= tell_at:
-                    tell_at = time.monotonic() + TELL_EVERY_S
-                    left = f"{len(files) - len(pending)} of {len(files)}"
-                    log.info("downloading", model=self._wanted.name, progress=self._progress.told(), files=left)
-        if first is not None:
-            raise first
-        return entries
+    def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[Brought]:
+        """Fetch the files, several at once. The first failure ends the others.
+
+        First those without which nobody may hear of the model, then the small ones, then the largest.
+        """
+
+        def bring(file: SourceFile) -> Brought:
+            entry = self._fetch(listing, file)
+            brought = Brought(entry, self._when_store_is_up(partial(self._look_at, entry)))
+            self.under_way.is_brought(entry, alone=not brought.found.code_repos)
+            return brought
+
+        def tell(done: int) -> None:
+            progress, count = self._progress.told(), f"{done} of {len(files)}"
+            log.info("downloading", model=self._wanted.name, progress=progress, files=count)
+
+        awaited = {file.path for file in files if file.sha256 is None or is_looked_at(file.path, self._policy)}
+        in_turn = sorted(files, key=lambda file: (file.path not in awaited, file.size > MIN_PART, -file.size))
+        crew = Crew(in_turn, bring, self._stop, parallel=self._parallel, most=self._lanes.parts)
+        self.under_way.on_wanted = crew.want
+        self.under_way.begins(self._draft(listing.commit, files), awaited)
+        return crew.run(tell, every_s=TELL_EVERY_S)
+
+    def _draft(self, commit: str, files: list[SourceFile]) -> Manifest:
+        known = tuple(
+            entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.lfs)
+            for file in files
+            if file.sha256 is not None
+        )
+        return Manifest(repo=self._wanted.repo, commit=commit, files=known, source=self._source(), created=now())
+
+    def _arrives(self, file: SourceFile, digest: str) -> Arrival:
+        store, policy = self._library.store, self._policy
+        arrival = Arrival(store, digest, file.size, may_go=lambda head: may_go(head, policy))
+        if not is_looked_at(file.path, policy):
+            self.under_way.comes(file.path, arrival)
+        return arrival
 
     def _fetch(self, listing: Listing, file: SourceFile) -> FileEntry:
         """One file. What goes wrong is told with its name."""
         wanted, store = self._wanted, self._library.store
         source = self._hub.file(wanted.repo, listing.commit, file.path)
-        fetch = FileFetch(file, source, store, self._lanes, self._progress, self._stop, self.digests.add)
+        arrives = partial(self._arrives, file)
+        fetch = FileFetch(file, source, store, self._lanes, self._progress, self._stop, self.digests.add, arrives)
         name = f"{file.path} of {wanted.repo}"
         try:
             return fetch.run()

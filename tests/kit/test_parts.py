@@ -112,3 +112,20 @@ def test_a_stream_is_cut_into_parts() -> None:
     assert parts(CONTENT[:1500], 2500) == [CONTENT[:1000]]
     with pytest.raises(TooLong):
         parts(CONTENT[:2501], 2500)
+
+
+def test_a_file_that_has_nothing_yet_comes_before_one_that_wants_more() -> None:
+    """Or the first file would take back what it gave, again and again, and the others would stand still."""
+    buffers = Buffers(1000)
+    first = buffers.take(0, 1000, wait_s=0.0)
+    assert first is not None
+    with ThreadPoolExecutor(1) as thread:
+        second = thread.submit(buffers.take, 0, 1000, wait_s=10.0)
+        while not buffers.is_waited_for:
+            pass
+        first.release()
+        while buffers.is_waited_for:
+            assert buffers.take(1000, 1000, wait_s=0.0) is None
+        part = second.result()
+    assert part is not None
+    part.release()

@@ -308,7 +308,7 @@ def test_a_store_that_goes_away_for_a_moment_ends_no_download(
 
         def once(self: FileStore, *arguments: Any, **options: Any) -> Any:
             # Not the note that the request itself writes before there is a job.
-            in_job = threading.current_thread().name.startswith("job-")
+            in_job = threading.current_thread().name.startswith("bring" if name == "read_blob" else "job-")
             if in_job and fails.setdefault(name, 0) < 2:
                 fails[name] += 1
                 raise StoreDown("away")

@@ -1,4 +1,7 @@
-"""Hub clients that ask for a model of the catalogue that is not here yet: they wait, and have it."""
+"""Hub clients that ask for a model of the catalogue that is not here yet: they wait, and have it.
+
+What they get before all of it is here is in `test_overlap`.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ from tests.support import plain_http
 from tests.support.hub import contents, serving_registry, wait_for_job, wait_until
 
 LISTING = f"/api/models/{REPO}/revision/main"
+CONFIG = "/config.json"
 HEAD = f"/{REPO}/resolve/main/config.json"
 
 
@@ -32,6 +36,12 @@ def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
 def gate(source: Source) -> threading.Event:
     """What holds the weights back at the source."""
     return source.switches.gate.setdefault(f"/{WEIGHTS}", threading.Event())
+
+
+@pytest.fixture
+def config_gate(source: Source) -> threading.Event:
+    """What holds back a file that must be here before anybody hears of the model."""
+    return source.switches.gate.setdefault(CONFIG, threading.Event())
 
 
 @pytest.fixture
@@ -77,16 +87,16 @@ def test_one_file_is_waited_for(
 
 
 def test_what_does_not_come_is_told(
-    source: Source, mirror: str, gate: threading.Event, pool: ThreadPoolExecutor, how: str
+    source: Source, mirror: str, config_gate: threading.Event, pool: ThreadPoolExecutor, how: str
 ) -> None:
     """With its reason; where blanks have gone out already the answer breaks off, and never looks whole."""
-    source.switches.corrupt.add(WEIGHTS)
+    source.switches.corrupt.add(CONFIG)
     asked = pool.submit(plain_http.get, mirror + LISTING)
-    wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
-    gate.set()
+    wait_until(lambda: source.switches.requests(CONFIG))
+    config_gate.set()
     if how == "quietly":
         assert asked.result().status_code == 503
-        assert f"{WEIGHTS} of {REPO} arrived damaged" in asked.result().json()["error"]["message"]
+        assert f"config.json of {REPO} arrived damaged" in asked.result().json()["error"]["message"]
     else:
         with pytest.raises(httpx2.RemoteProtocolError):
             asked.result()
@@ -94,12 +104,12 @@ def test_what_does_not_come_is_told(
 
 
 def test_a_head_has_no_blanks(
-    source: Source, mirror: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    source: Source, mirror: str, config_gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told to come again."""
     monkeypatch.setattr(waiting, "QUIET_S", 0.0)
     answer = plain_http.head(mirror + HEAD)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    gate.set()
+    config_gate.set()
     assert wait_for_job(mirror, "small")["status"] == "ready"
     assert plain_http.head(mirror + HEAD).status_code == 200

@@ -62,10 +62,14 @@ class Switches:
     def __init__(self) -> None:
         self.app: ASGIApp
         self.corrupt: set[str] = set()
+        self.corrupt_times: dict[str, int] = {}
         self.cut_after: dict[str, int] = {}
         self.cuts_left: dict[str, int] = {}
         self.status: dict[str, tuple[int, dict[str, str]]] = {}
+        self.dead = False
         self.gate: dict[str, threading.Event] = {}
+        self.gate_from: dict[str, int] = {}
+        """Where in the file what `gate` holds back begins, in bytes; 0 where nothing is said."""
         self.seen: list[tuple[str, str, dict[str, str]]] = []
 
     def requests(self, ending: str) -> list[dict[str, str]]:
@@ -79,7 +83,7 @@ class Switches:
         path = scope["path"]
         headers = {key.decode(): value.decode("latin-1") for key, value in scope["headers"]}
         self.seen.append((scope["method"], path, headers))
-        status = _by_ending(self.status, path)
+        status = (503, {}) if self.dead else _by_ending(self.status, path)
         if status is not None:
             raw = [(key.encode(), value.encode()) for key, value in status[1].items()]
             await send(
@@ -87,26 +91,36 @@ class Switches:
             )
             await send({"type": "http.response.body", "body": b""})
             return
-        await self.app(scope, receive, self._sender(path, send))
+        await self.app(scope, receive, self._sender(path, headers.get("range", ""), send))
 
-    def _sender(self, path: str, send: Send) -> Send:
+    def _sender(self, path: str, asked: str, send: Send) -> Send:
         left = [_by_ending(self.cut_after, path)]
         if left[0] is not None and self.cuts_left.get(path.rpartition("/")[2], 0) <= 0:
             left[0] = None
         corrupt = any(path.endswith(ending) for ending in self.corrupt)
+        for ending, times in self.corrupt_times.items():
+            if path.endswith(ending) and times > 0:
+                self.corrupt_times[ending] -= 1
+                corrupt = True
         gate = _by_ending(self.gate, path)
+        at = int(asked.removeprefix("bytes=").partition("-")[0] or 0)
+        gate_from = _by_ending(self.gate_from, path) or 0
 
         cut = False
 
         async def forward(message: Message) -> None:
-            nonlocal cut
+            nonlocal cut, at
             if cut:
                 return  # an answer without its end: the server closes the connection
             if message["type"] == "http.response.body":
                 body = message.get("body", b"")
-                if gate is not None:
-                    while not gate.is_set():
+                if gate is not None and at >= gate_from:
+                    while not gate.is_set() and not self.dead:
                         await _tick()
+                if self.dead:
+                    cut = True
+                    return
+                at += len(body)
                 if corrupt and body:
                     message = {**message, "body": bytes([body[0] ^ 1]) + body[1:]}
                 if left[0] is not None:
