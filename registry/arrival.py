@@ -44,6 +44,7 @@ class Arrival:
         self._head = b""
         self._path: Path | None = None
         self._written = 0
+        self._right = False
         self._given = self._first_given = False
 
     def goes_on(self, path: Path | None, done: int) -> None:
@@ -61,6 +62,10 @@ class Arrival:
     def wrote(self, count: int) -> None:
         """Another `count` bytes, in order, are where it is written."""
         self._written += count
+
+    def is_right(self) -> None:
+        """All of it is written, and its digest is right: readers need not wait until the disk has it for sure."""
+        self._right = True
 
     def ends(self, state: State) -> None:
         """It is in the store, its digest right, or this try has ended without."""
@@ -114,6 +119,8 @@ class Arrival:
         if len(self._head) < min(HEAD, self.size) or not self._may_go(self._head[:HEAD]):
             return at
         there = max(self._written if readable else 0, len(self._head))
+        if self._right and there == self.size:
+            return self.size
         kept = 1 if reserve else RESERVE
         return max(at, min(there if reserve else there - kept, self.size - kept))
 

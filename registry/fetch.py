@@ -139,6 +139,8 @@ class FileFetch:
                     upload.write(part)
                     arrival.wrote(count)
                     check_stop(self._stop)
+            upload.check()
+            arrival.is_right()
             upload.finish()
 
     @contextlib.contextmanager

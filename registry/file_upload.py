@@ -63,12 +63,16 @@ class FileUpload:
         finally:
             part.release()
 
-    def finish(self) -> None:
-        """Rename the file into its place if the digest is right. Raises DigestMismatch: then it is gone."""
+    def check(self) -> None:
+        """Compare the digest. Raises DigestMismatch: then the file is gone."""
         got = self._hasher.hexdigest()
         if self._taken != self._size or got != self._digest:
             self.drop()
             raise DigestMismatch(mismatch(self._digest, self._size, got, self._taken))
+
+    def finish(self) -> None:
+        """Rename the file into its place if the digest is right. Raises DigestMismatch: then it is gone."""
+        self.check()
         with self._failures("write to"):
             os.fchmod(self._file.fileno(), 0o444)
             os.fsync(self._file.fileno())

@@ -74,7 +74,7 @@ class HubFiles:
         if start:
             headers["Content-Range"] = f"bytes {start}-{file.size - 1}/{file.size}"
         headers["Content-Length"] = str(file.size - start)
-        body = follow(job, under_way, path, arrival, start, partial(self._store.read_blob, file.sha256))
+        body = follow(job, under_way, file, arrival, start, partial(self._store.read_blob, file.sha256))
         return Relay(body, 206 if start else 200, headers, media_type="application/octet-stream")
 
     def _body(self, request: Request, file: FileEntry, headers: dict[str, str]) -> Response:

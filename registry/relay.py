@@ -12,6 +12,7 @@ from starlette.types import Send
 
 from registry.arrival import Arrival, Cut
 from registry.jobs import Job
+from registry.manifest import FileEntry
 from registry.under_way import UnderWay
 
 CHUNK = 1 << 20
@@ -32,9 +33,9 @@ class Relay(StreamingResponse):
 
 
 async def follow(
-    job: Job, under_way: UnderWay, path: str, found: Arrival | None, at: int, finished: Finished
+    job: Job, under_way: UnderWay, file: FileEntry, found: Arrival | None, at: int, finished: Finished
 ) -> AsyncIterator[bytes]:
-    """The bytes of the file at `path` from `at` on, as they come. Raises Cut, StoreError.
+    """The bytes of `file` from `at` on, as they come. Raises Cut, StoreError.
 
     `found`: what it is read by until it is here; None waits for that. `finished` gives the bytes from there on of a
     file that is in the store.
@@ -42,9 +43,9 @@ async def follow(
     descriptor, noted = None, False
     silent_since = time.monotonic()
     try:
-        while not under_way.has(path):
+        while at < file.size and not under_way.has(file.path):
             piece = b""
-            found = found or under_way.arrival(path)
+            found = found or under_way.arrival(file.path)
             if found is not None:
                 if not noted:
                     await run_in_threadpool(found.may_be_gone_on_with)
@@ -58,12 +59,13 @@ async def follow(
                 yield piece
                 at += len(piece)
                 silent_since = time.monotonic()
-            elif job.ended.is_set() and not under_way.has(path):
+            elif job.ended.is_set() and not under_way.has(file.path):
                 raise Cut
             else:
                 await asyncio.sleep(POLL_S)
     finally:
         if descriptor is not None:
             os.close(descriptor)
-    async for piece in iterate_in_threadpool(finished(at)):
-        yield piece
+    if at < file.size:
+        async for piece in iterate_in_threadpool(finished(at)):
+            yield piece

@@ -115,12 +115,16 @@ class S3Upload:
             part.release()
             raise
 
-    def finish(self) -> None:
-        """Complete the upload if the digest is right. Raises DigestMismatch: then nothing of it is left."""
+    def check(self) -> None:
+        """Compare the digest. Raises DigestMismatch: then nothing of the upload is left."""
         got = self._hasher.hexdigest()
         if self._taken != self._size or got != self._digest:
             self.drop()
             raise DigestMismatch(mismatch(self._digest, self._size, got, self._taken))
+
+    def finish(self) -> None:
+        """Complete the upload if the digest is right. Raises DigestMismatch: then nothing of it is left."""
+        self.check()
         for future, _ in self._sending:
             future.result()
         parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in sorted(self._etags)]

@@ -60,8 +60,12 @@ class Upload(Protocol):
         """Take the next part; it is released when it is kept. Raises StoreError, for an earlier part perhaps."""
         ...
 
+    def check(self) -> None:
+        """Prove that all has been written and is right. Raises DigestMismatch, and then nothing is left of it."""
+        ...
+
     def finish(self) -> None:
-        """Make the blob appear. Raises DigestMismatch, and then nothing is left of it; StoreError."""
+        """Check, and make the blob appear. Raises DigestMismatch, and then nothing is left of it; StoreError."""
         ...
 
     def drop(self) -> None:

@@ -44,6 +44,9 @@ def test_the_last_bytes_stay_whatever_is_there(folder: FileStore, tmp_path: Path
     one.goes_on(path, SIZE)
     assert one.end(0, readable=True, reserve=False) == SIZE - RESERVE
     assert one.end(0, readable=True, reserve=True) == SIZE - 1
+    one.is_right()
+    assert one.end(0, readable=False, reserve=False) == 0
+    assert one.end(0, readable=True, reserve=False) == SIZE
 
 
 def test_what_must_be_looked_at_is_not_given(folder: FileStore, tmp_path: Path) -> None:
