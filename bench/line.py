@@ -30,6 +30,7 @@ class Line:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._listener.shutdown(socket.SHUT_RDWR)  # who waits for a connection hears it; of a mere `close` he does not
         self._listener.close()
 
     def _accept(self) -> None:
@@ -38,12 +39,17 @@ class Line:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # closed: it is over
-            server = socket.socket()
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket() as server, contextlib.suppress(OSError):
             # What has come this far has left the source, so little of it may wait here.
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             server.connect(self._target)
-            for one, other, paced in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._carry, args=(one, other, paced), daemon=True).start()
+            asking = threading.Thread(target=self._carry, args=(client, server, False), daemon=True)
+            asking.start()
+            self._carry(server, client, True)
+            asking.join()
 
     def _carry(self, one: socket.socket, other: socket.socket, paced: bool) -> None:
         view = memoryview(bytearray(PIECE))

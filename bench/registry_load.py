@@ -207,6 +207,7 @@ def main() -> None:
             ("four direct vs one", f"four direct{of}", f"direct{of}"),
             ("four warm vs one", f"ours, four warm{of}", f"ours, warm{of}"),
             ("four cold vs one", f"ours, four cold{of}", f"ours, cold{of}"),
+            ("four cold vs four direct", f"ours, four cold{of}", f"four direct{of}"),
         )
         print(table((where, "ratio"), [(name, median_ratio(times[a], times[b])) for name, a, b in ratios]))
     figures: Figures = {

@@ -15,13 +15,13 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from kit.catalogue import Catalogue
 from kit.resume import Patience
-from registry import relay
+from registry import relay, waiting
 from registry.arrival import RESERVE
 from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.s3_parts import MIN_PART
-from tests.registry.conftest import REPO, WEIGHTS, Source
+from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
 from tests.registry.test_safety import EVIL, HARMLESS
 from tests.support import plain_http
 from tests.support.hub import (
@@ -372,3 +372,20 @@ def test_a_registry_mirrors_from_one_that_mirrors_only_now(big: Source, mirror: 
         open_gate(big)
         assert wait_for_job(edge, "small")["status"] == "ready"
         assert plain_http.get(edge + FILE).content == CONTENT
+
+
+def test_from_a_bucket_it_comes_too(
+    big: Source, catalogue: Path, store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From every store: where what arrives cannot be read yet, in drops at first, and then the rest of it."""
+    monkeypatch.setattr(waiting, "QUIET_S", 0.2)
+    monkeypatch.setattr(relay, "DROP_EVERY_S", 0.01)
+    settings = {**store_settings, "hf_endpoint": big.url, "catalogue": catalogue, "mirror_missing": True}
+    with serving_registry(settings.pop("store"), **settings) as url:
+        wait_until(lambda: plain_http.head(url + FILE).status_code == 200)
+        with Reader(url + FILE) as reader:
+            assert reader.read(5)[:5] == CONTENT[:5]
+            open_gate(big)
+            assert reader.rest() == CONTENT
+        assert wait_for_job(url, "small")["status"] == "ready"
+    assert len(big.switches.requests(f"/{WEIGHTS}")) == PARTS
