@@ -31,7 +31,7 @@ from pathlib import Path
 import psutil
 
 from bench.line import Line
-from bench.programs import Program, free_port
+from bench.programs import Program, end_when_told, free_port
 from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
 from bench.report import Figures, last_line, median_ratio, table
 from kit.catalogue import Catalogue
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--olah", help="the program olah-cli, to be measured too")
     options = parser.parse_args()
+    end_when_told()
     size = int(options.size * 1e9) // FILES
     with tempfile.TemporaryDirectory(prefix="registry-load-") as home:
         site = Site(Path(home), options.olah)
