@@ -49,6 +49,10 @@ remove_unused() { # $1 site-packages
   if [ -d "$1/torch/bin" ]; then
     find "$1/torch/bin" -mindepth 1 -maxdepth 1 ! -name torch_shm_manager -exec rm -rf {} +
   fi
+  # Of hundreds of kinds of models one is run: it compiles its few files at its start, and 50 MB stay out.
+  if [ -d "$1/transformers/models" ]; then
+    find "$1/transformers/models" -mindepth 2 -depth -name __pycache__ ! -path '*/models/auto/*' -exec rm -rf {} +
+  fi
 }
 
 torch=no
@@ -78,5 +82,7 @@ pip_install $venv/bin/python --require-hashes --requirement "/requirements/$lock
 python3 -m pip --python $venv/bin/python check
 site=$($venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 remove_unused "$site"
+# Not off NVIDIA's libraries and PyTorch's for them, which no build here has tried without.
+[ "${2:-cpu}" = cuda ] || python3 "$(dirname "$0")/cut_symbols.py" "$site"
 # One path for LD_LIBRARY_PATH, whatever the version of Python.
 [ ! -d "$site/nvidia" ] || ln -s "$site/nvidia" $venv/lib/nvidia
