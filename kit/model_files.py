@@ -3,9 +3,7 @@
 `kit.model_source` asks the registry, `kit.model_cache` knows the folders; here is the order of things.
 """
 
-import contextlib
 import errno
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -16,8 +14,8 @@ import structlog
 
 from kit.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
-from kit.model_source import CHUNK, Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
-from kit.parts import Buffers, in_order, write_all
+from kit.model_download import CONNECTIONS, PART, Download, Lanes
+from kit.model_source import Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
 from kit.resume import Broken, Stop, Stopped, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]
@@ -26,10 +24,8 @@ log = structlog.get_logger(__name__)
 
 Report = Callable[[float, str], None]
 
-# So many parts are fetched at once, each held in memory until it is its turn to be written, of so many files.
-CONNECTIONS = 6
-FILES = 3
-PART = 8 << 20
+# So many files come at once.
+FILES = 4
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -84,8 +80,8 @@ class _Fetch:
         self._lock = threading.Lock()
         self._done = 0
         self._total = 0
-        self._buffers = Buffers(CONNECTIONS * PART)
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch-part")
+        self._big: set[RemoteFile] = set()
+        self._lanes = Lanes()
 
     def run(self) -> Path:
         """Return the folder."""
@@ -107,7 +103,7 @@ class _Fetch:
 
     def close(self) -> None:
         """End the threads; none of them has work any more."""
-        self._pool.shutdown()
+        self._lanes.close()
 
     def _without_registry(self, error: Broken | NotThereYet) -> Path:
         folder = self._cache.last_complete(self._entry.revision, self._stop)
@@ -136,6 +132,9 @@ class _Fetch:
             else:
                 missing.append(file)
         self._check_room(part.folder, missing)
+        self._big = {file for file in missing if file.size > PART}
+        # The largest first: what comes last, with nothing beside it, is small.
+        missing.sort(key=lambda file: file.size, reverse=True)
         self._fetch_all(listing, missing, part)
         return self._cache.publish(listing, part)
 
@@ -171,6 +170,7 @@ class _Fetch:
             if self._download(listing, file, path):
                 with self._lock:
                     part.remember(file)
+                    self._big.discard(file)
                 return
             if not continued:
                 break
@@ -182,44 +182,19 @@ class _Fetch:
         )
 
     def _download(self, listing: Listing, file: RemoteFile, path: Path) -> bool:
-        """Append to `path` what it lacks of `file`. False when the whole is not what was promised: then it is gone."""
-        hasher, done = file.hasher(), 0
-        source = self._source.file(self._entry, listing, file)
-
-        def fill(view: memoryview, start: int, abandoned: threading.Event) -> None:
-            source.fill(view, start, self._stop, lambda _count: check_stop(abandoned))
-
-        with path.open("a+b", buffering=0) as stream:
-            stream.seek(0)
-            while chunk := stream.read(CHUNK):
-                check_stop(self._stop)
-                hasher.update(chunk)
-                done += len(chunk)
-            self._advance(file, done, done)
-            parts = in_order(
-                fill, done, file.size, PART,
-                buffers=self._buffers, pool=self._pool, ahead=CONNECTIONS, stop=self._stop,
-            )  # fmt: skip
-            with contextlib.closing(parts), ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
-                for part in parts:
-                    try:
-                        check_stop(self._stop)
-                        hashed = beside.submit(hasher.update, part.view)
-                        try:
-                            write_all(stream.fileno(), part.view)
-                        finally:
-                            hashed.result()
-                        done += len(part.view)
-                        self._advance(file, len(part.view), done)
-                    finally:
-                        part.release()
-            os.fsync(stream.fileno())
-        if done == file.size and file.is_proved_by(hasher):
+        remote = self._source.file(self._entry, listing, file)
+        download = Download(
+            file, remote, path, lanes=self._lanes, stop=self._stop, few=self._few_left,
+            on_bytes=lambda count, done: self._advance(file, count, done),
+        )  # fmt: skip
+        if download.run():
             return True
-        path.unlink()
         with self._lock:
-            self._done -= done
+            self._done -= download.done
         return False
+
+    def _few_left(self) -> bool:
+        return min(len(self._big), FILES) <= CONNECTIONS // 2
 
     def _advance(self, file: RemoteFile, count: int, done: int) -> None:
         percent = 100 * done // file.size if file.size else 100

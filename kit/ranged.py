@@ -1,4 +1,4 @@
-"""Files over HTTP by ranges, straight into memory that the caller gives: many gigabytes at little CPU.
+"""Files over HTTP by ranges: many gigabytes at little CPU.
 
 urllib3 and not httpx2, which everything else here speaks: a gigabyte costs a quarter of the CPU. Blocking, for any
 thread.
@@ -7,7 +7,7 @@ thread.
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,7 +18,6 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from kit.resume import Broken, Patience, check_stop, pause
 
 PIECE = 256 << 10
-CHUNK = 8 << 20
 REDIRECTS = 5
 CONNECTIONS = 32
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
@@ -116,38 +115,41 @@ class RangedFile:
         self._direct: str | None = None
 
     def fill(self, view: memoryview, start: int, stop: threading.Event, on_bytes: OnBytes) -> None:
-        """Fill `view` with the bytes from `start` on, taken up again wherever the stream breaks.
+        """Fill `view` with the bytes from `start` on; `on_bytes` is told of each piece. Raises what `chunks` raises."""
+        done = 0
+        with contextlib.closing(self.chunks(start, start + len(view), stop)) as pieces:
+            for piece in pieces:
+                view[done : done + len(piece)] = piece
+                done += len(piece)
+                on_bytes(len(piece))
 
-        `on_bytes` is told of every piece. Raises what `refuse` makes, Broken after too many breaks in a row that
-        brought nothing, Stopped.
+    def chunks(self, start: int, end: int, stop: threading.Event, *, piece: int = PIECE) -> Generator[memoryview]:
+        """Yield the bytes from `start` to before `end` in pieces of at most `piece`, of one stream where it holds.
+
+        It is taken up again wherever it breaks; what a break takes along is less than a piece. Raises what `refuse`
+        makes, Broken after too many breaks in a row that brought nothing, Stopped.
         """
-        done = breaks = 0
-        while done < len(view):
-            before = done
+        breaks = 0
+        while start < end:
+            before = start
             try:
-                for count in self._pieces(view[done:], start + done):
-                    done += count
-                    on_bytes(count)
-                    check_stop(stop)
-                if done < len(view):
-                    raise Broken(f"{self._url} ended {len(view) - done} bytes too early.")
+                with contextlib.closing(self._pieces(start, end, piece)) as pieces:
+                    for view in pieces:
+                        start += len(view)
+                        yield view
+                        check_stop(stop)
+                if start < end:
+                    raise Broken(f"{self._url} ended {end - start} bytes too early.")
             except Broken as error:
-                breaks = 1 if done > before else breaks + 1
+                breaks = 1 if start > before else breaks + 1
                 if breaks >= self._patience.tries:
                     raise
                 pause(error, breaks, stop, self._patience)
 
-    def chunks(self, size: int, stop: threading.Event) -> Iterator[bytes]:
-        """The `size` bytes of the file one after the other, for who needs no speed. Raises what `fill` raises."""
-        for start in range(0, size, CHUNK):
-            chunk = bytearray(min(CHUNK, size - start))
-            self.fill(memoryview(chunk), start, stop, lambda _count: None)
-            yield bytes(chunk)
-
-    def _pieces(self, view: memoryview, start: int) -> Iterator[int]:
+    def _pieces(self, start: int, end: int, piece: int) -> Generator[memoryview]:
         direct, answered = self._direct, False
         try:
-            with self._client.get(direct or self._url, start, start + len(view) - 1) as (response, url):
+            with self._client.get(direct or self._url, start, end - 1) as (response, url):
                 status = response.status
                 if status == 206 and _range_start(response.headers) not in (start, None):
                     raise Broken(f"{self._url} answered with another range than was asked for.")
@@ -159,24 +161,20 @@ class RangedFile:
                 if url != self._url:
                     self._direct = url
                 # A server that ignores Range begins at the beginning.
-                yield from _pour(response, view, skip=start if status == 200 else 0)
+                yield from _pour(response, end - start, piece, skip=start if status == 200 else 0)
         finally:
             if not answered and self._direct == direct:
                 self._direct = None
 
 
-def _pour(response: urllib3.BaseHTTPResponse, view: memoryview, *, skip: int) -> Iterator[int]:
-    """Fill `view` from the body after its first `skip` bytes; yields how much each piece brought."""
-    done = 0
-    while done < len(view) and (piece := response.read(min(PIECE, skip + len(view) - done))):
-        if skip >= len(piece):
-            skip -= len(piece)
-            continue
-        rest = memoryview(piece)[skip:]
-        skip = 0
-        view[done : done + len(rest)] = rest
-        done += len(rest)
-        yield len(rest)
+def _pour(response: urllib3.BaseHTTPResponse, length: int, most: int, *, skip: int) -> Iterator[memoryview]:
+    """Yield `length` bytes of the body after its first `skip`, as they lie where they were received."""
+    while length and (piece := response.read(min(most, skip + length))):
+        view = memoryview(piece)[skip:]
+        skip = max(skip - len(piece), 0)
+        length -= len(view)
+        if view:
+            yield view
 
 
 def _range_start(headers: Mapping[str, str]) -> int | None:

@@ -24,7 +24,7 @@ from registry.scrub import (
     repair_from_source,
 )
 from registry.settings import RegistrySettings
-from registry.store import StoreError
+from registry.store import Bytes, StoreError
 
 
 def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -73,9 +73,9 @@ def _from_source(settings: RegistrySettings, library: Library, damages: list[Dam
     left = []
     with closing(Hub(settings.hf_endpoint, token)) as hub:
 
-        def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[bytes]:
+        def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[Bytes]:
             # Here Ctrl-C is what ends it.
-            return hub.file(repo, commit, file.path).chunks(file.size, threading.Event())
+            return hub.file(repo, commit, file.path).chunks(0, file.size, threading.Event())
 
         for damage in damages:
             try:

@@ -7,12 +7,12 @@ from functools import partial
 from registry.bundle_reader import BundleReader
 from registry.library import Library
 from registry.manifest import FileEntry, Manifest
-from registry.store import DigestMismatch, Store, StoreError, read_digest
+from registry.store import Bytes, DigestMismatch, Store, StoreError, read_digest
 
 # What is read, and a count of bytes.
 OnBytes = Callable[[str, int], None]
 # repo, commit, file -> its bytes. Raises what a hub raises.
-Fetch = Callable[[str, str, FileEntry], Iterator[bytes]]
+Fetch = Callable[[str, str, FileEntry], Iterator[Bytes]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def find_damage(store: Store, models: dict[str, Manifest], on_bytes: OnBytes) ->
                 yield Damage(name, manifest, file, gone=False)
 
 
-def repair(store: Store, damage: Damage, chunks: Iterator[bytes]) -> None:
+def repair(store: Store, damage: Damage, chunks: Iterator[Bytes]) -> None:
     """Put the right bytes in the place of wrong ones. Raises DigestMismatch and what `chunks` raise.
 
     The damaged blob is removed first: nobody can use it, and a store takes no blob that it has.

@@ -1,5 +1,6 @@
 """Model files: fetched, verified, resumed, shared; against a real registry that can be made to misbehave."""
 
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def test_a_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: s
 
 def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the first part: the next fetch asks for the rest of that file, and for no finished one."""
-    monkeypatch.setattr("kit.model_files.PART", 1_000_000)
+    monkeypatch.setattr("kit.model_download.PART", 1_000_000)
     monkeypatch.setattr("kit.model_files.FILES", 1)
     original = fetch._report
 
@@ -166,12 +167,48 @@ def test_parts_come_in_parallel_and_lie_in_order(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first part held back: the others are asked for meanwhile, and the file is right."""
-    monkeypatch.setattr("kit.model_files.PART", 500_000)
+    monkeypatch.setattr("kit.model_download.PART", 500_000)
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     opener = threading.Thread(target=lambda: (wait_until(lambda: len(weights_requests(registry)) == 6), gate.set()))
     opener.start()
     assert contents(fetch()) == contents(registry.folder)
     opener.join()
+
+
+def test_many_big_files_come_as_a_stream_each(
+    registry: Registry, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request per file, whatever the size of parts; what a cut took is asked for from there on, and no more."""
+    monkeypatch.setattr("kit.model_download.PART", 50_000)
+    monkeypatch.setattr("kit.model_files.PART", 50_000)
+    monkeypatch.setattr("kit.model_download.PIECE", 10_000)
+    folder = small_repo(tmp_path / "many")
+    (folder / WEIGHTS).unlink()
+    for name in "abcd":
+        (folder / f"{name}.safetensors").write_bytes(random.Random(name).randbytes(400_000))
+    import_folder(registry.library, folder, name="small", repo=REPO, revision="main")
+    registry.switches.cut_after["/c.safetensors"] = 120_000
+    registry.switches.cuts_left["c.safetensors"] = 1
+    gate = registry.switches.gate[".safetensors"] = threading.Event()
+    asked = registry.switches.requests
+    opener = threading.Thread(target=lambda: (wait_until(lambda: len(asked(".safetensors")) == 4), gate.set()))
+    opener.start()
+    assert contents(fetch()) == contents(folder)
+    opener.join()
+    assert [len(asked(f"/{name}.safetensors")) for name in "abd"] == [1, 1, 1]
+    assert [headers["range"] for headers in asked("/c.safetensors")] == ["bytes=0-399999", "bytes=120000-399999"]
+
+
+def test_a_long_stream_is_asked_for_span_by_span(
+    registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in a span comes with one request, the rest with the next, and what was written is whole."""
+    monkeypatch.setattr("kit.model_download.SPAN", 1_000_000)
+    monkeypatch.setattr("kit.model_files.CONNECTIONS", 1)
+    assert contents(fetch()) == contents(registry.folder)
+    assert [headers["range"] for headers in weights_requests(registry)] == [
+        "bytes=0-999999", "bytes=1000000-1999999", "bytes=2000000-2999999",
+    ]  # fmt: skip
 
 
 def weights_requests(registry: Registry) -> list[dict[str, str]]:
