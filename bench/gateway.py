@@ -252,7 +252,7 @@ def _cpu_of_children(program: Program) -> dict[int, float]:
 
 
 def _build(python: str) -> str:
-    """Which interpreter that is. Raises subprocess.CalledProcessError when it is none."""
+    """Which interpreter that is. Raises OSError, subprocess.CalledProcessError when it is none."""
     found = subprocess.run([python, "-VV"], check=True, capture_output=True, text=True)
     return f"{found.stdout.strip()}, {python}"
 
@@ -268,10 +268,14 @@ def main() -> None:
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(unknown)}; parts: {', '.join(PARTS)}")
+    try:
+        build = _build(options.python)
+    except (OSError, subprocess.CalledProcessError) as error:
+        parser.error(f"--python {options.python} is no interpreter: {error}")
     rounds, seconds = (3, 0.5) if options.quick else (options.rounds, 3.0)
     with tempfile.TemporaryDirectory() as folder, Load(headers={"Authorization": f"Bearer {KEY}"}) as load:
         bench = Bench(load, Path(folder), rounds=rounds, seconds=seconds, python=options.python)
-        print(f"the gateway runs on {_build(options.python)}")
+        print(f"the gateway runs on {build}")
         for part in PARTS:
             if part in parts:
                 print(f"\n== {part}")

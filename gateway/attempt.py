@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.backends import Backend
 from gateway.deadlines import WORKING_S, first_byte_s, held_up
+from gateway.plane import Client
 from gateway.routing import Candidate, Ticket, Wants
 from gateway.upstream import Listener, UpstreamConnection
 
@@ -106,6 +107,16 @@ class Attempt:
         expected = pace.expected(ticket.ahead + ticket.work, now) if pace.known else None
         working = now - backend.last_sign < WORKING_S
         return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
+
+    def moves(self, client: Client, at: float) -> None:
+        """Something of an answer that has begun has come at `at`, a monotonic time: its silence begins anew."""
+        self.backend.last_byte = at
+        deadline = at + self.idle_s
+        # Where `idle_s` was set since, the deadline was moved with it.
+        pause = deadline - client.deadline
+        if pause > self.pause_s:
+            self.pause_s = pause
+        client.deadline = deadline
 
     def complete(self, connection: UpstreamConnection, outcome: str) -> None:
         """The answer is whole: the connection may be used again."""

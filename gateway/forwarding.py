@@ -126,11 +126,7 @@ class Forwarding(Failover):
         if data is None:
             return
         if answer.begun:
-            deadline = at + attempt.idle_s
-            pause = deadline - client.deadline
-            if pause > attempt.pause_s:
-                attempt.pause_s = pause
-            client.deadline = deadline
+            attempt.moves(client, at)
             answer.go_on(data, last=connection.complete)
         else:
             self.first_byte = at
@@ -152,18 +148,13 @@ class Forwarding(Failover):
             connection.pause()
 
     def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
-        """Pass on whole chunks, as they came where they may: what `on_answer` does, for each token of every stream."""
+        """Pass on whole chunks, as they came where they may; those that follow go that way by themselves."""
         answer, attempt, client = self._answer, self.attempt, self._client
         if attempt is None or not answer.passes_as_it_is(body):
             connection.body.append(body)
             self.on_answer(connection)
             return
-        attempt.backend.last_byte = at = now()
-        deadline = at + attempt.idle_s
-        pause = deadline - client.deadline
-        if pause > attempt.pause_s:
-            attempt.pause_s = pause
-        client.deadline = deadline
+        attempt.moves(client, now())
         client.transport.write(framed)
         if client.full:
             connection.pause()

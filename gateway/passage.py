@@ -1,7 +1,7 @@
 """The way of a stream's events through the gateway while nothing about them is unusual: as they came, chunk for chunk.
 
 A backend writes one chunk per token, so this is what a generation costs here. It is kept short: what it does for each
-of them is what `Forwarding.on_answer` does for whatever has come, without all that may be.
+of them is what `Forwarding.on_chunks` does for whatever has come in whole chunks, without all that may be.
 """
 
 import time
@@ -13,9 +13,10 @@ from gateway.transcript import FOLD, Transcript
 
 # Longer chunks go the long way, in bytes with their framing.
 MOST = 4096
-# How a chunk begins, by its length with its framing, as nearly all servers write it: lower case, no leading zeros.
-_BEGINNINGS: list[bytes] = [b"\n"] * MOST
-for _size in range(1, MOST):
+# How a chunk begins, by its length with its framing, as nearly all servers write it: lower case, no leading zeros. No
+# read shorter than MOST begins as what stands for the lengths that no chunk has. An event takes two bytes at least.
+_BEGINNINGS = [bytes(MOST)] * MOST
+for _size in range(2, MOST):
     _digits = b"%x\r\n" % _size
     if len(_digits) + _size + 2 < MOST:
         _BEGINNINGS[len(_digits) + _size + 2] = _digits
@@ -24,12 +25,9 @@ now = time.perf_counter
 
 
 class Passage:
-    """Of one attempt at one backend, once its events go out in the chunks that they come in.
+    """Of one attempt at one backend, once its events go out in the chunks that they come in."""
 
-    It has all that it needs at hand: between two tokens of a stream, the processor has forgotten the rest.
-    """
-
-    __slots__ = ("_attempt", "_backend", "_client", "_held", "_idle_s", "_pause_s", "_said", "_write")
+    __slots__ = ("_attempt", "_backend", "_client", "_held", "_said", "_write")
 
     def __init__(self, attempt: Attempt, client: Client, said: Transcript | None) -> None:
         """`said` is where what goes out is kept, where it is."""
@@ -38,8 +36,6 @@ class Passage:
         self._client = client
         self._said = said
         self._held: list[bytes] = said.held if said is not None else []
-        self._idle_s = attempt.idle_s
-        self._pause_s = attempt.pause_s
         self._write = client.transport.write
 
     def takes(self, data: bytes) -> bool:
@@ -54,12 +50,13 @@ class Passage:
         if not data.startswith(beginning):
             return False
         self._write(data)
+        # As Attempt.moves, without the call.
         self._backend.last_byte = at = now()
-        deadline = at + self._idle_s
-        client = self._client
+        attempt, client = self._attempt, self._client
+        deadline = at + attempt.idle_s
         pause = deadline - client.deadline
-        if pause > self._pause_s:
-            self._pause_s = self._attempt.pause_s = pause
+        if pause > attempt.pause_s:
+            attempt.pause_s = pause
         client.deadline = deadline
         if self._said is not None:
             held = self._held

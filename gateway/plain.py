@@ -10,6 +10,8 @@ client that leaves or reads slowly, the end of the server.
 import time
 from typing import Protocol
 
+import structlog
+
 from gateway.access_log import Line
 from gateway.attempt import Attempt
 from gateway.backends import Backend
@@ -20,7 +22,10 @@ from gateway.relay import Exchange
 from gateway.routing import Candidate, Ticket
 from gateway.scan import scan_json
 from gateway.upstream import UpstreamConnection
+from kit.errors import ApiError
 from kit.middleware import request_id_from
+
+log = structlog.get_logger(__name__)
 
 now = time.perf_counter
 
@@ -166,27 +171,33 @@ class Plain:
 def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: bytes) -> Plain | None:
     """Send a request with the body `data` to its backend, if it is plain. If not, nothing has been done."""
     began = now()
+    connection = None
     try:
         head = known.head
         wants = scan_json(data, known.endpoint, head.session)
         if wants.stream or head.origin or client.full or (plane.deaths.records and plane.deaths.may_know(data)):
             return None
         choice = plane.router.choose(wants, began)
-    except Exception:  # noqa: BLE001  # nothing is lost, see below
-        # Refusals and bugs alike are met again by an exchange, which answers with them and tells of them.
+        if choice is None:
+            return None
+        pair = choice.pair
+        if wants.model not in pair.offer.verbatim:
+            return None
+        backend = pair.backend
+        connection = backend.pool.take()
+        if connection is None:
+            return None
+        sent = now()
+        ticket = plane.router.sent(choice, wants, sent)
+    except ApiError:
+        # Met again by an exchange, which answers with it.
         return None
-    if choice is None:
-        return None
-    pair = choice.pair
-    if wants.model not in pair.offer.verbatim:
-        return None
-    backend = pair.backend
-    connection = backend.pool.take()
-    if connection is None:
+    except Exception as bug:
+        log.error("bug", where="the plain way", exc_info=bug)
+        if connection is not None:
+            connection.abort()
         return None
     # From here on it is at its backend, and nothing that follows may fail.
-    sent = now()
-    ticket = plane.router.sent(choice, wants, sent)
     backend.in_flight += 1
     backend.requests += 1
     plane.metrics.relaying += 1

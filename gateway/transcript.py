@@ -1,7 +1,8 @@
 """What a stream of a chat or a completion has told its client so far, kept so that another backend can go on from it.
 
-The events that went out are kept as they are, packed when a handful has come together (gateway.packing), and read only
-where another backend is to go on, or where they do not become smaller: reading them is most of what keeping them costs.
+The events that went out are kept as they are and packed when a handful has come together (gateway.packing). They are
+read where another backend is to go on, where they do not become smaller, and where too many have come together: reading
+them is most of what keeping them costs.
 What is read is reduced to a text, a number of tokens and the names that the stream goes by.
 
 A token is counted by the stream's own `usage` where its events carry one (vLLM's `continuous_usage_stats`); else every
@@ -20,7 +21,9 @@ from gateway.packing import Pack
 
 # After how many pieces they are packed, or read and let go.
 FOLD = 32
-# The longest text that is kept, in characters, or in bytes where it is packed. A model's context is shorter.
+# How many handfuls of a stream may fail to become smaller before it is no longer tried.
+_TRIES = 3
+# The longest text that is kept, in characters. A model's context is shorter.
 MOST_TEXT = 2_000_000
 
 DONE = b"[DONE]"
@@ -69,18 +72,20 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Transcript:
-    """One stream as its client sees it. `keep` is called for every piece, or what it does done by gateway.passage."""
+    """One stream as its client sees it.
+
+    Every piece goes through `keep`, or straight into `held`, with a `fold` whenever FOLD are there (gateway.passage).
+    """
 
     __slots__ = (
-        "_length", "_pack", "_packs", "_texts", "done", "finished", "held", "names", "reason", "tokens", "usage",
+        "_length", "_pack", "_texts", "_tries", "done", "finished", "held", "names", "reason", "tokens", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
         # Whole events that have gone out and are not read yet; always the same list.
         self.held: list[bytes] = []
         self._pack = Pack()
-        # Until something did not become smaller.
-        self._packs = True
+        self._tries = _TRIES
         self._texts: list[str] = []
         self._length = 0
         self.tokens = 0
@@ -101,11 +106,13 @@ class Transcript:
 
     def fold(self) -> None:
         """Keep what is held in less memory."""
-        self._packs = self._packs and self._pack.size < MOST_TEXT and self._pack.add(b"".join(self.held))
-        if self._packs:
-            self.held.clear()
-        else:
-            self.read()
+        if self._tries and self.reason is None:
+            if self._pack.add(b"".join(self.held)):
+                self.held.clear()
+                return
+            if not self._pack:
+                self._tries -= 1
+        self.read()
 
     @property
     def text(self) -> str:
@@ -114,15 +121,19 @@ class Transcript:
 
     def read(self) -> None:
         """Read what is kept."""
-        held = b"".join([self._pack.take(), *self.held])
+        for events in self._pack.take():
+            self._read(events)
+        self._read(b"".join(self.held))
         self.held.clear()
-        if self.reason is not None or not held:
+
+    def _read(self, events: bytes) -> None:
+        if self.reason is not None or not events:
             return
         try:
             if not self.names:
-                members = _members.decode(next(payloads(held), b"{}"))
+                members = _members.decode(next(payloads(events), b"{}"))
                 self.names = {name: members[name].copy() for name in NAMES if name in members}
-            for chunk in _read(held):
+            for chunk in _read(events):
                 if chunk is None:
                     self.done = True
                 else:
@@ -163,7 +174,6 @@ class Transcript:
 
     def _give_up(self, reason: str) -> None:
         self.reason = self.reason or reason
-        self._packs = False
         self._texts.clear()
 
 

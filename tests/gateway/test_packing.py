@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from gateway.packing import Pack
+from gateway.packing import MOST, Pack
 from gateway.transcript import FOLD, Transcript
 
 WORDS = ["a", " the", " data:", "\\n\\n", "\n\n", "é", "\u2028", '"', " }", "", " 😀", "x" * 50]
@@ -26,9 +26,9 @@ def test_nothing_is_lost(seed: int) -> None:
         pieces = [events(draw.choices(WORDS, k=draw.randint(4, FOLD))) for _ in range(5)]
         kept = [piece for piece in pieces if pack.add(piece)]
         assert kept
-        assert pack.size < sum(map(len, kept)) / 2
-        assert pack.take() == b"".join(kept)
-        assert (pack.size, pack.take()) == (0, b"")
+        assert len(pack) == len(kept)
+        assert list(pack.take()) == kept
+        assert list(pack.take()) == []
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,37 @@ def test_what_does_not_become_smaller_is_left(piece: bytes) -> None:
     """Too few events, events that have little in common, and such as hold the byte that stands for the rest."""
     pack = Pack()
     assert not pack.add(piece)
-    assert pack.take() == b""
+    assert list(pack.take()) == []
     assert pack.add(events(WORDS))
     assert not pack.add(b"\0" + events(WORDS))
-    assert pack.take() == events(WORDS)
+    assert list(pack.take()) == [events(WORDS)]
+
+
+def test_it_is_full() -> None:
+    """What would have to be read all at once, when a backend dies, stays little."""
+    pack = Pack()
+    assert sum(pack.add(events(WORDS)) for _ in range(MOST + 5)) == MOST
+    said = Transcript()
+    for number in range(FOLD * (MOST + 3)):
+        said.keep(events([f" w{number}"]))
+    assert len(said.text.split()) == FOLD * (MOST + 1)
+
+
+def test_long_events_that_begin_alike_take_no_time() -> None:
+    """Only their ends are looked at: half a megabyte of each would hold up everybody."""
+    pack = Pack()
+    alike = events(["x" * 100_000 + str(number) for number in range(20)])
+    assert not pack.add(alike)
+    assert list(pack.take()) == []
+
+
+def test_a_comment_first_costs_only_the_first_handful() -> None:
+    """Where nothing in common is found once, it is looked for again."""
+    said = Transcript()
+    for number in range(FOLD * 2):
+        said.keep(b": processing\n\n" * 30 + b"data: [1]\n\n" if number < 5 else events([f" w{number}"]))
+    assert len(said.held) == 0
+    assert len(said.text.split()) < FOLD
 
 
 def test_a_stream_that_changes_its_ways() -> None:
