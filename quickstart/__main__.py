@@ -12,6 +12,7 @@ from kit.catalogue import Catalogue
 from kit.settings import SettingsError
 from quickstart import preflight, smoke
 from quickstart.board import Board
+from quickstart.home import HomeError, check_disk, make_home
 from quickstart.logs import follow
 from quickstart.options import ROOT, Options, parse
 from quickstart.packages import PackagesError
@@ -22,6 +23,7 @@ from quickstart.ready import PUBLISH_SHARE, NotReadyError, wait_listening, wait_
 from quickstart.running import stop_left_over
 
 EXPECTED = (
+    HomeError,
     preflight.PreflightError,
     ManagerError,
     ProcessError,
@@ -65,14 +67,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def run(options: Options) -> None:
     """Start the cluster and stay with it. Raises one of EXPECTED."""
     began = time.monotonic()
+    make_home(options.home)
+    check_disk(options.home)
     catalogue_path = options.home / "models.yaml"
     source = choose_source(options.models, catalogue_path)
-    present = catalogue_path.exists()
     catalogue = write_catalogue(catalogue_path, source, vision=options.with_vision)
     plan = make_plan(
         catalogue, catalogue_path, options.home, vision=options.with_vision, port_offset=options.port_offset
     )
-    preflight.check(options.home, plan.programs, models_present=present)
+    preflight.check(options.home, plan.programs)
     where = "the Hugging Face Hub" if source == "hub" else "packages (converted copies, see quickstart/packages.txt)"
     print(f"Models from {where}; state and logs in {_shown(options.home)}", flush=True)
     with Supervisor(options.home, plan.programs) as supervisor:

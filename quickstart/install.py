@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOG = ROOT / ".cluster" / "logs" / "install.log"
-NEEDED_GB = 5
+NEEDED_GB = 2.5
 OLDEST, TOO_NEW = (3, 11), (3, 14)  # as scripts/python.sh looks for
 
 TORCH = "2.13.0"
@@ -77,11 +77,11 @@ def packages_in(lock: Path) -> int:
 
 
 def check_disk() -> None:
-    """Raises InstallError when the disk will not hold packages and models."""
+    """Raises InstallError when the disk will not hold the packages."""
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < NEEDED_GB:
         raise InstallError(
-            f"{ROOT} has {free_gb:.1f} GB free; packages and models need {NEEDED_GB} GB. Free some, or clone elsewhere."
+            f"{ROOT} has {free_gb:.1f} GB free; the packages need {NEEDED_GB} GB. Free some, or clone elsewhere."
         )
 
 

@@ -26,6 +26,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(
         prog="scripts/quickstart.sh",
         description="The whole cluster on this machine, as processes, with small real models. Ctrl-C stops everything.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--smoke",
@@ -59,7 +60,3 @@ def parse(arguments: list[str] | None = None) -> Options:
         home=found.home.expanduser().resolve(),
         stop=found.stop,
     )
-
-
-if __name__ == "__main__":
-    parse()

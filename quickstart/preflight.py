@@ -1,4 +1,4 @@
-"""What is checked before anything starts: ports, disk, and a cluster left running by an earlier start."""
+"""What is checked before anything starts: ports, and a cluster left running by an earlier start."""
 
 import errno
 import shutil
@@ -10,15 +10,12 @@ from pathlib import Path
 from quickstart.plan import LOOPBACK, Program
 from quickstart.running import running_session
 
-# The models, their copy in the service's cache where hard links are not possible, and the unpacked packages.
-NEEDED_GB = 2.5
-
 
 class PreflightError(Exception):
     """The cluster cannot start here and now; the message says why and what to do."""
 
 
-def check(home: Path, programs: Iterable[Program], *, models_present: bool) -> None:
+def check(home: Path, programs: Iterable[Program]) -> None:
     """Raises PreflightError when a start would fail."""
     pid = running_session(home)
     if pid is not None:
@@ -32,13 +29,6 @@ def check(home: Path, programs: Iterable[Program], *, models_present: bool) -> N
         raise PreflightError(
             "These ports are taken:\n" + "\n".join(lines) + "\n"
             "Stop what listens there, or move the whole cluster: scripts/quickstart.sh --port-offset 1000"
-        )
-    home.mkdir(parents=True, exist_ok=True)
-    free_gb = shutil.disk_usage(home).free / 1e9
-    if not models_present and free_gb < NEEDED_GB:
-        raise PreflightError(
-            f"{home} has {free_gb:.1f} GB free and the models need {NEEDED_GB} GB. "
-            "Free some, or keep the state elsewhere: scripts/quickstart.sh --home DIR"
         )
 
 

@@ -10,8 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/python.sh
 
 python=$(find_python)
-# Both before anything is installed: a wrong option, and --help, which ends it; --stop, which installs nothing.
-"$python" -m quickstart.options "$@"
+# Before anything is installed: a wrong option, a folder or a disk that will not do, --help, which ends it, and --stop.
+"$python" -m quickstart.home "$@"
 case " $* " in *" --help "* | *" -h "*) exit ;; *" --stop "*) exec "$python" -m quickstart.running "$@" ;; esac
 "$python" -m quickstart.install requirements/quickstart.txt
 exec .venv/bin/python -m quickstart "$@"

@@ -32,7 +32,7 @@ def test_current_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_full_disk_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little space is said at once, with what is there and what is needed."""
     monkeypatch.setattr(install, "NEEDED_GB", 10**9)
-    with pytest.raises(install.InstallError, match=r"GB free; packages and models need .* GB"):
+    with pytest.raises(install.InstallError, match=r"GB free; the packages need .* GB"):
         install.check_disk()
 
 
@@ -72,7 +72,7 @@ def test_an_environment_of_another_python_is_made_anew(tmp_path: Path, monkeypat
 
 def test_installer_needs_nothing_installed() -> None:
     """install, options and running run in a bare Python, with no third-party package in sight."""
-    program = "import quickstart.install, quickstart.options, quickstart.running"
+    program = "import quickstart.home, quickstart.install, quickstart.options, quickstart.running"
     subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 

@@ -139,7 +139,7 @@ def test_left_over_cluster_is_found_and_ended(tmp_path: Path, capsys: pytest.Cap
         supervisor.start("one")
         pid = child_of(supervisor)
         with pytest.raises(preflight.PreflightError, match=r"running already .* --stop"):
-            preflight.check(tmp_path, [], models_present=True)
+            preflight.check(tmp_path, [])
         stop_left_over(tmp_path)
         wait_gone(pid)
         assert "Stopped the cluster" in capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_programs_of_a_dead_manager_are_found_and_ended(tmp_path: Path) -> None:
         pid, manager = child_of(supervisor), manager_of(supervisor)
         os.kill(manager, signal.SIGKILL)
         with pytest.raises(preflight.PreflightError, match=f"pid {manager}"):
-            preflight.check(tmp_path, [], models_present=True)
+            preflight.check(tmp_path, [])
         stop_left_over(tmp_path)
         wait_gone(pid)
 
@@ -210,16 +210,9 @@ def test_taken_ports_are_named_with_a_way_on(tmp_path: Path) -> None:
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(preflight.PreflightError) as caught:
-            preflight.check(tmp_path, [Program("gateway", "gateway", port)], models_present=True)
+            preflight.check(tmp_path, [Program("gateway", "gateway", port)])
     assert f"{port} (gateway)" in str(caught.value)
     assert "--port-offset" in str(caught.value)
-
-
-def test_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too little space for the models is said before any is fetched."""
-    monkeypatch.setattr(preflight, "NEEDED_GB", 10**9)
-    with pytest.raises(preflight.PreflightError, match=r"GB free and the models need .* --home"):
-        preflight.check(tmp_path, [Program("x", "x", free_port())], models_present=False)
 
 
 def test_deep_folder_gets_a_short_socket(tmp_path: Path) -> None:
