@@ -6,13 +6,20 @@
 #   scripts/test.sh --fast       lint, types and the fast tests
 #   scripts/test.sh --stack      builds the images, runs the compose files; takes some 15 minutes and 20 GB of disk
 #   scripts/test.sh -k gateway   what follows goes to pytest
+#   scripts/test.sh --help       this text
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/python.sh
 . scripts/python.sh
 
+usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
+
 what=all
 case ${1:-} in
+  --help | -h)
+    usage
+    exit
+    ;;
   --fast | --stack)
     what=${1#--}
     shift
