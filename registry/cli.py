@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
@@ -23,7 +23,7 @@ from registry.settings import RegistrySettings
 from registry.store import StoreError
 
 EXIT_USAGE = 2
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,8 +58,15 @@ def serve() -> None:
     run("registry", RegistrySettings, create_registry)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names only, as do its commands' parsers: a misspelt one is told."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="registry",
         description="Models by name, commit and digest. Settings come from the environment: STORE, CATALOGUE, PORT ...",
     )
@@ -167,6 +174,8 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
     else:
         sys.stderr.write("registry import takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY. See registry import --help.\n")
         raise SystemExit(EXIT_USAGE)
+    if "store" not in settings.model_fields_set:
+        print(f"It is in the default store, {settings.store}; STORE names another one: file:FOLDER or s3://BUCKET")  # noqa: T201
 
 
 def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> None:

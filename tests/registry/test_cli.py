@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.cli import main
 from tests.registry.conftest import Run
 from tests.support.hub import serving_registry, small_repo
 
@@ -24,6 +25,27 @@ def test_import_then_list(registry: Run, tmp_path: Path) -> None:
     listed = registry("list", store=tmp_path / "store")
     assert listed.stdout.startswith("minilm ")
     assert "3.0 MB" in listed.stdout
+
+
+def test_an_import_into_the_default_store_says_where_it_went(tmp_path: Path) -> None:
+    """Whoever forgot STORE would look for the model in vain; who has set it is not told about it."""
+    environment = {key: value for key, value in os.environ.items() if key != "STORE"} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "registry", "import", "x", str(small_repo(tmp_path / "repo", weights=10))]
+    asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    last = asked.stdout.splitlines()[-1]
+    assert "file:~/.local/share/gpu-cluster/registry" in last
+    assert "STORE names another" in last
+    environment["STORE"] = f"file:{tmp_path / 'store'}"
+    asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert asked.returncode == 0
+    assert "STORE" not in asked.stdout
+
+
+def test_an_option_cannot_be_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt option is told, of a command too, and not taken for another one."""
+    with pytest.raises(SystemExit):
+        main(["gc", "--dry"])
+    assert "unrecognized arguments: --dry" in capsys.readouterr().err
 
 
 def test_the_commit_may_be_given(registry: Run, tmp_path: Path) -> None:
