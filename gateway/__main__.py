@@ -11,11 +11,13 @@ from gateway.boards import CLOSED, Boards
 from gateway.hangup import bear_hangups
 from gateway.settings import GatewaySettings
 from gateway.workers import Workers
+from kit.no_arguments import refuse_arguments
 from kit.server import listen, make, prepare, serve, server_config, take_all_files
 
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM, with as many processes as WORKERS says."""
+    refuse_arguments("gateway")
     name, settings = prepare("gateway", GatewaySettings)
     reloads = settings.services_file is not None
     if reloads:

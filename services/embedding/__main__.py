@@ -1,8 +1,10 @@
 """`python -m services.embedding`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
+from kit.no_arguments import refuse_arguments
 from kit.server import run
 from services.embedding.app import create_app
 from services.embedding.settings import EmbeddingSettings
 
 if __name__ == "__main__":
+    refuse_arguments("services.embedding")
     run("embedding", EmbeddingSettings, create_app)

@@ -1,5 +1,6 @@
 """`python -m services.llm`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
+from kit.no_arguments import refuse_arguments
 from kit.server import listen, make, prepare, serve, server_config, take_all_files
 from services.llm.app import create
 from services.llm.settings import LlmSettings
@@ -8,6 +9,7 @@ from services.llm.stopping import TELLING_S, InterruptingServer
 
 def main() -> None:
     """Exits with 78 and one clear message on stderr when a setting is wrong or the port is taken."""
+    refuse_arguments("services.llm")
     name, settings = prepare("llm", LlmSettings)
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
