@@ -4,7 +4,9 @@ Spoken through the Hub API, so any server with that API will do. Blocking; one i
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote
@@ -19,6 +21,7 @@ from kit.resume import PATIENCE, Broken
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 5.0
 STALL_TIMEOUT_S = 15.0
+MOST_REASON = 300
 
 
 class ModelFilesError(Exception):
@@ -119,7 +122,7 @@ class RegistrySource:
                 may_pass=True,
             )
         if response.status_code != 200:
-            raise self._refusal(response.status_code, "the list of files", address)
+            raise self._refusal(response.status_code, "the list of files", address, response.content)
         try:
             return _parse_listing(response.json(), entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -132,18 +135,24 @@ class RegistrySource:
     def file(self, entry: Entry, listing: Listing, file: RemoteFile) -> RangedFile:
         """A file, to be read by ranges; reading raises Broken, or ModelFilesError when it is refused, Stopped."""
         url = f"{self.url}/{entry.hf_repo}/resolve/{listing.commit}/{quote(file.path)}"
-        return RangedFile(self._ranges, url, lambda status, _headers: self._refusal(status, file.path, url), PATIENCE)
 
-    def _refusal(self, status: int, what: str, url: str) -> Exception:
-        """What an answer other than the content means: Broken where it may pass."""
+        def refuse(status: int, _headers: Mapping[str, str], body: bytes) -> Exception:
+            return self._refusal(status, file.path, url, body)
+
+        return RangedFile(self._ranges, url, refuse, PATIENCE)
+
+    def _refusal(self, status: int, what: str, url: str, body: bytes) -> Exception:
+        """What an answer other than the content means, and says in its `body`: Broken where it may pass."""
         if status in (401, 403):
             return ModelFilesError(
                 f"The registry at {self.url} refuses {what} ({status}). Set REGISTRY_TOKEN to one of its API_KEYS.",
                 may_pass=False,
             )
         if status == 429 or status >= 500:
-            return Broken(f"The registry at {self.url} answered {status} for {what}.")
-        return ModelFilesError(f"{url} answered {status} for {what}. Download the model there again.", may_pass=True)
+            return Broken(f"The registry at {self.url} answered {status} for {what}{_reason(body)}")
+        return ModelFilesError(
+            f"{url} answered {status} for {what}{_reason(body)} Download the model there again.", may_pass=True
+        )
 
     def _down(self, error: Exception) -> Broken:
         reason = str(error) or type(error).__name__
@@ -160,6 +169,18 @@ def _raise_not_there_yet(response: httpx2.Response) -> None:
     if code in ("model_loading", "model_failed"):
         progress = _number(response.headers.get("x-mirror-progress"))
         raise NotThereYet(message, progress=progress, retry_after_s=_number(response.headers.get("retry-after")))
+
+
+def _reason(body: bytes) -> str:
+    """The end of a sentence: the message of an error in our envelope, in one line and not endless, else a full stop."""
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "."
+    if not isinstance(message, str) or not message.strip():
+        return "."
+    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in message).split())
+    return f": {plain}" if len(plain) <= MOST_REASON else f": {plain[:MOST_REASON]} ..."
 
 
 def _number(value: str | None) -> float | None:

@@ -20,9 +20,11 @@ from kit.resume import Broken, Patience, check_stop, pause
 PIECE = 256 << 10
 REDIRECTS = 5
 CONNECTIONS = 32
+REFUSAL_BYTES = 4096
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
 
-Refuse = Callable[[int, Mapping[str, str]], Exception]
+# Of an answer that is no content: its status, its headers, and its body's beginning.
+Refuse = Callable[[int, Mapping[str, str], bytes], Exception]
 OnBytes = Callable[[int], None]
 
 
@@ -156,7 +158,7 @@ class RangedFile:
                 if status not in (200, 206):
                     if direct is not None:
                         raise Broken(f"{urlsplit(direct).hostname} answered {status}.", retry_after=0.0)
-                    raise self._refuse(status, response.headers)
+                    raise self._refuse(status, response.headers, _beginning(response))
                 answered = True
                 if url != self._url:
                     self._direct = url
@@ -175,6 +177,14 @@ def _pour(response: urllib3.BaseHTTPResponse, length: int, most: int, *, skip: i
         length -= len(view)
         if view:
             yield view
+
+
+def _beginning(response: urllib3.BaseHTTPResponse) -> bytes:
+    """What an answer that is no content says, as far as it is worth reading; nothing where it breaks off."""
+    try:
+        return response.read(REFUSAL_BYTES)
+    except HTTPError:
+        return b""
 
 
 def _range_start(headers: Mapping[str, str]) -> int | None:

@@ -105,7 +105,7 @@ class Hub:
     def file(self, repo: str, commit: str, path: str) -> RangedFile:
         """A file, to be read by ranges; reading raises Broken, HubError, Stopped."""
 
-        def refuse(status: int, headers: Mapping[str, str]) -> Exception:
+        def refuse(status: int, headers: Mapping[str, str], _body: bytes) -> Exception:
             return self._refusal(status, headers, repo, commit, path)
 
         url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"

@@ -123,11 +123,11 @@ async def test_progress_is_logged_now_and_then(fetch: Fetch) -> None:
 
 @pytest.mark.parametrize("code", ["store_failed", None])
 async def test_another_503_is_a_registry_in_trouble(fetch: Fetch, code: str | None) -> None:
-    """Its own message is for the log of the registry."""
+    """What it says is shown with it."""
     trouble = ApiError("The bucket is gone.", status=503, code=code)
     async with fetch(Registry(trouble, "ready")) as loading:
         (wait,) = [detail for _, detail in loading.reports if detail.startswith("waiting: ")]
-    assert "answered 503 for the list of files" in wait
+    assert "answered 503 for the list of files: The bucket is gone." in wait
 
 
 async def test_files_from_before_are_better_than_waiting(fetch: Fetch) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from kit.catalogue import Catalogue, Entry
 from kit.model_files import ModelFilesError, fetch_model
 from kit.model_source import RegistrySource, RemoteFile
+from kit.resume import Patience
 from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
@@ -306,6 +307,18 @@ def test_refusals_and_failures_are_told_apart(registry: Registry, fetch: Fetch, 
     error = failure(fetch)
     assert error.may_pass is may_pass
     assert registry.url in str(error)
+
+
+def test_what_the_registry_says_of_a_file_is_told(
+    registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message says what is wrong and what to do; a number alone sends people to its log."""
+    monkeypatch.setattr("kit.model_source.PATIENCE", Patience(tries=1))
+    (weights,) = (file for file in registry.manifest.files if file.path == WEIGHTS)
+    local = registry.library.store.local_path(weights.sha256)
+    assert local is not None
+    local.unlink()
+    assert f"answered 500 for {WEIGHTS}: The bytes of {WEIGHTS} are gone from the store." in str(failure(fetch))
 
 
 def test_a_key_is_sent(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:
