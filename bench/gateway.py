@@ -9,8 +9,9 @@ The proxy under test has one core, load generator and backend (bench/native) hav
 peers take turns within every round. A round in which the load needed more than 90 % of its core is repeated, and in the
 end the bench fails, rather than measure the load.
 
-The interpreter counts: the images have one that was built with profile-guided optimisation, as Debian's is. One that
-was not, as pyenv builds it unless told otherwise, takes half as long again for the same code.
+The interpreter counts a little: the images have one that was built with profile-guided optimisation, as Debian's is.
+One that was not, as pyenv builds it unless told otherwise, takes half as long again for Python code, and some 5 %
+longer for a request, most of which is the kernel's.
 
     rates     1, 32, 256 connections: requests per second, CPU per request, added latency, against nginx
     routers   32 connections: the routers that bench/peers.sh has installed
