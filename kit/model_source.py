@@ -161,26 +161,28 @@ class RegistrySource:
 
 def _raise_not_there_yet(response: httpx2.Response) -> None:
     """Raise NotThereYet when this 503 tells of a model that is being mirrored; any other one is a server's trouble."""
-    try:
-        error = response.json()["error"]
-        code, message = error["code"], str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        return
-    if code in ("model_loading", "model_failed"):
-        progress = _number(response.headers.get("x-mirror-progress"))
+    error = _error_in(response.content)
+    if error.get("code") in ("model_loading", "model_failed") and "message" in error:
+        message, progress = str(error["message"]), _number(response.headers.get("x-mirror-progress"))
         raise NotThereYet(message, progress=progress, retry_after_s=_number(response.headers.get("retry-after")))
 
 
 def _reason(body: bytes) -> str:
     """The end of a sentence: the message of an error in our envelope, in one line and not endless, else a full stop."""
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "."
+    message = _error_in(body).get("message")
     if not isinstance(message, str) or not message.strip():
         return "."
     plain = " ".join("".join(letter if letter.isprintable() else " " for letter in message).split())
     return f": {plain}" if len(plain) <= MOST_REASON else f": {plain[:MOST_REASON]} ..."
+
+
+def _error_in(body: bytes) -> Mapping[str, object]:
+    """The error in an answer that is our envelope; nothing where it is another."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _number(value: str | None) -> float | None:
