@@ -5,15 +5,13 @@ The rest of the right file behind the beginning of a wrong one has the right siz
 looks at. So the store remembers such files, and whoever goes on with one gets it from its beginning.
 """
 
-import datetime
-
+from registry.manifest import now
 from registry.store import Store
 
 
 def note(store: Store, digest: str) -> bool:
     """Remember that unproved bytes of this blob go out from now on; False if that was known. Raises StoreError."""
-    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return store.create_document(_key(digest), {"since": since})
+    return store.create_document(_key(digest), {"since": now()})
 
 
 def forget(store: Store, digest: str) -> None:
