@@ -31,8 +31,6 @@ readonly ED25519_HEAD='\060\052\060\005\006\003\053\145\160\003\041\000'
 
 command=${1:-} place='' names=() key='' sign_with='' volume_size='' images=yes scratch=''
 
-usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
-
 options() {
   while (($#)); do
     case $1 in

@@ -19,8 +19,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 json=no problems=0 checks=() scratch='' seen_models=' '
 
-usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
-
 for option in "$@"; do
   case $option in
     --json) json=yes ;;

@@ -32,8 +32,6 @@ quiet=(--quiet)
 [[ ! -t 1 ]] || quiet=()
 names=() jobs='' images=yes verify=yes bundle='' sign_with='' child='' failures=()
 
-usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
-
 interrupted() {
   trap '' INT TERM
   [[ -z $child ]] || kill "$child" 2>/dev/null || true

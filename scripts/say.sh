@@ -17,3 +17,6 @@ stop() {
   [[ -z ${3:-} ]] || printf '   %s\n' "$3" >&2
   exit "$1"
 }
+
+# The script's own text at its top, for --help; from the folder of the repository.
+usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "scripts/${0##*/}"; }

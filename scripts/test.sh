@@ -11,8 +11,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/python.sh
 . scripts/python.sh
-
-usage() { sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
+# shellcheck source=scripts/say.sh
+. scripts/say.sh
 
 what=all
 case ${1:-} in
@@ -29,8 +29,6 @@ esac
 python=$(find_python)
 "$python" -m quickstart.install requirements/test.txt
 export PATH="$PWD/.venv/bin:$PATH"
-
-step() { printf '\n== %s\n' "$*"; }
 
 if [[ $what == stack ]]; then
   for program in docker jq ip; do
