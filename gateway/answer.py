@@ -4,7 +4,7 @@ import asyncio
 from enum import Enum
 
 from gateway.endpoints import Dialect
-from gateway.head import HeaderList, status_line
+from gateway.http1.headers import HeaderList, status_line
 from gateway.seam import Seam
 from gateway.sse import ERROR_MARK, EventHolder, cut_at_failure, error_event
 from gateway.transcript import Transcript

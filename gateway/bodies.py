@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from gateway.endpoints import Endpoint
-from gateway.forms import FormScanner, boundary_of, model_part
+from gateway.http1.multipart import FormScanner, boundary_of, model_part
 from gateway.memory import BodyMemory
 from gateway.routing import Wants
 from gateway.scan import scan_json, with_model

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from gateway.backends import Backends
 from gateway.endpoints import ENDPOINTS, Endpoint
-from gateway.head import session_of
+from gateway.http1.headers import session_of
 from gateway.routing import Router
 from gateway.routing.explanation import explain
 from gateway.scan import scan_json

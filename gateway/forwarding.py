@@ -10,7 +10,7 @@ from gateway.attempt import Attempt
 from gateway.continuation import ROUTES
 from gateway.deadlines import next_byte_s
 from gateway.failover import Failover
-from gateway.head import origin_form
+from gateway.http1.headers import origin_form
 from gateway.passage import Passage
 from gateway.routing import Choice
 from gateway.upstream import UpstreamConnection

@@ -12,8 +12,8 @@ from gateway.bodies import Body, FormBody, JsonBody
 from gateway.deadlines import held_up
 from gateway.deaths import Deaths
 from gateway.endpoints import Endpoint
-from gateway.head import Head, split_target
-from gateway.known_heads import KnownHeads
+from gateway.http1.header_cache import KnownHeads
+from gateway.http1.headers import Head, split_target
 from gateway.memory import BodyMemory
 from gateway.metrics import GatewayMetrics
 from gateway.raw_audio import RawAudioBody

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from gateway.known_heads import KnownHeads
+from gateway.http1.header_cache import KnownHeads
 from gateway.targets import Target
 from gateway.tcp import tune
 from gateway.upstream import KnownAnswer, UpstreamConnection

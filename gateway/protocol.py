@@ -14,7 +14,7 @@ from gateway.answer import CONTINUE
 from gateway.backends import Backend
 from gateway.bodies import JsonBody
 from gateway.endpoints import Endpoint
-from gateway.head import Head, origin_form
+from gateway.http1.headers import Head, origin_form
 from gateway.plain import Plain, relay_plainly
 from gateway.plane import NEVER, KnownRequest
 from gateway.reading import RequestReader

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 from gateway.endpoints import TRANSCRIBE, TRANSCRIBE_PREFIX, Endpoint
-from gateway.forms import model_part
-from gateway.head import Head
+from gateway.http1.headers import Head
+from gateway.http1.multipart import model_part
 from gateway.routing import Wants
 from gateway.spool import Spool, Upload
 from kit.errors import InvalidRequest

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from gateway import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
-from gateway.head import Head, HeadTooLarge, origin_form, read_head, split_target
+from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
 from gateway.plane import NEVER, KnownRequest, Plane
 from kit.errors import ApiError, InvalidRequest
 

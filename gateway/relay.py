@@ -23,7 +23,7 @@ from gateway.backends import Backend
 from gateway.bodies import Body
 from gateway.endpoints import Endpoint
 from gateway.forwarding import Forwarding
-from gateway.head import Head
+from gateway.http1.headers import Head
 from gateway.plane import NEVER, Client, Plane
 from gateway.record import record
 from kit.errors import ApiError

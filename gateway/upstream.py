@@ -10,8 +10,8 @@ from typing import Protocol, cast
 
 import httptools
 
-from gateway.head import HeaderList, answer_headers, status_line
-from gateway.known_heads import KnownHeads
+from gateway.http1.header_cache import KnownHeads
+from gateway.http1.headers import HeaderList, answer_headers, status_line
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
 MAX_HEAD = 256 * 1024

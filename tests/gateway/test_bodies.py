@@ -7,7 +7,7 @@ import pytest
 
 from gateway.bodies import FormBody, JsonBody
 from gateway.endpoints import BY_PATH
-from gateway.forms import FormScanner, boundary_of
+from gateway.http1.multipart import FormScanner, boundary_of
 from gateway.memory import BodyMemory
 from gateway.routing import Wants
 from gateway.scan import scan_json, with_model

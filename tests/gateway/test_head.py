@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.head import Head, answer_headers, origin_form, read_head, split_target
+from gateway.http1.headers import Head, answer_headers, origin_form, read_head, split_target
 from kit.errors import ApiError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.known_heads import LONGEST, MOST, KnownHeads
+from gateway.http1.header_cache import LONGEST, MOST, KnownHeads
 from gateway.pool import Pool
 from gateway.targets import parse_services
 from gateway.upstream import UpstreamConnection
