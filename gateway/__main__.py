@@ -8,7 +8,7 @@ import uvicorn
 from gateway.acceptor import WorkerServer
 from gateway.app import SERVER_OPTIONS, create
 from gateway.boards import CLOSED, Boards
-from gateway.hangup import bear_hangups
+from gateway.discovery.sighup import bear_hangups
 from gateway.settings import GatewaySettings
 from gateway.workers import Workers
 from kit.no_arguments import refuse_arguments

@@ -13,11 +13,12 @@ from gateway.access_log import AccessLog
 from gateway.backends import Backends
 from gateway.boards import Boards
 from gateway.deaths import Deaths
-from gateway.discovery import Provider, StaticProvider
-from gateway.dns import DnsProvider
+from gateway.discovery.dns_provider import DnsProvider
+from gateway.discovery.file_provider import FileProvider
+from gateway.discovery.provider import Provider, StaticProvider
+from gateway.discovery.sighup import on_hangup
+from gateway.discovery.target import Target
 from gateway.explain import create_explain_route
-from gateway.file_provider import FileProvider
-from gateway.hangup import on_hangup
 from gateway.health import Poller, Timing
 from gateway.memory import BodyMemory
 from gateway.metrics import BackendCollector, GatewayMetrics
@@ -28,7 +29,6 @@ from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.sharing import Sharing
 from gateway.spool import MB, Spool
-from gateway.targets import Target
 from kit.app import admin_only, create_app
 from kit.catalogue import Catalogue
 from kit.logs import writes_json

@@ -10,9 +10,9 @@ import structlog
 
 from gateway.condition import Condition, State, Verdict
 from gateway.deadlines import Pauses
+from gateway.discovery.target import Target
 from gateway.load import Load
 from gateway.pool import Pool
-from gateway.targets import Target
 from kit.catalogue import Entry, Kind
 
 log = structlog.get_logger(__name__)

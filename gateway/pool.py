@@ -4,8 +4,8 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
+from gateway.discovery.target import Target
 from gateway.http1.header_cache import KnownHeads
-from gateway.targets import Target
 from gateway.tcp import tune
 from gateway.upstream import KnownAnswer, UpstreamConnection
 

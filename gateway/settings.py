@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from gateway.discovery.target import GRAMMAR, Target, parse_services
 from gateway.routing.router import Affinity
-from gateway.targets import GRAMMAR, Target, parse_services
 from kit.app import HttpSettings
 from kit.guard import KeyRing
 from kit.settings import keys_of

@@ -8,12 +8,12 @@ from typing import Protocol
 from bench.routing.servers import Server
 from bench.routing.workload import Request
 from gateway.backends import Backend, offer_of_entry
+from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.load import Ticket
 from gateway.pool import Pool
 from gateway.routing import Router, Wants
 from gateway.routing.router import Affinity
-from gateway.targets import make_target
 from kit.catalogue import Catalogue, Entry
 
 CHAT = BY_PATH[b"/v1/chat/completions"]

@@ -15,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.backends import Backends
+from gateway.discovery.target import parse_services
 from gateway.metrics import BackendCollector, GatewayMetrics
-from gateway.targets import parse_services
 from kit.gpu_metrics import GpuGauges
 from kit.metrics import HttpMetrics
 from services.embedding.metrics import BatchMetrics

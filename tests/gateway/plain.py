@@ -5,10 +5,10 @@ from typing import Any
 
 from gateway.backends import Backend, Offer, offer_of_entry, offer_of_id
 from gateway.condition import State
+from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.pool import Pool
 from gateway.routing import Wants
-from gateway.targets import make_target
 from kit.catalogue import Catalogue, Entry, Kind
 
 KINDS: dict[str, Kind] = {

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.backends import Backends
-from gateway.dns import DnsProvider, assign
-from gateway.targets import make_target
+from gateway.discovery.dns_provider import DnsProvider, assign
+from gateway.discovery.target import make_target
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway
 from tests.support.backend import FakeBackend

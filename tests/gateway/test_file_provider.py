@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from gateway.services_file import read_services
+from gateway.discovery.services_file import read_services
 from gateway.settings import GatewaySettings
 from kit.settings import SettingsError
 from tests.gateway.conftest import StartBackend, StartGateway

@@ -2,9 +2,9 @@
 
 import pytest
 
+from gateway.discovery.target import parse_services
 from gateway.http1.header_cache import LONGEST, MOST, KnownHeads
 from gateway.pool import Pool
-from gateway.targets import parse_services
 from gateway.upstream import UpstreamConnection
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post

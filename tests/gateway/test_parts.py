@@ -12,10 +12,10 @@ import pytest
 from gateway import access_log
 from gateway.access_log import AccessLog, Line
 from gateway.backends import Backends
-from gateway.discovery import StaticProvider
+from gateway.discovery.provider import StaticProvider
+from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
 from gateway.sse import MOST_HELD, EventHolder, error_event
-from gateway.targets import make_target, parse_services
 from kit.errors import BadGateway
 from kit.settings import SettingsError, load_settings
 from tests.gateway.conftest import StartBackend, StartGateway

@@ -8,10 +8,10 @@ from gateway.backends import Backends, now
 from gateway.boards import CLOSED, Boards
 from gateway.breaker import IN_A_ROW
 from gateway.deaths import CrashedBackend, Deaths, digest_of
+from gateway.discovery.target import parse_services
 from gateway.load import Load
 from gateway.metrics import GatewayMetrics
 from gateway.sharing import Sharing
-from gateway.targets import parse_services
 from gateway.views import describe
 from tests.gateway import plain
 

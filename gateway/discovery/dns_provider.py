@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import structlog
 
-from gateway.discovery import Sink
-from gateway.targets import Target
+from gateway.discovery.provider import Sink
+from gateway.discovery.target import Target
 from kit.lookup import Lookup, NoSuchName, ResolverFailed
 
 log = structlog.get_logger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from gateway.targets import Target
+from gateway.discovery.target import Target
 
 
 class Sink(Protocol):

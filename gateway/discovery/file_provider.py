@@ -13,10 +13,10 @@ from pathlib import Path
 
 import structlog
 
-from gateway.discovery import Sink
-from gateway.dns import DnsProvider
-from gateway.services_file import read_services
-from gateway.targets import Target
+from gateway.discovery.dns_provider import DnsProvider
+from gateway.discovery.provider import Sink
+from gateway.discovery.services_file import read_services
+from gateway.discovery.target import Target
 from kit.settings import SettingsError
 
 log = structlog.get_logger(__name__)

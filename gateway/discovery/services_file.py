@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.targets import LEAST_WEIGHT, MOST_WEIGHT, SERVICE_NAME, Target, make_target
+from gateway.discovery.target import LEAST_WEIGHT, MOST_WEIGHT, SERVICE_NAME, Target, make_target
 from kit.catalogue import Kind
 from kit.settings import SettingsError
 from kit.strict_yaml import load_yaml

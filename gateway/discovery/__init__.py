@@ -1,0 +1,1 @@
+"""Backend discovery: a fixed list, DNS, or a watched file upserts and removes targets."""
