@@ -5,9 +5,9 @@ from enum import Enum
 
 from gateway.endpoints import Dialect
 from gateway.http1.headers import HeaderList, status_line
-from gateway.seam import Seam
-from gateway.sse import ERROR_MARK, EventHolder, cut_at_failure, error_event
-from gateway.transcript import Transcript
+from gateway.streams.splice import Seam
+from gateway.streams.sse import ERROR_MARK, EventHolder, cut_at_failure, error_event
+from gateway.streams.transcript import Transcript
 from gateway.upstream import UpstreamConnection
 from kit.errors import ApiError
 

@@ -15,9 +15,9 @@ from gateway.attempt import Attempt
 from gateway.backends import Backend
 from gateway.bodies import Body, JsonBody
 from gateway.condition import State
-from gateway.continuation import Continuation, Ending, NotFaithful, go_on
 from gateway.deaths import CrashedBackend, digest_of
 from gateway.routing import Choice, Wants
+from gateway.streams.continuation import Continuation, Ending, NotFaithful, go_on
 from gateway.tries import Tries
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 

@@ -7,12 +7,12 @@ import time
 
 from gateway.answer import truth_of_choice
 from gateway.attempt import Attempt
-from gateway.continuation import ROUTES
 from gateway.deadlines import next_byte_s
 from gateway.failover import Failover
 from gateway.http1.headers import origin_form
 from gateway.passage import Passage
 from gateway.routing import Choice
+from gateway.streams.continuation import ROUTES
 from gateway.upstream import UpstreamConnection
 from kit.errors import BadGateway, NoHealthyBackend
 

@@ -8,8 +8,8 @@ import time
 
 from gateway.attempt import Attempt
 from gateway.plane import Client
-from gateway.sse import ERROR_MARK
-from gateway.transcript import FOLD, Transcript
+from gateway.streams.sse import ERROR_MARK
+from gateway.streams.transcript import FOLD, Transcript
 
 # Longer chunks go the long way, in bytes with their framing.
 MOST = 4096

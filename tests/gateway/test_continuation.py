@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.continuation import Ending, NotFaithful, go_on
 from gateway.passage import Passage
-from gateway.sse import cut_at_failure
-from gateway.transcript import FOLD, Transcript
+from gateway.streams.continuation import Ending, NotFaithful, go_on
+from gateway.streams.sse import cut_at_failure
+from gateway.streams.transcript import FOLD, Transcript
 from kit.errors import ApiError, InvalidRequest
 from services.llm.transformers_routes import GenerationFailed, ServiceStopping
 from tests.gateway.conftest import StartBackend, StartGateway

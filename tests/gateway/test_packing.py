@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from gateway.packing import MOST, Pack
-from gateway.transcript import FOLD, Transcript
+from gateway.streams.event_compression import MOST, Pack
+from gateway.streams.transcript import FOLD, Transcript
 
 WORDS = ["a", " the", " data:", "\\n\\n", "\n\n", "é", "\u2028", '"', " }", "", " 😀", "x" * 50]
 

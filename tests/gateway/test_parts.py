@@ -15,7 +15,7 @@ from gateway.backends import Backends
 from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
-from gateway.sse import MOST_HELD, EventHolder, error_event
+from gateway.streams.sse import MOST_HELD, EventHolder, error_event
 from kit.errors import BadGateway
 from kit.settings import SettingsError, load_settings
 from tests.gateway.conftest import StartBackend, StartGateway

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.passage import MOST, Passage
-from gateway.transcript import FOLD
+from gateway.streams.transcript import FOLD
 from tests.gateway.conftest import StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.gateway.test_faults import settled

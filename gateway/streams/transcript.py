@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.packing import Pack
+from gateway.streams.event_compression import Pack
 
 # After how many pieces they are packed, or read and let go.
 FOLD = 32

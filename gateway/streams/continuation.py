@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.transcript import Transcript
+from gateway.streams.transcript import Transcript
 
 # The routes whose streams can be gone on with.
 CHAT = "/v1/chat/completions"

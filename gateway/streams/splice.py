@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.sse import EventHolder
-from gateway.transcript import DONE, Transcript, payloads
+from gateway.streams.sse import EventHolder
+from gateway.streams.transcript import DONE, Transcript, payloads
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
