@@ -31,7 +31,7 @@ from gateway.backends import offer_of_id
 from gateway.plane import Plane
 from gateway.protocol import GatewayProtocol
 from gateway.settings import GatewaySettings
-from gateway.upstream import UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection
 from tests.support.transports import SilentTransport
 
 # How many connections may still be held when all have ended: the last ones, by what awaits its turn of the loop.

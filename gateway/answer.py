@@ -8,7 +8,7 @@ from gateway.http1.headers import HeaderList, status_line
 from gateway.streams.splice import Seam
 from gateway.streams.sse import ERROR_MARK, EventHolder, cut_at_failure, error_event
 from gateway.streams.transcript import Transcript
-from gateway.upstream import UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection
 from kit.errors import ApiError
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

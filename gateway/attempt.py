@@ -8,7 +8,7 @@ from gateway.backends import Backend
 from gateway.deadlines import WORKING_S, first_byte_s, held_up
 from gateway.plane import Client
 from gateway.routing import Candidate, Ticket, Wants
-from gateway.upstream import Listener, UpstreamConnection
+from gateway.upstream.connection import Listener, UpstreamConnection
 
 
 class Attempt:

@@ -12,7 +12,7 @@ from gateway.condition import Condition, State, Verdict
 from gateway.deadlines import Pauses
 from gateway.discovery.target import Target
 from gateway.load import Load
-from gateway.pool import Pool
+from gateway.upstream.pool import Pool
 from kit.catalogue import Entry, Kind
 
 log = structlog.get_logger(__name__)

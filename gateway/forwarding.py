@@ -13,7 +13,7 @@ from gateway.http1.headers import origin_form
 from gateway.passage import Passage
 from gateway.routing import Choice
 from gateway.streams.continuation import ROUTES
-from gateway.upstream import UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection
 from kit.errors import BadGateway, NoHealthyBackend
 
 # Answers with which a backend says that another might do better.

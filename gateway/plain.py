@@ -21,7 +21,7 @@ from gateway.plane import Client, KnownRequest, Plane
 from gateway.relay import Exchange
 from gateway.routing import Candidate, Ticket
 from gateway.scan import scan_json
-from gateway.upstream import UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection
 from kit.errors import ApiError
 from kit.middleware import request_id_from
 

@@ -11,9 +11,9 @@ from gateway.backends import Backend, offer_of_entry
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.load import Ticket
-from gateway.pool import Pool
 from gateway.routing import Router, Wants
 from gateway.routing.router import Affinity
+from gateway.upstream.pool import Pool
 from kit.catalogue import Catalogue, Entry
 
 CHAT = BY_PATH[b"/v1/chat/completions"]

@@ -7,8 +7,8 @@ from gateway.backends import Backend, Offer, offer_of_entry, offer_of_id
 from gateway.condition import State
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
-from gateway.pool import Pool
 from gateway.routing import Wants
+from gateway.upstream.pool import Pool
 from kit.catalogue import Catalogue, Entry, Kind
 
 KINDS: dict[str, Kind] = {

@@ -5,9 +5,9 @@ import pytest
 from gateway.backends import Backend, offer_of_id
 from gateway.condition import State
 from gateway.discovery.target import make_target
-from gateway.pool import Pool
 from gateway.routing import Candidate, Router
 from gateway.routing.candidates import available, candidates
+from gateway.upstream.pool import Pool
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
 from tests.gateway.plain import CATALOGUE, CHAT, KINDS, full_cluster, make_backend, wants
 

@@ -4,8 +4,8 @@ import pytest
 
 from gateway.discovery.target import parse_services
 from gateway.http1.header_cache import LONGEST, MOST, KnownHeads
-from gateway.pool import Pool
-from gateway.upstream import UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.pool import Pool
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post
 from tests.support.transports import SilentTransport

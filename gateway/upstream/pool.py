@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from gateway.discovery.target import Target
 from gateway.http1.header_cache import KnownHeads
-from gateway.tcp import tune
-from gateway.upstream import KnownAnswer, UpstreamConnection
+from gateway.upstream.connection import KnownAnswer, UpstreamConnection
+from gateway.upstream.socket_options import tune
 
 # The most that idle connections to one backend may number.
 MAX_IDLE = 512
