@@ -27,7 +27,7 @@ import uvloop
 from bench.options import at_least
 from bench.report import last_line
 from gateway.app import SERVER_OPTIONS, create
-from gateway.backends import offer_of_id
+from gateway.backends.backend import offer_of_id
 from gateway.plane import Plane
 from gateway.protocol import GatewayProtocol
 from gateway.settings import GatewaySettings

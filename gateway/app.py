@@ -10,9 +10,9 @@ import httpx2
 from fastapi import FastAPI
 
 from gateway.access_log import AccessLog
-from gateway.backends import Backends
+from gateway.backends.backend import Backends
+from gateway.backends.query_of_death import Deaths
 from gateway.boards import Boards
-from gateway.deaths import Deaths
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
 from gateway.discovery.provider import Provider, StaticProvider

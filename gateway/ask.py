@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 
 
 async def ask(

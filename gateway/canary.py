@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from gateway.ask import ask
-from gateway.backends import Backend, Offer
+from gateway.backends.backend import Backend, Offer
 
 # How long the answer may take, in seconds: one token of an idle engine.
 CANARY_S = 10.0

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from gateway.backends import Backends
+from gateway.backends.backend import Backends
 from gateway.endpoints import ENDPOINTS, Endpoint
 from gateway.http1.headers import session_of
 from gateway.routing import Router

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.attempt import Attempt
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
+from gateway.backends.health_state import State
+from gateway.backends.query_of_death import CrashedBackend, digest_of
 from gateway.bodies import Body, JsonBody
-from gateway.condition import State
-from gateway.deaths import CrashedBackend, digest_of
 from gateway.routing import Choice, Wants
 from gateway.streams.continuation import Continuation, Ending, NotFaithful, go_on
 from gateway.tries import Tries

@@ -7,7 +7,7 @@ import time
 
 from gateway.answer import truth_of_choice
 from gateway.attempt import Attempt
-from gateway.deadlines import next_byte_s
+from gateway.backends.adaptive_timeouts import next_byte_s
 from gateway.failover import Failover
 from gateway.http1.headers import origin_form
 from gateway.passage import Passage

@@ -1,7 +1,7 @@
 """How the backends are: asked regularly, and at once when real traffic gives reason to doubt.
 
 After every poll it is seen to that a backend which answers polls also works: see `gateway.progress` for one that hangs,
-`gateway.breaker` for one that fails, `gateway.canary` for how either comes back.
+`gateway.backends.circuit_breaker` for one that fails, `gateway.canary` for how either comes back.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx2
 import structlog
 
-from gateway.backends import Backend, Backends, now
+from gateway.backends.backend import Backend, Backends, now
 from gateway.canary import ask_canary
 from gateway.polls import Polls
 from gateway.progress import NEVER, ProgressWatch

@@ -11,8 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from gateway.backends import Backends
-from gateway.condition import USABLE, State
+from gateway.backends.backend import Backends
+from gateway.backends.health_state import USABLE, State
 from gateway.exposition import added_up
 from kit.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
 

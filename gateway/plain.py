@@ -14,7 +14,7 @@ import structlog
 
 from gateway.access_log import Line
 from gateway.attempt import Attempt
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from gateway.bodies import JsonBody
 from gateway.forwarding import Forwarding
 from gateway.plane import Client, KnownRequest, Plane

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from gateway import raw_audio
 from gateway.access_log import AccessLog
-from gateway.backends import Backend, Backends
+from gateway.backends.adaptive_timeouts import held_up
+from gateway.backends.backend import Backend, Backends
+from gateway.backends.query_of_death import Deaths
 from gateway.bodies import Body, FormBody, JsonBody
-from gateway.deadlines import held_up
-from gateway.deaths import Deaths
 from gateway.endpoints import Endpoint
 from gateway.http1.header_cache import KnownHeads
 from gateway.http1.headers import Head, split_target

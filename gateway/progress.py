@@ -16,7 +16,7 @@ from collections.abc import Callable
 import httpx2
 
 from gateway.ask import ask
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from gateway.engine_metrics import Told, read
 from gateway.polls import MISSES_WHILE_BUSY
 

@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.answer import CONTINUE
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from gateway.bodies import JsonBody
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from gateway import views
-from gateway.backends import Backend, Backends
+from gateway.backends.backend import Backend, Backends
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
 from gateway.single_flight import SingleFlight
 from kit.catalogue import Catalogue

@@ -15,10 +15,10 @@ from operator import itemgetter
 import msgspec
 import structlog
 
-from gateway.backends import Backend, Backends, Elsewhere, now
+from gateway.backends.backend import Backend, Backends, Elsewhere, now
+from gateway.backends.health_state import Verdict
+from gateway.backends.query_of_death import Conviction, Deaths
 from gateway.boards import CLOSED, Boards, Notice
-from gateway.condition import Verdict
-from gateway.deaths import Conviction, Deaths
 from gateway.exposition import added_up, counted
 from gateway.metrics import GatewayMetrics
 

@@ -1,6 +1,6 @@
 """Where a request may still go after an attempt has failed. Pure."""
 
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from gateway.routing import Choice, Router, Wants
 from kit.errors import ApiError
 

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from bench.routing.servers import Server
 from bench.routing.workload import Request
-from gateway.backends import Backend, offer_of_entry
+from gateway.backends.backend import Backend, offer_of_entry
+from gateway.backends.load import Ticket
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
-from gateway.load import Ticket
 from gateway.routing import Router, Wants
 from gateway.routing.router import Affinity
 from gateway.upstream.pool import Pool

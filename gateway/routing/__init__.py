@@ -3,7 +3,7 @@
 `candidates` says which may, `cost` what each would cost, `affinity` who has read the prompt before, `router` chooses.
 """
 
-from gateway.load import Ticket
+from gateway.backends.load import Ticket
 from gateway.routing.router import Choice, Router
 from gateway.routing.wants import Candidate, Wants
 

@@ -7,8 +7,8 @@ every model of the kind will do.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gateway.backends import Backend, Offer
-from gateway.condition import USABLE
+from gateway.backends.backend import Backend, Offer
+from gateway.backends.health_state import USABLE
 from gateway.routing.wants import Candidate, Wants
 from kit.catalogue import VIRTUAL_MODEL, Catalogue, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend

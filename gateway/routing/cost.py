@@ -12,9 +12,9 @@ streams and for whole answers apart; who has shown none yet is taken to be as fa
 from collections.abc import Sequence
 from math import ceil
 
-from gateway.load import EACH_KB
-from gateway.pace import Pace
-from gateway.prefixes import KB
+from gateway.backends.latency_model import Pace
+from gateway.backends.load import EACH_KB
+from gateway.backends.prefix_index import KB
 from gateway.routing.wants import Candidate, Wants
 
 # How much each request in flight adds: generating takes a share of what reading prompts needs.

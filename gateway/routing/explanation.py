@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.backends import Backend
-from gateway.condition import USABLE
-from gateway.prefixes import ENDS, KB
+from gateway.backends.backend import Backend
+from gateway.backends.health_state import USABLE
+from gateway.backends.prefix_index import ENDS, KB
 from gateway.routing.candidates import candidates
 from gateway.routing.cost import BUSY_FACTOR, RUNNING, Weighed
 from gateway.routing.router import TIE, Reason, Router

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import replace
 from typing import Literal
 
-from gateway.backends import Backend
-from gateway.load import Ticket
-from gateway.prefixes import ENDS, KB, chain
+from gateway.backends.backend import Backend
+from gateway.backends.load import Ticket
+from gateway.backends.prefix_index import ENDS, KB, chain
 from gateway.routing.affinity import rendezvous, session_key
 from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import Weighed, weigh

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from gateway.backends import Backend, Offer
+from gateway.backends.backend import Backend, Offer
 from gateway.endpoints import Endpoint
 from kit.catalogue import VIRTUAL_MODEL
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.backends import Backends
+from gateway.backends.backend import Backends
 from gateway.discovery.target import parse_services
 from gateway.metrics import BackendCollector, GatewayMetrics
 from kit.gpu_metrics import GpuGauges

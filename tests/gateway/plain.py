@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from gateway.backends import Backend, Offer, offer_of_entry, offer_of_id
-from gateway.condition import State
+from gateway.backends.backend import Backend, Offer, offer_of_entry, offer_of_id
+from gateway.backends.health_state import State
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.routing import Wants

@@ -12,7 +12,7 @@ import httpx2
 import uvicorn
 
 from gateway.app import SERVER_OPTIONS, create
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from gateway.plane import Plane
 from gateway.settings import GatewaySettings
 from tests.support.backend import FakeBackend

@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
+from gateway.backends.prefix_index import ENDS, KB, Kept, chain
 from gateway.endpoints import BY_PATH
-from gateway.prefixes import ENDS, KB, Kept, chain
 from gateway.routing import Router, Wants
 from gateway.scan import scan_json
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants

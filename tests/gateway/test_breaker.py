@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.breaker import FORGIVEN_S, IN_A_ROW, LEAST_OUTCOMES, LONGEST_PAUSE_S, PAUSE_S, Breaker
+from gateway.backends.circuit_breaker import FORGIVEN_S, IN_A_ROW, LEAST_OUTCOMES, LONGEST_PAUSE_S, PAUSE_S, Breaker
 
 
 def opened(now: float = 0.0) -> Breaker:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.backends import Backend, offer_of_id
-from gateway.condition import State
+from gateway.backends.backend import Backend, offer_of_id
+from gateway.backends.health_state import State
 from gateway.discovery.target import make_target
 from gateway.routing import Candidate, Router
 from gateway.routing.candidates import available, candidates

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from gateway.routing import Choice, Router, Wants
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.breaker import IN_A_ROW
-from gateway.condition import COLD, Condition, State
+from gateway.backends.circuit_breaker import IN_A_ROW
+from gateway.backends.health_state import COLD, Condition, State
 
 
 def condition(state: State = "healthy", *, failing: bool = False, stuck: bool = False) -> Condition:

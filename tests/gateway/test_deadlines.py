@@ -5,7 +5,14 @@ import dataclasses
 
 import pytest
 
-from gateway.deadlines import FIRST_FACTOR, NEXT_FACTOR, WORKING_FACTOR, Pauses, first_byte_s, next_byte_s
+from gateway.backends.adaptive_timeouts import (
+    FIRST_FACTOR,
+    NEXT_FACTOR,
+    WORKING_FACTOR,
+    Pauses,
+    first_byte_s,
+    next_byte_s,
+)
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, error_code
 from tests.gateway.test_faults import settled

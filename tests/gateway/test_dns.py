@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.backends import Backends
+from gateway.backends.backend import Backends
 from gateway.discovery.dns_provider import DnsProvider, assign
 from gateway.discovery.target import make_target
 from tests.gateway.conftest import StartBackend, StartGateway

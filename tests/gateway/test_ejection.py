@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.breaker import IN_A_ROW
+from gateway.backends.circuit_breaker import IN_A_ROW
 from gateway.health import LONGEST_PAUSE_S, PATIENT, pause_s
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S
@@ -14,7 +14,7 @@ from tests.gateway.test_faults import settled
 @pytest.fixture
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """The breaker's pauses are seconds; tests have no time."""
-    monkeypatch.setattr("gateway.breaker.PAUSE_S", 0.05)
+    monkeypatch.setattr("gateway.backends.circuit_breaker.PAUSE_S", 0.05)
 
 
 @pytest.mark.usefixtures("short_pause")

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.backends import offer_of_id
+from gateway.backends.backend import offer_of_id
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, error_code, post
 from tests.support.backend import FakeBackend

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.deadlines import LATE_S, held_up
+from gateway.backends.adaptive_timeouts import LATE_S, held_up
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.test_faults import settled
 
@@ -26,7 +26,7 @@ async def test_standing_still_costs_no_request(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """Connections that could not be seen to open, polls and answers that were not read, are looked at once more."""
-    monkeypatch.setattr("gateway.deadlines.LATE_S", 0.05)
+    monkeypatch.setattr("gateway.backends.adaptive_timeouts.LATE_S", 0.05)
     one, two = await start_backend("one", ttft=0.05), await start_backend("two", ttft=0.05)
     gateway = await start_gateway(one, two, max_attempts=1, **{"poll_interval": 0.05, limit: LIMIT_S})
     states: set[str] = set()

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from gateway.load import EACH_KB, Load
-from gateway.pace import LEAST_LEFT, PEAK_S, TRUSTED_S, Pace
+from gateway.backends.latency_model import LEAST_LEFT, PEAK_S, TRUSTED_S, Pace
+from gateway.backends.load import EACH_KB, Load
 
 
 def test_base_and_price_are_told_apart() -> None:

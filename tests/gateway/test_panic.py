@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.breaker import IN_A_ROW
+from gateway.backends.circuit_breaker import IN_A_ROW
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.test_faults import settled
 

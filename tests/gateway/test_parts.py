@@ -11,7 +11,7 @@ import pytest
 
 from gateway import access_log
 from gateway.access_log import AccessLog, Line
-from gateway.backends import Backends
+from gateway.backends.backend import Backends
 from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway import protocol
-from gateway.deaths import digest_of
+from gateway.backends.query_of_death import digest_of
 from gateway.plain import Plain
 from gateway.protocol import GatewayProtocol
 from tests.gateway.conftest import StartBackend, StartGateway

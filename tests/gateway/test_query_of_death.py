@@ -8,8 +8,8 @@ from typing import Any, cast
 import httpx2
 import pytest
 
-from gateway.backends import Backend
-from gateway.deaths import (
+from gateway.backends.backend import Backend
+from gateway.backends.query_of_death import (
     FEW,
     MOST_DEATHS,
     MOST_KEPT,

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.backends import Backends, now
+from gateway.backends.backend import Backends, now
+from gateway.backends.circuit_breaker import IN_A_ROW
+from gateway.backends.load import Load
+from gateway.backends.query_of_death import CrashedBackend, Deaths, digest_of
 from gateway.boards import CLOSED, Boards
-from gateway.breaker import IN_A_ROW
-from gateway.deaths import CrashedBackend, Deaths, digest_of
 from gateway.discovery.target import parse_services
-from gateway.load import Load
 from gateway.metrics import GatewayMetrics
 from gateway.sharing import Sharing
 from gateway.views import describe

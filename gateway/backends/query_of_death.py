@@ -25,7 +25,7 @@ The digests are kept for as long as the quarantine lasts (`expire`), the oldest 
 import hashlib
 from collections.abc import Iterable
 
-from gateway.backends import Backend
+from gateway.backends.backend import Backend
 from kit.errors import ApiError
 
 TOGETHER_S = 0.5

@@ -6,8 +6,8 @@ is not free. What waits for its first byte stands in the way of the next request
 
 from collections import deque
 
-from gateway.pace import Pace
-from gateway.prefixes import Kept
+from gateway.backends.latency_model import Pace
+from gateway.backends.prefix_index import Kept
 
 # What a request costs besides its length, in KB.
 EACH_KB = 1.0

@@ -11,7 +11,7 @@ The first that holds is the state. All times are monotonic, in seconds.
 
 from typing import Literal
 
-from gateway.breaker import Breaker
+from gateway.backends.circuit_breaker import Breaker
 
 State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.condition import Condition, State, Verdict
-from gateway.deadlines import Pauses
+from gateway.backends.adaptive_timeouts import Pauses
+from gateway.backends.health_state import Condition, State, Verdict
+from gateway.backends.load import Load
 from gateway.discovery.target import Target
-from gateway.load import Load
 from gateway.upstream.pool import Pool
 from kit.catalogue import Entry, Kind
 

@@ -1,0 +1,1 @@
+"""Per-backend state: health, live load, latency and prefix models, circuit breaker."""
