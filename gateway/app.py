@@ -19,7 +19,7 @@ from gateway.discovery.provider import Provider, StaticProvider
 from gateway.discovery.sighup import on_hangup
 from gateway.discovery.target import Target
 from gateway.explain import create_explain_route
-from gateway.health import Poller, Timing
+from gateway.health.poller import Poller, Timing
 from gateway.memory import BodyMemory
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx2
 
-from gateway.ask import ask
 from gateway.backends.backend import Backend, Backends, Offer
 from gateway.backends.health_state import USABLE
+from gateway.health.backend_client import ask
 from kit.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
 # How long a service may take to read its GPUs, in seconds.

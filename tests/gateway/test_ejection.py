@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.backends.circuit_breaker import IN_A_ROW
-from gateway.health import LONGEST_PAUSE_S, PATIENT, pause_s
+from gateway.health.poller import LONGEST_PAUSE_S, PATIENT, pause_s
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S
 from tests.gateway.test_faults import settled

@@ -1,6 +1,6 @@
 """What is read out of the /metrics of engines."""
 
-from gateway.engine_metrics import read
+from gateway.health.engine_metrics import read
 
 VLLM = """\
 # HELP vllm:num_requests_waiting Number of requests waiting to be processed.

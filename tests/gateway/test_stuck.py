@@ -41,7 +41,7 @@ async def test_hanging_backend_is_stuck_and_comes_back(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """Polls are good, metrics stand still: its request is answered elsewhere, and after a canary it is used again."""
-    monkeypatch.setattr("gateway.canary.CANARY_S", 0.2)
+    monkeypatch.setattr("gateway.health.canary.CANARY_S", 0.2)
     hung, good = await start_backend("hung", counts="stalled"), await start_backend("good")
     gateway = await start_gateway(hung, good, **FAST)
     hung.switches.hang = True
@@ -204,7 +204,7 @@ async def test_mute_backend_is_stuck_long_before_a_silent_one(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither polls nor metrics are answered, streams stand still: a stopped process is not busy for STUCK_AFTER."""
-    monkeypatch.setattr("gateway.progress.MUTE_S", 0.3)
+    monkeypatch.setattr("gateway.health.stall_detector.MUTE_S", 0.3)
     mute, good = await start_backend("mute", rate=100.0), await start_backend("good", rate=100.0)
     gateway = await start_gateway(mute, good, poll_interval=0.05, poll_timeout=0.2, stuck_after=600)
     await learn(gateway)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.engine_metrics import Told, read
+from gateway.health.engine_metrics import Told, read
 from tests.services.llm.bad_requests import BAD_REQUESTS, CHAT, COMPLETION, RESPONSE, chat, encoded, wrong_envelope
 
 pytestmark = pytest.mark.engines

@@ -1,7 +1,7 @@
 """How the backends are: asked regularly, and at once when real traffic gives reason to doubt.
 
-After every poll it is seen to that a backend which answers polls also works: see `gateway.progress` for one that hangs,
-`gateway.backends.circuit_breaker` for one that fails, `gateway.canary` for how either comes back.
+After every poll it is seen to that a backend which answers polls also works: see `gateway.health.stall_detector` for one that hangs,
+`gateway.backends.circuit_breaker` for one that fails, `gateway.health.canary` for how either comes back.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ import httpx2
 import structlog
 
 from gateway.backends.backend import Backend, Backends, now
-from gateway.canary import ask_canary
-from gateway.polls import Polls
-from gateway.progress import NEVER, ProgressWatch
+from gateway.health.canary import ask_canary
+from gateway.health.probe import Polls
+from gateway.health.stall_detector import NEVER, ProgressWatch
 from kit.catalogue import Catalogue
 
 log = structlog.get_logger(__name__)

@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import httpx2
 
-from gateway.ask import ask
 from gateway.backends.backend import Backend
-from gateway.engine_metrics import Told, read
-from gateway.polls import MISSES_WHILE_BUSY
+from gateway.health.backend_client import ask
+from gateway.health.engine_metrics import Told, read
+from gateway.health.probe import MISSES_WHILE_BUSY
 
 # A backend is asked for its metrics when no byte has come for this share of the shortest silence that counts.
 LOOK_FROM = 0.1

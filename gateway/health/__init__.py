@@ -1,0 +1,1 @@
+"""Health checks: polls, canary requests, stall detection, engine metrics."""
