@@ -4,7 +4,7 @@
 """
 
 from gateway.backends.load import Ticket
+from gateway.routing.request import Candidate, Wants
 from gateway.routing.router import Choice, Router
-from gateway.routing.wants import Candidate, Wants
 
 __all__ = ["Candidate", "Choice", "Router", "Ticket", "Wants"]

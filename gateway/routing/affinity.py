@@ -7,7 +7,7 @@ Ravishankar, 1998).
 from collections.abc import Sequence
 from zlib import crc32
 
-from gateway.routing.wants import Wants
+from gateway.routing.request import Wants
 
 
 def rendezvous(key: bytes, name: str) -> int:

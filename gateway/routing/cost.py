@@ -15,7 +15,7 @@ from math import ceil
 from gateway.backends.latency_model import Pace
 from gateway.backends.load import EACH_KB
 from gateway.backends.prefix_index import KB
-from gateway.routing.wants import Candidate, Wants
+from gateway.routing.request import Candidate, Wants
 
 # How much each request in flight adds: generating takes a share of what reading prompts needs.
 RUNNING = 0.1

@@ -8,8 +8,8 @@ from gateway.backends.health_state import USABLE
 from gateway.backends.prefix_index import ENDS, KB
 from gateway.routing.candidates import candidates
 from gateway.routing.cost import BUSY_FACTOR, RUNNING, Weighed
+from gateway.routing.request import Wants
 from gateway.routing.router import TIE, Reason, Router
-from gateway.routing.wants import Wants
 from kit.catalogue import Catalogue
 from kit.errors import ApiError
 

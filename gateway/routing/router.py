@@ -11,7 +11,7 @@ from gateway.backends.prefix_index import ENDS, KB, chain
 from gateway.routing.affinity import rendezvous, session_key
 from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import Weighed, weigh
-from gateway.routing.wants import Candidate, Wants
+from gateway.routing.request import Candidate, Wants
 from kit.catalogue import Catalogue
 from kit.errors import ApiError, ModelLoading, ModelNotFound, NoHealthyBackend
 
