@@ -13,6 +13,8 @@ from gateway.access_log import AccessLog
 from gateway.backends.backend import Backends
 from gateway.backends.query_of_death import Deaths
 from gateway.boards import Boards
+from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
 from gateway.discovery.provider import Provider, StaticProvider
@@ -20,7 +22,6 @@ from gateway.discovery.sighup import on_hangup
 from gateway.discovery.target import Target
 from gateway.explain import create_explain_route
 from gateway.health.poller import Poller, Timing
-from gateway.memory import BodyMemory
 from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
 from gateway.protocol import GatewayProtocol
@@ -28,7 +29,6 @@ from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.sharing import Sharing
-from gateway.spool import MB, Spool
 from kit.app import admin_only, create_app
 from kit.catalogue import Catalogue
 from kit.logs import writes_json

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from gateway.backends.backend import Backends
+from gateway.bodies.json_scan import scan_json
 from gateway.endpoints import ENDPOINTS, Endpoint
 from gateway.http1.headers import session_of
 from gateway.routing import Router
 from gateway.routing.explanation import explain
-from gateway.scan import scan_json
 from kit.body import limited
 from kit.catalogue import Catalogue
 from kit.errors import NotFound

@@ -15,7 +15,7 @@ from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
 from gateway.backends.health_state import State
 from gateway.backends.query_of_death import CrashedBackend, digest_of
-from gateway.bodies import Body, JsonBody
+from gateway.bodies.body import Body, JsonBody
 from gateway.routing import Choice, Wants
 from gateway.streams.continuation import Continuation, Ending, NotFaithful, go_on
 from gateway.tries import Tries

@@ -15,12 +15,12 @@ import structlog
 from gateway.access_log import Line
 from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
-from gateway.bodies import JsonBody
+from gateway.bodies.body import JsonBody
+from gateway.bodies.json_scan import scan_json
 from gateway.forwarding import Forwarding
 from gateway.plane import Client, KnownRequest, Plane
 from gateway.relay import Exchange
 from gateway.routing import Candidate, Ticket
-from gateway.scan import scan_json
 from gateway.upstream.connection import UpstreamConnection
 from kit.errors import ApiError
 from kit.middleware import request_id_from

@@ -5,22 +5,22 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway import raw_audio
 from gateway.access_log import AccessLog
 from gateway.backends.adaptive_timeouts import held_up
 from gateway.backends.backend import Backend, Backends
 from gateway.backends.query_of_death import Deaths
-from gateway.bodies import Body, FormBody, JsonBody
+from gateway.bodies import raw_audio
+from gateway.bodies.body import Body, FormBody, JsonBody
+from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.raw_audio import RawAudioBody
+from gateway.bodies.spool import MB, Spool
 from gateway.endpoints import Endpoint
 from gateway.http1.header_cache import KnownHeads
 from gateway.http1.headers import Head, split_target
-from gateway.memory import BodyMemory
 from gateway.metrics import GatewayMetrics
-from gateway.raw_audio import RawAudioBody
 from gateway.retry_budget import RetryBudget
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
-from gateway.spool import MB, Spool
 from kit.app import EXPOSED_HEADERS
 from kit.errors import ApiError
 from kit.guard import BrowserGuard, KeyRing

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway import raw_audio
+from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
 from gateway.plane import NEVER, KnownRequest, Plane

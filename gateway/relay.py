@@ -20,7 +20,7 @@ import structlog
 from gateway.answer import Answer, truth_of_request
 from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
-from gateway.bodies import Body
+from gateway.bodies.body import Body
 from gateway.endpoints import Endpoint
 from gateway.forwarding import Forwarding
 from gateway.http1.headers import Head

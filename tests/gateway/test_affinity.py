@@ -4,9 +4,9 @@ import pytest
 
 from gateway.backends.backend import Backend
 from gateway.backends.prefix_index import ENDS, KB, Kept, chain
+from gateway.bodies.json_scan import scan_json
 from gateway.endpoints import BY_PATH
 from gateway.routing import Router, Wants
-from gateway.scan import scan_json
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
 
 SYSTEM = b"You are a helpful assistant. " * 200

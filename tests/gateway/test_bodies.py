@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bodies import FormBody, JsonBody
+from gateway.bodies.body import FormBody, JsonBody
+from gateway.bodies.json_scan import scan_json, with_model
+from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import BY_PATH
 from gateway.http1.multipart import FormScanner, boundary_of
-from gateway.memory import BodyMemory
 from gateway.routing import Wants
-from gateway.scan import scan_json, with_model
-from gateway.spool import MB, Spool, SpoolFull
 from kit.errors import ApiError, Busy, InvalidRequest, PayloadTooLarge
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gateway.bodies.raw_audio import RawAudioBody, endpoint_of
+from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import TRANSCRIBE
-from gateway.raw_audio import RawAudioBody, endpoint_of
-from gateway.spool import MB, Spool, SpoolFull
 from kit.errors import InvalidRequest, PayloadTooLarge
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code

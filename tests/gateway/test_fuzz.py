@@ -21,7 +21,7 @@ def test_the_same_seed_makes_the_same_cases() -> None:
 
 async def test_a_request_that_goes_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness itself: a gateway that sends more than a request does not pass."""
-    monkeypatch.setattr("gateway.bodies.JsonBody.pieces", lambda self, _: (2, b"{}GET / HTTP/1.1", None))
+    monkeypatch.setattr("gateway.bodies.body.JsonBody.pieces", lambda self, _: (2, b"{}GET / HTTP/1.1", None))
     async with fuzzing(1) as fuzz:
         with pytest.raises(AssertionError, match="more than a request"):
             await fuzz.case(b'POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 13\r\n\r\n{"model":"m"}')

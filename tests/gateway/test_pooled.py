@@ -6,8 +6,8 @@ import socket
 import httpx2
 import pytest
 
-from gateway import spool
-from gateway.spool import IN_MEMORY
+from gateway.bodies import spool
+from gateway.bodies.spool import IN_MEMORY
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code
 from tests.support.backend import FakeBackend

@@ -6,12 +6,12 @@ A body is kept until the first byte of the answer, so that it can be sent again.
 from collections.abc import Iterator
 from typing import Protocol
 
+from gateway.bodies.json_scan import scan_json, with_model
+from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.spool import Spool, Upload, too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.multipart import FormScanner, boundary_of, model_part
-from gateway.memory import BodyMemory
 from gateway.routing import Wants
-from gateway.scan import scan_json, with_model
-from gateway.spool import Spool, Upload, too_large
 
 
 class Body(Protocol):

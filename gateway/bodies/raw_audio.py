@@ -10,11 +10,11 @@ import secrets
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
+from gateway.bodies.spool import Spool, Upload
 from gateway.endpoints import TRANSCRIBE, TRANSCRIBE_PREFIX, Endpoint
 from gateway.http1.headers import Head
 from gateway.http1.multipart import model_part
 from gateway.routing import Wants
-from gateway.spool import Spool, Upload
 from kit.errors import InvalidRequest
 
 TARGET = b"/v1/audio/transcriptions"

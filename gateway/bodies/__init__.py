@@ -1,0 +1,1 @@
+"""Request bodies: memory and disk budgets, and the fields that routing needs."""
