@@ -9,7 +9,6 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from gateway.access_log import AccessLog
 from gateway.backends.backend import Backends
 from gateway.backends.query_of_death import Deaths
 from gateway.boards import Boards
@@ -22,13 +21,14 @@ from gateway.discovery.sighup import on_hangup
 from gateway.discovery.target import Target
 from gateway.explain import create_explain_route
 from gateway.health.poller import Poller, Timing
-from gateway.metrics import BackendCollector, GatewayMetrics
 from gateway.plane import Limits, Plane
 from gateway.protocol import GatewayProtocol
 from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.sharing import Sharing
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from kit.app import admin_only, create_app
 from kit.catalogue import Catalogue
 from kit.logs import writes_json

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from gateway.access_log import Line
 from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
@@ -21,6 +20,7 @@ from gateway.forwarding import Forwarding
 from gateway.plane import Client, KnownRequest, Plane
 from gateway.relay import Exchange
 from gateway.routing import Candidate, Ticket
+from gateway.telemetry.access_log import Line
 from gateway.upstream.connection import UpstreamConnection
 from kit.errors import ApiError
 from kit.middleware import request_id_from

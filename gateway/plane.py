@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.access_log import AccessLog
 from gateway.backends.adaptive_timeouts import held_up
 from gateway.backends.backend import Backend, Backends
 from gateway.backends.query_of_death import Deaths
@@ -17,10 +16,11 @@ from gateway.bodies.spool import MB, Spool
 from gateway.endpoints import Endpoint
 from gateway.http1.header_cache import KnownHeads
 from gateway.http1.headers import Head, split_target
-from gateway.metrics import GatewayMetrics
 from gateway.retry_budget import RetryBudget
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.metrics import GatewayMetrics
 from kit.app import EXPOSED_HEADERS
 from kit.errors import ApiError
 from kit.guard import BrowserGuard, KeyRing

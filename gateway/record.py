@@ -3,8 +3,8 @@
 import time
 from typing import TYPE_CHECKING
 
-from gateway.access_log import Line
 from gateway.failover import Failover
+from gateway.telemetry.access_log import Line
 
 if TYPE_CHECKING:
     from gateway.relay import Exchange

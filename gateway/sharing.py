@@ -19,8 +19,8 @@ from gateway.backends.backend import Backend, Backends, Elsewhere, now
 from gateway.backends.health_state import Verdict
 from gateway.backends.query_of_death import Conviction, Deaths
 from gateway.boards import CLOSED, Boards, Notice
-from gateway.exposition import added_up, counted
-from gateway.metrics import GatewayMetrics
+from gateway.telemetry.merge_exposition import added_up, counted
+from gateway.telemetry.metrics import GatewayMetrics
 
 log = structlog.get_logger(__name__)
 

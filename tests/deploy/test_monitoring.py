@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.backends.backend import Backends
 from gateway.discovery.target import parse_services
-from gateway.metrics import BackendCollector, GatewayMetrics
+from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from kit.gpu_metrics import GpuGauges
 from kit.metrics import HttpMetrics
 from services.embedding.metrics import BatchMetrics

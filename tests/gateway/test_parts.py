@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway import access_log
-from gateway.access_log import AccessLog, Line
 from gateway.backends.backend import Backends
 from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
 from gateway.streams.sse import MOST_HELD, EventHolder, error_event
+from gateway.telemetry import access_log
+from gateway.telemetry.access_log import AccessLog, Line
 from kit.errors import BadGateway
 from kit.settings import SettingsError, load_settings
 from tests.gateway.conftest import StartBackend, StartGateway

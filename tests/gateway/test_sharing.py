@@ -10,8 +10,8 @@ from gateway.backends.load import Load
 from gateway.backends.query_of_death import CrashedBackend, Deaths, digest_of
 from gateway.boards import CLOSED, Boards
 from gateway.discovery.target import parse_services
-from gateway.metrics import GatewayMetrics
 from gateway.sharing import Sharing
+from gateway.telemetry.metrics import GatewayMetrics
 from gateway.views import describe
 from tests.gateway import plain
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from gateway.boards import CLOSED, Boards, Notice
-from gateway.exposition import added_up, counted
+from gateway.telemetry.merge_exposition import added_up, counted
 from tests.gateway.programs import Programs, free_port
 from tests.gateway.running import HANG_S
 

@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 
 from gateway.backends.backend import Backends
 from gateway.backends.health_state import USABLE, State
-from gateway.exposition import added_up
+from gateway.telemetry.merge_exposition import added_up
 from kit.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
 
 STATES: tuple[State, ...] = ("healthy", "loading", "busy", "stuck", "unhealthy", "draining")
