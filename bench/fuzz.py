@@ -28,8 +28,8 @@ from bench.options import at_least
 from bench.report import last_line
 from gateway.app import SERVER_OPTIONS, create
 from gateway.backends.backend import offer_of_id
-from gateway.plane import Plane
-from gateway.protocol import GatewayProtocol
+from gateway.relay.client_protocol import GatewayProtocol
+from gateway.relay.data_plane import Plane
 from gateway.settings import GatewaySettings
 from gateway.upstream.connection import UpstreamConnection
 from tests.support.transports import SilentTransport

@@ -21,8 +21,8 @@ from gateway.discovery.sighup import on_hangup
 from gateway.discovery.target import Target
 from gateway.explain import create_explain_route
 from gateway.health.poller import Poller, Timing
-from gateway.plane import Limits, Plane
-from gateway.protocol import GatewayProtocol
+from gateway.relay.client_protocol import GatewayProtocol
+from gateway.relay.data_plane import Limits, Plane
 from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings

@@ -110,7 +110,7 @@ _NO_BRACES = str.maketrans("", "", "{}")
 
 
 def _document(routes: APIRouter, endpoint: Endpoint) -> None:
-    """Show a relayed route in /docs. `gateway.protocol` answers it before the application sees it."""
+    """Show a relayed route in /docs. `gateway.relay.client_protocol` answers it before the application sees it."""
     media, schema = _TAKES[endpoint.takes]
     if endpoint.example is not None:
         schema = {**schema, "example": endpoint.example}

@@ -13,7 +13,7 @@ import uvicorn
 
 from gateway.app import SERVER_OPTIONS, create
 from gateway.backends.backend import Backend
-from gateway.plane import Plane
+from gateway.relay.data_plane import Plane
 from gateway.settings import GatewaySettings
 from tests.support.backend import FakeBackend
 

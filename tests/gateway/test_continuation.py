@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.passage import Passage
+from gateway.relay.stream_passthrough import Passage
 from gateway.streams.continuation import Ending, NotFaithful, go_on
 from gateway.streams.sse import cut_at_failure
 from gateway.streams.transcript import FOLD, Transcript

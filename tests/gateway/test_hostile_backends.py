@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.answer import WHOLE
+from gateway.relay.response import WHOLE
 from gateway.routing import Candidate, Wants
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.test_faults import settled
@@ -82,7 +82,7 @@ async def test_bug_in_the_plain_way_is_answered(
     assert len(gateway.plane.known) == 1
     with monkeypatch.context() as broken:
         if where == "scan":
-            broken.setattr("gateway.plain.scan_json", lambda *_: 1 / 0)
+            broken.setattr("gateway.relay.fast_path.scan_json", lambda *_: 1 / 0)
         else:
             broken.setattr(gateway.plane.router, where, lambda *_: 1 / 0)
         answer = await gateway.chat("qwen")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.passage import MOST, Passage
+from gateway.relay.stream_passthrough import MOST, Passage
 from gateway.streams.transcript import FOLD
 from tests.gateway.conftest import StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway import protocol
 from gateway.backends.query_of_death import digest_of
-from gateway.plain import Plain
-from gateway.protocol import GatewayProtocol
+from gateway.relay import client_protocol
+from gateway.relay.client_protocol import GatewayProtocol
+from gateway.relay.fast_path import Plain
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.support.backend import FakeBackend
@@ -22,14 +22,14 @@ REQUEST = post({"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]
 def plain(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request whose head was known was plain."""
     found: list[bool] = []
-    relay_plainly = protocol.relay_plainly
+    relay_plainly = client_protocol.relay_plainly
 
     def noted(*given: Any) -> Plain | None:
         began = relay_plainly(*given)
         found.append(began is not None)
         return began
 
-    monkeypatch.setattr(protocol, "relay_plainly", noted)
+    monkeypatch.setattr(client_protocol, "relay_plainly", noted)
     return found
 
 
@@ -156,14 +156,14 @@ async def test_another_backend_is_asked(
     client = await warmed(gateway, plain)
     ill.switches.fail_status = 503
     setattr(ill.switches, fault, 1.0 if fault == "fail_rate" else True)
-    relay_plainly = protocol.relay_plainly
+    relay_plainly = client_protocol.relay_plainly
 
     def sent(*given: Any) -> Plain | None:
         began = relay_plainly(*given)
         gateway.backend("b").drain(False)
         return began
 
-    monkeypatch.setattr(protocol, "relay_plainly", sent)
+    monkeypatch.setattr(client_protocol, "relay_plainly", sent)
     status, headers, _ = await client.ask()
     assert plain == [True]
     assert (status, headers["x-served-by"], headers["x-attempts"]) == (200, "b", "2")

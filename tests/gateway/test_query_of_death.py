@@ -20,7 +20,7 @@ from gateway.backends.query_of_death import (
     Deaths,
     digest_of,
 )
-from gateway.retry_budget import PER_S, SHARE, RetryBudget
+from gateway.relay.retry_budget import PER_S, SHARE, RetryBudget
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code
 from tests.gateway.test_faults import settled

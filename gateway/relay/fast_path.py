@@ -12,13 +12,13 @@ from typing import Protocol
 
 import structlog
 
-from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
 from gateway.bodies.json_scan import scan_json
-from gateway.forwarding import Forwarding
-from gateway.plane import Client, KnownRequest, Plane
-from gateway.relay import Exchange
+from gateway.relay.attempt import Attempt
+from gateway.relay.data_plane import Client, KnownRequest, Plane
+from gateway.relay.exchange import Exchange
+from gateway.relay.forwarding import Forwarding
 from gateway.routing import Candidate, Ticket
 from gateway.telemetry.access_log import Line
 from gateway.upstream.connection import UpstreamConnection

@@ -10,16 +10,16 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.answer import CONTINUE
 from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
 from gateway.bodies.spool import too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
-from gateway.plain import Plain, relay_plainly
-from gateway.plane import NEVER, KnownRequest
-from gateway.reading import RequestReader
-from gateway.relay import Exchange
+from gateway.relay.data_plane import NEVER, KnownRequest
+from gateway.relay.exchange import Exchange
+from gateway.relay.fast_path import Plain, relay_plainly
+from gateway.relay.request_parser import RequestReader
+from gateway.relay.response import CONTINUE
 from kit.errors import ApiError
 
 # How many requests may wait behind the one being answered; beyond it the connection is not read.

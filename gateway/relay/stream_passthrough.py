@@ -6,8 +6,8 @@ of them is what `Forwarding.on_chunks` does for whatever has come in whole chunk
 
 import time
 
-from gateway.attempt import Attempt
-from gateway.plane import Client
+from gateway.relay.attempt import Attempt
+from gateway.relay.data_plane import Client
 from gateway.streams.sse import ERROR_MARK
 from gateway.streams.transcript import FOLD, Transcript
 

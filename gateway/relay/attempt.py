@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.backends.adaptive_timeouts import WORKING_S, first_byte_s, held_up
 from gateway.backends.backend import Backend
-from gateway.plane import Client
+from gateway.relay.data_plane import Client
 from gateway.routing import Candidate, Ticket, Wants
 from gateway.upstream.connection import Listener, UpstreamConnection
 

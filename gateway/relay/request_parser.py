@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
-from gateway.plane import NEVER, KnownRequest, Plane
+from gateway.relay.data_plane import NEVER, KnownRequest, Plane
 from kit.errors import ApiError, InvalidRequest
 
 log = structlog.get_logger(__name__)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
 from gateway.backends.health_state import State
 from gateway.backends.query_of_death import CrashedBackend, digest_of
 from gateway.bodies.body import Body, JsonBody
+from gateway.relay.attempt import Attempt
+from gateway.relay.retry_state import Tries
 from gateway.routing import Choice, Wants
 from gateway.streams.continuation import Continuation, Ending, NotFaithful, go_on
-from gateway.tries import Tries
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 
 if TYPE_CHECKING:
-    from gateway.relay import Exchange
+    from gateway.relay.exchange import Exchange
 
 log = structlog.get_logger(__name__)
 

@@ -17,15 +17,15 @@ import time
 
 import structlog
 
-from gateway.answer import Answer, truth_of_request
-from gateway.attempt import Attempt
 from gateway.backends.backend import Backend
 from gateway.bodies.body import Body
 from gateway.endpoints import Endpoint
-from gateway.forwarding import Forwarding
 from gateway.http1.headers import Head
-from gateway.plane import NEVER, Client, Plane
-from gateway.record import record
+from gateway.relay.accounting import record
+from gateway.relay.attempt import Attempt
+from gateway.relay.data_plane import NEVER, Client, Plane
+from gateway.relay.forwarding import Forwarding
+from gateway.relay.response import Answer, truth_of_request
 from kit.errors import ApiError
 from kit.middleware import request_id_from
 

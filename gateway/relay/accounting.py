@@ -3,11 +3,11 @@
 import time
 from typing import TYPE_CHECKING
 
-from gateway.failover import Failover
+from gateway.relay.failover import Failover
 from gateway.telemetry.access_log import Line
 
 if TYPE_CHECKING:
-    from gateway.relay import Exchange
+    from gateway.relay.exchange import Exchange
 
 
 def record(exchange: "Exchange", forwarding: Failover | None) -> None:

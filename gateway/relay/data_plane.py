@@ -16,7 +16,7 @@ from gateway.bodies.spool import MB, Spool
 from gateway.endpoints import Endpoint
 from gateway.http1.header_cache import KnownHeads
 from gateway.http1.headers import Head, split_target
-from gateway.retry_budget import RetryBudget
+from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.telemetry.access_log import AccessLog

@@ -5,12 +5,12 @@ An attempt (gateway.attempt) holds a connection and a place at its backend until
 
 import time
 
-from gateway.answer import truth_of_choice
-from gateway.attempt import Attempt
 from gateway.backends.adaptive_timeouts import next_byte_s
-from gateway.failover import Failover
 from gateway.http1.headers import origin_form
-from gateway.passage import Passage
+from gateway.relay.attempt import Attempt
+from gateway.relay.failover import Failover
+from gateway.relay.response import truth_of_choice
+from gateway.relay.stream_passthrough import Passage
 from gateway.routing import Choice
 from gateway.streams.continuation import ROUTES
 from gateway.upstream.connection import UpstreamConnection

@@ -1,0 +1,1 @@
+"""Relay of one request: parse, choose, forward, fail over, respond, account."""
