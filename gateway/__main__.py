@@ -5,12 +5,12 @@ import signal
 
 import uvicorn
 
-from gateway.acceptor import WorkerServer
 from gateway.app import SERVER_OPTIONS, create
-from gateway.boards import CLOSED, Boards
 from gateway.discovery.sighup import bear_hangups
 from gateway.settings import GatewaySettings
-from gateway.workers import Workers
+from gateway.workers.accept_balancer import WorkerServer
+from gateway.workers.shared_memory import CLOSED, Boards
+from gateway.workers.supervisor import Workers
 from kit.no_arguments import refuse_arguments
 from kit.server import listen, make, prepare, serve, server_config, take_all_files
 

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 
 from gateway.backends.backend import Backends
 from gateway.backends.query_of_death import Deaths
-from gateway.boards import Boards
 from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
@@ -26,9 +25,10 @@ from gateway.relay.data_plane import Limits, Plane
 from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
-from gateway.sharing import Sharing
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
+from gateway.workers.shared_memory import Boards
+from gateway.workers.state_sync import Sharing
 from kit.app import admin_only, create_app
 from kit.catalogue import Catalogue
 from kit.logs import writes_json

@@ -8,11 +8,11 @@ from gateway.backends.backend import Backends, now
 from gateway.backends.circuit_breaker import IN_A_ROW
 from gateway.backends.load import Load
 from gateway.backends.query_of_death import CrashedBackend, Deaths, digest_of
-from gateway.boards import CLOSED, Boards
 from gateway.discovery.target import parse_services
-from gateway.sharing import Sharing
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.views import describe
+from gateway.workers.shared_memory import CLOSED, Boards
+from gateway.workers.state_sync import Sharing
 from tests.gateway import plain
 
 QUARANTINE_S = 60.0

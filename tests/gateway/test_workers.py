@@ -14,8 +14,8 @@ import httpx2
 import psutil
 import pytest
 
-from gateway.boards import CLOSED, Boards, Notice
 from gateway.telemetry.merge_exposition import added_up, counted
+from gateway.workers.shared_memory import CLOSED, Boards, Notice
 from tests.gateway.programs import Programs, free_port
 from tests.gateway.running import HANG_S
 

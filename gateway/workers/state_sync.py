@@ -18,9 +18,9 @@ import structlog
 from gateway.backends.backend import Backend, Backends, Elsewhere, now
 from gateway.backends.health_state import Verdict
 from gateway.backends.query_of_death import Conviction, Deaths
-from gateway.boards import CLOSED, Boards, Notice
 from gateway.telemetry.merge_exposition import added_up, counted
 from gateway.telemetry.metrics import GatewayMetrics
+from gateway.workers.shared_memory import CLOSED, Boards, Notice
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import structlog
 import uvicorn
 
-from gateway.boards import CLOSED, Boards
+from gateway.workers.shared_memory import CLOSED, Boards
 
 log = structlog.get_logger(__name__)
 

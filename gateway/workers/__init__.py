@@ -1,0 +1,1 @@
+"""Several worker processes on one port: supervision, connection balancing, shared state."""
