@@ -9,6 +9,8 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
+from gateway.api.explain import create_explain_route
+from gateway.api.routes import create_routes
 from gateway.backends.backend import Backends
 from gateway.backends.query_of_death import Deaths
 from gateway.bodies.memory_budget import BodyMemory
@@ -18,11 +20,9 @@ from gateway.discovery.file_provider import FileProvider
 from gateway.discovery.provider import Provider, StaticProvider
 from gateway.discovery.sighup import on_hangup
 from gateway.discovery.target import Target
-from gateway.explain import create_explain_route
 from gateway.health.poller import Poller, Timing
 from gateway.relay.client_protocol import GatewayProtocol
 from gateway.relay.data_plane import Limits, Plane
-from gateway.routes import create_routes
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.telemetry.access_log import AccessLog

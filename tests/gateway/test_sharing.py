@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.api.views import describe
 from gateway.backends.backend import Backends, now
 from gateway.backends.circuit_breaker import IN_A_ROW
 from gateway.backends.load import Load
 from gateway.backends.query_of_death import CrashedBackend, Deaths, digest_of
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import GatewayMetrics
-from gateway.views import describe
 from gateway.workers.shared_memory import CLOSED, Boards
 from gateway.workers.state_sync import Sharing
 from tests.gateway import plain

@@ -8,10 +8,10 @@ import httpx2
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from gateway import views
+from gateway.api import views
+from gateway.api.single_flight import SingleFlight
 from gateway.backends.backend import Backend, Backends
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
-from gateway.single_flight import SingleFlight
 from kit.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
 

@@ -1,0 +1,1 @@
+"""The gateway's own routes: services, models, GPUs, drain, explain, dashboard."""
