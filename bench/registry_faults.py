@@ -32,9 +32,9 @@ from kit.hub_names import SHA256
 from registry.gc import clear_up
 from registry.library import Library
 from registry.open_store import open_store
-from registry.s3_parts import MIN_PART
 from registry.settings import RegistrySettings
-from registry.store import Store
+from registry.store.interface import Store
+from registry.store.part_size import MIN_PART
 from tests.support.s3 import serve_s3, weed_binary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,9 +35,9 @@ from bench.programs import Program, end_when_told, free_port
 from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
 from bench.report import Figures, last_line, median_ratio, table
 from kit.catalogue import Catalogue
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
+from registry.store.file_store import FileStore
 
 CLIENTS = 4
 LINE_BYTES_PER_SECOND = 1e9 / 8

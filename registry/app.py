@@ -26,7 +26,7 @@ from registry.open_store import open_library
 from registry.routes import ModelRoutes
 from registry.safety import Policy
 from registry.settings import RegistrySettings
-from registry.store import StoreError
+from registry.store.interface import StoreError
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ import structlog
 
 from registry import unproved
 from registry.pickles import HEAD
-from registry.store import Store, StoreError
+from registry.store.interface import Store, StoreError
 
 log = structlog.get_logger(__name__)
 

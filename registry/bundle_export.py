@@ -29,7 +29,7 @@ from registry.bundle_target import free_bytes, open_target, unwritable, write_du
 from registry.library import Library, NotInStore
 from registry.minisign import MAX_FILE, SecretKey, SignatureError
 from registry.progress_bar import human_bytes
-from registry.store import Store
+from registry.store.interface import Store
 
 # What is worked on, and a count of bytes that are done of it.
 OnBytes = Callable[[str, int], None]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from registry.bundle_manifest import Bundle, BundleError
 from registry.bundle_reader import BundleReader, OnBytes
-from registry.lease import CHANGES, lease
 from registry.library import BlobsMissing, Library
 from registry.minisign import PublicKey
-from registry.store import DigestMismatch
+from registry.store.interface import DigestMismatch
+from registry.store.lease import CHANGES, lease
 
 # Blobs may be deleted with another model while a bundle is read: then it is read once more.
 TRIES = 2

@@ -20,7 +20,7 @@ from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
 from registry.readiness import check
 from registry.settings import RegistrySettings
-from registry.store import StoreError
+from registry.store.interface import StoreError
 
 EXIT_USAGE = 2
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"

@@ -18,8 +18,8 @@ from registry.hub import HubError, SourceFile
 from registry.manifest import FileEntry, entry_of, git_blob_sha1
 from registry.pace import Pace
 from registry.progress import Progress
-from registry.s3_parts import MIN_PART
-from registry.store import DigestMismatch, Store, StoreDown
+from registry.store.interface import DigestMismatch, Store, StoreDown
+from registry.store.part_size import MIN_PART
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from kit.hub_names import COMMIT, BadName, check_path
 from registry.card import CARD, MAX_BYTES, parse_card
 from registry.library import Library
 from registry.manifest import FileEntry, Manifest, Source, commit_of, entry_of, git_blob_sha1
-from registry.store import DigestMismatch
+from registry.store.interface import DigestMismatch
 
 CHUNK = 1 << 20
 # What tools leave in a model's folder and nobody loads.

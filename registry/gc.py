@@ -12,11 +12,11 @@ from typing import NamedTuple
 import structlog
 
 from registry.jobs import kept_digests
-from registry.lease import CHANGES, lease
 from registry.library import Library
 from registry.progress_bar import human_bytes
-from registry.store import Blob
-from registry.sweep import announced
+from registry.store.deletion_intents import announced
+from registry.store.interface import Blob
+from registry.store.lease import CHANGES, lease
 
 log = structlog.get_logger(__name__)
 

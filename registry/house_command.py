@@ -24,7 +24,7 @@ from registry.scrub import (
     repair_from_source,
 )
 from registry.settings import RegistrySettings
-from registry.store import Bytes, StoreError
+from registry.store.interface import Bytes, StoreError
 
 
 def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:

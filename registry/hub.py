@@ -13,7 +13,7 @@ import httpx2
 from kit.hub_names import COMMIT, SHA256, BadName, check_paths
 from kit.ranged import RangeClient, RangedFile
 from kit.resume import PATIENCE, Broken, Patience, pause
-from registry.s3_parts import MAX_OBJECT
+from registry.store.part_size import MAX_OBJECT
 
 AGENT = "gpu-cluster-registry"
 CONNECT_TIMEOUT_S = 10.0

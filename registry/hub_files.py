@@ -15,7 +15,7 @@ from registry.hub_errors import entry_not_found
 from registry.manifest import FileEntry, Manifest
 from registry.on_demand import OnTheWay
 from registry.relay import Relay, follow
-from registry.store import Store
+from registry.store.interface import Store
 from registry.under_way import UnderWay
 
 

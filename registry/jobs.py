@@ -20,7 +20,7 @@ from kit.resume import Broken, Stopped, check_stop
 from registry.hub import HubError
 from registry.progress import Progress
 from registry.safety import Refused
-from registry.store import DocumentBroken, Store, StoreError
+from registry.store.interface import DocumentBroken, Store, StoreError
 from registry.under_way import UnderWay
 
 log = structlog.get_logger(__name__)

@@ -12,8 +12,8 @@ from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, 
 from registry.card import Card
 from registry.manifest import FileEntry, Manifest, Name, Source, now
 from registry.room import Room
-from registry.store import Store, StoreError
-from registry.sweep import wait_for_sweeps
+from registry.store.deletion_intents import wait_for_sweeps
+from registry.store.interface import Store, StoreError
 
 MAIN = "main"
 

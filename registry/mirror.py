@@ -14,7 +14,7 @@ from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.library import MAIN, Library
 from registry.manifest import FileEntry
 from registry.safety import Policy
-from registry.store import StoreError, read_digest
+from registry.store.interface import StoreError, read_digest
 from registry.transfer import Transfer, Wanted
 
 log = structlog.get_logger(__name__)

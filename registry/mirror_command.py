@@ -19,7 +19,7 @@ from registry.library import Library
 from registry.open_store import open_library
 from registry.progress_bar import human_bytes
 from registry.settings import RegistrySettings
-from registry.store import StoreError
+from registry.store.interface import StoreError
 
 EXIT_SOME_FAILED = 1
 EXIT_UNKNOWN_NAME = 2

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from kit.settings import SettingsError
-from registry.file_store import FileStore
 from registry.library import Library
 from registry.settings import RegistrySettings
-from registry.store import Store, StoreError
+from registry.store.file_store import FileStore
+from registry.store.interface import Store, StoreError
 
 
 def open_library(settings: RegistrySettings) -> Library:
@@ -27,7 +27,7 @@ def open_store(settings: RegistrySettings) -> Store:
 
 
 def _open_s3(settings: RegistrySettings, bucket: str) -> Store:
-    from registry.s3_store import S3Store  # boto3 is only needed, and only installed, where the store is on S3
+    from registry.store.s3_store import S3Store  # boto3 is only needed, and only installed, where the store is on S3
 
     if not settings.s3_access_key or settings.s3_secret_key is None:
         raise SettingsError("STORE is on S3: set S3_ACCESS_KEY and S3_SECRET_KEY (or their _FILE variants).")

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from picklescan.scanner import SafetyLevel, scan_bytes
 
-from registry.store import Store, StoreError
+from registry.store.interface import Store, StoreError
 
 # What torch.load, joblib and numpy take, whatever it is called otherwise. CTranslate2's model.bin is no pickle, and
 # found to be none.

@@ -11,7 +11,7 @@ from registry.library import Library, RevisionUnknown
 from registry.open_store import open_store
 from registry.progress_bar import human_bytes
 from registry.settings import RegistrySettings
-from registry.store import StoreError
+from registry.store.interface import StoreError
 
 # Before this was written nothing can have been set up: a clock that says so was reset, to 1970 or so.
 NOT_BEFORE = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from registry.progress_bar import human_bytes
-from registry.store import Store, StoreFull
+from registry.store.interface import Store, StoreFull
 
 
 class Room:

@@ -14,7 +14,7 @@ from registry.jobs import ENDED, Job
 from registry.library import Library, RevisionUnknown
 from registry.manifest import Name
 from registry.mirror import DownloadRequest, Mirror
-from registry.store import StoreError
+from registry.store.interface import StoreError
 
 Json = dict[str, Any]
 

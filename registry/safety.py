@@ -11,7 +11,7 @@ from registry.manifest import FileEntry
 from registry.pickles import Unsafe, begins_like_pickle, check_pickles, may_be_pickle
 from registry.remote_code import MAX_BYTES as CONFIGURATION_BYTES
 from registry.remote_code import code_repos, may_name_code
-from registry.store import Store
+from registry.store.interface import Store
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from functools import partial
 from registry.bundle_reader import BundleReader
 from registry.library import Library
 from registry.manifest import FileEntry, Manifest
-from registry.store import Bytes, DigestMismatch, Store, StoreError, read_digest
+from registry.store.interface import Bytes, DigestMismatch, Store, StoreError, read_digest
 
 # What is read, and a count of bytes.
 OnBytes = Callable[[str, int], None]

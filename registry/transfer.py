@@ -25,9 +25,9 @@ from registry.manifest import FileEntry, Manifest, Source, entry_of, now
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
 from registry.remote_code import CODE_PATTERNS
-from registry.s3_parts import MIN_PART
 from registry.safety import Found, Policy, Refused, is_looked_at, look_at, may_go
-from registry.store import StoreDown, StoreError
+from registry.store.interface import StoreDown, StoreError
+from registry.store.part_size import MIN_PART
 from registry.under_way import UnderWay
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ looks at. So the store remembers such files, and whoever goes on with one gets i
 """
 
 from registry.manifest import now
-from registry.store import Store
+from registry.store.interface import Store
 
 
 def note(store: Store, digest: str) -> bool:

@@ -8,9 +8,9 @@ import openai
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
+from registry.store.file_store import FileStore
 from tests.engines.vllm_service import VllmService, healthy
 from tests.support import models, vllm_cpu
 from tests.support.hub import serving_registry

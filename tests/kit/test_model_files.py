@@ -16,10 +16,10 @@ from kit.catalogue import Catalogue, Entry
 from kit.model_files import ModelFilesError, fetch_model
 from kit.model_source import RegistrySource, RemoteFile
 from kit.resume import Patience
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.manifest import Manifest
+from registry.store.file_store import FileStore
 from tests.support.hub import Switches, contents, serving, serving_registry, small_repo, wait_until
 
 REPO = "test/small"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.manifest import Manifest
+from registry.store.file_store import FileStore
 from tests.support.hub import Switches, contents, serving_registry, small_repo, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 from kit.catalogue import Catalogue
 from registry.bundle_export import Export, plan_bundle
 from registry.bundle_manifest import Archive, Bundle, Image
-from registry.file_store import FileStore
 from registry.library import Library
 from registry.minisign import SecretKey
+from registry.store.file_store import FileStore
 
 VOLUME = 1 << 20
 KEY = SecretKey.generate()

@@ -10,13 +10,13 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.cli import main
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
-from registry.store import Store
+from registry.store.file_store import FileStore
+from registry.store.interface import Store
 from tests.registry.bundles import new_library
 from tests.support.hub import Switches, serving_registry, small_repo
 from tests.support.s3 import S3Server, serve_s3, weed_binary

@@ -6,7 +6,7 @@ import pytest
 
 from registry import unproved
 from registry.arrival import RESERVE, Arrival, Cut
-from registry.file_store import FileStore
+from registry.store.file_store import FileStore
 
 DIGEST = "a" * 64
 SIZE = 4 * RESERVE

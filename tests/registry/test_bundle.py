@@ -14,7 +14,7 @@ from registry.bundle_target import open_target
 from registry.folder import import_folder
 from registry.library import Library
 from registry.minisign import SecretKey
-from registry.store import Store
+from registry.store.interface import Store
 from tests.registry.bundles import KEY, VOLUME, new_library, quiet, snapshot, write
 from tests.support.hub import digests, random_bytes, small_repo
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.file_store import ABANDONED_S, FileStore
-from registry.store import StoreError
+from registry.store.file_store import ABANDONED_S, FileStore
+from registry.store.interface import StoreError
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.file_store import FileStore
 from registry.gc import clear_up
-from registry.lease import CHANGES, LeaseTaken, lease
 from registry.library import Library
 from registry.manifest import Manifest
-from registry.store import Blob, Store
+from registry.store.file_store import FileStore
+from registry.store.interface import Blob, Store
+from registry.store.lease import CHANGES, LeaseTaken, lease
 from tests.registry.bundles import new_library, snapshot
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.registry.test_uploads import DIGEST, begin, feed

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from registry.lease import HELD_S, RENEW_S, LeaseTaken, lease
-from registry.store import Store
+from registry.store.interface import Store
+from registry.store.lease import HELD_S, RENEW_S, LeaseTaken, lease
 
 
 class Clock:

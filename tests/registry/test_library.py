@@ -10,7 +10,7 @@ from kit.hub_names import BadName
 from registry.folder import import_folder
 from registry.library import BlobsMissing, CommitConflict, Library, RepoUnknown, RevisionUnknown
 from registry.manifest import FileEntry, Manifest, Source, entry_of
-from registry.store import Store
+from registry.store.interface import Store
 from tests.support.hub import digests, small_repo
 
 SOURCE = Source(kind="hub", place="https://hub.example")

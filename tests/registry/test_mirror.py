@@ -14,11 +14,11 @@ import pytest
 from kit.catalogue import Catalogue
 from kit.resume import Patience
 from registry.app import create_registry
-from registry.file_store import FileStore
 from registry.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
-from registry.store import StoreDown
+from registry.store.file_store import FileStore
+from registry.store.interface import StoreDown
 from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
 from tests.support import plain_http
 from tests.support.hub import serving, serving_registry, wait_for_job, wait_until

@@ -21,10 +21,10 @@ from starlette.routing import Route
 from kit.catalogue import Catalogue, Entry
 from registry.cli import main
 from registry.client import RegistryClient
-from registry.file_store import FileStore
 from registry.filling import fill
 from registry.folder import import_folder
 from registry.library import Library
+from registry.store.file_store import FileStore
 from tests.support import plain_http
 from tests.support.hub import Switches, random_bytes, serving, serving_registry, small_repo, wait_for_job, wait_until
 from tests.support.registry_process import ROOT, RegistryProcess

@@ -17,10 +17,10 @@ from kit.catalogue import Catalogue
 from kit.resume import Patience
 from registry import relay, waiting
 from registry.arrival import RESERVE
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
-from registry.s3_parts import MIN_PART
+from registry.store.file_store import FileStore
+from registry.store.part_size import MIN_PART
 from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
 from tests.registry.test_safety import EVIL, HARMLESS
 from tests.support import plain_http

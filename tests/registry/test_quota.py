@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from registry.bundle_import import import_bundle
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
-from registry.store import StoreFull
+from registry.store.file_store import FileStore
+from registry.store.interface import StoreFull
 from tests.registry.bundles import KEY, new_library, quiet, write
 from tests.registry.conftest import REPO, WEIGHTS, Run, Source
 from tests.support import plain_http

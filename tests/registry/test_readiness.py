@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from kit.catalogue import Catalogue, Entry
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.readiness import clock, findings
+from registry.store.file_store import FileStore
 from tests.support.hub import small_repo
 
 NOW = datetime.datetime(2026, 11, 25, 12, 0, tzinfo=datetime.UTC)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.s3_parts import MAX_OBJECT, MAX_PART, MAX_PARTS, MIB, MIN_PART, part_count, part_size
+from registry.store.part_size import MAX_OBJECT, MAX_PART, MAX_PARTS, MIB, MIN_PART, part_count, part_size
 
 
 @pytest.mark.parametrize("size", [0, 1, MIN_PART, MIN_PART + 1, 10**9, 60 * 10**9, MIN_PART * MAX_PARTS, MAX_OBJECT])

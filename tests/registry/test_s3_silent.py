@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.s3_store import S3Store
-from registry.store import StoreError
+from registry.store.interface import StoreError
+from registry.store.s3_store import S3Store
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 
 from kit.catalogue import Catalogue
 from kit.hub_names import BadName
-from registry.file_store import FileStore
 from registry.folder import import_folder
 from registry.library import Library
 from registry.pickles import Unsafe, check_pickles
 from registry.remote_code import code_repos
-from registry.store import Store, StoreDown
+from registry.store.file_store import FileStore
+from registry.store.interface import Store, StoreDown
 from tests.support import plain_http
 from tests.support.hub import random_bytes, serving_registry, small_repo, wait_for_job
 

@@ -8,7 +8,7 @@ from registry.bundle_reader import BundleReader
 from registry.library import Library
 from registry.manifest import FileEntry, Manifest
 from registry.scrub import bytes_to_read, find_damage, models_to_read, repair_from_bundle
-from registry.store import Store
+from registry.store.interface import Store
 from tests.registry.bundles import KEY, new_library, quiet, snapshot, write
 from tests.registry.conftest import REPO, WEIGHTS, Run, Source
 from tests.support import plain_http

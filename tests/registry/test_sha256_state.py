@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from registry.sha256_state import ResumableSha256, can_be_resumed
+from registry.store.resumable_sha256 import ResumableSha256, can_be_resumed
 from tests.support.hub import random_bytes
 
 CONTENT = random_bytes("sha256", 100_000)

@@ -9,7 +9,7 @@ import pytest
 
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
-from registry.store import DigestMismatch, Store, StoreError
+from registry.store.interface import DigestMismatch, Store, StoreError
 from tests.registry.conftest import StoreSettings
 from tests.support import plain_http
 from tests.support.hub import digests, random_bytes

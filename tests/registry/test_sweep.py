@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from registry import gc, sweep
+from registry import gc
 from registry.library import BlobsMissing, Library
 from registry.manifest import Manifest
-from registry.store import Store
+from registry.store import deletion_intents
+from registry.store.interface import Store
 from tests.registry.bundles import snapshot
 from tests.registry.conftest import REPO
 from tests.support.hub import digests
@@ -20,7 +21,7 @@ from tests.support.hub import digests
 def apart(library: Library, monkeypatch: pytest.MonkeyPatch) -> Library:
     """A library whose lock holds nobody: as two processes over one bucket."""
     monkeypatch.setattr(library.store, "exclusive", contextlib.nullcontext)
-    monkeypatch.setattr(sweep, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(deletion_intents, "LOOK_EVERY_S", 0.01)
     return library
 
 
@@ -83,7 +84,7 @@ def test_published_before_gc_looks(apart: Library, published: Manifest, monkeypa
 def test_an_announcement_of_the_dead_holds_nobody_up(library: Library, published: Manifest) -> None:
     """One that ran out is passed over and removed; one that cannot be read is passed over."""
     wanted = published.files[0].sha256
-    library.store.put_document(f"{sweep.FOLDER}old.json", {"digests": [wanted], "until": 1.0})
-    library.store.put_document(f"{sweep.FOLDER}odd.json", {"what": "is this"})
+    library.store.put_document(f"{deletion_intents.FOLDER}old.json", {"digests": [wanted], "until": 1.0})
+    library.store.put_document(f"{deletion_intents.FOLDER}odd.json", {"what": "is this"})
     publish(library, published)
-    assert library.store.list_documents(sweep.FOLDER) == [f"{sweep.FOLDER}odd.json"]
+    assert library.store.list_documents(deletion_intents.FOLDER) == [f"{deletion_intents.FOLDER}odd.json"]

@@ -8,9 +8,9 @@ import pytest
 
 from kit.parts import Buffers
 from registry.open_store import open_store
-from registry.s3_parts import MIN_PART
 from registry.settings import RegistrySettings
-from registry.store import DigestMismatch, Store, Unfinished, Upload
+from registry.store.interface import DigestMismatch, Store, Unfinished, Upload
+from registry.store.part_size import MIN_PART
 from tests.registry.conftest import StoreSettings
 from tests.support.hub import random_bytes
 

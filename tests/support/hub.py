@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.app import create_registry
 from registry.settings import RegistrySettings
-from registry.store import Store
+from registry.store.interface import Store
 from tests.support import plain_http
 
 START_S = 20.0

@@ -20,9 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kit.parts import Buffers, TooLong, cut
-from registry.s3_parts import MIN_PART
-from registry.s3_upload import PartBody, S3Upload, abort, kept_upload, unfinished_uploads
-from registry.store import (
+from registry.store.interface import (
     Blob,
     Bytes,
     DigestMismatch,
@@ -36,6 +34,8 @@ from registry.store import (
     parse_document,
     upload_key,
 )
+from registry.store.part_size import MIN_PART
+from registry.store.s3_upload import PartBody, S3Upload, abort, kept_upload, unfinished_uploads
 
 CHUNK = 1 << 20
 # How long `check` waits for a connection, and then for an answer.
@@ -52,7 +52,7 @@ _NO_ROOM = frozenset(
 
 
 class S3Store:
-    """See `registry.store.Store`."""
+    """See `registry.store.interface.Store`."""
 
     def __init__(
         self,

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from kit.parts import Part, write_all
 from kit.resume import check_stop
-from registry.s3_parts import part_size
-from registry.store import DigestMismatch, StoreError, mismatch
+from registry.store.interface import DigestMismatch, StoreError, mismatch
+from registry.store.part_size import part_size
 
 CHUNK = 1 << 20
 # The disk is kept busy from the beginning, so that the last fsync has little left to wait for.
@@ -26,7 +26,7 @@ Failures = Callable[[str], AbstractContextManager[None]]
 
 
 class FileUpload:
-    """See `registry.store.Upload`."""
+    """See `registry.store.interface.Upload`."""
 
     def __init__(
         self, path: Path, final: Path, digest: str, size: int, *,

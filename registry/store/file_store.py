@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kit.parts import write_all
-from registry.file_upload import FileUpload
-from registry.store import (
+from registry.store.file_upload import FileUpload
+from registry.store.interface import (
     Blob,
     Bytes,
     DigestMismatch,
@@ -38,7 +38,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FileStore:
-    """See `registry.store.Store`. Several processes may use one folder at once."""
+    """See `registry.store.interface.Store`. Several processes may use one folder at once."""
 
     def __init__(self, root: Path) -> None:
         """Make the folder if need be. Raises StoreError when it cannot be used."""

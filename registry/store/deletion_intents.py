@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from pydantic import BaseModel, ValidationError
 
-from registry.store import Store
+from registry.store.interface import Store
 
 FOLDER = "leases/sweep/"
 # A sweep deletes a few blobs only, and gives up when that takes half of this.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel, ValidationError
 
-from registry.store import Store, StoreError
+from registry.store.interface import Store, StoreError
 
 # What removes blobs, and what brings in so many at once that the first are no longer young when the last arrive.
 CHANGES = "changes"

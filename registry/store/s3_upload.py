@@ -20,9 +20,7 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field, ValidationError
 
 from kit.parts import Part
-from registry.s3_parts import part_size
-from registry.sha256_state import ResumableSha256, can_be_resumed
-from registry.store import (
+from registry.store.interface import (
     DigestMismatch,
     Document,
     DocumentBroken,
@@ -32,6 +30,8 @@ from registry.store import (
     mismatch,
     upload_key,
 )
+from registry.store.part_size import part_size
+from registry.store.resumable_sha256 import ResumableSha256, can_be_resumed
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Kept(BaseModel):
 
 
 class S3Upload:
-    """See `registry.store.Upload`. `kept` False leaves nothing for another process to go on with."""
+    """See `registry.store.interface.Upload`. `kept` False leaves nothing for another process to go on with."""
 
     def __init__(self, bucket: Bucket, digest: str, size: int, *, kept: bool) -> None:
         self._bucket = bucket
