@@ -26,7 +26,7 @@ from bench.programs import Program, free_port
 from bench.report import Figures, last_line, median_ratio, table
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from tests.support.s3 import S3Server, serve_s3, weed_binary

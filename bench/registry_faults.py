@@ -30,7 +30,7 @@ from bench.report import last_line, table
 from kit.catalogue import Catalogue
 from kit.hub_names import SHA256
 from registry.gc import clear_up
-from registry.library import Library
+from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.interface import Store

@@ -36,7 +36,7 @@ from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
 from bench.report import Figures, last_line, median_ratio, table
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 
 CLIENTS = 4

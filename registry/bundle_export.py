@@ -26,8 +26,8 @@ from registry.bundle_manifest import (
 )
 from registry.bundle_place import CHUNK, draft_of, open_place, read_small
 from registry.bundle_target import free_bytes, open_target, unwritable, write_durably
-from registry.library import Library, NotInStore
 from registry.minisign import MAX_FILE, SecretKey, SignatureError
+from registry.models.library import Library, NotInStore
 from registry.progress_bar import human_bytes
 from registry.store.interface import Store
 

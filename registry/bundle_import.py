@@ -5,8 +5,8 @@ from pathlib import Path
 
 from registry.bundle_manifest import Bundle, BundleError
 from registry.bundle_reader import BundleReader, OnBytes
-from registry.library import BlobsMissing, Library
 from registry.minisign import PublicKey
+from registry.models.library import BlobsMissing, Library
 from registry.store.interface import DigestMismatch
 from registry.store.lease import CHANGES, lease
 

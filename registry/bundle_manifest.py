@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision
-from registry.manifest import Manifest, Name
+from registry.models.manifest import Manifest, Name
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.minisig"

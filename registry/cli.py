@@ -13,9 +13,9 @@ from registry import bundle_command, house_command
 from registry.bundle_manifest import BundleError
 from registry.client import RegistryClientError, RegistryGone
 from registry.folder import FolderError, bytes_to_read, import_folder
-from registry.library import MAIN
 from registry.minisign import SignatureError
 from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
+from registry.models.library import MAIN
 from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
 from registry.readiness import check

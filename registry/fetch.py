@@ -15,7 +15,7 @@ from kit.ranged import RangedFile
 from kit.resume import Patience, check_stop, pause
 from registry.arrival import Arrival
 from registry.hub import HubError, SourceFile
-from registry.manifest import FileEntry, entry_of, git_blob_sha1
+from registry.models.manifest import FileEntry, entry_of, git_blob_sha1
 from registry.pace import Pace
 from registry.progress import Progress
 from registry.store.interface import DigestMismatch, Store, StoreDown

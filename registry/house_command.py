@@ -11,8 +11,8 @@ from registry.bundle_place import FILE_SUFFIX
 from registry.bundle_reader import BundleReader
 from registry.gc import clear_up
 from registry.hub import Hub, HubError
-from registry.library import Library
-from registry.manifest import FileEntry
+from registry.models.library import Library
+from registry.models.manifest import FileEntry
 from registry.open_store import open_library
 from registry.progress_bar import ProgressBar
 from registry.scrub import (

@@ -1,7 +1,7 @@
 """The Hub's errors as its clients know them: by X-Error-Code, and shown with X-Error-Message."""
 
 from kit.errors import ApiError, NotFound
-from registry.manifest import Manifest
+from registry.models.manifest import Manifest
 
 
 def hub_error(hub_code: str, message: str, *, code: str = "not_found", **headers: str) -> ApiError:

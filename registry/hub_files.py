@@ -12,7 +12,7 @@ from kit.hub_names import check_path
 from registry import unproved
 from registry.arrival import Arrival
 from registry.hub_errors import entry_not_found
-from registry.manifest import FileEntry, Manifest
+from registry.models.manifest import FileEntry, Manifest
 from registry.on_demand import OnTheWay
 from registry.relay import Relay, follow
 from registry.store.interface import Store

@@ -7,7 +7,7 @@ Read off https://huggingface.co/docs/hub/api and off what huggingface_hub parses
 import hashlib
 from typing import Any
 
-from registry.manifest import FileEntry, Manifest, lfs_pointer
+from registry.models.manifest import FileEntry, Manifest, lfs_pointer
 
 Json = dict[str, Any]
 

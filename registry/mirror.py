@@ -11,8 +11,8 @@ from kit.resume import check_stop
 from registry.fetch import Lanes
 from registry.hub import Hub
 from registry.jobs import Job, JobConflict, Jobs, unreadable
-from registry.library import MAIN, Library
-from registry.manifest import FileEntry
+from registry.models.library import MAIN, Library
+from registry.models.manifest import FileEntry
 from registry.safety import Policy
 from registry.store.interface import StoreError, read_digest
 from registry.transfer import Transfer, Wanted

@@ -15,7 +15,7 @@ from registry.choose import choose_files
 from registry.client import RegistryClient, RegistryClientError
 from registry.filling import Outcome, fill, follow_download
 from registry.hub import Hub, HubError
-from registry.library import Library
+from registry.models.library import Library
 from registry.open_store import open_library
 from registry.progress_bar import human_bytes
 from registry.settings import RegistrySettings

@@ -14,8 +14,8 @@ from kit.catalogue import Catalogue, Entry
 from kit.errors import ApiError, ModelLoading
 from kit.hub_names import COMMIT
 from registry.jobs import Job, JobConflict
-from registry.library import MAIN
 from registry.mirror import DownloadRequest, Mirror
+from registry.models.library import MAIN
 from registry.progress import human_seconds
 from registry.under_way import UnderWay
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kit.settings import SettingsError
-from registry.library import Library
+from registry.models.library import Library
 from registry.settings import RegistrySettings
 from registry.store.file_store import FileStore
 from registry.store.interface import Store, StoreError

@@ -12,7 +12,7 @@ from starlette.types import Send
 
 from registry.arrival import Arrival, Cut
 from registry.jobs import Job
-from registry.manifest import FileEntry
+from registry.models.manifest import FileEntry
 from registry.under_way import UnderWay
 
 CHUNK = 1 << 20

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from kit.errors import ModelNotFound
 from registry.jobs import ENDED, Job
-from registry.library import Library, RevisionUnknown
-from registry.manifest import Name
 from registry.mirror import DownloadRequest, Mirror
+from registry.models.library import Library, RevisionUnknown
+from registry.models.manifest import Name
 from registry.store.interface import StoreError
 
 Json = dict[str, Any]

@@ -5,9 +5,9 @@ from typing import Literal
 
 import structlog
 
-from registry.card import CARD, Card, parse_card
-from registry.card import MAX_BYTES as CARD_BYTES
-from registry.manifest import FileEntry
+from registry.models.manifest import FileEntry
+from registry.models.model_card import CARD, Card, parse_card
+from registry.models.model_card import MAX_BYTES as CARD_BYTES
 from registry.pickles import Unsafe, begins_like_pickle, check_pickles, may_be_pickle
 from registry.remote_code import MAX_BYTES as CONFIGURATION_BYTES
 from registry.remote_code import code_repos, may_name_code

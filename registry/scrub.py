@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from registry.bundle_reader import BundleReader
-from registry.library import Library
-from registry.manifest import FileEntry, Manifest
+from registry.models.library import Library
+from registry.models.manifest import FileEntry, Manifest
 from registry.store.interface import Bytes, DigestMismatch, Store, StoreError, read_digest
 
 # What is read, and a count of bytes.

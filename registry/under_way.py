@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Collection
 
 from registry.arrival import Arrival
-from registry.manifest import FileEntry, Manifest
+from registry.models.manifest import FileEntry, Manifest
 
 
 class UnderWay:

@@ -5,7 +5,7 @@ The rest of the right file behind the beginning of a wrong one has the right siz
 looks at. So the store remembers such files, and whoever goes on with one gets it from its beginning.
 """
 
-from registry.manifest import now
+from registry.models.manifest import now
 from registry.store.interface import Store
 
 

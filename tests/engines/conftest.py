@@ -9,7 +9,7 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.engines.vllm_service import VllmService, healthy
 from tests.support import models, vllm_cpu

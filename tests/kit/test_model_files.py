@@ -17,8 +17,8 @@ from kit.model_files import ModelFilesError, fetch_model
 from kit.model_source import RegistrySource, RemoteFile
 from kit.resume import Patience
 from registry.folder import import_folder
-from registry.library import Library
-from registry.manifest import Manifest
+from registry.models.library import Library
+from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
 from tests.support.hub import Switches, contents, serving, serving_registry, small_repo, wait_until
 

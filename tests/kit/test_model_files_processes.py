@@ -11,8 +11,8 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
-from registry.manifest import Manifest
+from registry.models.library import Library
+from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
 from tests.support.hub import Switches, contents, serving_registry, small_repo, wait_until
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from kit.catalogue import Catalogue
 from registry.bundle_export import Export, plan_bundle
 from registry.bundle_manifest import Archive, Bundle, Image
-from registry.library import Library
 from registry.minisign import SecretKey
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 
 VOLUME = 1 << 20

@@ -11,8 +11,8 @@ import pytest
 from kit.catalogue import Catalogue
 from registry.cli import main
 from registry.folder import import_folder
-from registry.library import Library
-from registry.manifest import Manifest
+from registry.models.library import Library
+from registry.models.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.file_store import FileStore

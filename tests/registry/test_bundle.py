@@ -12,8 +12,8 @@ from registry.bundle_import import import_bundle, verify_bundle
 from registry.bundle_manifest import MANIFEST, BundleError, parse, to_json
 from registry.bundle_target import open_target
 from registry.folder import import_folder
-from registry.library import Library
 from registry.minisign import SecretKey
+from registry.models.library import Library
 from registry.store.interface import Store
 from tests.registry.bundles import KEY, VOLUME, new_library, quiet, snapshot, write
 from tests.support.hub import digests, random_bytes, small_repo

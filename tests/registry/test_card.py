@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.card import MAX_BYTES, Card, parse_card
+from registry.models.model_card import MAX_BYTES, Card, parse_card
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from registry.gc import clear_up
-from registry.library import Library
-from registry.manifest import Manifest
+from registry.models.library import Library
+from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
 from registry.store.interface import Blob, Store
 from registry.store.lease import CHANGES, LeaseTaken, lease

@@ -12,8 +12,8 @@ from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
-from registry.manifest import Manifest
+from registry.models.library import Library
+from registry.models.manifest import Manifest
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from tests.registry.conftest import new_file_settings, new_s3_settings

@@ -12,7 +12,7 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from tests.registry.conftest import ROOT, StoreSettings

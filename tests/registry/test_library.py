@@ -8,8 +8,8 @@ import pytest
 from kit.catalogue import Catalogue, Entry
 from kit.hub_names import BadName
 from registry.folder import import_folder
-from registry.library import BlobsMissing, CommitConflict, Library, RepoUnknown, RevisionUnknown
-from registry.manifest import FileEntry, Manifest, Source, entry_of
+from registry.models.library import BlobsMissing, CommitConflict, Library, RepoUnknown, RevisionUnknown
+from registry.models.manifest import FileEntry, Manifest, Source, entry_of
 from registry.store.interface import Store
 from tests.support.hub import digests, small_repo
 

@@ -14,7 +14,7 @@ import pytest
 from kit.catalogue import Catalogue
 from kit.resume import Patience
 from registry.app import create_registry
-from registry.library import Library
+from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.file_store import FileStore

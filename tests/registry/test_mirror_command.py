@@ -23,7 +23,7 @@ from registry.cli import main
 from registry.client import RegistryClient
 from registry.filling import fill
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support import plain_http
 from tests.support.hub import Switches, random_bytes, serving, serving_registry, small_repo, wait_for_job, wait_until

@@ -6,7 +6,7 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support.hub import serving_registry, small_repo
 from tests.support.schema_fuzz import WITHIN_S, assert_no_server_error

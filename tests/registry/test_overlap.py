@@ -18,7 +18,7 @@ from kit.resume import Patience
 from registry import relay, waiting
 from registry.arrival import RESERVE
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 from registry.store.part_size import MIN_PART
 from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings

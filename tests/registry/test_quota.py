@@ -7,7 +7,7 @@ import pytest
 
 from registry.bundle_import import import_bundle
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 from registry.store.interface import StoreFull
 from tests.registry.bundles import KEY, new_library, quiet, write

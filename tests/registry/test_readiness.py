@@ -8,7 +8,7 @@ import pytest
 
 from kit.catalogue import Catalogue, Entry
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.readiness import clock, findings
 from registry.store.file_store import FileStore
 from tests.support.hub import small_repo

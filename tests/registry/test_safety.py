@@ -17,7 +17,7 @@ import pytest
 from kit.catalogue import Catalogue
 from kit.hub_names import BadName
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.pickles import Unsafe, check_pickles
 from registry.remote_code import code_repos
 from registry.store.file_store import FileStore

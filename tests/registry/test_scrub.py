@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from registry.bundle_reader import BundleReader
-from registry.library import Library
-from registry.manifest import FileEntry, Manifest
+from registry.models.library import Library
+from registry.models.manifest import FileEntry, Manifest
 from registry.scrub import bytes_to_read, find_damage, models_to_read, repair_from_bundle
 from registry.store.interface import Store
 from tests.registry.bundles import KEY, new_library, quiet, snapshot, write

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from registry import gc
-from registry.library import BlobsMissing, Library
-from registry.manifest import Manifest
+from registry.models.library import BlobsMissing, Library
+from registry.models.manifest import Manifest
 from registry.store import deletion_intents
 from registry.store.interface import Store
 from tests.registry.bundles import snapshot

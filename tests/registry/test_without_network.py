@@ -10,7 +10,7 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.folder import import_folder
-from registry.library import Library
+from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.registry.bundles import KEY, write
 from tests.support.models import folder

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.card import Card
+from registry.models.model_card import Card
 
 # A file from here on is kept by the Hub in LFS, told by its sha256; a smaller one in git, told by its git-blob sha1.
 # Only for what we import ourselves: of a mirrored file the source says which it is.

@@ -9,9 +9,9 @@ from urllib.parse import quote, unquote
 
 from kit.catalogue import Catalogue
 from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
-from registry.card import Card
-from registry.manifest import FileEntry, Manifest, Name, Source, now
-from registry.room import Room
+from registry.models.manifest import FileEntry, Manifest, Name, Source, now
+from registry.models.model_card import Card
+from registry.models.quota import Room
 from registry.store.deletion_intents import wait_for_sweeps
 from registry.store.interface import Store, StoreError
 

@@ -1,0 +1,1 @@
+"""Models: manifests, the library that publishes them, model cards, quota."""
