@@ -24,7 +24,7 @@ from registry.mirror import Mirror
 from registry.on_demand import OnDemand
 from registry.open_store import open_library
 from registry.routes import ModelRoutes
-from registry.safety import Policy
+from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
 

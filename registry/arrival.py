@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from registry import unproved
-from registry.pickles import HEAD
+from registry.safety.pickles import HEAD
 from registry.store.interface import Store, StoreError
 
 log = structlog.get_logger(__name__)

@@ -19,7 +19,7 @@ from kit.hub_names import BadName
 from kit.resume import Broken, Stopped, check_stop
 from registry.hub import HubError
 from registry.progress import Progress
-from registry.safety import Refused
+from registry.safety.policy import Refused
 from registry.store.interface import DocumentBroken, Store, StoreError
 from registry.under_way import UnderWay
 

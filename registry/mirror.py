@@ -13,7 +13,7 @@ from registry.hub import Hub
 from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry
-from registry.safety import Policy
+from registry.safety.policy import Policy
 from registry.store.interface import StoreError, read_digest
 from registry.transfer import Transfer, Wanted
 

@@ -24,8 +24,8 @@ from registry.models.manifest import FileEntry, Manifest, Source, entry_of, now
 from registry.models.model_card import CARD
 from registry.progress import Progress
 from registry.progress_bar import human_bytes
-from registry.remote_code import CODE_PATTERNS
-from registry.safety import Found, Policy, Refused, is_looked_at, look_at, may_go
+from registry.safety.policy import Found, Policy, Refused, is_looked_at, look_at, may_go
+from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
 from registry.under_way import UnderWay

@@ -18,8 +18,8 @@ from kit.catalogue import Catalogue
 from kit.hub_names import BadName
 from registry.folder import import_folder
 from registry.models.library import Library
-from registry.pickles import Unsafe, check_pickles
-from registry.remote_code import code_repos
+from registry.safety.pickles import Unsafe, check_pickles
+from registry.safety.remote_code import code_repos
 from registry.store.file_store import FileStore
 from registry.store.interface import Store, StoreDown
 from tests.support import plain_http
@@ -88,7 +88,7 @@ def test_what_is_harmless_passes(store: Store, path: str, content: bytes) -> Non
 
 def test_a_huge_piece_fills_no_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the evil part: refused, not read, and not taken for the end of a pickle. One that cannot be there is."""
-    monkeypatch.setattr("registry.pickles.MAX_OPCODE", 1000)
+    monkeypatch.setattr("registry.safety.pickles.MAX_OPCODE", 1000)
     piece = b"\x80\x04\x8e" + struct.pack("<Q", 5000) + bytes(5000)
     with pytest.raises(Unsafe, match="5000 bytes in one piece"):
         check(store, "x.pkl", piece + b"0" + EVIL[2:])
@@ -97,7 +97,7 @@ def test_a_huge_piece_fills_no_memory(store: Store, monkeypatch: pytest.MonkeyPa
 
 def test_a_store_that_fails_is_no_clean_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scanner takes an error of reading for the end; it is none, and the file has not been looked through."""
-    monkeypatch.setattr("registry.pickles.WINDOW", 64)
+    monkeypatch.setattr("registry.safety.pickles.WINDOW", 64)
     content = pickle.dumps("x" * 100, protocol=0)[:-1] + b"0" + EVIL[2:]
     digest = hashlib.sha256(content).hexdigest()
     store.put_blob(digest, len(content), [content])

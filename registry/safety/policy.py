@@ -8,9 +8,9 @@ import structlog
 from registry.models.manifest import FileEntry
 from registry.models.model_card import CARD, Card, parse_card
 from registry.models.model_card import MAX_BYTES as CARD_BYTES
-from registry.pickles import Unsafe, begins_like_pickle, check_pickles, may_be_pickle
-from registry.remote_code import MAX_BYTES as CONFIGURATION_BYTES
-from registry.remote_code import code_repos, may_name_code
+from registry.safety.pickles import Unsafe, begins_like_pickle, check_pickles, may_be_pickle
+from registry.safety.remote_code import MAX_BYTES as CONFIGURATION_BYTES
+from registry.safety.remote_code import code_repos, may_name_code
 from registry.store.interface import Store
 
 log = structlog.get_logger(__name__)

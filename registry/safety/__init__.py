@@ -1,0 +1,1 @@
+"""Inspection of models before publication: pickles and remote code."""
