@@ -17,7 +17,7 @@ from kit.hub_names import BadName
 from kit.metrics import HttpMetrics
 from kit.resume import Patience
 from registry.fetch import Lanes
-from registry.hub import Hub
+from registry.hub.client import Hub
 from registry.hub_api import HubApi
 from registry.jobs import Jobs
 from registry.mirror import Mirror

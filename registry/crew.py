@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 from kit.resume import check_stop
-from registry.hub import SourceFile
+from registry.hub.client import SourceFile
 
 T = TypeVar("T")
 

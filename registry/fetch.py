@@ -14,7 +14,7 @@ from kit.parts import Buffers, Part, in_order
 from kit.ranged import RangedFile
 from kit.resume import Patience, check_stop, pause
 from registry.arrival import Arrival
-from registry.hub import HubError, SourceFile
+from registry.hub.client import HubError, SourceFile
 from registry.models.manifest import FileEntry, entry_of, git_blob_sha1
 from registry.pace import Pace
 from registry.progress import Progress

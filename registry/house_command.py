@@ -10,7 +10,7 @@ from registry.bundle_command import EXIT_REFUSED, key_of
 from registry.bundle_place import FILE_SUFFIX
 from registry.bundle_reader import BundleReader
 from registry.gc import clear_up
-from registry.hub import Hub, HubError
+from registry.hub.client import Hub, HubError
 from registry.models.library import Library
 from registry.models.manifest import FileEntry
 from registry.open_store import open_library

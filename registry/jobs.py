@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from kit.errors import ApiError
 from kit.hub_names import BadName
 from kit.resume import Broken, Stopped, check_stop
-from registry.hub import HubError
+from registry.hub.client import HubError
 from registry.progress import Progress
 from registry.safety.policy import Refused
 from registry.store.interface import DocumentBroken, Store, StoreError

@@ -9,7 +9,7 @@ from kit.errors import InvalidRequest, ModelNotFound
 from kit.hub_names import check_name, check_repo, check_revision
 from kit.resume import check_stop
 from registry.fetch import Lanes
-from registry.hub import Hub
+from registry.hub.client import Hub
 from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry

@@ -11,10 +11,10 @@ from kit.catalogue import Catalogue, Entry
 from kit.hub_names import BadName
 from kit.resume import Broken
 from registry.board import Board, table
-from registry.choose import choose_files
 from registry.client import RegistryClient, RegistryClientError
 from registry.filling import Outcome, fill, follow_download
-from registry.hub import Hub, HubError
+from registry.hub.client import Hub, HubError
+from registry.hub.file_selection import choose_files
 from registry.models.library import Library
 from registry.open_store import open_library
 from registry.progress_bar import human_bytes

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from kit.hub_names import BadName, repo_folder
 from kit.resume import Broken, pause
 from registry.arrival import Arrival
-from registry.choose import choose_files
 from registry.crew import Crew
 from registry.fetch import DamagedFile, FileFetch, Lanes
-from registry.hub import Hub, HubError, Listing, SourceFile
+from registry.hub.client import Hub, HubError, Listing, SourceFile
+from registry.hub.file_selection import choose_files
 from registry.models.library import MAIN, BlobsMissing, Library
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of, now
 from registry.models.model_card import CARD

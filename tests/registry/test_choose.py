@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.choose import choose_files
+from registry.hub.file_selection import choose_files
 
 LLAMA = [
     *("config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),

@@ -7,7 +7,7 @@ import pytest
 
 from kit.resume import Stopped
 from registry.crew import Crew
-from registry.hub import SourceFile
+from registry.hub.client import SourceFile
 
 
 def files(*paths: str) -> list[SourceFile]:

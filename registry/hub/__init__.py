@@ -1,0 +1,1 @@
+"""Hugging Face Hub as a source: client and file selection."""
