@@ -8,7 +8,7 @@ import socket
 import threading
 
 from kit.resume import Stopped
-from registry.pace import Pace
+from registry.download.bandwidth import Pace
 
 PIECE = 128 << 10
 RECEIVE_BUFFER = 256 << 10

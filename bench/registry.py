@@ -25,7 +25,7 @@ from bench.faulty_hub import FaultyHub, hub_file
 from bench.programs import Program, free_port
 from bench.report import Figures, last_line, median_ratio, table
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings

@@ -16,12 +16,12 @@ from kit.guard import KeyRing
 from kit.hub_names import BadName
 from kit.metrics import HttpMetrics
 from kit.resume import Patience
-from registry.fetch import Lanes
+from registry.download.file_download import Lanes
+from registry.download.jobs import Jobs
+from registry.download.mirror import Mirror
+from registry.download.on_demand import OnDemand
 from registry.hub.client import Hub
 from registry.hub_api import HubApi
-from registry.jobs import Jobs
-from registry.mirror import Mirror
-from registry.on_demand import OnDemand
 from registry.open_store import open_library
 from registry.routes import ModelRoutes
 from registry.safety.policy import Policy

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from registry.client import ENDED, Model
+from registry.download.progress import told
 from registry.filling import Outcome
-from registry.progress import told
 from registry.progress_bar import drawn_bar, human_bytes
 
 _REDRAW_S = 0.1

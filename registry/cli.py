@@ -12,7 +12,7 @@ from kit.settings import SettingsError, load_settings
 from registry import bundle_command, house_command
 from registry.bundle_manifest import BundleError
 from registry.client import RegistryClientError, RegistryGone
-from registry.folder import FolderError, bytes_to_read, import_folder
+from registry.download.folder_import import FolderError, bytes_to_read, import_folder
 from registry.minisign import SignatureError
 from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
 from registry.models.library import MAIN

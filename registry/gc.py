@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
-from registry.jobs import kept_digests
+from registry.download.jobs import kept_digests
 from registry.models.library import Library
 from registry.progress_bar import human_bytes
 from registry.store.deletion_intents import announced

@@ -17,11 +17,11 @@ from fastapi.responses import JSONResponse
 
 from kit.errors import InvalidRequest, NotFound
 from registry import hub_json
+from registry.download.on_demand import OnDemand, OnTheWay
 from registry.hub_errors import entry_not_found, hub_error
 from registry.hub_files import HubFiles
 from registry.models.library import MAIN, Library, RepoUnknown, RevisionUnknown
 from registry.models.manifest import Manifest
-from registry.on_demand import OnDemand, OnTheWay
 from registry.waiting import or_wait, takes_parts
 
 PAGE = 1000

@@ -9,14 +9,14 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from kit.errors import ApiError
 from kit.hub_names import check_path
-from registry import unproved
-from registry.arrival import Arrival
+from registry.download import unproved
+from registry.download.arrival import Arrival
+from registry.download.on_demand import OnTheWay
+from registry.download.partial_model import UnderWay
+from registry.download.relay import Relay, follow
 from registry.hub_errors import entry_not_found
 from registry.models.manifest import FileEntry, Manifest
-from registry.on_demand import OnTheWay
-from registry.relay import Relay, follow
 from registry.store.interface import Store
-from registry.under_way import UnderWay
 
 
 class HubFiles:

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from kit.errors import ModelNotFound
-from registry.jobs import ENDED, Job
-from registry.mirror import DownloadRequest, Mirror
+from registry.download.jobs import ENDED, Job
+from registry.download.mirror import DownloadRequest, Mirror
 from registry.models.library import Library, RevisionUnknown
 from registry.models.manifest import Name
 from registry.store.interface import StoreError

@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 from kit.errors import ApiError
-from registry.on_demand import OnTheWay
+from registry.download.on_demand import OnTheWay
 
 log = structlog.get_logger(__name__)
 

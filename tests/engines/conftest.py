@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.engines.vllm_service import VllmService, healthy

@@ -9,7 +9,7 @@ import pytest
 
 from kit import check_model
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support.hub import Switches, serving_registry, small_repo

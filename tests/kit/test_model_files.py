@@ -16,7 +16,7 @@ from kit.catalogue import Catalogue, Entry
 from kit.model_files import ModelFilesError, fetch_model
 from kit.model_source import RegistrySource, RemoteFile
 from kit.resume import Patience
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore

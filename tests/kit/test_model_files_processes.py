@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore

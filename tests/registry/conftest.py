@@ -10,7 +10,7 @@ import pytest
 
 from kit.catalogue import Catalogue
 from registry.cli import main
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.open_store import open_store

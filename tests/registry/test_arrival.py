@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from registry import unproved
-from registry.arrival import RESERVE, Arrival, Cut
+from registry.download import unproved
+from registry.download.arrival import RESERVE, Arrival, Cut
 from registry.store.file_store import FileStore
 
 DIGEST = "a" * 64

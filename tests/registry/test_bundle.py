@@ -11,7 +11,7 @@ from registry.bundle_export import Export, plan_bundle
 from registry.bundle_import import import_bundle, verify_bundle
 from registry.bundle_manifest import MANIFEST, BundleError, parse, to_json
 from registry.bundle_target import open_target
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.minisign import SecretKey
 from registry.models.library import Library
 from registry.store.interface import Store

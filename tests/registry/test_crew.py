@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from kit.resume import Stopped
-from registry.crew import Crew
+from registry.download.file_queue import Crew
 from registry.hub.client import SourceFile
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.open_store import open_store

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings

@@ -7,7 +7,7 @@ import pytest
 
 from kit.catalogue import Catalogue, Entry
 from kit.hub_names import BadName
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import BlobsMissing, CommitConflict, Library, RepoUnknown, RevisionUnknown
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of
 from registry.store.interface import Store

@@ -21,8 +21,8 @@ from starlette.routing import Route
 from kit.catalogue import Catalogue, Entry
 from registry.cli import main
 from registry.client import RegistryClient
+from registry.download.folder_import import import_folder
 from registry.filling import fill
-from registry.folder import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support import plain_http

@@ -12,7 +12,7 @@ import structlog
 from kit.catalogue import Catalogue
 from kit.model_files import fetch_model
 from kit.model_source import NotThereYet
-from registry import on_demand, transfer
+from registry.download import model_download, on_demand
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.support import plain_http
 from tests.support.hub import contents, serving_registry, wait_for_job, wait_until
@@ -159,7 +159,7 @@ def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: st
 
 def test_the_log_can_be_followed(source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin, now and then how far, end; not a line for each question of those who wait."""
-    monkeypatch.setattr(transfer, "TELL_EVERY_S", 0.05)
+    monkeypatch.setattr(model_download, "TELL_EVERY_S", 0.05)
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     all_but_the_weights = f"{len(source.manifest.files) - 1} of {len(source.manifest.files)}"
     with structlog.testing.capture_logs() as logs:

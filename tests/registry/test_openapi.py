@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support.hub import serving_registry, small_repo

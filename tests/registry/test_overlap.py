@@ -15,9 +15,10 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from kit.catalogue import Catalogue
 from kit.resume import Patience
-from registry import relay, waiting
-from registry.arrival import RESERVE
-from registry.folder import import_folder
+from registry import waiting
+from registry.download import relay
+from registry.download.arrival import RESERVE
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from registry.store.part_size import MIN_PART

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from registry.progress import Progress, human_seconds
+from registry.download.progress import Progress, human_seconds
 from registry.progress_bar import ProgressBar
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry.bundle_import import import_bundle
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from registry.store.interface import StoreFull

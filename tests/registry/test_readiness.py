@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.catalogue import Catalogue, Entry
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.readiness import clock, findings
 from registry.store.file_store import FileStore

@@ -16,7 +16,7 @@ import pytest
 
 from kit.catalogue import Catalogue
 from kit.hub_names import BadName
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.safety.pickles import Unsafe, check_pickles
 from registry.safety.remote_code import code_repos

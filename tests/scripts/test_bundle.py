@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.folder import import_folder
+from registry.download.folder_import import import_folder
 from tests.registry.bundles import new_library, snapshot
 from tests.scripts.conftest import ROOT, Host
 from tests.scripts.test_offline_setup import mirror_calls

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Collection
 
-from registry.arrival import Arrival
+from registry.download.arrival import Arrival
 from registry.models.manifest import FileEntry, Manifest
 
 

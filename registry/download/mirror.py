@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kit.errors import InvalidRequest, ModelNotFound
 from kit.hub_names import check_name, check_repo, check_revision
 from kit.resume import check_stop
-from registry.fetch import Lanes
+from registry.download.file_download import Lanes
+from registry.download.jobs import Job, JobConflict, Jobs, unreadable
+from registry.download.model_download import Transfer, Wanted
 from registry.hub.client import Hub
-from registry.jobs import Job, JobConflict, Jobs, unreadable
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry
 from registry.safety.policy import Policy
 from registry.store.interface import StoreError, read_digest
-from registry.transfer import Transfer, Wanted
 
 log = structlog.get_logger(__name__)
 

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from kit.errors import ApiError
 from kit.hub_names import BadName
 from kit.resume import Broken, Stopped, check_stop
+from registry.download.partial_model import UnderWay
+from registry.download.progress import Progress
 from registry.hub.client import HubError
-from registry.progress import Progress
 from registry.safety.policy import Refused
 from registry.store.interface import DocumentBroken, Store, StoreError
-from registry.under_way import UnderWay
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ import structlog
 from kit.catalogue import Catalogue, Entry
 from kit.errors import ApiError, ModelLoading
 from kit.hub_names import COMMIT
-from registry.jobs import Job, JobConflict
-from registry.mirror import DownloadRequest, Mirror
+from registry.download.jobs import Job, JobConflict
+from registry.download.mirror import DownloadRequest, Mirror
+from registry.download.partial_model import UnderWay
+from registry.download.progress import human_seconds
 from registry.models.library import MAIN
-from registry.progress import human_seconds
-from registry.under_way import UnderWay
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import structlog
 
-from registry import unproved
+from registry.download import unproved
 from registry.safety.pickles import HEAD
 from registry.store.interface import Store, StoreError
 

@@ -10,10 +10,10 @@ from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from registry.arrival import Arrival, Cut
-from registry.jobs import Job
+from registry.download.arrival import Arrival, Cut
+from registry.download.jobs import Job
+from registry.download.partial_model import UnderWay
 from registry.models.manifest import FileEntry
-from registry.under_way import UnderWay
 
 CHUNK = 1 << 20
 POLL_S = 0.02

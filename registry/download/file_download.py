@@ -13,11 +13,11 @@ import structlog
 from kit.parts import Buffers, Part, in_order
 from kit.ranged import RangedFile
 from kit.resume import Patience, check_stop, pause
-from registry.arrival import Arrival
+from registry.download.arrival import Arrival
+from registry.download.bandwidth import Pace
+from registry.download.progress import Progress
 from registry.hub.client import HubError, SourceFile
 from registry.models.manifest import FileEntry, entry_of, git_blob_sha1
-from registry.pace import Pace
-from registry.progress import Progress
 from registry.store.interface import DigestMismatch, Store, StoreDown
 from registry.store.part_size import MIN_PART
 

@@ -1,0 +1,1 @@
+"""Downloads of models into the store: jobs, files in parts, progress."""
