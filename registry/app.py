@@ -16,14 +16,14 @@ from kit.guard import KeyRing
 from kit.hub_names import BadName
 from kit.metrics import HttpMetrics
 from kit.resume import Patience
+from registry.api.hub_api import HubApi
+from registry.api.routes import ModelRoutes
 from registry.download.file_download import Lanes
 from registry.download.jobs import Jobs
 from registry.download.mirror import Mirror
 from registry.download.on_demand import OnDemand
 from registry.hub.client import Hub
-from registry.hub_api import HubApi
 from registry.open_store import open_library
-from registry.routes import ModelRoutes
 from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError

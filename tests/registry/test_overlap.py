@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from kit.catalogue import Catalogue
 from kit.resume import Patience
-from registry import waiting
+from registry.api import long_wait
 from registry.download import relay
 from registry.download.arrival import RESERVE
 from registry.download.folder_import import import_folder
@@ -379,7 +379,7 @@ def test_from_a_bucket_it_comes_too(
     big: Source, catalogue: Path, store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From every store: where what arrives cannot be read yet, in drops at first, and then the rest of it."""
-    monkeypatch.setattr(waiting, "QUIET_S", 0.2)
+    monkeypatch.setattr(long_wait, "QUIET_S", 0.2)
     monkeypatch.setattr(relay, "DROP_EVERY_S", 0.01)
     settings = {**store_settings, "hf_endpoint": big.url, "catalogue": catalogue, "mirror_missing": True}
     with serving_registry(settings.pop("store"), **settings) as url:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from registry import waiting
+from registry.api import long_wait
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.support import plain_http
 from tests.support.hub import contents, serving_registry, wait_for_job, wait_until
@@ -53,8 +53,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture(params=["quietly", "with blanks"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Within the time that clients bear silence, and beyond it."""
-    monkeypatch.setattr(waiting, "QUIET_S", 30.0 if request.param == "quietly" else 0.0)
-    monkeypatch.setattr(waiting, "BLANK_EVERY_S", 0.02)
+    monkeypatch.setattr(long_wait, "QUIET_S", 30.0 if request.param == "quietly" else 0.0)
+    monkeypatch.setattr(long_wait, "BLANK_EVERY_S", 0.02)
     return str(request.param)
 
 
@@ -107,7 +107,7 @@ def test_a_head_has_no_blanks(
     source: Source, mirror: str, config_gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told to come again."""
-    monkeypatch.setattr(waiting, "QUIET_S", 0.0)
+    monkeypatch.setattr(long_wait, "QUIET_S", 0.0)
     answer = plain_http.head(mirror + HEAD)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     config_gate.set()

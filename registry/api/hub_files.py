@@ -9,12 +9,12 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from kit.errors import ApiError
 from kit.hub_names import check_path
+from registry.api.hub_errors import entry_not_found
 from registry.download import unproved
 from registry.download.arrival import Arrival
 from registry.download.on_demand import OnTheWay
 from registry.download.partial_model import UnderWay
 from registry.download.relay import Relay, follow
-from registry.hub_errors import entry_not_found
 from registry.models.manifest import FileEntry, Manifest
 from registry.store.interface import Store
 

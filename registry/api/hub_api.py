@@ -16,13 +16,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from kit.errors import InvalidRequest, NotFound
-from registry import hub_json
+from registry.api import hub_json
+from registry.api.hub_errors import entry_not_found, hub_error
+from registry.api.hub_files import HubFiles
+from registry.api.long_wait import or_wait, takes_parts
 from registry.download.on_demand import OnDemand, OnTheWay
-from registry.hub_errors import entry_not_found, hub_error
-from registry.hub_files import HubFiles
 from registry.models.library import MAIN, Library, RepoUnknown, RevisionUnknown
 from registry.models.manifest import Manifest
-from registry.waiting import or_wait, takes_parts
 
 PAGE = 1000
 _VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits"})
