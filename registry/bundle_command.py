@@ -5,11 +5,11 @@ import hashlib
 import re
 from pathlib import Path
 
-from registry.bundle_export import Export, plan_bundle
-from registry.bundle_import import import_bundle, verify_bundle
-from registry.bundle_manifest import Archive, Bundle, BundleError, Image
-from registry.bundle_place import CHUNK
-from registry.minisign import PublicKey, SecretKey, SignatureError, read_public, read_secret, write_public
+from registry.bundle.export import Export, plan_bundle
+from registry.bundle.importing import import_bundle, verify_bundle
+from registry.bundle.manifest import Archive, Bundle, BundleError, Image
+from registry.bundle.minisign import PublicKey, SecretKey, SignatureError, read_public, read_secret, write_public
+from registry.bundle.source import CHUNK
 from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
 from registry.settings import RegistrySettings

@@ -10,10 +10,10 @@ from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
 from kit.settings import SettingsError, load_settings
 from registry import bundle_command, house_command
-from registry.bundle_manifest import BundleError
+from registry.bundle.manifest import BundleError
+from registry.bundle.minisign import SignatureError
 from registry.client import RegistryClientError, RegistryGone
 from registry.download.folder_import import FolderError, bytes_to_read, import_folder
-from registry.minisign import SignatureError
 from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
 from registry.models.library import MAIN
 from registry.open_store import open_library

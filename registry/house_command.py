@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from kit.resume import Broken
+from registry.bundle.reader import BundleReader
+from registry.bundle.source import FILE_SUFFIX
 from registry.bundle_command import EXIT_REFUSED, key_of
-from registry.bundle_place import FILE_SUFFIX
-from registry.bundle_reader import BundleReader
 from registry.gc import clear_up
 from registry.hub.client import Hub, HubError
 from registry.models.library import Library

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from registry.bundle_reader import BundleReader
+from registry.bundle.reader import BundleReader
 from registry.models.library import Library
 from registry.models.manifest import FileEntry, Manifest
 from registry.store.interface import Bytes, DigestMismatch, Store, StoreError, read_digest

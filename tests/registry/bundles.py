@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 
 from kit.catalogue import Catalogue
-from registry.bundle_export import Export, plan_bundle
-from registry.bundle_manifest import Archive, Bundle, Image
-from registry.minisign import SecretKey
+from registry.bundle.export import Export, plan_bundle
+from registry.bundle.manifest import Archive, Bundle, Image
+from registry.bundle.minisign import SecretKey
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 

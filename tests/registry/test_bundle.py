@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from registry.bundle_export import Export, plan_bundle
-from registry.bundle_import import import_bundle, verify_bundle
-from registry.bundle_manifest import MANIFEST, BundleError, parse, to_json
-from registry.bundle_target import open_target
+from registry.bundle.export import Export, plan_bundle
+from registry.bundle.importing import import_bundle, verify_bundle
+from registry.bundle.manifest import MANIFEST, BundleError, parse, to_json
+from registry.bundle.minisign import SecretKey
+from registry.bundle.target import open_target
 from registry.download.folder_import import import_folder
-from registry.minisign import SecretKey
 from registry.models.library import Library
 from registry.store.interface import Store
 from tests.registry.bundles import KEY, VOLUME, new_library, quiet, snapshot, write
@@ -169,7 +169,7 @@ def test_what_is_damaged_in_the_store_gets_into_no_bundle(origin: Library, place
 
 def test_a_full_disk(origin: Library, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told before a byte is written."""
-    monkeypatch.setattr("registry.bundle_export.free_bytes", lambda _path: 1_000_000)
+    monkeypatch.setattr("registry.bundle.export.free_bytes", lambda _path: 1_000_000)
     with pytest.raises(BundleError, match=r"has no room: 6\.0 MB are needed, 1\.0 MB are free"):
         write(origin, place)
 

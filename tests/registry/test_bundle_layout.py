@@ -7,8 +7,8 @@ import tarfile
 
 import pytest
 
-from registry.bundle_layout import LEAST_VOLUME, Content, blob_member, gaps, lay_out
-from registry.bundle_manifest import BundleError
+from registry.bundle.layout import LEAST_VOLUME, Content, blob_member, gaps, lay_out
+from registry.bundle.manifest import BundleError
 from tests.support.hub import random_bytes
 
 

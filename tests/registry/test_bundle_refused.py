@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import pytest
 
-from registry.bundle_import import import_bundle, verify_bundle
-from registry.bundle_manifest import MANIFEST, SIGNATURE, BundleError
-from registry.minisign import SecretKey, SignatureError
+from registry.bundle.importing import import_bundle, verify_bundle
+from registry.bundle.manifest import MANIFEST, SIGNATURE, BundleError
+from registry.bundle.minisign import SecretKey, SignatureError
 from registry.models.library import Library
 from tests.registry.bundles import KEY, new_library, quiet, snapshot, write
 from tests.support.hub import digests

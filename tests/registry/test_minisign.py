@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.minisign import SecretKey, SignatureError, read_public, read_secret, write_public
+from registry.bundle.minisign import SecretKey, SignatureError, read_public, read_secret, write_public
 
 # Made by minisign 0.11: `minisign -G -W`, then `minisign -S -t "hey there"` of the message "hello\n".
 MESSAGE = b"hello\n"

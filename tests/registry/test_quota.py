@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.bundle_import import import_bundle
+from registry.bundle.importing import import_bundle
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore

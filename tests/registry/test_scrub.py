@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.bundle_reader import BundleReader
+from registry.bundle.reader import BundleReader
 from registry.models.library import Library
 from registry.models.manifest import FileEntry, Manifest
 from registry.scrub import bytes_to_read, find_damage, models_to_read, repair_from_bundle

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.bundle_layout import Content, blob_member, gaps, lay_out
-from registry.bundle_manifest import (
+from registry.bundle.layout import Content, blob_member, gaps, lay_out
+from registry.bundle.manifest import (
     MANIFEST,
     MAX_MANIFEST,
     SIGNATURE,
@@ -24,9 +24,9 @@ from registry.bundle_manifest import (
     parse,
     to_json,
 )
-from registry.bundle_place import CHUNK, draft_of, open_place, read_small
-from registry.bundle_target import free_bytes, open_target, unwritable, write_durably
-from registry.minisign import MAX_FILE, SecretKey, SignatureError
+from registry.bundle.minisign import MAX_FILE, SecretKey, SignatureError
+from registry.bundle.source import CHUNK, draft_of, open_place, read_small
+from registry.bundle.target import free_bytes, open_target, unwritable, write_durably
 from registry.models.library import Library, NotInStore
 from registry.progress_bar import human_bytes
 from registry.store.interface import Store

@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from registry.bundle_manifest import Bundle, BundleError
-from registry.bundle_reader import BundleReader, OnBytes
-from registry.minisign import PublicKey
+from registry.bundle.manifest import Bundle, BundleError
+from registry.bundle.minisign import PublicKey
+from registry.bundle.reader import BundleReader, OnBytes
 from registry.models.library import BlobsMissing, Library
 from registry.store.interface import DigestMismatch
 from registry.store.lease import CHANGES, lease

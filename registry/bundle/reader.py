@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.bundle_manifest import MANIFEST, MAX_MANIFEST, SIGNATURE, Bundle, BundleError, Piece, Volume, parse
-from registry.bundle_place import CHUNK, Place, open_place, read_small
-from registry.minisign import MAX_FILE, PublicKey
+from registry.bundle.manifest import MANIFEST, MAX_MANIFEST, SIGNATURE, Bundle, BundleError, Piece, Volume, parse
+from registry.bundle.minisign import MAX_FILE, PublicKey
+from registry.bundle.source import CHUNK, Place, open_place, read_small
 
 # The volume's name and a count of bytes that were read of it.
 OnBytes = Callable[[str, int], None]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from registry.bundle_layout import END, header, padded
-from registry.bundle_manifest import MANIFEST, SIGNATURE, BundleError, volume_name
+from registry.bundle.layout import END, header, padded
+from registry.bundle.manifest import MANIFEST, SIGNATURE, BundleError, volume_name
 
 CHUNK = 1 << 20
 FILE_SUFFIX = ".tar"

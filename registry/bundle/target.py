@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from registry.bundle_layout import END, header, padded
-from registry.bundle_manifest import MANIFEST, SIGNATURE, BundleError, Volume
-from registry.bundle_place import draft_of, is_one_file, partial_of
+from registry.bundle.layout import END, header, padded
+from registry.bundle.manifest import MANIFEST, SIGNATURE, BundleError, Volume
+from registry.bundle.source import draft_of, is_one_file, partial_of
 
 
 class Target(Protocol):

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from registry.bundle_manifest import BundleError, Piece, Volume, volume_name
+from registry.bundle.manifest import BundleError, Piece, Volume, volume_name
 
 BLOCK = 512
 # Two empty blocks end a tar archive.

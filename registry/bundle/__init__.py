@@ -1,0 +1,1 @@
+"""Signed offline bundles: layout, manifest, export, import."""
