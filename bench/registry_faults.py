@@ -29,12 +29,12 @@ from bench.programs import Program, free_port
 from bench.report import last_line, table
 from kit.catalogue import Catalogue
 from kit.hub_names import SHA256
-from registry.gc import clear_up
 from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.interface import Store
 from registry.store.part_size import MIN_PART
+from registry.upkeep.gc import clear_up
 from tests.support.s3 import serve_s3, weed_binary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,9 +18,9 @@ from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mir
 from registry.models.library import MAIN
 from registry.open_store import open_library
 from registry.progress_bar import ProgressBar, human_bytes
-from registry.readiness import check
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
+from registry.upkeep.readiness import check
 
 EXIT_USAGE = 2
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"

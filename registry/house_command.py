@@ -9,13 +9,15 @@ from kit.resume import Broken
 from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
 from registry.bundle_command import EXIT_REFUSED, key_of
-from registry.gc import clear_up
 from registry.hub.client import Hub, HubError
 from registry.models.library import Library
 from registry.models.manifest import FileEntry
 from registry.open_store import open_library
 from registry.progress_bar import ProgressBar
-from registry.scrub import (
+from registry.settings import RegistrySettings
+from registry.store.interface import Bytes, StoreError
+from registry.upkeep.gc import clear_up
+from registry.upkeep.scrub import (
     Damage,
     bytes_to_read,
     find_damage,
@@ -23,8 +25,6 @@ from registry.scrub import (
     repair_from_bundle,
     repair_from_source,
 )
-from registry.settings import RegistrySettings
-from registry.store.interface import Bytes, StoreError
 
 
 def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.gc import clear_up
 from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
 from registry.store.interface import Blob, Store
 from registry.store.lease import CHANGES, LeaseTaken, lease
+from registry.upkeep.gc import clear_up
 from tests.registry.bundles import new_library, snapshot
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.registry.test_uploads import DIGEST, begin, feed

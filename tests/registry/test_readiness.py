@@ -9,8 +9,8 @@ import pytest
 from kit.catalogue import Catalogue, Entry
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
-from registry.readiness import clock, findings
 from registry.store.file_store import FileStore
+from registry.upkeep.readiness import clock, findings
 from tests.support.hub import small_repo
 
 NOW = datetime.datetime(2026, 11, 25, 12, 0, tzinfo=datetime.UTC)

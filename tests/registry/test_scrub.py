@@ -7,8 +7,8 @@ import pytest
 from registry.bundle.reader import BundleReader
 from registry.models.library import Library
 from registry.models.manifest import FileEntry, Manifest
-from registry.scrub import bytes_to_read, find_damage, models_to_read, repair_from_bundle
 from registry.store.interface import Store
+from registry.upkeep.scrub import bytes_to_read, find_damage, models_to_read, repair_from_bundle
 from tests.registry.bundles import KEY, new_library, quiet, snapshot, write
 from tests.registry.conftest import REPO, WEIGHTS, Run, Source
 from tests.support import plain_http

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from registry import gc
 from registry.models.library import BlobsMissing, Library
 from registry.models.manifest import Manifest
 from registry.store import deletion_intents
 from registry.store.interface import Store
+from registry.upkeep import gc
 from tests.registry.bundles import snapshot
 from tests.registry.conftest import REPO
 from tests.support.hub import digests

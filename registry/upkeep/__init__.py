@@ -1,0 +1,1 @@
+"""Store maintenance: garbage collection, scrub, readiness check."""
