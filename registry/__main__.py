@@ -1,5 +1,5 @@
 """`python -m registry [COMMAND]`."""
 
-from registry.cli import main
+from registry.commands.cli import main
 
 main()

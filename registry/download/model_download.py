@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kit.hub_names import BadName, repo_folder
 from kit.resume import Broken, pause
+from registry.commands.progress_bar import human_bytes
 from registry.download.arrival import Arrival
 from registry.download.file_download import DamagedFile, FileFetch, Lanes
 from registry.download.file_queue import Crew
@@ -24,7 +25,6 @@ from registry.hub.file_selection import choose_files
 from registry.models.library import MAIN, BlobsMissing, Library
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of, now
 from registry.models.model_card import CARD
-from registry.progress_bar import human_bytes
 from registry.safety.policy import Found, Policy, Refused, is_looked_at, look_at, may_go
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from registry.progress_bar import human_bytes
+from registry.commands.progress_bar import human_bytes
 
 _WINDOW_S = 10.0
 

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 
-from registry.progress_bar import human_bytes
+from registry.commands.progress_bar import human_bytes
 from registry.store.interface import Store, StoreFull
 
 

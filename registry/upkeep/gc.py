@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import structlog
 
+from registry.commands.progress_bar import human_bytes
 from registry.download.jobs import kept_digests
 from registry.models.library import Library
-from registry.progress_bar import human_bytes
 from registry.store.deletion_intents import announced
 from registry.store.interface import Blob
 from registry.store.lease import CHANGES, lease

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from kit.catalogue import Entry
 from kit.findings import Finding
+from registry.commands.progress_bar import human_bytes
 from registry.models.library import Library, RevisionUnknown
 from registry.open_store import open_store
-from registry.progress_bar import human_bytes
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kit.catalogue import Catalogue
-from registry.cli import main
+from registry.commands.cli import main
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.cli import main
+from registry.commands.cli import main
 from tests.registry.conftest import Run
 from tests.support.hub import serving_registry, small_repo
 

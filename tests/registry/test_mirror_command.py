@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from kit.catalogue import Catalogue, Entry
-from registry.cli import main
-from registry.client import RegistryClient
+from registry.commands.bulk_mirror import fill
+from registry.commands.cli import main
+from registry.commands.registry_client import RegistryClient
 from registry.download.folder_import import import_folder
-from registry.filling import fill
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support import plain_http
@@ -262,7 +262,7 @@ def test_a_registry_that_stays_away(
     source: Source, mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It dies and is not started again: exit 69 after the time that one is willing to wait, in one line."""
-    monkeypatch.setattr("registry.mirror_command.PATIENCE_S", 0.5)
+    monkeypatch.setattr("registry.commands.mirror_command.PATIENCE_S", 0.5)
     source.switches.gate["/two.dat"] = threading.Event()
     with RegistryProcess(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as process:
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from registry.commands.progress_bar import ProgressBar
 from registry.download.progress import Progress, human_seconds
-from registry.progress_bar import ProgressBar
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from contextlib import closing
 from kit.resume import Broken
 from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
-from registry.bundle_command import EXIT_REFUSED, key_of
+from registry.commands.bundle_command import EXIT_REFUSED, key_of
+from registry.commands.progress_bar import ProgressBar
 from registry.hub.client import Hub, HubError
 from registry.models.library import Library
 from registry.models.manifest import FileEntry
 from registry.open_store import open_library
-from registry.progress_bar import ProgressBar
 from registry.settings import RegistrySettings
 from registry.store.interface import Bytes, StoreError
 from registry.upkeep.gc import clear_up

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TextIO
 
-from registry.client import ENDED, Model
+from registry.commands.bulk_mirror import Outcome
+from registry.commands.progress_bar import drawn_bar, human_bytes
+from registry.commands.registry_client import ENDED, Model
 from registry.download.progress import told
-from registry.filling import Outcome
-from registry.progress_bar import drawn_bar, human_bytes
 
 _REDRAW_S = 0.1
 _TELL_EVERY_S = 10.0

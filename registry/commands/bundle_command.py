@@ -10,8 +10,8 @@ from registry.bundle.importing import import_bundle, verify_bundle
 from registry.bundle.manifest import Archive, Bundle, BundleError, Image
 from registry.bundle.minisign import PublicKey, SecretKey, SignatureError, read_public, read_secret, write_public
 from registry.bundle.source import CHUNK
+from registry.commands.progress_bar import ProgressBar, human_bytes
 from registry.open_store import open_library
-from registry.progress_bar import ProgressBar, human_bytes
 from registry.settings import RegistrySettings
 
 EXIT_REFUSED = 1

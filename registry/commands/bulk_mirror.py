@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kit.catalogue import Entry
-from registry.client import ENDED, Model, RegistryClient, RegistryClientError, RegistryGone
+from registry.commands.registry_client import ENDED, Model, RegistryClient, RegistryClientError, RegistryGone
 
 # How often in one model's work the registry may come back without it: it is killed again and again, and not by us.
 RESTARTS = 20

@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 from kit.hub_names import COMMIT, BadName
 from kit.server import fail, run
 from kit.settings import SettingsError, load_settings
-from registry import bundle_command, house_command
 from registry.bundle.manifest import BundleError
 from registry.bundle.minisign import SignatureError
-from registry.client import RegistryClientError, RegistryGone
+from registry.commands import bundle_command, upkeep_command
+from registry.commands.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
+from registry.commands.progress_bar import ProgressBar, human_bytes
+from registry.commands.registry_client import RegistryClientError, RegistryGone
 from registry.download.folder_import import FolderError, bytes_to_read, import_folder
-from registry.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
 from registry.models.library import MAIN
 from registry.open_store import open_library
-from registry.progress_bar import ProgressBar, human_bytes
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
 from registry.upkeep.readiness import check
@@ -206,8 +206,8 @@ def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
 def _verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
     if options.key is not None and options.bundle is None and options.what and not options.all:
         bundle_command.verify(options)
-    elif bool(options.what) != options.all and not house_command.looks_like_bundle(options.what):
-        house_command.verify(settings, options)
+    elif bool(options.what) != options.all and not upkeep_command.looks_like_bundle(options.what):
+        upkeep_command.verify(settings, options)
     else:
         sys.stderr.write(
             "registry verify takes names of models, or --all; or BUNDLE --key PUBLIC_KEY. See registry verify --help.\n"
@@ -220,7 +220,7 @@ _COMMANDS = {
     "keygen": bundle_command.keygen,
     "export": bundle_command.export,
     "verify": _verify,
-    "gc": house_command.gc,
+    "gc": upkeep_command.gc,
     "list": _list,
     "download": download,
     "mirror": mirror,

@@ -10,14 +10,14 @@ from contextlib import closing
 from kit.catalogue import Catalogue, Entry
 from kit.hub_names import BadName
 from kit.resume import Broken
-from registry.board import Board, table
-from registry.client import RegistryClient, RegistryClientError
-from registry.filling import Outcome, fill, follow_download
+from registry.commands.bulk_mirror import Outcome, fill, follow_download
+from registry.commands.progress_bar import human_bytes
+from registry.commands.progress_table import Board, table
+from registry.commands.registry_client import RegistryClient, RegistryClientError
 from registry.hub.client import Hub, HubError
 from registry.hub.file_selection import choose_files
 from registry.models.library import Library
 from registry.open_store import open_library
-from registry.progress_bar import human_bytes
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
 
