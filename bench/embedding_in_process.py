@@ -18,7 +18,7 @@ BATCH_SIZES = (32, 64, 128)
 def main() -> None:
     """Load the engine as the service does, then answer commands until stdin ends."""
     from bench.load import FOLDER
-    from kit.settings import load_settings
+    from kit.config.settings import load_settings
     from services.embedding.opening import open_engine
     from services.embedding.settings import EmbeddingSettings
 

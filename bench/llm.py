@@ -27,7 +27,7 @@ from pathlib import Path
 from bench.load import MEASURED_CORE, ROOT, Load, Round
 from bench.programs import Program, end_when_told, free_port, is_healthy
 from bench.report import last_line, median_interval, table
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from services.llm.vllm_arguments import command_line, environment_defaults
 from tests.support import models, vllm_cpu
 

@@ -24,7 +24,7 @@ import httpx2
 from bench.faulty_hub import FaultyHub, hub_file
 from bench.programs import Program, free_port
 from bench.report import Figures, last_line, median_ratio, table
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.open_store import open_store
@@ -41,7 +41,7 @@ GB = 10**9
 FETCH = """
 import json, sys, threading, time
 from pathlib import Path
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.model_files import fetch_model
 url, repo, cache = sys.argv[1:]
 entry = Entry.model_validate({"name": "m", "kind": "llm", "hf_repo": repo})

@@ -27,8 +27,8 @@ from bench.faulty_hub import PASSING, FaultyHub, HubFile, Mischief, commit_of, h
 from bench.outages import Outages
 from bench.programs import Program, free_port
 from bench.report import last_line, table
-from kit.catalogue import Catalogue
-from kit.hub_names import SHA256
+from kit.config.catalogue import Catalogue
+from kit.config.hub_names import SHA256
 from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings

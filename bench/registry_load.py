@@ -34,7 +34,7 @@ from bench.line import Line
 from bench.programs import Program, end_when_told, free_port
 from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
 from bench.report import Figures, last_line, median_ratio, table
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore

@@ -7,8 +7,8 @@ from pathlib import Path
 from chatui.env_file import EnvFileError, Setting, read, render
 from chatui.settings import ChatUiSettings
 from chatui.translation import convert
-from kit.catalogue import Catalogue
-from kit.settings import SettingsError, load_settings
+from kit.config.catalogue import Catalogue
+from kit.config.settings import SettingsError, load_settings
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chatui.env_file import EnvFileError
-from kit.catalogue import VIRTUAL_MODEL, Catalogue
+from kit.config.catalogue import VIRTUAL_MODEL, Catalogue
 
 CHAT_KINDS = ("llm", "multimodal")
 

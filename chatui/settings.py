@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from kit.settings import Settings, keys_of
+from kit.config.settings import Settings, keys_of
 
 # Beside the package, in the repository as in the image.
 SHIPPED = Path(__file__).resolve().parents[1] / "chatui.env"

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from chatui.env_file import JSON_SETTINGS, EnvFileError, Setting, items_of, json_of, json_value
 from chatui.models import translate
-from kit.catalogue import VIRTUAL_MODEL, Catalogue
+from kit.config.catalogue import VIRTUAL_MODEL, Catalogue
 
 # Stands for a key where the gateway asks for none: without any, Chat UI's microphone says "Authentication required".
 NO_KEY = "none"

@@ -30,7 +30,7 @@ from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from gateway.workers.shared_memory import Boards
 from gateway.workers.state_sync import Sharing
 from kit.app import admin_only, create_app
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.logs import writes_json
 
 # What uvicorn must be told to serve the application: it finds the plane in the lifespan's state.

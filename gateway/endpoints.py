@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kit.catalogue import Kind
+from kit.config.catalogue import Kind
 
 Takes = Literal["json", "form", "audio"]
 Dialect = Literal["openai", "responses", "anthropic"]

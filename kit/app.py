@@ -10,12 +10,12 @@ from starlette.types import ASGIApp, Lifespan
 
 from kit import __version__
 from kit.api_docs import add_docs
+from kit.config.settings import Settings
 from kit.errors import install_error_handlers
 from kit.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.logs import LogFormat
 from kit.metrics import HttpMetrics, metrics_route
 from kit.middleware import RequestFrame
-from kit.settings import Settings
 from kit.trusted import check_place, hosts_of, networks_of
 
 # What our clients read of an answer's head; browsers hide the rest from pages of other origins.

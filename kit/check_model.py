@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
+from kit.config.settings import SettingsError, load_settings
 from kit.errors import ModelNotFound
 from kit.findings import Finding
 from kit.model_cache import VerifiedFolder
 from kit.model_files import ModelFilesError, fetch_model
 from kit.service import ServiceSettings
-from kit.settings import SettingsError, load_settings
 
 # Whatever the image and the compose file say: nothing here asks the internet.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}

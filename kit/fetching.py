@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.daemon_thread import in_daemon_thread
 from kit.loading import Loading
 from kit.model_files import ModelFilesError, fetch_model

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.hub_names import repo_folder
+from kit.config.hub_names import repo_folder
 from kit.model_source import CHUNK, Listing, RemoteFile
 from kit.resume import check_stop
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
 from kit.model_download import CONNECTIONS, PART, Download, Lanes
 from kit.model_source import Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile

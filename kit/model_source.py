@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import httpx2
 
-from kit.catalogue import Entry
-from kit.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
+from kit.config.catalogue import Entry
+from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
 from kit.ranged import RangeClient, RangedFile
 from kit.resume import PATIENCE, Broken
 

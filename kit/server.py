@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from kit.app import HttpSettings
+from kit.config.settings import SettingsError, load_settings
 from kit.logs import configure_logs
-from kit.settings import SettingsError, load_settings
 
 A = TypeVar("A", bound=ASGIApp)
 H = TypeVar("H", bound=HttpSettings)

@@ -20,7 +20,8 @@ from fastapi.responses import JSONResponse
 from pydantic import DirectoryPath, Field, SecretStr
 
 from kit.app import HttpSettings, create_app
-from kit.catalogue import Catalogue, Entry, Kind
+from kit.config.catalogue import Catalogue, Entry, Kind
+from kit.config.settings import SettingsError, keys_of
 from kit.daemon_thread import in_daemon_thread
 from kit.errors import ModelNotFound
 from kit.fetching import FETCH_SHARE, Fetching
@@ -29,7 +30,6 @@ from kit.gpu_metrics import GpuGauges
 from kit.guard import KeyRing
 from kit.loading import Loading
 from kit.metrics import HttpMetrics
-from kit.settings import SettingsError, keys_of
 
 __all__ = [
     "Engine",

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from kit.catalogue import Catalogue
-from kit.settings import SettingsError
+from kit.config.catalogue import Catalogue
+from kit.config.settings import SettingsError
 from quickstart import preflight, smoke
 from quickstart.board import Board
 from quickstart.home import HomeError, check_disk, make_home

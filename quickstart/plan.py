@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.catalogue import Catalogue, Kind
+from kit.config.catalogue import Catalogue, Kind
 
 LOOPBACK = "127.0.0.1"
 

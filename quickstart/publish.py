@@ -10,7 +10,7 @@ from typing import Any, Literal
 import httpx2
 import yaml
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
 from quickstart.loopback import client
 from quickstart.options import ROOT, Source
 from quickstart.packages import Report, packaged_folder

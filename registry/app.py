@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from kit.app import admin_only, create_app
 from kit.body import BodyLimit
+from kit.config.hub_names import BadName
 from kit.errors import ApiError, InvalidRequest, respond
 from kit.guard import KeyRing
-from kit.hub_names import BadName
 from kit.metrics import HttpMetrics
 from kit.resume import Patience
 from registry.api.hub_api import HubApi

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kit.settings import SettingsError
+from kit.config.settings import SettingsError
 from registry.models.library import Library
 from registry.settings import RegistrySettings
 from registry.store.file_store import FileStore

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from kit.app import CommaSeparated, HttpSettings
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
+from kit.config.settings import keys_of
 from kit.guard import KeyRing
-from kit.settings import keys_of
 
 
 class RegistrySettings(HttpSettings):

@@ -14,7 +14,7 @@ from gateway.endpoints import BY_PATH
 from gateway.routing import Router, Wants
 from gateway.routing.router import Affinity
 from gateway.upstream.pool import Pool
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
 
 CHAT = BY_PATH[b"/v1/chat/completions"]
 MODEL = "model"

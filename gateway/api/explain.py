@@ -13,7 +13,7 @@ from gateway.http1.headers import session_of
 from gateway.routing import Router
 from gateway.routing.explanation import explain
 from kit.body import limited
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.errors import NotFound
 from kit.guard import KeyRing
 

@@ -12,7 +12,7 @@ from gateway.api import views
 from gateway.api.single_flight import SingleFlight
 from gateway.backends.backend import Backend, Backends
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
 
 DASHBOARD = Path(__file__).parent / "dashboard" / "index.html"

@@ -10,7 +10,7 @@ import httpx2
 from gateway.backends.backend import Backend, Backends, Offer
 from gateway.backends.health_state import USABLE
 from gateway.health.backend_client import ask
-from kit.catalogue import VIRTUAL_MODEL, Catalogue, Entry
+from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
 # How long a service may take to read its GPUs, in seconds.
 GPU_TIMEOUT_S = 2.0

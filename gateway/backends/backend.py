@@ -13,7 +13,7 @@ from gateway.backends.health_state import Condition, State, Verdict
 from gateway.backends.load import Load
 from gateway.discovery.target import Target
 from gateway.upstream.pool import Pool
-from kit.catalogue import Entry, Kind
+from kit.config.catalogue import Entry, Kind
 
 log = structlog.get_logger(__name__)
 

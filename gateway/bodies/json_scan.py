@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.endpoints import Endpoint
 from gateway.routing import Wants
-from kit.catalogue import VIRTUAL_MODEL
+from kit.config.catalogue import VIRTUAL_MODEL
 from kit.errors import InvalidRequest
 
 _NONE = msgspec.Raw()

@@ -17,7 +17,7 @@ from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.provider import Sink
 from gateway.discovery.services_file import read_services
 from gateway.discovery.target import Target
-from kit.settings import SettingsError
+from kit.config.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 

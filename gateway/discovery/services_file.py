@@ -8,9 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.discovery.target import LEAST_WEIGHT, MOST_WEIGHT, SERVICE_NAME, Target, make_target
-from kit.catalogue import Kind
-from kit.settings import SettingsError
-from kit.strict_yaml import load_yaml
+from kit.config.catalogue import Kind
+from kit.config.settings import SettingsError
+from kit.config.strict_yaml import load_yaml
 
 EXAMPLE = "{llm-primary: {url: http://10.0.0.1:8000, kind: llm, models: [org/name], weight: 2}}"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import urlsplit
 
-from kit.catalogue import Kind
+from kit.config.catalogue import Kind
 
 SERVICE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0

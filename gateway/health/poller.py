@@ -16,7 +16,7 @@ from gateway.backends.backend import Backend, Backends, now
 from gateway.health.canary import ask_canary
 from gateway.health.probe import Polls
 from gateway.health.stall_detector import NEVER, ProgressWatch
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 
 log = structlog.get_logger(__name__)
 

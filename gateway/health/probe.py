@@ -13,7 +13,7 @@ import httpx2
 from gateway.backends.adaptive_timeouts import held_up
 from gateway.backends.backend import Backend, Offer, now_iso, offer_of_entry, offer_of_id
 from gateway.health.backend_client import ask
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 
 # A backend that works may miss this many polls in a row before it counts as down.
 MISSES_WHILE_BUSY = 3

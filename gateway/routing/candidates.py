@@ -10,7 +10,7 @@ from dataclasses import replace
 from gateway.backends.backend import Backend, Offer
 from gateway.backends.health_state import USABLE
 from gateway.routing.request import Candidate, Wants
-from kit.catalogue import VIRTUAL_MODEL, Catalogue, Kind
+from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
 
 

@@ -10,7 +10,7 @@ from gateway.routing.candidates import candidates
 from gateway.routing.cost import BUSY_FACTOR, RUNNING, Weighed
 from gateway.routing.request import Wants
 from gateway.routing.router import TIE, Reason, Router
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.errors import ApiError
 
 _WON: Mapping[Reason, str] = {

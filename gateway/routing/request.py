@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gateway.backends.backend import Backend, Offer
 from gateway.endpoints import Endpoint
-from kit.catalogue import VIRTUAL_MODEL
+from kit.config.catalogue import VIRTUAL_MODEL
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

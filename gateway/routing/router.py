@@ -12,7 +12,7 @@ from gateway.routing.affinity import rendezvous, session_key
 from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import Weighed, weigh
 from gateway.routing.request import Candidate, Wants
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.errors import ApiError, ModelLoading, ModelNotFound, NoHealthyBackend
 
 Affinity = Literal["prefix", "session", "none"]

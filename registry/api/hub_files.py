@@ -7,8 +7,8 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
+from kit.config.hub_names import check_path
 from kit.errors import ApiError
-from kit.hub_names import check_path
 from registry.api.hub_errors import entry_not_found
 from registry.download import unproved
 from registry.download.arrival import Arrival

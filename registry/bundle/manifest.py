@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision
+from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision
 from registry.models.manifest import Manifest, Name
 
 MANIFEST = "manifest.json"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from registry.commands.registry_client import ENDED, Model, RegistryClient, RegistryClientError, RegistryGone
 
 # How often in one model's work the registry may come back without it: it is killed again and again, and not by us.

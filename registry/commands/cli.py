@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kit.hub_names import COMMIT, BadName
+from kit.config.hub_names import COMMIT, BadName
+from kit.config.settings import SettingsError, load_settings
 from kit.server import fail, run
-from kit.settings import SettingsError, load_settings
 from registry.bundle.manifest import BundleError
 from registry.bundle.minisign import SignatureError
 from registry.commands import bundle_command, upkeep_command

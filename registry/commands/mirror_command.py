@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterable
 from contextlib import closing
 
-from kit.catalogue import Catalogue, Entry
-from kit.hub_names import BadName
+from kit.config.catalogue import Catalogue, Entry
+from kit.config.hub_names import BadName
 from kit.resume import Broken
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
 from registry.commands.progress_bar import human_bytes

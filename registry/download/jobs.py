@@ -14,8 +14,8 @@ from typing import Any, Literal
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from kit.config.hub_names import BadName
 from kit.errors import ApiError
-from kit.hub_names import BadName
 from kit.resume import Broken, Stopped, check_stop
 from registry.download.partial_model import UnderWay
 from registry.download.progress import Progress

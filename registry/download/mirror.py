@@ -5,8 +5,8 @@ from collections.abc import Callable
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kit.config.hub_names import check_name, check_repo, check_revision
 from kit.errors import InvalidRequest, ModelNotFound
-from kit.hub_names import check_name, check_repo, check_revision
 from kit.resume import check_stop
 from registry.download.file_download import Lanes
 from registry.download.jobs import Job, JobConflict, Jobs, unreadable

@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from kit.hub_names import BadName, repo_folder
+from kit.config.hub_names import BadName, repo_folder
 from kit.resume import Broken, pause
 from registry.commands.progress_bar import human_bytes
 from registry.download.arrival import Arrival

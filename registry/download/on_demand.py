@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import structlog
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
+from kit.config.hub_names import COMMIT
 from kit.errors import ApiError, ModelLoading
-from kit.hub_names import COMMIT
 from registry.download.jobs import Job, JobConflict
 from registry.download.mirror import DownloadRequest, Mirror
 from registry.download.partial_model import UnderWay

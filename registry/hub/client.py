@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from kit.hub_names import COMMIT, SHA256, BadName, check_paths
+from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths
 from kit.ranged import RangeClient, RangedFile
 from kit.resume import PATIENCE, Broken, Patience, pause
 from registry.store.part_size import MAX_OBJECT

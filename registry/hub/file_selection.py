@@ -7,7 +7,7 @@ where there are any; the rest would only fill the disk. Without safetensors ever
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from kit.hub_names import chosen, matches
+from kit.config.hub_names import chosen, matches
 
 # Weights of which safetensors in the same folder are the same again.
 _SAME_FOLDER = ("*.bin", "*.bin.index.json", "*.pth", "*.pt", "*.ckpt", "*.pkl", "*.pickle")

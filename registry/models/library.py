@@ -7,8 +7,8 @@
 from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
-from kit.catalogue import Catalogue
-from kit.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
+from kit.config.catalogue import Catalogue
+from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
 from registry.models.manifest import FileEntry, Manifest, Name, Source, now
 from registry.models.model_card import Card
 from registry.models.quota import Room

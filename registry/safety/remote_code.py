@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from kit.hub_names import BadName, check_repo
+from kit.config.hub_names import BadName, check_repo
 
 # Where transformers looks for `auto_map`.
 CONFIGURATIONS = frozenset(

@@ -5,7 +5,7 @@ import datetime
 import sys
 from collections.abc import Iterator
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.findings import Finding
 from registry.commands.progress_bar import human_bytes
 from registry.models.library import Library, RevisionUnknown

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 
-from kit.catalogue import Kind
+from kit.config.catalogue import Kind
 from kit.service import Report
 from services.embedding import openvino_engine, text_model
 from services.embedding.engine import TextEngine

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from kit.catalogue import Kind
+from kit.config.catalogue import Kind
 from services.embedding.engine import Text, Tokens
 
 if TYPE_CHECKING:

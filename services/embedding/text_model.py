@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.catalogue import Kind
+from kit.config.catalogue import Kind
 from services.embedding.engine import Text, Tokens
 
 if TYPE_CHECKING:

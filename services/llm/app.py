@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 
 from kit.app import readable_by_pages
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.errors import ApiError
 from kit.service import ModelService, Report, create_service_app, in_daemon_thread
 from services.llm.choosing import choose_engine

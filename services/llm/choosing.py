@@ -3,7 +3,7 @@
 import importlib.util
 from typing import Literal
 
-from kit.settings import SettingsError
+from kit.config.settings import SettingsError
 from services.llm.settings import EngineName
 
 Chosen = Literal["vllm", "transformers"]

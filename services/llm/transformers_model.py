@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.service import Report
 from services.llm.memory import memory_bytes
 from services.llm.options import Sampling

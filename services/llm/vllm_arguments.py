@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit.catalogue import Entry
-from kit.settings import SettingsError
+from kit.config.catalogue import Entry
+from kit.config.settings import SettingsError
 from services.llm.memory import memory_bytes
 from services.llm.tool_parsers import tool_arguments
 from services.llm.vllm_media import CONNECTOR

@@ -20,7 +20,7 @@ import structlog
 from prometheus_client import REGISTRY, Metric
 from starlette.types import ASGIApp
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.errors import install_http_error_handler
 from kit.metrics import HttpMetrics
 from kit.service import Report, in_daemon_thread

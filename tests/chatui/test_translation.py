@@ -9,7 +9,7 @@ import pytest
 
 from chatui.env_file import EnvFileError, Setting, read
 from chatui.translation import Outcome, convert
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from tests.support.chat_ui import Model, models_of
 
 ROOT = Path(__file__).resolve().parents[2]

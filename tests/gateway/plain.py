@@ -9,7 +9,7 @@ from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.routing import Wants
 from gateway.upstream.pool import Pool
-from kit.catalogue import Catalogue, Entry, Kind
+from kit.config.catalogue import Catalogue, Entry, Kind
 
 KINDS: dict[str, Kind] = {
     "qwen": "llm",

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.routing import Router
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
 from kit.errors import ModelLoading, NoHealthyBackend
 from tests.gateway import running
 from tests.gateway.conftest import StartBackend, StartGateway

@@ -10,7 +10,7 @@ import structlog
 
 from gateway.discovery.services_file import read_services
 from gateway.settings import GatewaySettings
-from kit.settings import SettingsError
+from kit.config.settings import SettingsError
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway
 from tests.support.backend import FakeBackend

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import GatewaySettings
-from kit.settings import SettingsError, load_settings
+from kit.config.settings import SettingsError, load_settings
 from tests.gateway.running import HANG_S
 
 ROOT = Path(__file__).parents[2]

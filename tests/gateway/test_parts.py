@@ -16,8 +16,8 @@ from gateway.settings import GatewaySettings
 from gateway.streams.sse import MOST_HELD, EventHolder, error_event
 from gateway.telemetry import access_log
 from gateway.telemetry.access_log import AccessLog, Line
+from kit.config.settings import SettingsError, load_settings
 from kit.errors import BadGateway
-from kit.settings import SettingsError, load_settings
 from tests.gateway.conftest import StartBackend, StartGateway
 
 

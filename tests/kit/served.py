@@ -12,9 +12,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from kit.app import HttpSettings, create_app
+from kit.config.settings import load_settings
 from kit.guard import KeyRing
 from kit.metrics import HttpMetrics
-from kit.settings import load_settings
 
 READY_WITHIN_S = 20
 

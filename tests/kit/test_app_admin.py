@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from kit.app import HttpSettings, admin_only
-from kit.settings import load_settings
+from kit.config.settings import load_settings
 from tests.kit.served import bare_app, serve
 
 PAUSE_LIMIT_S = 20

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
+from kit.config.settings import SettingsError
 from kit.errors import ModelNotFound
-from kit.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import structlog
 from fastapi import FastAPI
 
 from kit import fetching
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.errors import ApiError, ModelLoading, NotFound
 from kit.fetching import FETCH_SHARE, MIRROR_SHARE, Fetching
 from kit.loading import Loading

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kit.hub_names import BadName, check_name, check_path, check_paths, check_repo, check_revision, chosen
+from kit.config.hub_names import BadName, check_name, check_path, check_paths, check_repo, check_revision, chosen
 
 HOSTILE_PATHS = [
     *("", "/", "/etc/passwd", "../x", "a/../b", "a/..", "..", ".", "./a", "a/./b", "a//b", "a/", "//a"),

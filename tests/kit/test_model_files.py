@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
 from kit.model_files import ModelFilesError, fetch_model
 from kit.model_source import RegistrySource, RemoteFile
 from kit.resume import Patience

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from kit.model_files import ModelFilesError, fetch_model
 
 entry = Entry.model_validate({"name": "small", "kind": "llm", "hf_repo": "test/small"})

@@ -15,9 +15,9 @@ from fastapi import FastAPI
 
 from kit import server
 from kit.app import HttpSettings
+from kit.config.settings import SettingsError
 from kit.server import EXIT_CONFIG, listen, run
 from kit.service import ServiceSettings
-from kit.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN_S = 20

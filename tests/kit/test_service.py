@@ -16,9 +16,9 @@ import structlog
 from fastapi import FastAPI, Response
 
 from kit import fetching
+from kit.config.settings import SettingsError, load_settings
 from kit.errors import ApiError, ModelNotFound, NotFound
 from kit.service import ModelService, Report, ServiceSettings, create_service_app, in_daemon_thread
-from kit.settings import SettingsError, load_settings
 from tests.kit.served import bare_app, serve
 
 WEIGHTS = b"weights"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from kit.app import HttpSettings
-from kit.settings import Settings, SettingsError, load_settings
+from kit.config.settings import Settings, SettingsError, load_settings
 
 SECRET = "hunter2-very-secret"
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from kit import trusted
 from kit.app import HttpSettings, admin_only
-from kit.settings import SettingsError, load_settings
+from kit.config.settings import SettingsError, load_settings
 from tests.kit.served import bare_app
 from tests.support.resolver import FAILING, GONE, FakeResolver
 

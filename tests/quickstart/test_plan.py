@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from quickstart.options import parse
 from quickstart.plan import OFFLINE, Plan, make_plan
 from quickstart.publish import PACKAGED, SHIPPED, choose_source, write_catalogue

@@ -3,7 +3,7 @@
 import pytest
 from fastapi import FastAPI
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from quickstart.plan import Program
 from quickstart.publish import is_published
 from quickstart.ready import wait_listening

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from registry.bundle.export import Export, plan_bundle
 from registry.bundle.manifest import Archive, Bundle, Image
 from registry.bundle.minisign import SecretKey

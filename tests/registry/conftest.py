@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from registry.commands.cli import main
 from registry.download.folder_import import import_folder
 from registry.models.library import Library

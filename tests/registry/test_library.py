@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.catalogue import Catalogue, Entry
-from kit.hub_names import BadName
+from kit.config.catalogue import Catalogue, Entry
+from kit.config.hub_names import BadName
 from registry.download.folder_import import import_folder
 from registry.models.library import BlobsMissing, CommitConflict, Library, RepoUnknown, RevisionUnknown
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of

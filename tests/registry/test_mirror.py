@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.resume import Patience
 from registry.app import create_registry
 from registry.models.library import Library

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
 from registry.commands.bulk_mirror import fill
 from registry.commands.cli import main
 from registry.commands.registry_client import RegistryClient

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import structlog
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.model_files import fetch_model
 from kit.model_source import NotThereYet
 from registry.download import model_download, on_demand

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from kit.resume import Patience
 from registry.api import long_wait
 from registry.download import relay

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.catalogue import Catalogue, Entry
+from kit.config.catalogue import Catalogue, Entry
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore

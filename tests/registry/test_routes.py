@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kit.settings import SettingsError, load_settings
+from kit.config.settings import SettingsError, load_settings
 from registry.app import create_registry
 from registry.settings import RegistrySettings
 from tests.support import plain_http

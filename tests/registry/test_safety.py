@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from kit.catalogue import Catalogue
-from kit.hub_names import BadName
+from kit.config.catalogue import Catalogue
+from kit.config.hub_names import BadName
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.safety.pickles import Unsafe, check_pickles

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.catalogue import Catalogue
+from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore

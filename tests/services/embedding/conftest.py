@@ -10,7 +10,7 @@ from typing import Any, cast
 import httpx2
 import pytest
 
-from kit.settings import load_settings
+from kit.config.settings import load_settings
 from services.embedding.app import OpenEngine, create_app
 from services.embedding.engine import TextEngine
 from services.embedding.settings import EmbeddingSettings

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from kit.settings import load_settings
+from kit.config.settings import load_settings
 from services.embedding.engine import Tokens
 from services.embedding.opening import open_engine
 from services.embedding.settings import EmbeddingSettings

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kit.settings import load_settings
+from kit.config.settings import load_settings
 from services.embedding import self_check
 from services.embedding.engine import Tokens
 from services.embedding.opening import open_engine

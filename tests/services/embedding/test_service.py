@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from kit.settings import SettingsError, load_settings
+from kit.config.settings import SettingsError, load_settings
 from services.embedding.settings import EmbeddingSettings
 from tests.services.embedding.conftest import Start
 from tests.services.embedding.fake_engine import WAIT_S, FakeEngine

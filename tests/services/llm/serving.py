@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from kit.settings import load_settings
+from kit.config.settings import load_settings
 from services.llm.app import create
 from services.llm.settings import LlmSettings
 from tests.kit.served import serve

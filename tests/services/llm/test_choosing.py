@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kit.catalogue import Entry
-from kit.settings import SettingsError, load_settings
+from kit.config.catalogue import Entry
+from kit.config.settings import SettingsError, load_settings
 from services.llm.app import create, engine_arguments
 from services.llm.choosing import choose_engine, has
 from services.llm.settings import LlmSettings

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from kit.config.settings import load_settings
 from kit.service import Report
-from kit.settings import load_settings
 from services.llm.app import LlmEngine, Service, create
 from services.llm.settings import LlmSettings
 from tests.kit.served import serve

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from kit.config.settings import SettingsError, load_settings
 from kit.errors import InvalidRequest, PayloadTooLarge
-from kit.settings import SettingsError, load_settings
 from services.llm.image_source import ImageSource, Places
 from services.llm.images import ImageLimits
 from services.llm.settings import LlmSettings

@@ -12,7 +12,7 @@ import openai
 import pytest
 from prometheus_client import CollectorRegistry
 
-from kit.catalogue import Entry
+from kit.config.catalogue import Entry
 from quickstart.tiny_llava import make
 from services.llm import requests
 from services.llm.generation import Generations, Limits, Run

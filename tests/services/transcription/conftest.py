@@ -10,7 +10,7 @@ from typing import Any, cast
 import httpx2
 import pytest
 
-from kit.settings import load_settings
+from kit.config.settings import load_settings
 from services.transcription.app import OpenEngine, create_app
 from services.transcription.engine import SpeechEngine
 from services.transcription.settings import TranscriptionSettings

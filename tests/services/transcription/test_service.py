@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from kit.settings import SettingsError
+from kit.config.settings import SettingsError
 from services.transcription.engine import Options
 from tests.services.transcription.conftest import Start
 from tests.services.transcription.fake_engine import WAIT_S, FakeEngine

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from kit.config.hub_names import check_name, check_repo, check_revision
+from kit.config.settings import SettingsError
+from kit.config.strict_yaml import load_yaml
 from kit.errors import ModelNotFound
-from kit.hub_names import check_name, check_repo, check_revision
-from kit.settings import SettingsError
-from kit.strict_yaml import load_yaml
 
 Kind = Literal["llm", "multimodal", "embedding", "reranker", "transcription"]
 

@@ -1,0 +1,1 @@
+"""Configuration: settings from the environment, strict YAML, the model catalogue."""
