@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 
-from kit.resume import Stopped
+from kit.net.retry import Stopped
 from registry.download.bandwidth import Pace
 
 PIECE = 128 << 10

@@ -5,7 +5,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from kit.route_table import default_routes
+from kit.net.route_table import default_routes
 
 SIOCGIFADDR = 0x8915  # netdevice(7)
 _NAME_LENGTH = 15

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kit.config.hub_names import repo_folder
 from kit.model_source import CHUNK, Listing, RemoteFile
-from kit.resume import check_stop
+from kit.net.retry import check_stop
 
 LOCK_POLL_S = 0.2
 

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from kit.model_source import CHUNK, RemoteFile
-from kit.parts import Buffers, in_order, write_all
-from kit.ranged import RangedFile
-from kit.resume import Stop, check_stop
+from kit.net.part_stream import Buffers, in_order, write_all
+from kit.net.range_client import RangedFile
+from kit.net.retry import Stop, check_stop
 
 # So many parts are fetched at once, each held in memory until it is its turn to be written.
 CONNECTIONS = 6

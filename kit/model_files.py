@@ -16,7 +16,7 @@ from kit.config.catalogue import Entry
 from kit.model_cache import ModelCache, VerifiedFolder
 from kit.model_download import CONNECTIONS, PART, Download, Lanes
 from kit.model_source import Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
-from kit.resume import Broken, Stop, Stopped, check_stop
+from kit.net.retry import Broken, Stop, Stopped, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]
 

@@ -15,8 +15,8 @@ import httpx2
 
 from kit.config.catalogue import Entry
 from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
-from kit.ranged import RangeClient, RangedFile
-from kit.resume import PATIENCE, Broken
+from kit.net.range_client import RangeClient, RangedFile
+from kit.net.retry import PATIENCE, Broken
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 5.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import structlog
 
 from kit.guard import Address, Network, address_of
-from kit.lookup import Lookup, NoSuchName, ResolverFailed
-from kit.route_table import default_routes
+from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
+from kit.net.route_table import default_routes
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from kit.config.hub_names import BadName
 from kit.errors import ApiError, InvalidRequest, respond
 from kit.guard import KeyRing
 from kit.metrics import HttpMetrics
-from kit.resume import Patience
+from kit.net.retry import Patience
 from registry.api.hub_api import HubApi
 from registry.api.routes import ModelRoutes
 from registry.download.file_download import Lanes

@@ -14,7 +14,7 @@ import structlog
 
 from gateway.discovery.provider import Sink
 from gateway.discovery.target import Target
-from kit.lookup import Lookup, NoSuchName, ResolverFailed
+from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
 
 log = structlog.get_logger(__name__)
 

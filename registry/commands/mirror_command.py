@@ -9,7 +9,7 @@ from contextlib import closing
 
 from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import BadName
-from kit.resume import Broken
+from kit.net.retry import Broken
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
 from registry.commands.progress_bar import human_bytes
 from registry.commands.progress_table import Board, table

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 
-from kit.resume import Broken
+from kit.net.retry import Broken
 from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
 from registry.commands.bundle_command import EXIT_REFUSED, key_of

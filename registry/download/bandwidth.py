@@ -3,7 +3,7 @@
 import threading
 import time
 
-from kit.resume import Stopped
+from kit.net.retry import Stopped
 
 
 class Pace:

@@ -10,9 +10,9 @@ from functools import partial
 
 import structlog
 
-from kit.parts import Buffers, Part, in_order
-from kit.ranged import RangedFile
-from kit.resume import Patience, check_stop, pause
+from kit.net.part_stream import Buffers, Part, in_order
+from kit.net.range_client import RangedFile
+from kit.net.retry import Patience, check_stop, pause
 from registry.download.arrival import Arrival
 from registry.download.bandwidth import Pace
 from registry.download.progress import Progress

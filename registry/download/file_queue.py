@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
-from kit.resume import check_stop
+from kit.net.retry import check_stop
 from registry.hub.client import SourceFile
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from kit.config.hub_names import BadName
 from kit.errors import ApiError
-from kit.resume import Broken, Stopped, check_stop
+from kit.net.retry import Broken, Stopped, check_stop
 from registry.download.partial_model import UnderWay
 from registry.download.progress import Progress
 from registry.hub.client import HubError

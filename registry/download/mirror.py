@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kit.config.hub_names import check_name, check_repo, check_revision
 from kit.errors import InvalidRequest, ModelNotFound
-from kit.resume import check_stop
+from kit.net.retry import check_stop
 from registry.download.file_download import Lanes
 from registry.download.jobs import Job, JobConflict, Jobs, unreadable
 from registry.download.model_download import Transfer, Wanted

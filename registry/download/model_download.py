@@ -13,7 +13,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from kit.config.hub_names import BadName, repo_folder
-from kit.resume import Broken, pause
+from kit.net.retry import Broken, pause
 from registry.commands.progress_bar import human_bytes
 from registry.download.arrival import Arrival
 from registry.download.file_download import DamagedFile, FileFetch, Lanes

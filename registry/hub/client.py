@@ -11,8 +11,8 @@ from urllib.parse import quote
 import httpx2
 
 from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths
-from kit.ranged import RangeClient, RangedFile
-from kit.resume import PATIENCE, Broken, Patience, pause
+from kit.net.range_client import RangeClient, RangedFile
+from kit.net.retry import PATIENCE, Broken, Patience, pause
 from registry.store.part_size import MAX_OBJECT
 
 AGENT = "gpu-cluster-registry"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kit.parts import write_all
+from kit.net.part_stream import write_all
 from registry.store.file_upload import FileUpload
 from registry.store.interface import (
     Blob,

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-from kit.parts import Part, write_all
-from kit.resume import check_stop
+from kit.net.part_stream import Part, write_all
+from kit.net.retry import check_stop
 from registry.store.interface import DigestMismatch, StoreError, mismatch
 from registry.store.part_size import part_size
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from kit.parts import Part
+from kit.net.part_stream import Part
 
 Document = dict[str, Any]
 Bytes = bytes | memoryview

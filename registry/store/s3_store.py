@@ -19,7 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kit.parts import Buffers, TooLong, cut
+from kit.net.part_stream import Buffers, TooLong, cut
 from registry.store.interface import (
     Blob,
     Bytes,

@@ -19,7 +19,7 @@ import structlog
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field, ValidationError
 
-from kit.parts import Part
+from kit.net.part_stream import Part
 from registry.store.interface import (
     DigestMismatch,
     Document,

@@ -17,7 +17,7 @@ import httpx2
 
 from kit.errors import InvalidRequest
 from kit.guard import Network, address_of
-from kit.lookup import Lookup, NoSuchName, ResolverFailed
+from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
 from services.llm.images import MIB, PARAM, ImageLimits, from_data_uri, too_large
 from services.llm.options import shown
 

@@ -7,7 +7,7 @@ import pytest
 from edge.firewall import rules
 from edge.interfaces import NoFront, find_front
 from edge.proxy import BadRoute, Route, configuration, parse_routes
-from kit.route_table import DefaultRoute, default_routes
+from kit.net.route_table import DefaultRoute, default_routes
 
 HEADER = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 INSIDE = "eth0\t000012AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"

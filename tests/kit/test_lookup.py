@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from kit.lookup import Lookup, NoSuchName, ResolverFailed
+from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
 from tests.support.resolver import FAILING, GONE, FakeResolver
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from kit.config.catalogue import Catalogue, Entry
 from kit.model_files import ModelFilesError, fetch_model
 from kit.model_source import RegistrySource, RemoteFile
-from kit.resume import Patience
+from kit.net.retry import Patience
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kit.parts import Buffers, Part, TooLong, cut, in_order
-from kit.resume import Stopped
+from kit.net.part_stream import Buffers, Part, TooLong, cut, in_order
+from kit.net.retry import Stopped
 
 CONTENT = bytes(range(256)) * 40
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kit.resume import Stopped
+from kit.net.retry import Stopped
 from registry.download.file_queue import Crew
 from registry.hub.client import SourceFile
 

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from kit.config.catalogue import Catalogue
-from kit.resume import Patience
+from kit.net.retry import Patience
 from registry.app import create_registry
 from registry.models.library import Library
 from registry.open_store import open_store

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from kit.config.catalogue import Catalogue
-from kit.resume import Patience
+from kit.net.retry import Patience
 from registry.api import long_wait
 from registry.download import relay
 from registry.download.arrival import RESERVE

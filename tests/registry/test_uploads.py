@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kit.parts import Buffers
+from kit.net.part_stream import Buffers
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.interface import DigestMismatch, Store, Unfinished, Upload

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, wait
 
-from kit.resume import check_stop
+from kit.net.retry import check_stop
 
 POLL_S = 0.2
 

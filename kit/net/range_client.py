@@ -15,7 +15,7 @@ import httpx2
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
-from kit.resume import Broken, Patience, check_stop, pause
+from kit.net.retry import Broken, Patience, check_stop, pause
 
 PIECE = 256 << 10
 REDIRECTS = 5

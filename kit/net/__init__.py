@@ -1,0 +1,1 @@
+"""Network: DNS lookup, routes, ranged and parallel HTTP downloads, retries."""
