@@ -11,8 +11,8 @@ from gateway.settings import GatewaySettings
 from gateway.workers.accept_balancer import WorkerServer
 from gateway.workers.shared_memory import CLOSED, Boards
 from gateway.workers.supervisor import Workers
-from kit.no_arguments import refuse_arguments
-from kit.server import listen, make, prepare, serve, server_config, take_all_files
+from kit.web.no_arguments import refuse_arguments
+from kit.web.server import listen, make, prepare, serve, server_config, take_all_files
 
 
 def main() -> None:

@@ -29,9 +29,9 @@ from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from gateway.workers.shared_memory import Boards
 from gateway.workers.state_sync import Sharing
-from kit.app import admin_only, create_app
 from kit.config.catalogue import Catalogue
 from kit.logs import writes_json
+from kit.web.app import admin_only, create_app
 
 # What uvicorn must be told to serve the application: it finds the plane in the lifespan's state.
 SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}

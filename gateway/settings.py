@@ -10,10 +10,10 @@ from pydantic_settings import NoDecode
 
 from gateway.discovery.target import GRAMMAR, Target, parse_services
 from gateway.routing.router import Affinity
-from kit.app import HttpSettings
 from kit.config.settings import keys_of
-from kit.guard import KeyRing
-from kit.trusted import is_network
+from kit.web.app import HttpSettings
+from kit.web.guard import KeyRing
+from kit.web.trusted_hosts import is_network
 
 # The ports of the quick reference.
 DEFAULT_SERVICES = parse_services(

@@ -172,7 +172,7 @@ class UpstreamTimeout(ApiError):
 def install_error_handlers(app: FastAPI) -> None:
     """Make every error of `app` leave in the envelope: ours, FastAPI's validation, Starlette's 404 and 405.
 
-    Bugs are answered by `kit.middleware`, which also logs them under their request id.
+    Bugs are answered by `kit.web.middleware`, which also logs them under their request id.
     """
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)

@@ -19,7 +19,6 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import DirectoryPath, Field, SecretStr
 
-from kit.app import HttpSettings, create_app
 from kit.config.catalogue import Catalogue, Entry, Kind
 from kit.config.settings import SettingsError, keys_of
 from kit.daemon_thread import in_daemon_thread
@@ -27,9 +26,10 @@ from kit.errors import ModelNotFound
 from kit.fetching import FETCH_SHARE, Fetching
 from kit.gpu import GpuReader
 from kit.gpu_metrics import GpuGauges
-from kit.guard import KeyRing
 from kit.loading import Loading
-from kit.metrics import HttpMetrics
+from kit.web.app import HttpSettings, create_app
+from kit.web.guard import KeyRing
+from kit.web.metrics import HttpMetrics
 
 __all__ = [
     "Engine",

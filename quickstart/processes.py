@@ -15,7 +15,7 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from kit.server import EXIT_CONFIG
+from kit.web.server import EXIT_CONFIG
 from quickstart.options import ROOT
 from quickstart.plan import Program
 from quickstart.running import config_file, end, pid_file

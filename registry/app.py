@@ -9,13 +9,13 @@ import structlog
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
-from kit.app import admin_only, create_app
-from kit.body import BodyLimit
 from kit.config.hub_names import BadName
 from kit.errors import ApiError, InvalidRequest, respond
-from kit.guard import KeyRing
-from kit.metrics import HttpMetrics
 from kit.net.retry import Patience
+from kit.web.app import admin_only, create_app
+from kit.web.body import BodyLimit
+from kit.web.guard import KeyRing
+from kit.web.metrics import HttpMetrics
 from registry.api.hub_api import HubApi
 from registry.api.routes import ModelRoutes
 from registry.download.file_download import Lanes

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from kit.app import CommaSeparated, HttpSettings
 from kit.config.catalogue import Catalogue
 from kit.config.settings import keys_of
-from kit.guard import KeyRing
+from kit.web.app import CommaSeparated, HttpSettings
+from kit.web.guard import KeyRing
 
 
 class RegistrySettings(HttpSettings):

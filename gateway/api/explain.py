@@ -12,10 +12,10 @@ from gateway.endpoints import ENDPOINTS, Endpoint
 from gateway.http1.headers import session_of
 from gateway.routing import Router
 from gateway.routing.explanation import explain
-from kit.body import limited
 from kit.config.catalogue import Catalogue
 from kit.errors import NotFound
-from kit.guard import KeyRing
+from kit.web.body import limited
+from kit.web.guard import KeyRing
 
 # The route whose path names the model has nothing that another has not.
 _BY_PATH: dict[str, Endpoint] = {one.path: one for one in ENDPOINTS if one.takes != "audio"}

@@ -21,9 +21,9 @@ from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import GatewayMetrics
-from kit.app import EXPOSED_HEADERS
 from kit.errors import ApiError
-from kit.guard import BrowserGuard, KeyRing
+from kit.web.app import EXPOSED_HEADERS
+from kit.web.guard import BrowserGuard, KeyRing
 
 # How often deadlines are looked at, in seconds; a deadline may be late by this much.
 TICK_S = 0.25

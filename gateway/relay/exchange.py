@@ -27,7 +27,7 @@ from gateway.relay.data_plane import NEVER, Client, Plane
 from gateway.relay.forwarding import Forwarding
 from gateway.relay.response import Answer, truth_of_request
 from kit.errors import ApiError
-from kit.middleware import request_id_from
+from kit.web.middleware import request_id_from
 
 log = structlog.get_logger(__name__)
 

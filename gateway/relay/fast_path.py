@@ -23,7 +23,7 @@ from gateway.routing import Candidate, Ticket
 from gateway.telemetry.access_log import Line
 from gateway.upstream.connection import UpstreamConnection
 from kit.errors import ApiError
-from kit.middleware import request_id_from
+from kit.web.middleware import request_id_from
 
 log = structlog.get_logger(__name__)
 

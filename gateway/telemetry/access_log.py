@@ -1,4 +1,4 @@
-"""The access log of relayed requests: one line each, in the shape of `kit.middleware`'s, at a fraction of the cost.
+"""The access log of relayed requests: one line each, in the shape of `kit.web.middleware`'s, at a fraction of the cost.
 
 A line through structlog takes longer than relaying the request, so lines are encoded here and written some at a time,
 at most a tenth of a second late.
@@ -16,7 +16,7 @@ import msgspec
 
 
 class Line(msgspec.Struct, gc=False):
-    """One relayed request, in the fields of `kit.middleware`'s line. `ms` is a duration; what is UNSET is left out."""
+    """One relayed request, in the fields of `kit.web.middleware`'s line. `ms` is a duration; what is UNSET is left out."""
 
     path: str
     status: int

@@ -14,7 +14,7 @@ from prometheus_client.utils import floatToGoString
 from gateway.backends.backend import Backends
 from gateway.backends.health_state import USABLE, State
 from gateway.telemetry.merge_exposition import added_up
-from kit.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
+from kit.web.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
 
 STATES: tuple[State, ...] = ("healthy", "loading", "busy", "stuck", "unhealthy", "draining")
 TTFT_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from kit.server import EXIT_CONFIG, GRACEFUL_SHUTDOWN_S
+from kit.web.server import EXIT_CONFIG, GRACEFUL_SHUTDOWN_S
 
 log = structlog.get_logger(__name__)
 

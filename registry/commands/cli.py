@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from kit.config.hub_names import COMMIT, BadName
 from kit.config.settings import SettingsError, load_settings
-from kit.server import fail, run
+from kit.web.server import fail, run
 from registry.bundle.manifest import BundleError
 from registry.bundle.minisign import SignatureError
 from registry.commands import bundle_command, upkeep_command

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from kit.body import BodyRoom, limited
-from kit.disconnect import unless_gone
 from kit.errors import NotFound
 from kit.service import ModelService
+from kit.web.body import BodyRoom, limited
+from kit.web.disconnect import unless_gone
 from services.embedding import answers
 from services.embedding.batching import Batcher
 from services.embedding.inputs import (

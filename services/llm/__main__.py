@@ -1,7 +1,7 @@
 """`python -m services.llm`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
-from kit.no_arguments import refuse_arguments
-from kit.server import listen, make, prepare, serve, server_config, take_all_files
+from kit.web.no_arguments import refuse_arguments
+from kit.web.server import listen, make, prepare, serve, server_config, take_all_files
 from services.llm.app import create
 from services.llm.settings import LlmSettings
 from services.llm.stopping import TELLING_S, InterruptingServer

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp
 
-from kit.app import readable_by_pages
 from kit.config.catalogue import Entry
 from kit.errors import ApiError
 from kit.service import ModelService, Report, create_service_app, in_daemon_thread
+from kit.web.app import readable_by_pages
 from services.llm.choosing import choose_engine
 from services.llm.dispatch import Dispatcher
 from services.llm.settings import LlmSettings

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kit.errors import ApiError, respond
-from kit.guard import BrowserGuard, KeyRing
-from kit.metrics import HttpMetrics
-from kit.middleware import RequestFrame
+from kit.web.guard import BrowserGuard, KeyRing
+from kit.web.metrics import HttpMetrics
+from kit.web.middleware import RequestFrame
 
 OWN_PATHS = frozenset({"/health", "/gpu-stats", "/metrics", "/docs", "/redoc", "/openapi.json", "/v1/models"})
 OWN_PREFIX = "/v1/models/"

@@ -16,8 +16,8 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 
 from kit.errors import InvalidRequest
-from kit.guard import Network, address_of
 from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
+from kit.web.guard import Network, address_of
 from services.llm.images import MIB, PARAM, ImageLimits, from_data_uri, too_large
 from services.llm.options import shown
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from kit.app import CommaSeparated
 from kit.service import ServiceSettings
+from kit.web.app import CommaSeparated
 from services.llm.image_source import ImageSource, Places
 from services.llm.images import ImageLimits
 

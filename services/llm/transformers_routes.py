@@ -10,12 +10,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
-from kit.app import create_app
-from kit.body import limited
-from kit.disconnect import unless_gone
 from kit.errors import ApiError, InvalidRequest
-from kit.guard import KeyRing
 from kit.service import ModelService
+from kit.web.app import create_app
+from kit.web.body import limited
+from kit.web.disconnect import unless_gone
+from kit.web.guard import KeyRing
 from services.llm import answers, requests
 from services.llm.event_stream import EventStream
 from services.llm.generation import STOPPING, Job

@@ -1,7 +1,7 @@
 """`python -m services.transcription`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
-from kit.no_arguments import refuse_arguments
-from kit.server import run
+from kit.web.no_arguments import refuse_arguments
+from kit.web.server import run
 from services.transcription.app import create_app
 from services.transcription.settings import TranscriptionSettings
 

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
-from kit.body import limited
-from kit.disconnect import unless_gone
 from kit.errors import ApiError, InvalidRequest
 from kit.service import ModelService
+from kit.web.body import limited
+from kit.web.disconnect import unless_gone
 from services.transcription import formats
 from services.transcription.audio import check
 from services.transcription.engine import Info, Options, Segment, Task

@@ -18,7 +18,7 @@ from gateway.backends.backend import Backends
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from kit.gpu_metrics import GpuGauges
-from kit.metrics import HttpMetrics
+from kit.web.metrics import HttpMetrics
 from services.embedding.metrics import BatchMetrics
 from services.transcription.metrics import SpeechMetrics
 

@@ -11,10 +11,10 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
-from kit.app import HttpSettings, create_app
 from kit.config.settings import load_settings
-from kit.guard import KeyRing
-from kit.metrics import HttpMetrics
+from kit.web.app import HttpSettings, create_app
+from kit.web.guard import KeyRing
+from kit.web.metrics import HttpMetrics
 
 READY_WITHIN_S = 20
 

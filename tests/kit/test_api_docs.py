@@ -5,7 +5,7 @@ import re
 import httpx2
 import pytest
 
-from kit.api_docs import PAGE
+from kit.web.api_docs import PAGE
 from tests.kit.test_middleware import bare_app
 
 

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 from fastapi import FastAPI, Request
 
-from kit.app import HttpSettings, admin_only
 from kit.config.settings import load_settings
+from kit.web.app import HttpSettings, admin_only
 from tests.kit.served import bare_app, serve
 
 PAUSE_LIMIT_S = 20

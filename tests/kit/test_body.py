@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from kit.body import BodyRoom, Pace, limited
 from kit.errors import Busy, RequestTimeout
+from kit.web.body import BodyRoom, Pace, limited
 
 MIB = 1024 * 1024
 

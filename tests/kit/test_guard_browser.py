@@ -2,7 +2,7 @@
 
 import pytest
 
-from kit.guard import BrowserGuard
+from kit.web.guard import BrowserGuard
 
 REBOUND = "rebind.attacker.example"
 

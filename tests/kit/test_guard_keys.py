@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from kit.guard import AdminGuard, KeyRing, bearer
+from kit.web.guard import AdminGuard, KeyRing, bearer
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 

@@ -4,7 +4,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from kit.metrics import HttpMetrics
+from kit.web.metrics import HttpMetrics
 from tests.kit.served import bare_app
 
 

@@ -11,9 +11,9 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from kit.guard import BrowserGuard, KeyRing
-from kit.metrics import HttpMetrics
-from kit.middleware import RequestFrame, request_id_from
+from kit.web.guard import BrowserGuard, KeyRing
+from kit.web.metrics import HttpMetrics
+from kit.web.middleware import RequestFrame, request_id_from
 from tests.kit.served import bare_app
 
 MADE = re.compile(r"[0-9a-f]{16}")

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kit import errors
 from kit.errors import ApiError
-from kit.metrics import HttpMetrics
+from kit.web.metrics import HttpMetrics
 from tests.kit.served import bare_app, serve
 
 WITHIN_S = 20

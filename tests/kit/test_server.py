@@ -13,11 +13,11 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from kit import server
-from kit.app import HttpSettings
 from kit.config.settings import SettingsError
-from kit.server import EXIT_CONFIG, listen, run
 from kit.service import ServiceSettings
+from kit.web import server
+from kit.web.app import HttpSettings
+from kit.web.server import EXIT_CONFIG, listen, run
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN_S = 20
@@ -25,10 +25,10 @@ WITHIN_S = 20
 PROGRAM = """
 from fastapi import Request
 from pydantic import Field
-from kit.app import HttpSettings, create_app
-from kit.guard import KeyRing
-from kit.metrics import HttpMetrics
-from kit.server import run
+from kit.web.app import HttpSettings, create_app
+from kit.web.guard import KeyRing
+from kit.web.metrics import HttpMetrics
+from kit.web.server import run
 
 class AnyPort(HttpSettings):
     port: int = Field(0, description="0, so that the kernel chooses")
@@ -41,7 +41,7 @@ def make(settings):
         return {"peer": request.client.host}
     return app
 
-import kit.server
+import kit.web.server
 listen = kit.server.listen
 def tell(*args):
     listener = listen(*args)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from kit.app import HttpSettings
 from kit.config.settings import Settings, SettingsError, load_settings
+from kit.web.app import HttpSettings
 
 SECRET = "hunter2-very-secret"
 

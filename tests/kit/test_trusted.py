@@ -8,9 +8,9 @@ import pytest
 import structlog
 from fastapi import FastAPI
 
-from kit import trusted
-from kit.app import HttpSettings, admin_only
 from kit.config.settings import SettingsError, load_settings
+from kit.web import trusted_hosts
+from kit.web.app import HttpSettings, admin_only
 from tests.kit.served import bare_app
 from tests.support.resolver import FAILING, GONE, FakeResolver
 
@@ -30,7 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/route").write_text(ROUTES)
     (tmp_path / ".dockerenv").touch()
-    monkeypatch.setattr(trusted, "ROOT", tmp_path)
+    monkeypatch.setattr(trusted_hosts, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -98,7 +98,7 @@ async def test_docker_host_is_nobody_elsewhere(root: Path, change: str) -> None:
 
 async def test_a_host_by_name(resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trusted at the address that its name has now: one made anew is, the old address is not."""
-    monkeypatch.setattr(trusted, "KEPT_S", 0.0)
+    monkeypatch.setattr(trusted_hosts, "KEPT_S", 0.0)
     resolver.answers["edge"] = [EDGE]
     site = Site("edge")
     assert (await site.status(EDGE), await site.status(OTHER)) == (200, 401)
@@ -111,7 +111,7 @@ async def test_a_name_that_does_not_resolve_is_nobody(
     resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch, how: Exception | None
 ) -> None:
     """No answer, no trust; the token still opens."""
-    monkeypatch.setattr(trusted, "LOOKUP_S", 0.02)
+    monkeypatch.setattr(trusted_hosts, "LOOKUP_S", 0.02)
     resolver.answers["edge"] = how or [EDGE]
     if how is None:
         resolver.hanging["edge"] = asyncio.Event()

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from kit.server import server_config
+from kit.web.server import server_config
 from services.llm.stopping import TELLING_S, InterruptingServer
 from tests.services.llm.process import ServiceProcess, interrupted
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import structlog
 
-from kit.guard import Address, Network, address_of
 from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
 from kit.net.route_table import default_routes
+from kit.web.guard import Address, Network, address_of
 
 log = structlog.get_logger(__name__)
 

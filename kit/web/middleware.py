@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kit.errors import ApiError, respond
-from kit.guard import BrowserGuard, KeyRing
-from kit.metrics import HttpMetrics
+from kit.web.guard import BrowserGuard, KeyRing
+from kit.web.metrics import HttpMetrics
 
 log = structlog.get_logger("access")
 

@@ -9,14 +9,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from kit import __version__
-from kit.api_docs import add_docs
 from kit.config.settings import Settings
 from kit.errors import install_error_handlers
-from kit.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.logs import LogFormat
-from kit.metrics import HttpMetrics, metrics_route
-from kit.middleware import RequestFrame
-from kit.trusted import check_place, hosts_of, networks_of
+from kit.web.api_docs import add_docs
+from kit.web.guard import AdminGuard, BrowserGuard, KeyRing
+from kit.web.metrics import HttpMetrics, metrics_route
+from kit.web.middleware import RequestFrame
+from kit.web.trusted_hosts import check_place, hosts_of, networks_of
 
 # What our clients read of an answer's head; browsers hide the rest from pages of other origins.
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]

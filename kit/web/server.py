@@ -11,9 +11,9 @@ from typing import Any, NoReturn, TypeVar
 import uvicorn
 from starlette.types import ASGIApp
 
-from kit.app import HttpSettings
 from kit.config.settings import SettingsError, load_settings
 from kit.logs import configure_logs
+from kit.web.app import HttpSettings
 
 A = TypeVar("A", bound=ASGIApp)
 H = TypeVar("H", bound=HttpSettings)

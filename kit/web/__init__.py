@@ -1,0 +1,1 @@
+"""HTTP frame of every program: application, middleware, access checks, server."""
