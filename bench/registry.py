@@ -1,7 +1,7 @@
 """`python -m bench.registry`: how fast models come in and go out, against what people would use instead.
 
 In: the registry mirrors from another registry into S3; the same bytes by `rclone copy`, which keeps no digests, and by
-`snapshot_download` and an upload. Out: `kit.model_files` from the registry into a folder; `rclone copy`, and
+`snapshot_download` and an upload. Out: `kit.model_files.fetch` from the registry into a folder; `rclone copy`, and
 `snapshot_download` through HF_ENDPOINT. And the memory that mirroring takes, at two sizes. S3 is SeaweedFS.
 """
 
@@ -42,7 +42,7 @@ FETCH = """
 import json, sys, threading, time
 from pathlib import Path
 from kit.config.catalogue import Entry
-from kit.model_files import fetch_model
+from kit.model_files.fetch import fetch_model
 url, repo, cache = sys.argv[1:]
 entry = Entry.model_validate({"name": "m", "kind": "llm", "hf_repo": repo})
 began = time.monotonic()
@@ -169,7 +169,7 @@ def snapshot(site: Site, folder: Path) -> float:
 
 
 def hydrate(site: Site) -> float:
-    """Seconds for `kit.model_files`, every digest checked."""
+    """Seconds for `kit.model_files.fetch`, every digest checked."""
     with site.scratch() as folder:
         return timed(FETCH, site.source, REPO, str(folder), env={"PYTHONPATH": str(ROOT)})
 

@@ -17,8 +17,8 @@ from kit.config.catalogue import Catalogue, Entry
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import ModelNotFound
 from kit.findings import Finding
-from kit.model_cache import VerifiedFolder
-from kit.model_files import ModelFilesError, fetch_model
+from kit.model_files.cache import VerifiedFolder
+from kit.model_files.fetch import ModelFilesError, fetch_model
 from kit.service import ServiceSettings
 
 # Whatever the image and the compose file say: nothing here asks the internet.

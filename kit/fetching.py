@@ -10,7 +10,7 @@ import structlog
 from kit.config.catalogue import Entry
 from kit.daemon_thread import in_daemon_thread
 from kit.loading import Loading
-from kit.model_files import ModelFilesError, fetch_model
+from kit.model_files.fetch import ModelFilesError, fetch_model
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from kit.config.catalogue import Entry
 from kit.errors import ApiError, ModelLoading, NotFound
 from kit.fetching import FETCH_SHARE, MIRROR_SHARE, Fetching
 from kit.loading import Loading
-from kit.model_files import ModelFilesError
+from kit.model_files.fetch import ModelFilesError
 from tests.kit.served import bare_app, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from kit.config.catalogue import Catalogue, Entry
-from kit.model_files import ModelFilesError, fetch_model
-from kit.model_source import RegistrySource, RemoteFile
+from kit.model_files.fetch import ModelFilesError, fetch_model
+from kit.model_files.registry_source import RegistrySource, RemoteFile
 from kit.net.retry import Patience
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
@@ -141,8 +141,8 @@ def test_a_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: s
 
 def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the first part: the next fetch asks for the rest of that file, and for no finished one."""
-    monkeypatch.setattr("kit.model_download.PART", 1_000_000)
-    monkeypatch.setattr("kit.model_files.FILES", 1)
+    monkeypatch.setattr("kit.model_files.file_download.PART", 1_000_000)
+    monkeypatch.setattr("kit.model_files.fetch.FILES", 1)
     original = fetch._report
 
     def stop_after_a_part(share: float, text: str) -> None:
@@ -168,7 +168,7 @@ def test_parts_come_in_parallel_and_lie_in_order(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first part held back: the others are asked for meanwhile, and the file is right."""
-    monkeypatch.setattr("kit.model_download.PART", 500_000)
+    monkeypatch.setattr("kit.model_files.file_download.PART", 500_000)
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     opener = threading.Thread(target=lambda: (wait_until(lambda: len(weights_requests(registry)) == 6), gate.set()))
     opener.start()
@@ -180,9 +180,9 @@ def test_many_big_files_come_as_a_stream_each(
     registry: Registry, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One request per file, whatever the size of parts; what a cut took is asked for from there on, and no more."""
-    monkeypatch.setattr("kit.model_download.PART", 50_000)
-    monkeypatch.setattr("kit.model_files.PART", 50_000)
-    monkeypatch.setattr("kit.model_download.PIECE", 10_000)
+    monkeypatch.setattr("kit.model_files.file_download.PART", 50_000)
+    monkeypatch.setattr("kit.model_files.fetch.PART", 50_000)
+    monkeypatch.setattr("kit.model_files.file_download.PIECE", 10_000)
     folder = small_repo(tmp_path / "many")
     (folder / WEIGHTS).unlink()
     for name in "abcd":
@@ -204,8 +204,8 @@ def test_a_long_stream_is_asked_for_span_by_span(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies in a span comes with one request, the rest with the next, and what was written is whole."""
-    monkeypatch.setattr("kit.model_download.SPAN", 1_000_000)
-    monkeypatch.setattr("kit.model_files.CONNECTIONS", 1)
+    monkeypatch.setattr("kit.model_files.file_download.SPAN", 1_000_000)
+    monkeypatch.setattr("kit.model_files.fetch.CONNECTIONS", 1)
     assert contents(fetch()) == contents(registry.folder)
     assert [headers["range"] for headers in weights_requests(registry)] == [
         "bytes=0-999999", "bytes=1000000-1999999", "bytes=2000000-2999999",
@@ -313,7 +313,7 @@ def test_what_the_registry_says_of_a_file_is_told(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message says what is wrong and what to do; a number alone sends people to its log."""
-    monkeypatch.setattr("kit.model_source.PATIENCE", Patience(tries=1))
+    monkeypatch.setattr("kit.model_files.registry_source.PATIENCE", Patience(tries=1))
     (weights,) = (file for file in registry.manifest.files if file.path == WEIGHTS)
     local = registry.library.store.local_path(weights.sha256)
     assert local is not None

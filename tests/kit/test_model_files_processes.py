@@ -23,7 +23,7 @@ PROGRAM = """
 import sys, threading
 from pathlib import Path
 from kit.config.catalogue import Entry
-from kit.model_files import ModelFilesError, fetch_model
+from kit.model_files.fetch import ModelFilesError, fetch_model
 
 entry = Entry.model_validate({"name": "small", "kind": "llm", "hf_repo": "test/small"})
 try:

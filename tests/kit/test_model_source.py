@@ -2,7 +2,7 @@
 
 import pytest
 
-from kit.model_source import MOST_REASON, _reason
+from kit.model_files.registry_source import MOST_REASON, _reason
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 from kit.config.catalogue import Catalogue
-from kit.model_files import fetch_model
-from kit.model_source import NotThereYet
+from kit.model_files.fetch import fetch_model
+from kit.model_files.registry_source import NotThereYet
 from registry.download import model_download, on_demand
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.support import plain_http

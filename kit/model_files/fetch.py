@@ -1,6 +1,6 @@
 """Model files from the registry into a local folder: verified, resumable, shared between services.
 
-`kit.model_source` asks the registry, `kit.model_cache` knows the folders; here is the order of things.
+`kit.model_files.registry_source` asks the registry, `kit.model_files.cache` knows the folders; here is the order of things.
 """
 
 import errno
@@ -13,9 +13,9 @@ from pathlib import Path
 import structlog
 
 from kit.config.catalogue import Entry
-from kit.model_cache import ModelCache, VerifiedFolder
-from kit.model_download import CONNECTIONS, PART, Download, Lanes
-from kit.model_source import Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
+from kit.model_files.cache import ModelCache, VerifiedFolder
+from kit.model_files.file_download import CONNECTIONS, PART, Download, Lanes
+from kit.model_files.registry_source import Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
 from kit.net.retry import Broken, Stop, Stopped, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]

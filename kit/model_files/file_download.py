@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from kit.model_source import CHUNK, RemoteFile
+from kit.model_files.registry_source import CHUNK, RemoteFile
 from kit.net.part_stream import Buffers, in_order, write_all
 from kit.net.range_client import RangedFile
 from kit.net.retry import Stop, check_stop

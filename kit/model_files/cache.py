@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.config.hub_names import repo_folder
-from kit.model_source import CHUNK, Listing, RemoteFile
+from kit.model_files.registry_source import CHUNK, Listing, RemoteFile
 from kit.net.retry import check_stop
 
 LOCK_POLL_S = 0.2

@@ -1,0 +1,1 @@
+"""Model files from the registry: verified, resumable, shared between processes."""
