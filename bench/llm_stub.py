@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kit.service import Report
+from kit.service.service import Report
 from kit.web.server import run
 from services.llm.app import Service, create
 from services.llm.settings import LlmSettings

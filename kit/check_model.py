@@ -19,7 +19,7 @@ from kit.errors import ModelNotFound
 from kit.findings import Finding
 from kit.model_files.cache import VerifiedFolder
 from kit.model_files.fetch import ModelFilesError, fetch_model
-from kit.service import ServiceSettings
+from kit.service.service import ServiceSettings
 
 # Whatever the image and the compose file say: nothing here asks the internet.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from kit.config.catalogue import Kind
-from kit.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
+from kit.service.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
 from services.embedding import opening
 from services.embedding.batching import Batcher
 from services.embedding.choosing import BatchLimits

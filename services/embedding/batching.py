@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from kit.engine_failures import EngineFailures
 from kit.errors import ApiError, Busy
-from kit.service import in_daemon_thread
+from kit.service.engine_failures import EngineFailures
+from kit.service.service import in_daemon_thread
 from services.embedding.choosing import BatchLimits, choose
 from services.embedding.engine import TextEngine, Tokens
 from services.embedding.inputs import Work

@@ -5,7 +5,7 @@ from pathlib import Path
 import structlog
 
 from kit.config.catalogue import Kind
-from kit.service import Report
+from kit.service.service import Report
 from services.embedding import openvino_engine, text_model
 from services.embedding.engine import TextEngine
 from services.embedding.export import Unsuitable

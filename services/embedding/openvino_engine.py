@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from kit.service import Report
+from kit.service.service import Report
 from services.embedding import export, self_check
 from services.embedding.engine import Text, Tokens
 from services.embedding.export import Unsuitable

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from kit.errors import NotFound
-from kit.service import ModelService
+from kit.service.service import ModelService
 from kit.web.body import BodyRoom, limited
 from kit.web.disconnect import unless_gone
 from services.embedding import answers

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kit.service import ServiceSettings
+from kit.service.service import ServiceSettings
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from kit.service import ServiceSettings
+from kit.service.service import ServiceSettings
 from kit.web.app import CommaSeparated
 from services.llm.image_source import ImageSource, Places
 from services.llm.images import ImageLimits

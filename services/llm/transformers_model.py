@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from kit.config.catalogue import Entry
-from kit.service import Report
+from kit.service.service import Report
 from services.llm.memory import memory_bytes
 from services.llm.options import Sampling
 

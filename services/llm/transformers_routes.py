@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
 from kit.errors import ApiError, InvalidRequest
-from kit.service import ModelService
+from kit.service.service import ModelService
 from kit.web.app import create_app
 from kit.web.body import limited
 from kit.web.disconnect import unless_gone

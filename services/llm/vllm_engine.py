@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from kit.config.catalogue import Entry
 from kit.errors import install_http_error_handler
-from kit.service import Report, in_daemon_thread
+from kit.service.service import Report, in_daemon_thread
 from kit.web.metrics import HttpMetrics
 from services.llm import vllm_media
 from services.llm.image_source import ImageSource

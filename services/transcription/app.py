@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from kit.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
+from kit.service.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
 from services.transcription import whisper
 from services.transcription.engine import SpeechEngine
 from services.transcription.jobs import Jobs

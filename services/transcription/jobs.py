@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import structlog
 
-from kit.engine_failures import EngineFailures
 from kit.errors import ApiError, Busy
-from kit.service import in_daemon_thread
+from kit.service.engine_failures import EngineFailures
+from kit.service.service import in_daemon_thread
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import WINDOW_S, Info, Options, SpeechEngine
 from services.transcription.hearing import End, Hearing, Job

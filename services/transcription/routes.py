@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
 from kit.errors import ApiError, InvalidRequest
-from kit.service import ModelService
+from kit.service.service import ModelService
 from kit.web.body import limited
 from kit.web.disconnect import unless_gone
 from services.transcription import formats

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from kit.service import ServiceSettings
+from kit.service.service import ServiceSettings
 
 ComputeType = Literal["auto", "float32", "float16", "bfloat16", "int8", "int8_float16", "int8_float32", "int8_bfloat16"]
 

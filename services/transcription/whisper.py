@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.service import Report
+from kit.service.service import Report
 from services.transcription import together
 from services.transcription.audio import RATE, as_float
 from services.transcription.cutting import PART_S, moved, parts

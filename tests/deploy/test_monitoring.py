@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.backends.backend import Backends
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
-from kit.gpu_metrics import GpuGauges
+from kit.service.gpu_metrics import GpuGauges
 from kit.web.metrics import HttpMetrics
 from services.embedding.metrics import BatchMetrics
 from services.transcription.metrics import SpeechMetrics

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from kit.daemon_thread import in_daemon_thread
+from kit.service.daemon_thread import in_daemon_thread
 
 
 async def test_result() -> None:

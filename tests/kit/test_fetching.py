@@ -11,12 +11,12 @@ import pytest
 import structlog
 from fastapi import FastAPI
 
-from kit import fetching
 from kit.config.catalogue import Entry
 from kit.errors import ApiError, ModelLoading, NotFound
-from kit.fetching import FETCH_SHARE, MIRROR_SHARE, Fetching
-from kit.loading import Loading
 from kit.model_files.fetch import ModelFilesError
+from kit.service import model_wait
+from kit.service.load_state import Loading
+from kit.service.model_wait import FETCH_SHARE, MIRROR_SHARE, Fetching
 from tests.kit.served import bare_app, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -73,8 +73,8 @@ Fetch = Callable[..., contextlib.AbstractAsyncContextManager[Recorded]]
 @pytest.fixture
 def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
     """Fetch from a registry until there is a folder, or an error; gives what was reported."""
-    monkeypatch.setattr(fetching, "RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(fetching, "RETRY_MOST_S", 0.01)
+    monkeypatch.setattr(model_wait, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(model_wait, "RETRY_MOST_S", 0.01)
     entry = Entry.model_validate({"name": "tiny", "kind": "llm", "hf_repo": "org/tiny"})
 
     @contextlib.asynccontextmanager

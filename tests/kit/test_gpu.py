@@ -5,7 +5,7 @@ import os
 import pynvml
 import pytest
 
-from kit.gpu import gpu_stats
+from kit.service.gpu import gpu_stats
 from tests.kit.nvml import MIB, Driver, Gpu, failing
 
 A = "GPU-aaaa1111-0000-0000-0000-000000000000"

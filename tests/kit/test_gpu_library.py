@@ -3,7 +3,7 @@
 import pynvml
 import pytest
 
-from kit.gpu import gpu_stats
+from kit.service.gpu import gpu_stats
 from tests.kit.nvml import MIB, Driver, Gpu
 from tests.kit.nvml_library import Library
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from kit.gpu_metrics import GpuGauges
+from kit.service.gpu_metrics import GpuGauges
 
 GPU = {
     "index": 1, "uuid": "GPU-1", "name": "H100", "memory_total_mb": 1000, "memory_used_mb": 250, "memory_free_mb": 750,

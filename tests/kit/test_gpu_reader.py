@@ -6,7 +6,7 @@ import threading
 import pynvml
 import pytest
 
-from kit.gpu import GpuReader
+from kit.service.gpu import GpuReader
 from tests.kit.nvml import Driver, Gpu
 
 UUID = "GPU-aaaa1111-0000-0000-0000-000000000000"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kit.errors import ApiError, ModelLoading
-from kit.loading import Loading
+from kit.service.load_state import Loading
 
 
 def heard(loading: Loading) -> ApiError:

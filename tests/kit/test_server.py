@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from kit.config.settings import SettingsError
-from kit.service import ServiceSettings
+from kit.service.service import ServiceSettings
 from kit.web import server
 from kit.web.app import HttpSettings
 from kit.web.server import EXIT_CONFIG, listen, run

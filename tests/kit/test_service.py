@@ -15,10 +15,10 @@ import pytest
 import structlog
 from fastapi import FastAPI, Response
 
-from kit import fetching
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import ApiError, ModelNotFound, NotFound
-from kit.service import ModelService, Report, ServiceSettings, create_service_app, in_daemon_thread
+from kit.service import model_wait
+from kit.service.service import ModelService, Report, ServiceSettings, create_service_app, in_daemon_thread
 from tests.kit.served import bare_app, serve
 
 WEIGHTS = b"weights"
@@ -229,7 +229,7 @@ def hub(files: dict[str, bytes], *, there: Callable[[], bool] = lambda: True) ->
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "RETRY_FIRST_S", 0.02)
+    monkeypatch.setattr(model_wait, "RETRY_FIRST_S", 0.02)
 
 
 async def waiting_for(client: httpx2.AsyncClient, text: str) -> None:

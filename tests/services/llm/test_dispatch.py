@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from kit.config.settings import load_settings
-from kit.service import Report
+from kit.service.service import Report
 from services.llm.app import LlmEngine, Service, create
 from services.llm.settings import LlmSettings
 from tests.kit.served import serve

@@ -21,12 +21,12 @@ from pydantic import DirectoryPath, Field, SecretStr
 
 from kit.config.catalogue import Catalogue, Entry, Kind
 from kit.config.settings import SettingsError, keys_of
-from kit.daemon_thread import in_daemon_thread
 from kit.errors import ModelNotFound
-from kit.fetching import FETCH_SHARE, Fetching
-from kit.gpu import GpuReader
-from kit.gpu_metrics import GpuGauges
-from kit.loading import Loading
+from kit.service.daemon_thread import in_daemon_thread
+from kit.service.gpu import GpuReader
+from kit.service.gpu_metrics import GpuGauges
+from kit.service.load_state import Loading
+from kit.service.model_wait import FETCH_SHARE, Fetching
 from kit.web.app import HttpSettings, create_app
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics

@@ -11,7 +11,7 @@ MIB = 1024 * 1024
 # A scrape must not wait for a GPU that hangs: Prometheus gives up after ten seconds.
 READ_WITHIN_S = 1.0
 
-# The reading of `kit.gpu`, the metric, what one unit of the reading is in the metric's, and what it tells.
+# The reading of `kit.service.gpu`, the metric, what one unit of the reading is in the metric's, and what it tells.
 GAUGES = (
     ("memory_total_mb", "gpu_memory_total_bytes", MIB, "Memory of the GPU."),
     ("memory_used_mb", "gpu_memory_used_bytes", MIB, "Memory in use, by whatever process."),

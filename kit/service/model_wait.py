@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 
 from kit.config.catalogue import Entry
-from kit.daemon_thread import in_daemon_thread
-from kit.loading import Loading
 from kit.model_files.fetch import ModelFilesError, fetch_model
+from kit.service.daemon_thread import in_daemon_thread
+from kit.service.load_state import Loading
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pynvml
 
-from kit.daemon_thread import in_daemon_thread
+from kit.service.daemon_thread import in_daemon_thread
 
 MIB = 1024 * 1024
 READINGS = (

@@ -1,0 +1,1 @@
+"""Frame of a model service: fetch, load, serve, close; GPU statistics."""
