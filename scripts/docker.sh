@@ -148,10 +148,10 @@ up_healthy() {
   return 1
 }
 
-# plan cluster|online: what that compose file comes to, as kit.compose_plan tells it, by the registry's image.
+# plan cluster|online: what that compose file comes to, as kit.tools.compose_plan tells it, by the registry's image.
 plan() {
   local image
-  image=$(registry_image) && "$1" config --format json | docker run --rm -i --network none --entrypoint python "$image" -m kit.compose_plan
+  image=$(registry_image) && "$1" config --format json | docker run --rm -i --network none --entrypoint python "$image" -m kit.tools.compose_plan
 }
 
 # The registry's image as the cluster file names it. Compose writes its canonical form, in which this is enough.

@@ -171,9 +171,9 @@ look_at_models() {
     # The same model in the same image needs to be read once only.
     if [[ $seen_models != *" $model@$image "* ]]; then
       seen_models+="$model@$image "
-      relay "model $model" in_service "$service" kit.check_model
+      relay "model $model" in_service "$service" kit.tools.check_model
     fi
-    relay "egress $service" in_service "$service" kit.egress
+    relay "egress $service" in_service "$service" kit.tools.egress
   done 3< <(planned model "$wanted")
 }
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from kit.config.catalogue import Entry
-from kit.findings import Finding
+from kit.tools.check_result import Finding
 from registry.commands.progress_bar import human_bytes
 from registry.models.library import Library, RevisionUnknown
 from registry.open_store import open_store

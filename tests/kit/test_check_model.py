@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import check_model
 from kit.config.catalogue import Catalogue
+from kit.tools import check_model
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
@@ -27,7 +27,7 @@ def switches() -> Switches:
 def checked(
     tmp_path: Path, switches: Switches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[CHECK]:
-    """Runs `python -m kit.check_model` for a model of that kind with those files; gives its lines."""
+    """Runs `python -m kit.tools.check_model` for a model of that kind with those files; gives its lines."""
     for name in check_model.OFFLINE:
         monkeypatch.setenv(name, "")
     repo = small_repo(tmp_path / "repo")

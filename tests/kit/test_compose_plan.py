@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kit import compose_plan
+from kit.tools import compose_plan
 
 PROJECT: dict[str, Any] = {
     "name": "gpu-cluster",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kit import egress
+from kit.tools import egress
 
 # An address that is in no network (RFC 5737), which this test must not reach either.
 NOWHERE = ("192.0.2.1", 443)

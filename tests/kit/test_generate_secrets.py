@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit.generate_secrets import generate
+from kit.tools.generate_secrets import generate
 
 
 def test_made_once(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_run_that_was_killed_leaves_no_half_secret(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     """The program says what it could not write."""
-    command = [sys.executable, "-m", "kit.generate_secrets", str(tmp_path / "absent"), "user"]
+    command = [sys.executable, "-m", "kit.tools.generate_secrets", str(tmp_path / "absent"), "user"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "absent" in done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.healthcheck import MOST_BYTES, check
+from kit.tools.healthcheck import MOST_BYTES, check
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADING = b'{"status": "loading", "progress": 0.428, "detail": "fetching\\nmodel.safetensors 42 % of 269 MB"}'
@@ -108,7 +108,7 @@ def test_the_program_exits_by_what_it_found() -> None:
 
 def run(port: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-S", "-m", "kit.healthcheck"],
+        [sys.executable, "-S", "-m", "kit.tools.healthcheck"],
         cwd=ROOT,
         env=os.environ | {"PORT": port},
         capture_output=True,

@@ -36,7 +36,7 @@ def main(words: list[str]) -> int:
         Path(words[2]).write_text(json.dumps({name: images[name] for name in words[3:]}) + " " * 200_000)
     elif words[0] == "load":
         IMAGES.write_text(json.dumps(images | json.loads(sys.stdin.read())))
-    elif words[0] == "run" and words[-2:] == ["-m", "kit.compose_plan"]:
+    elif words[0] == "run" and words[-2:] == ["-m", "kit.tools.compose_plan"]:
         sys.stdin.read()
         print("".join(f"image\t{name}\tbuild\tx\n" for name in (REGISTRY, "gpu-cluster/llm:1")), end="")
     elif words[0] == "run" or (words[0] == "compose" and "run" in words):

@@ -78,7 +78,7 @@ class Host:
             ("config --images", 0, "gpu-cluster/registry:1\n", ""),
             ("config --format json$", 0, "{}", ""),
             ("config$", 0, CONFIG.format(catalogue=self.home / "models.yaml"), ""),
-            ("-m kit.compose_plan$", 0, PLAN, ""),
+            ("-m kit.tools.compose_plan$", 0, PLAN, ""),
             ("ps --all --quiet", 0, "c0ffee\n", ""),
             ("^inspect .*State.Running", 0, "2026-11-25T00:00:00Z\n", ""),
         ]

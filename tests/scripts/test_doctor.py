@@ -42,7 +42,7 @@ def test_ready(ready: Host) -> None:
     ]
     cluster = "compose -f docker-compose.gpu-cluster.yml"
     assert f"{cluster} up --detach --wait --wait-timeout 300 minio registry" in ready.calls
-    (tried,) = [call for call in ready.calls if call.endswith("-m kit.check_model")]
+    (tried,) = [call for call in ready.calls if call.endswith("-m kit.tools.check_model")]
     assert re.search(r"-f \S+/no-gpu.yml run --rm --no-deps -T .*--entrypoint python llm-primary ", tried)
     assert "\x1b" not in said
 
@@ -73,10 +73,14 @@ def test_json(ready: Host) -> None:
         (("^image inspect", 1, "", ""), "not even the registry's is here: gpu-cluster/registry:1", "offline-setup.sh"),
         (("^image inspect minio", 1, "", ""), "not here: minio:1", "docker save and docker load"),
         (("^volume inspect", 1, "", ""), "no volume gpu-cluster_secrets yet", "offline-setup.sh"),
-        (("kit.compose_plan", 1, "", "No module named kit.compose_plan"), "No module named", "of this version"),
-        (("kit.check_model", 1, "", "Traceback\nboom"), "could not be looked at: Traceback boom", "of this version"),
+        (("kit.tools.compose_plan", 1, "", "No module named kit.compose_plan"), "No module named", "of this version"),
         (
-            ("kit.check_model", 1, "problem\tmodel qwen\tdoes not load\tCheck models.yaml.\n", ""),
+            ("kit.tools.check_model", 1, "", "Traceback\nboom"),
+            "could not be looked at: Traceback boom",
+            "of this version",
+        ),
+        (
+            ("kit.tools.check_model", 1, "problem\tmodel qwen\tdoes not load\tCheck models.yaml.\n", ""),
             "does not load",
             "Check models.yaml.",
         ),
@@ -127,7 +131,7 @@ def test_a_port_that_another_program_has(ready: Host) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         plan = f"port\t127.0.0.1\t{port}\tedge\nimage\tx\tpull\tx\n"
-        put_first(ready, "kit.compose_plan", 0, plan, "")
+        put_first(ready, "kit.tools.compose_plan", 0, plan, "")
         code, said = ready.run(SCRIPT)
         assert (code, f"{port} (edge) is taken by another program" in said) == (1, True)
         put_first(ready, "^ps --filter", 0, "other other-web-1\n", "")
@@ -143,7 +147,7 @@ def test_a_registry_that_does_not_start(ready: Host) -> None:
     code, said = ready.run(SCRIPT)
     assert code == 1
     assert "minio and registry do not get healthy: container gpu-cluster-minio-1 is unhealthy" in said
-    assert not [call for call in ready.calls if "kit.check_model" in call]
+    assert not [call for call in ready.calls if "kit.tools.check_model" in call]
 
 
 def test_a_stack_that_is_up_online(ready: Host) -> None:

@@ -219,7 +219,7 @@ def test_a_cluster_that_is_up(host: Host) -> None:
 def test_a_compose_file_without_a_way_out(host: Host) -> None:
     """COMPOSE_FILE names the cluster's: nothing could be fetched, so that is said."""
     host.environment["COMPOSE_FILE"] = "docker-compose.gpu-cluster.yml"
-    host.answers.append(("-m kit.compose_plan", 0, "image\tminio:1\tpull\tminio\n", ""))
+    host.answers.append(("-m kit.tools.compose_plan", 0, "image\tminio:1\tpull\tminio\n", ""))
     code, said = host.run(SCRIPT)
     assert code == 1
     assert "The registry of docker-compose.gpu-cluster.yml has no way out to the internet." in said

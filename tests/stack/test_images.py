@@ -109,7 +109,7 @@ def test_what_the_image_says_of_itself(image: Image) -> None:
     assert said["Entrypoint"] == ["python", "-m", image.program]
     assert said["StopSignal"] == "SIGTERM"
     assert said["WorkingDir"] == "/app"
-    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.healthcheck"]
+    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.tools.healthcheck"]
     assert {"HOST=0.0.0.0", "HOME=/tmp", "CATALOGUE=/app/models.yaml"} <= set(said["Env"])
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in said["Labels"].items()}
     assert labels["version"] == __version__
@@ -122,7 +122,7 @@ def test_the_edge_runs_as_nobody_either() -> None:
     said = config(EDGE)
     assert said["User"] == "10001:10001"
     assert said["Entrypoint"] == ["python", "-m", "edge"]
-    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.healthcheck"]
+    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.tools.healthcheck"]
 
 
 @pytest.mark.parametrize("image", [*IMAGES, EDGE], ids=lambda image: image.name)

@@ -1,6 +1,6 @@
 """Ways out of this container's network, tried one after the other: what gets out on a machine without internet?
 
-`python -m kit.egress [--outside HOST:PORT ...]` writes a line per way that got out and exits with 1, or one line that
+`python -m kit.tools.egress [--outside HOST:PORT ...]` writes a line per way that got out and exits with 1, or one line that
 there is none. Only a look: it sends a name server's question and opens connections, nothing else.
 """
 
@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from kit.findings import Finding
+from kit.tools.check_result import Finding
 
 WAIT_S = 3.0
 OUTSIDE_NAME = "huggingface.co"
@@ -37,7 +37,7 @@ def look_outside(addresses: Sequence[tuple[str, int]] = (OUTSIDE_V4, OUTSIDE_V6)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the findings; exits with 1 when something got out."""
-    parser = argparse.ArgumentParser(prog="python -m kit.egress", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kit.tools.egress", description=__doc__)
     parser.add_argument(
         "--outside", action="append", type=_address, metavar="HOST:PORT", help="an address to try in place of our own"
     )

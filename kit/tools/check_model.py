@@ -1,6 +1,6 @@
 """Proves that a model can be loaded here without internet: its files, every digest, its configuration and tokenizer.
 
-`python -m kit.check_model [NAME]` in the image of the service that runs the model, with that service's environment
+`python -m kit.tools.check_model [NAME]` in the image of the service that runs the model, with that service's environment
 (NAME: MODEL). Fetches the files into the service's cache from the registry, so that its next start finds them there.
 Writes a line per check, and exits with 1 when there is a problem.
 """
@@ -16,10 +16,10 @@ from typing import Any
 from kit.config.catalogue import Catalogue, Entry
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import ModelNotFound
-from kit.findings import Finding
 from kit.model_files.cache import VerifiedFolder
 from kit.model_files.fetch import ModelFilesError, fetch_model
 from kit.service.service import ServiceSettings
+from kit.tools.check_result import Finding
 
 # Whatever the image and the compose file say: nothing here asks the internet.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -32,7 +32,7 @@ class NotLoadable(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check one model and write the findings; exits with 1 when there is a problem."""
-    parser = argparse.ArgumentParser(prog="python -m kit.check_model", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kit.tools.check_model", description=__doc__)
     parser.add_argument("name", nargs="?", help="the model (default: MODEL)")
     name = parser.parse_args(arguments).name
     try:

@@ -1,4 +1,4 @@
-"""Makes the secrets that the cluster's parts share, once: `python -m kit.generate_secrets FOLDER NAME...`.
+"""Makes the secrets that the cluster's parts share, once: `python -m kit.tools.generate_secrets FOLDER NAME...`.
 
 Standard library only. Each name becomes a file with a random value; a file that is there is left as it is, so a volume
 keeps its secrets for as long as it lives. Run it as root with the group of the services: they read, only root writes.
@@ -39,7 +39,7 @@ def generate(folder: Path, names: Iterable[str]) -> list[str]:
 def main() -> None:
     """Make the secrets of the command line; says which were new, never their values."""
     if len(sys.argv) < 3:
-        sys.stderr.write("usage: python -m kit.generate_secrets FOLDER NAME...\n")
+        sys.stderr.write("usage: python -m kit.tools.generate_secrets FOLDER NAME...\n")
         raise SystemExit(2)
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     try:

@@ -1,0 +1,1 @@
+"""Programs run as `python -m kit.tools.NAME` in containers and scripts."""
