@@ -53,7 +53,7 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
     metrics = GatewayMetrics()
     metrics.registry.register(BackendCollector(backends, router.fallen_back))
     plane = Plane(
-        limits=Limits.of(settings),
+        limits=_limits(settings),
         backends=backends,
         router=router,
         browser=settings.browser_guard(),
@@ -152,3 +152,19 @@ def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provid
             )
         )
     return providers
+
+
+def _limits(settings: GatewaySettings) -> Limits:
+    return Limits(
+        max_body=settings.max_body_mb * MB,
+        max_upload=settings.max_upload_mb * MB,
+        max_head=settings.max_head_kb * 1024,
+        client_s=settings.client_timeout,
+        keep_alive_s=settings.keep_alive_timeout,
+        connect_s=settings.connect_timeout,
+        first_byte_floor_s=min(settings.first_byte_floor, settings.first_byte_timeout),
+        first_byte_s=settings.first_byte_timeout,
+        stream_idle_floor_s=min(settings.stream_idle_floor, settings.stream_idle_timeout),
+        stream_idle_s=settings.stream_idle_timeout,
+        max_attempts=settings.max_attempts,
+    )

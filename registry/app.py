@@ -27,6 +27,7 @@ from registry.open_store import open_library
 from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
+from registry.store.part_size import MAX_OBJECT
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     mirror = Mirror(
         library,
         jobs,
-        lambda: Hub(settings.hf_endpoint, token, PATIENCE, stall_s=settings.hf_stall_seconds),
+        lambda: Hub(settings.hf_endpoint, token, PATIENCE, stall_s=settings.hf_stall_seconds, max_file_size=MAX_OBJECT),
         lanes,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
         parallel=settings.files_per_job,

@@ -1,7 +1,7 @@
 """How the backends are: asked regularly, and at once when real traffic gives reason to doubt.
 
-After every poll it is seen to that a backend which answers polls also works: see `gateway.health.stall_detector` for one that hangs,
-`gateway.backends.circuit_breaker` for one that fails, `gateway.health.canary` for how either comes back.
+A backend that answers polls must also work: `gateway.health.stall_detector` finds one that hangs,
+`gateway.backends.circuit_breaker` one that fails, `gateway.health.canary` brings either back.
 """
 
 import asyncio

@@ -12,13 +12,12 @@ from gateway.bodies import raw_audio
 from gateway.bodies.body import Body, FormBody, JsonBody
 from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.raw_audio import RawAudioBody
-from gateway.bodies.spool import MB, Spool
+from gateway.bodies.spool import Spool
 from gateway.endpoints import Endpoint
 from gateway.http1.header_cache import KnownHeads
 from gateway.http1.headers import Head, split_target
 from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Router
-from gateway.settings import GatewaySettings
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import GatewayMetrics
 from kit.errors import ApiError
@@ -85,23 +84,6 @@ class Limits:
     stream_idle_floor_s: float
     stream_idle_s: float
     max_attempts: int
-
-    @classmethod
-    def of(cls, settings: GatewaySettings) -> "Limits":
-        """The limits that the settings name."""
-        return cls(
-            max_body=settings.max_body_mb * MB,
-            max_upload=settings.max_upload_mb * MB,
-            max_head=settings.max_head_kb * 1024,
-            client_s=settings.client_timeout,
-            keep_alive_s=settings.keep_alive_timeout,
-            connect_s=settings.connect_timeout,
-            first_byte_floor_s=min(settings.first_byte_floor, settings.first_byte_timeout),
-            first_byte_s=settings.first_byte_timeout,
-            stream_idle_floor_s=min(settings.stream_idle_floor, settings.stream_idle_timeout),
-            stream_idle_s=settings.stream_idle_timeout,
-            max_attempts=settings.max_attempts,
-        )
 
 
 @dataclass(slots=True)

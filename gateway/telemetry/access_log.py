@@ -16,7 +16,7 @@ import msgspec
 
 
 class Line(msgspec.Struct, gc=False):
-    """One relayed request, in the fields of `kit.web.middleware`'s line. `ms` is a duration; what is UNSET is left out."""
+    """One relayed request, in the fields of `kit.web.middleware`'s line. `ms` is a duration; UNSET is left out."""
 
     path: str
     status: int

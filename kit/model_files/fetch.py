@@ -1,6 +1,6 @@
 """Model files from the registry into a local folder: verified, resumable, shared between services.
 
-`kit.model_files.registry_source` asks the registry, `kit.model_files.cache` knows the folders; here is the order of things.
+`registry_source` asks the registry, `cache` holds the folders; this module has the order of steps.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """Proves that a model can be loaded here without internet: its files, every digest, its configuration and tokenizer.
 
-`python -m kit.tools.check_model [NAME]` in the image of the service that runs the model, with that service's environment
-(NAME: MODEL). Fetches the files into the service's cache from the registry, so that its next start finds them there.
+`python -m kit.tools.check_model [NAME]` in the image of the service that runs the model, with that service's
+environment (NAME: MODEL). Fetches the files into the service's cache from the registry, for its next start.
 Writes a line per check, and exits with 1 when there is a problem.
 """
 

@@ -1,7 +1,7 @@
 """Ways out of this container's network, tried one after the other: what gets out on a machine without internet?
 
-`python -m kit.tools.egress [--outside HOST:PORT ...]` writes a line per way that got out and exits with 1, or one line that
-there is none. Only a look: it sends a name server's question and opens connections, nothing else.
+`python -m kit.tools.egress [--outside HOST:PORT ...]` writes a line per way that got out and exits with 1, or one
+line that there is none. Only a look: it sends a name server's question and opens connections, nothing else.
 """
 
 import argparse

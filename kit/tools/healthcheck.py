@@ -1,4 +1,4 @@
-"""`python -m kit.tools.healthcheck`: a container's HEALTHCHECK. Asks its own `/health` and prints one line of the answer.
+"""`python -m kit.tools.healthcheck`: a container's HEALTHCHECK. Prints one line of its own `/health`.
 
 Runs every few seconds in every container, so it imports next to nothing: a socket, not an HTTP client.
 """

@@ -8,10 +8,10 @@ from pydantic_settings import NoDecode
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
-from kit import __version__
 from kit.config.settings import Settings
 from kit.errors import install_error_handlers
 from kit.logs import LogFormat
+from kit.version import __version__
 from kit.web.api_docs import add_docs
 from kit.web.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.web.metrics import HttpMetrics, metrics_route

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 HELP = """usage: python -m {program}
 
 Serves until SIGINT or SIGTERM. It takes no arguments: settings come from the environment, each by its field's name in
-capitals (PORT=8000). {folder}/settings.py lists them with what they take, and kit/app.py and kit/service.py those that
-programs share. README.md has examples; .env.example has what the compose files pass on.
+capitals (PORT=8000). {folder}/settings.py lists them with what they take; kit/web/app.py and kit/service/service.py
+list those that programs share. README.md has examples; .env.example has what the compose files pass on.
 """
 
 

@@ -27,9 +27,9 @@ from registry.bundle.manifest import (
 from registry.bundle.minisign import MAX_FILE, SecretKey, SignatureError
 from registry.bundle.source import CHUNK, draft_of, open_place, read_small
 from registry.bundle.target import free_bytes, open_target, unwritable, write_durably
-from registry.commands.progress_bar import human_bytes
 from registry.models.library import Library, NotInStore
 from registry.store.interface import Store
+from registry.units import human_bytes
 
 # What is worked on, and a count of bytes that are done of it.
 OnBytes = Callable[[str, int], None]

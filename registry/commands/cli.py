@@ -13,14 +13,14 @@ from registry.bundle.manifest import BundleError
 from registry.bundle.minisign import SignatureError
 from registry.commands import bundle_command, upkeep_command
 from registry.commands.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
-from registry.commands.progress_bar import ProgressBar, human_bytes
+from registry.commands.progress_bar import ProgressBar
 from registry.commands.registry_client import RegistryClientError, RegistryGone
 from registry.download.folder_import import FolderError, bytes_to_read, import_folder
 from registry.models.library import MAIN
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
-from registry.upkeep.readiness import check
+from registry.units import human_bytes
 
 EXIT_USAGE = 2
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
@@ -225,5 +225,5 @@ _COMMANDS = {
     "download": download,
     "mirror": mirror,
     "sizes": sizes,
-    "check": check,
+    "check": upkeep_command.check,
 }

@@ -11,7 +11,6 @@ from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import BadName
 from kit.net.retry import Broken
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
-from registry.commands.progress_bar import human_bytes
 from registry.commands.progress_table import Board, table
 from registry.commands.registry_client import RegistryClient, RegistryClientError
 from registry.hub.client import Hub, HubError
@@ -20,6 +19,8 @@ from registry.models.library import Library
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
+from registry.store.part_size import MAX_OBJECT
+from registry.units import human_bytes
 
 EXIT_SOME_FAILED = 1
 EXIT_UNKNOWN_NAME = 2
@@ -80,7 +81,7 @@ def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Print a line per model: its name, bytes, bytes that are not in the store yet, and why that is not known."""
     library = open_library(settings)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with closing(Hub(settings.hf_endpoint, token)) as hub:
+    with closing(Hub(settings.hf_endpoint, token, max_file_size=MAX_OBJECT)) as hub:
         for entry in chosen_entries(library.catalogue, options.names):
             try:
                 size, missing = _size(library, hub, entry)

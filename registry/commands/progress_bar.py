@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Self, TextIO
 
+from registry.units import human_bytes
+
 _WIDTH = 28
 _REDRAW_S = 0.1
 _LINE_S = 15.0
@@ -54,12 +56,3 @@ def drawn_bar(share: float) -> str:
     """A bar that is filled up to `share` (0..1)."""
     full = int(share * _WIDTH)
     return "█" * full + "░" * (_WIDTH - full)
-
-
-def human_bytes(count: float) -> str:
-    """`count` bytes in decimal units, as disks and downloads are sold: 269.1 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from registry.commands.bulk_mirror import Outcome
-from registry.commands.progress_bar import drawn_bar, human_bytes
+from registry.commands.progress_bar import drawn_bar
 from registry.commands.registry_client import ENDED, Model
 from registry.download.progress import told
+from registry.units import human_bytes
 
 _REDRAW_S = 0.1
 _TELL_EVERY_S = 10.0

@@ -1,6 +1,8 @@
-"""`registry gc` and `registry verify NAME`: keeping house in the store that STORE names, from a terminal."""
+"""`registry gc`, `registry check` and `registry verify NAME`: upkeep of the store that STORE names."""
 
 import argparse
+import datetime
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +18,9 @@ from registry.models.manifest import FileEntry
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import Bytes, StoreError
+from registry.store.part_size import MAX_OBJECT
 from registry.upkeep.gc import clear_up
+from registry.upkeep.readiness import findings
 from registry.upkeep.scrub import (
     Damage,
     bytes_to_read,
@@ -32,6 +36,16 @@ def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
     library = open_library(settings)
     cleared = clear_up(library, spare_s=settings.presigned_seconds, running=set, dry_run=options.dry_run)
     _print(f"{library.store.where}: {cleared.told(dry_run=options.dry_run)}")
+
+
+def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
+    """Print the readiness findings; exits with 1 if one is a problem."""
+    library = open_library(settings)
+    problems = 0
+    for finding in findings(library, datetime.datetime.now(datetime.UTC)):
+        finding.write(sys.stdout)
+        problems += finding.status == "problem"
+    raise SystemExit(min(problems, 1))
 
 
 def verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -71,7 +85,7 @@ def _from_bundle(library: Library, damages: list[Damage], options: argparse.Name
 def _from_source(settings: RegistrySettings, library: Library, damages: list[Damage]) -> list[Damage]:
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     left = []
-    with closing(Hub(settings.hf_endpoint, token)) as hub:
+    with closing(Hub(settings.hf_endpoint, token, max_file_size=MAX_OBJECT)) as hub:
 
         def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[Bytes]:
             # Here Ctrl-C is what ends it.

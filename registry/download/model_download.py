@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from kit.config.hub_names import BadName, repo_folder
 from kit.net.retry import Broken, pause
-from registry.commands.progress_bar import human_bytes
 from registry.download.arrival import Arrival
 from registry.download.file_download import DamagedFile, FileFetch, Lanes
 from registry.download.file_queue import Crew
@@ -23,12 +22,13 @@ from registry.download.progress import Progress
 from registry.hub.client import Hub, HubError, Listing, SourceFile
 from registry.hub.file_selection import choose_files
 from registry.models.library import MAIN, BlobsMissing, Library
-from registry.models.manifest import FileEntry, Manifest, Source, entry_of, now
+from registry.models.manifest import FileEntry, Manifest, Source, entry_of
 from registry.models.model_card import CARD
 from registry.safety.policy import Found, Policy, Refused, is_looked_at, look_at, may_go
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
+from registry.units import human_bytes, utc_now
 
 log = structlog.get_logger(__name__)
 
@@ -197,7 +197,7 @@ class Transfer:
             for file in files
             if file.sha256 is not None
         )
-        return Manifest(repo=self._wanted.repo, commit=commit, files=known, source=self._source(), created=now())
+        return Manifest(repo=self._wanted.repo, commit=commit, files=known, source=self._source(), created=utc_now())
 
     def _arrives(self, file: SourceFile, digest: str) -> Arrival:
         store, policy = self._library.store, self._policy

@@ -16,8 +16,8 @@ from kit.errors import ApiError, ModelLoading
 from registry.download.jobs import Job, JobConflict
 from registry.download.mirror import DownloadRequest, Mirror
 from registry.download.partial_model import UnderWay
-from registry.download.progress import human_seconds
 from registry.models.library import MAIN
+from registry.units import human_seconds
 
 log = structlog.get_logger(__name__)
 

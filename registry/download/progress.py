@@ -1,12 +1,11 @@
 """How far a download is: bytes, files, speed, time left. Written by the threads that fetch, read by routes."""
 
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 
-from registry.commands.progress_bar import human_bytes
+from registry.units import human_bytes, human_seconds
 
 _WINDOW_S = 10.0
 
@@ -82,12 +81,3 @@ def told(progress: Mapping[str, float | int | None]) -> str:
     parts += [f"{human_bytes(rate)}/s"] if rate else []
     parts += [f"{human_seconds(left)} left"] if left else []
     return ", ".join(parts)
-
-
-def human_seconds(seconds: float) -> str:
-    """A duration as one says it: 20 s, 3 min, 1 h 5 min."""
-    whole = math.ceil(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = math.ceil(whole / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -5,13 +5,13 @@ The rest of the right file behind the beginning of a wrong one has the right siz
 looks at. So the store remembers such files, and whoever goes on with one gets it from its beginning.
 """
 
-from registry.models.manifest import now
 from registry.store.interface import Store
+from registry.units import utc_now
 
 
 def note(store: Store, digest: str) -> bool:
     """Remember that unproved bytes of this blob go out from now on; False if that was known. Raises StoreError."""
-    return store.create_document(_key(digest), {"since": now()})
+    return store.create_document(_key(digest), {"since": utc_now()})
 
 
 def forget(store: Store, digest: str) -> None:

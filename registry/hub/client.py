@@ -13,7 +13,6 @@ import httpx2
 from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths
 from kit.net.range_client import RangeClient, RangedFile
 from kit.net.retry import PATIENCE, Broken, Patience, pause
-from registry.store.part_size import MAX_OBJECT
 
 AGENT = "gpu-cluster-registry"
 CONNECT_TIMEOUT_S = 10.0
@@ -57,11 +56,18 @@ class Hub:
     """
 
     def __init__(
-        self, endpoint: str, token: str | None, patience: Patience = PATIENCE, *, stall_s: float = STALL_TIMEOUT_S
+        self,
+        endpoint: str,
+        token: str | None,
+        patience: Patience = PATIENCE,
+        *,
+        stall_s: float = STALL_TIMEOUT_S,
+        max_file_size: int,
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._has_token = token is not None
         self._patience = patience
+        self._max_file_size = max_file_size
         self._ranges = RangeClient(
             self.endpoint, token, user_agent=AGENT, connect_s=CONNECT_TIMEOUT_S, stall_s=stall_s, proxies=True
         )
@@ -96,7 +102,7 @@ class Hub:
             if len(entries) > MAX_FILES:
                 raise HubError(f"{repo} has more than {MAX_FILES} files, which is no model.")
         try:
-            files = tuple(_source_file(entry) for entry in entries if entry["type"] == "file")
+            files = tuple(_source_file(entry, self._max_file_size) for entry in entries if entry["type"] == "file")
             check_paths(file.path for file in files)
         except (BadName, KeyError, TypeError, ValueError) as error:
             raise HubError(f"{self.endpoint} lists {repo} in a way that is refused: {error}") from error
@@ -184,7 +190,7 @@ def _seconds(headers: Mapping[str, str]) -> float | None:
     return float(value) if value.isascii() and value.isdigit() else None
 
 
-def _source_file(entry: dict[str, Any]) -> SourceFile:
+def _source_file(entry: dict[str, Any], max_size: int) -> SourceFile:
     path, size, lfs = entry["path"], entry["size"], entry.get("lfs")
     if lfs is not None and not (isinstance(lfs, dict) and lfs.get("size", size) == size):
         raise ValueError(f"{str(path)[:100]} with an LFS entry that is none")
@@ -192,7 +198,7 @@ def _source_file(entry: dict[str, Any]) -> SourceFile:
         raise ValueError(f"{str(path)[:100]} with a path or size that is none")
     sha256 = str(lfs["oid"]) if lfs else entry.get("sha256")
     git_sha1 = None if lfs else str(entry["oid"])
-    if not 0 <= size <= MAX_OBJECT:
+    if not 0 <= size <= max_size:
         raise ValueError(f"{path} with a size of {size} bytes")
     if (sha256 is not None and not SHA256.fullmatch(sha256)) or (
         git_sha1 is not None and not COMMIT.fullmatch(git_sha1)

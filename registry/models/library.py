@@ -9,11 +9,12 @@ from urllib.parse import quote, unquote
 
 from kit.config.catalogue import Catalogue
 from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
-from registry.models.manifest import FileEntry, Manifest, Name, Source, now
+from registry.models.manifest import FileEntry, Manifest, Name, Source
 from registry.models.model_card import Card
 from registry.models.quota import Room
 from registry.store.deletion_intents import wait_for_sweeps
 from registry.store.interface import Store, StoreError
+from registry.units import utc_now
 
 MAIN = "main"
 
@@ -65,12 +66,12 @@ class Library:
             merged = self._merged(repo, commit, files)
             self._check_blobs(merged)
             manifest = Manifest(
-                repo=repo, commit=commit, files=merged, source=source, created=now(), card=card or Card()
+                repo=repo, commit=commit, files=merged, source=source, created=utc_now(), card=card or Card()
             )
             self._put_manifest(manifest)
             for ref in self._refs_to_move(repo, revision, commit):
                 self.store.put_document(_ref_key(repo, ref), {"commit": commit})
-            pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=now())
+            pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=utc_now())
             self.store.put_document(_name_key(name), pointer.model_dump())
         return manifest
 

@@ -1,6 +1,5 @@
 """What a model is: one commit's files with their sizes and digests, as git and the Hub compute them."""
 
-import datetime
 import hashlib
 from collections.abc import Iterable
 from typing import Literal
@@ -102,8 +101,3 @@ def commit_of(files: Iterable[FileEntry]) -> str:
     for file in sorted(files, key=lambda file: file.path):
         hasher.update(f"{file.path}\0{file.size}\0{file.sha256}\n".encode())
     return hasher.hexdigest()[:40]
-
-
-def now() -> str:
-    """The time as documents hold it, ISO 8601 in UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,17 +1,13 @@
 """`registry check`: is what the catalogue names in the store, and whole? Can the clock be right? Asks no network."""
 
-import argparse
 import datetime
-import sys
 from collections.abc import Iterator
 
 from kit.config.catalogue import Entry
 from kit.tools.check_result import Finding
-from registry.commands.progress_bar import human_bytes
 from registry.models.library import Library, RevisionUnknown
-from registry.open_store import open_store
-from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
+from registry.units import human_bytes
 
 # Before this was written nothing can have been set up: a clock that says so was reset, to 1970 or so.
 NOT_BEFORE = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -21,16 +17,6 @@ TOLERANCE = datetime.timedelta(minutes=5)
 SET_CLOCK = (
     "Set the clock (sudo timedatectl set-time '2026-12-31 12:00:00'), or let a time server of your network do it."
 )
-
-
-def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
-    """Write the findings; exits with 1 when there is a problem."""
-    library = Library(open_store(settings), settings.load_catalogue())
-    problems = 0
-    for finding in findings(library, datetime.datetime.now(datetime.UTC)):
-        finding.write(sys.stdout)
-        problems += finding.status == "problem"
-    raise SystemExit(min(problems, 1))
 
 
 def findings(library: Library, now: datetime.datetime) -> Iterator[Finding]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import __version__
-from tests.test_structure import tracked
+from kit.version import __version__
+from tests.test_source_tree import tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = [path for path in tracked("*/Dockerfile", "*/Dockerfile.*") if path.suffix != ".dockerignore"]

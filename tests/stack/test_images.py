@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit import __version__
+from kit.version import __version__
 from tests.stack.root_scan import scan
 from tests.support import models
 from tests.support.docker import Container, DockerError, build, docker, inspect, running

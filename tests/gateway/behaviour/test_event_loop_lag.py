@@ -1,0 +1,40 @@
+"""The gateway itself is held up for a while, as on a machine that has too much to do: no backend is blamed for it."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.backends.adaptive_timeouts import LATE_S, held_up
+from tests.gateway.behaviour.test_faults import settled
+from tests.gateway.conftest import StartBackend, StartGateway
+
+# A limit that a running process keeps easily, and for how long this one stands still, in seconds.
+LIMIT_S = 2.0
+STANDS_S = 2.3
+
+
+def test_who_is_late_cannot_tell() -> None:
+    """A little is what timers are; more is not the other side's."""
+    assert not held_up(2.0, 2.0)
+    assert not held_up(2.0 + LATE_S / 2, 2.0)
+    assert held_up(2.0 + 2 * LATE_S, 2.0)
+
+
+@pytest.mark.parametrize("limit", ["connect_timeout", "poll_timeout", "first_byte_timeout"])
+async def test_standing_still_costs_no_request(
+    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Connections that could not be seen to open, polls and answers that were not read, are looked at once more."""
+    monkeypatch.setattr("gateway.backends.adaptive_timeouts.LATE_S", 0.05)
+    one, two = await start_backend("one", ttft=0.05), await start_backend("two", ttft=0.05)
+    gateway = await start_gateway(one, two, max_attempts=1, **{"poll_interval": 0.05, limit: LIMIT_S})
+    states: set[str] = set()
+    gateway.plane.backends.on_change(lambda: states.update(one.state for one in gateway.plane.backends))
+    asked = [asyncio.create_task(gateway.chat("qwen", stream=bool(number % 2))) for number in range(40)]
+    await gateway.until(lambda: gateway.plane.metrics.relaying > 0)
+    time.sleep(STANDS_S)  # noqa: ASYNC251  # the stall itself, not a wait for anything
+    answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [200] * 40
+    assert states <= {"healthy"}
+    await gateway.until(lambda: settled(gateway))

@@ -1,0 +1,232 @@
+"""A stream's events pass as they came, whatever comes between them."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from gateway.relay.stream_passthrough import MOST, Passage
+from gateway.streams.transcript import FOLD
+from tests.gateway.behaviour.test_faults import settled
+from tests.gateway.conftest import StartGateway
+from tests.gateway.running import HANG_S, RunningGateway, post
+from tests.support.answers import ENGINE_DIED
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+LISTING = json.dumps({"object": "list", "data": [{"id": "org/x", "object": "model"}]}).encode()
+
+
+def word(text: str) -> bytes:
+    """One event."""
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}).encode() + b"\n\n"
+
+
+def chunk(data: bytes, digits: bytes = b"%x") -> bytes:
+    """As it goes on the wire."""
+    return digits % len(data) + b"\r\n" + data + b"\r\n"
+
+
+def word_chunk(number: int) -> bytes:
+    """One of many words."""
+    return chunk(word(f" w{number}"))
+
+
+def plain(first: int, count: int) -> list[bytes]:
+    """Some words, one a chunk."""
+    return [word_chunk(number) for number in range(first, first + count)]
+
+
+class Backend(asyncio.Protocol):
+    """One connection of a server whose answers the test writes. It tells `asked` of each request for an answer."""
+
+    def __init__(self, asked: asyncio.Queue[asyncio.Transport]) -> None:
+        self._asked = asked
+        self._got = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        if self._got.startswith(b"GET /v1/models"):
+            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(LISTING), LISTING))
+        elif self._got.startswith(b"GET"):
+            self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+        elif not self._got.endswith(b"}"):
+            return
+        else:
+            self._asked.put_nowait(self._transport)
+        self._got = b""
+
+
+CASES = {
+    "one event a chunk": ([*plain(0, 40)], 38),
+    "several events a chunk": ([chunk(word("a") + word("b")) for _ in range(5)], 3),
+    "several chunks a read": ([*plain(0, 3), b"".join(plain(3, 3)), *plain(6, 3)], 4),
+    "half an event": ([*plain(0, 3), chunk(word("x")[:9]), chunk(word("x")[9:]), *plain(4, 3)], 3),
+    "half a chunk": ([*plain(0, 3), chunk(word("x"))[:9], chunk(word("x"))[9:], *plain(4, 3)], 1),
+    "upper case, leading zeros": ([chunk(word(" " * n), b"%04X") for n in range(60, 70)], 0),
+    "long": ([*plain(0, 3), chunk(word("x" * MOST)), *plain(4, 3)], 4),
+    "comments": ([*plain(0, 3), chunk(b": ping\n\n"), *plain(4, 3)], 5),
+    "what ends like a chunk within": ([*plain(0, 3), chunk(b"data: a\n\n\r\n\n\n"), *plain(4, 3)], 5),
+}
+
+
+class Stream:
+    """One streamed answer of the backend "raw", which the test writes piece by piece."""
+
+    def __init__(self, backend: asyncio.Transport, reader: asyncio.StreamReader) -> None:
+        self._backend = backend
+        self._reader = reader
+        self._sent = b""
+        self.got = b""
+        backend.write(HEAD)
+
+    async def write(self, piece: bytes) -> None:
+        """Write it in a read of its own: what is whole has to have passed before the next is written."""
+        self._backend.write(piece)
+        self._sent += piece
+        said, so_far = unchunked(self.got), unchunked(self._sent)
+        if said == so_far or not so_far.endswith(b"\n\n"):
+            await asyncio.sleep(0.05)
+            return
+        while unchunked(self.got) != so_far:
+            await self._read()
+
+    def broken(self, piece: bytes) -> None:
+        """Write what must not reach the client as it is."""
+        self._backend.write(piece)
+
+    async def rest(self) -> bytes:
+        """What the client got, whole."""
+        while not self.got.endswith(b"\r\n0\r\n\r\n"):
+            await self._read()
+        return unchunked(self.got)
+
+    async def end(self) -> bytes:
+        """The same, where the backend ends it."""
+        self._backend.write(b"0\r\n\r\n")
+        return await self.rest()
+
+    async def _read(self) -> None:
+        async with asyncio.timeout(HANG_S):
+            if not self.got:
+                await self._reader.readuntil(b"\r\n\r\n")
+            self.got += await self._reader.read(65536)
+
+
+Streaming = tuple[RunningGateway, Callable[[], Awaitable[Stream]]]
+
+
+@contextlib.asynccontextmanager
+async def streaming(start_gateway: StartGateway, **settings: Any) -> AsyncIterator[Streaming]:
+    """A gateway before one backend, and how to ask for an answer there; its head is known from the second on."""
+    asked: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
+    server = await asyncio.get_running_loop().create_server(lambda: Backend(asked), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        gateway = await start_gateway(services=f"raw=http://127.0.0.1:{port};kind=llm;models=qwen", **settings)
+        await gateway.until(lambda: gateway.backend("raw").state == "healthy")
+        reader, writer = await gateway.raw()
+
+        async def ask() -> Stream:
+            writer.write(post({"model": "qwen", "stream": True, "messages": []}))
+            return Stream(await asked.get(), reader)
+
+        first = await ask()
+        await first.write(word_chunk(0))
+        await first.end()
+        yield gateway, ask
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each read was taken the short way."""
+    took: list[bool] = []
+    takes = Passage.takes
+
+    def watched(self: Passage, data: bytes) -> bool:
+        took.append(takes(self, data))
+        return took[-1]
+
+    monkeypatch.setattr(Passage, "takes", watched)
+    return took
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_the_same_arrives(start_gateway: StartGateway, short: list[bool], name: str) -> None:
+    """Whatever a backend writes between events that pass, the client gets all of it, in order, and once."""
+    pieces, least = CASES[name]
+    async with streaming(start_gateway) as (_, ask):
+        stream = await ask()
+        for piece in pieces:
+            await stream.write(piece)
+        assert await stream.end() == unchunked(b"".join(pieces))
+    assert short.count(True) == least, short
+
+
+@pytest.mark.parametrize("wrong", [b"\n" + b"x" * 16 + b"\n\n\r\n", b"3\r\n" + word("a") + b"\r\n"])
+async def test_what_is_no_chunk_does_not_pass(start_gateway: StartGateway, short: list[bool], wrong: bytes) -> None:
+    """A read that ends as an event does, of a length that no chunk has or with another one before it."""
+    async with streaming(start_gateway) as (_, ask):
+        stream = await ask()
+        for piece in plain(0, 4):
+            await stream.write(piece)
+        assert short == [True, True]
+        stream.broken(wrong)
+        events = await stream.rest()
+    assert events.startswith(unchunked(b"".join(plain(0, 4))))
+    assert wrong not in stream.got
+    assert b'"error"' in events
+
+
+async def test_failure_in_a_stream_that_passes(start_gateway: StartGateway, short: list[bool]) -> None:
+    """The event by which an engine tells that it died does not reach the client as if it were an answer."""
+    async with streaming(start_gateway) as (_, ask):
+        stream = await ask()
+        for piece in plain(0, 4):
+            await stream.write(piece)
+        stream.broken(chunk(ENGINE_DIED))
+        events = await stream.rest()
+    assert short == [True, True, False]
+    assert b"failed in the middle of its answer" in events
+
+
+async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]) -> None:
+    """Every chunk is a sign of life; the longest pause is learnt; what was said is kept, in a bounded list."""
+    async with streaming(start_gateway, stream_idle_floor=0.5, stream_idle_timeout=30.0) as (gateway, ask):
+        backend, stream = gateway.backend("raw"), await ask()
+        for number, piece in enumerate(plain(0, FOLD * 2 + 9)):
+            before = backend.last_byte
+            await stream.write(piece)
+            assert backend.last_byte > before
+            if number in (5, 9):
+                # Longer than a stream may be silent here: nobody can go on with it, so it is borne, and more than once.
+                await asyncio.sleep(1.2)
+        (exchange,) = [client._running for client in gateway.plane.connections if client._running]
+        said = exchange.answer.said
+        assert len(said.held) < FOLD
+        assert all(piece.startswith(b"data: ") and piece.endswith(b"\n\n") for piece in said.held)
+        said.read()
+        assert said.text == "".join(f" w{number}" for number in range(FOLD * 2 + 9))
+        assert await stream.end() == unchunked(b"".join(plain(0, FOLD * 2 + 9)))
+        await gateway.until(lambda: settled(gateway))
+        assert (backend.pauses.longest or 0) > 1.0
+    assert short.count(True) == FOLD * 2 + 7
+
+
+def unchunked(data: bytes) -> bytes:
+    """What whole chunks hold; what follows them is left out."""
+    body = b""
+    while b"\r\n" in data:
+        digits, _, data = data.partition(b"\r\n")
+        size = int(digits, 16)
+        if not size or len(data) < size + 2:
+            break
+        assert data[size : size + 2] == b"\r\n"
+        body, data = body + data[:size], data[size + 2 :]
+    return body

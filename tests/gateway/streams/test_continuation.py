@@ -1,0 +1,343 @@
+"""A stream whose backend dies goes on at another one, and its client sees one stream."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from gateway.relay.stream_passthrough import Passage
+from gateway.streams.continuation import Ending, NotFaithful, go_on
+from gateway.streams.sse import cut_at_failure
+from gateway.streams.transcript import FOLD, Transcript
+from kit.errors import ApiError, InvalidRequest
+from services.llm.transformers_routes import GenerationFailed, ServiceStopping
+from tests.gateway.behaviour.test_faults import settled
+from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.running import HANG_S, RunningGateway
+from tests.support.answers import ENGINE_DIED, tokens_of
+from tests.support.backend import FakeBackend
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+ASKED = {CHAT: {"messages": [{"role": "user", "content": "Hi"}]}, COMPLETIONS: {"prompt": "Once upon a time "}}
+TOKENS = 40
+
+
+def chunks_of(answer: httpx2.Response) -> list[dict[str, Any]]:
+    """The events of a whole stream, which ends as it should."""
+    *events, done, end = answer.text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+async def stream(gateway: RunningGateway, path: str = CHAT, **more: Any) -> httpx2.Response:
+    """One streamed answer."""
+    return await gateway.http.post(path, json={"model": "qwen", "stream": True, **ASKED[path], **more})
+
+
+async def pair(start_backend: StartBackend, **switches: Any) -> tuple[FakeBackend, FakeBackend]:
+    """Two backends of one model; the first takes the first request and shows the fault."""
+    common = {"tokens": TOKENS, "marked": True} | {
+        key: switches.pop(key) for key in ("engine", "continues", "framing", "ours") if key in switches
+    }
+    return await start_backend("first", **common, **switches), await start_backend("second", **common)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, FOLD - 2, FOLD, TOKENS - 1, TOKENS])
+@pytest.mark.parametrize("path", ASKED)
+async def test_goes_on(start_backend: StartBackend, start_gateway: StartGateway, path: str, cut: int) -> None:
+    """Wherever it is cut, every token comes once, under one id, with one role, one finish and one sum of tokens."""
+    first, second = await pair(start_backend, reset_after=cut)
+    gateway = await start_gateway(first, second)
+    answer = await stream(gateway, path, stream_options={"include_usage": True}, max_tokens=TOKENS + 5)
+    assert first.requests
+    chunks = chunks_of(answer)
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop"]
+    if path == CHAT:
+        assert [choice["delta"]["role"] for choice in choices if "role" in choice["delta"]] == ["assistant"]
+    direct = await _direct(second, path)
+    assert chunks[-1]["usage"] == direct
+    assert answer.headers["x-served-by"] == ("second" if cut == 0 else "first")
+    if cut > 0:
+        sent = second.requests[0].json
+        assert sent["max_tokens"] == TOKENS + 5 - cut
+        assert sent.get("continue_final_message") is (True if path == CHAT else None)
+    await gateway.until(lambda: settled(gateway))
+
+
+async def test_goes_on_from_chunks_that_passed_as_they_came(
+    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the head of the answer was known, chunks are not framed again: what they said is known all the same."""
+    passed: list[bytes] = []
+    takes = Passage.takes
+
+    def watched(self: Passage, data: bytes) -> bool:
+        if takes(self, data):
+            passed.append(data)
+            return True
+        return False
+
+    monkeypatch.setattr(Passage, "takes", watched)
+    first, second = await pair(start_backend)
+    gateway = await start_gateway(first, second)
+    gateway.backend("second").drain(True)
+    for _ in range(2):
+        assert list(tokens_of((await stream(gateway)).content)) == list(range(TOKENS))
+    first.switches.gated, first.switches.reset_after = True, 7
+    asked = asyncio.create_task(stream(gateway))
+    await first.wait_for(3)
+    gateway.backend("second").drain(False)
+    # One by one: where several come at once they do not pass so. Nor do the first two.
+    for _ in range(7):
+        before = gateway.backend("first").last_byte
+        first.gate.release()
+        await gateway.until(lambda before=before: gateway.backend("first").last_byte > before)
+    first.gate.release()
+    assert len(passed) >= 4
+    answer = await asked
+    assert answer.headers["x-served-by"] == "first"
+    assert second.requests
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert len({chunk["id"] for chunk in chunks_of(answer)}) == 1
+    await gateway.until(lambda: settled(gateway))
+
+
+async def _direct(backend: FakeBackend, path: str) -> dict[str, int]:
+    """The usage of the same request when nothing is cut."""
+    async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=HANG_S) as client:
+        body = {"model": "qwen", "max_tokens": TOKENS + 5, **ASKED[path]}
+        usage: dict[str, int] = (await client.post(backend.url + path, json=body)).json()["usage"]
+        return usage
+
+
+async def test_usage_in_every_event(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """With vLLM's continuous_usage_stats the numbers grow by one from event to event, over the seam too."""
+    gateway = await start_gateway(*await pair(start_backend, reset_after=7))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    usages = [chunk["usage"] for chunk in chunks_of(await stream(gateway, stream_options=options))]
+    assert [usage["completion_tokens"] for usage in usages] == [*range(TOKENS + 1), TOKENS, TOKENS]
+    assert len({usage["prompt_tokens"] for usage in usages}) == 1
+    assert all(one["total_tokens"] == one["prompt_tokens"] + one["completion_tokens"] for one in usages)
+
+
+async def test_limit_reached_at_the_cut(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Where max_tokens had been said when the backend died, the stream ends as by its limit, asking nobody."""
+    first, second = await pair(start_backend, reset_after=5)
+    gateway = await start_gateway(first, second)
+    answer = await stream(gateway, max_tokens=5)
+    assert first.requests
+    assert not second.requests
+    assert list(tokens_of(answer.content)) == list(range(5))
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks_of(answer)][-1] == "length"
+
+
+async def test_goes_on_twice(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A stream whose second backend falls silent too, further on, goes on once more."""
+    faults: list[dict[str, int]] = [{"hang_after": 5}, {"reset_after": 11}, {"hang_after": 23}, {}]
+    backends = [
+        await start_backend(f"b{index}", tokens=TOKENS, marked=True, **fault) for index, fault in enumerate(faults)
+    ]
+    gateway = await start_gateway(*backends, stream_idle_timeout=0.5)
+    answer = await stream(gateway)
+    assert all(backend.requests for backend in backends)
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert len({chunk["id"] for chunk in chunks_of(answer)}) == 1
+    await gateway.until(lambda: settled(gateway))
+
+
+async def test_silent_in_the_middle(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A stream without a byte for too long goes on elsewhere, and the silent backend sees its connection end."""
+    first, second = await pair(start_backend, hang_after=3)
+    gateway = await start_gateway(first, second, stream_idle_timeout=0.5)
+    answer = await stream(gateway)
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert chunks_of(answer)
+    await asyncio.wait_for(first.requests[0].gone.wait(), HANG_S)
+    await gateway.until(lambda: settled(gateway))
+
+
+@pytest.mark.parametrize("after", [0, 3])
+async def test_engine_dies_behind_its_server(
+    start_backend: StartBackend, start_gateway: StartGateway, after: int
+) -> None:
+    """A server that tells in its stream that its engine has died is as good as gone: the other one goes on."""
+    first, second = await pair(start_backend, tell_after=after)
+    gateway = await start_gateway(first, second)
+    answer = await stream(gateway)
+    assert first.requests
+    assert list(tokens_of(answer.content)) == list(range(TOKENS))
+    assert chunks_of(answer)
+    assert b"EngineCore" not in answer.content
+    await gateway.until(lambda: settled(gateway))
+
+
+async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Without another backend the error is told, once, and an error that is the request's own passes as it is."""
+    gateway = await start_gateway(await start_backend(tell_after=2))
+    answer = await stream(gateway)
+    assert answer.content.count(b'"error"') == 1
+    assert b"EngineCore" in answer.content
+    own = ENGINE_DIED.replace(b"500", b"400")
+    assert cut_at_failure(own) == (own, None)
+    assert cut_at_failure(b"data: {}\n\n" + ENGINE_DIED) == (b"data: {}\n\n", "EngineCore encountered an issue")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_the_requests"),
+    [
+        (ServiceStopping(), False),
+        (GenerationFailed("out of memory"), False),
+        (InvalidRequest("no such tool"), True),
+        (InvalidRequest("no such tool", code="nothing"), True),
+    ],
+)
+def test_errors_of_our_own_text_service(error: ApiError, is_the_requests: bool) -> None:
+    """A stop of the service and a failure of its engine are no reason to end an answer that another can go on with."""
+    told = b"data: " + error.encoded() + b"\n\ndata: [DONE]\n\n"
+    assert cut_at_failure(told) == ((told, None) if is_the_requests else (b"", error.message))
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+async def test_killed(start_backend: StartBackend, start_gateway: StartGateway, framing: str) -> None:
+    """A backend that ends altogether in the middle of many streams loses none of them, however it frames them."""
+    first, second = await pair(start_backend, framing=framing, gated=True)
+    second.switches.gated = False
+    gateway = await start_gateway(first, second)
+    streams = [asyncio.create_task(stream(gateway)) for _ in range(12)]
+    await first.wait_for(3)
+    for _ in range(len(first.requests) * 4):
+        first.gate.release()
+    await gateway.until(lambda: any(backend.last_byte for backend in gateway.plane.backends))
+    await first.stop()
+    for answer in await asyncio.gather(*streams):
+        assert list(tokens_of(answer.content)) == list(range(TOKENS))
+        assert chunks_of(answer)
+    await gateway.until(lambda: settled(gateway))
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "sets tools"),
+        ({"logprobs": True}, "sets logprobs"),
+        ({"n": 2}, "sets n"),
+        ({"response_format": {"type": "json_object"}}, "sets response_format"),
+        ({"structured_outputs": {"regex": "a+"}}, "sets structured_outputs"),
+        ({"guided_json": {"type": "object"}}, "sets guided_json"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_ends_in_an_error_event(
+    start_backend: StartBackend, start_gateway: StartGateway, asked: dict[str, object], reason: str
+) -> None:
+    """What cannot be gone on with faithfully ends in an error event that says why; no other backend is asked."""
+    first, second = await pair(start_backend, reset_after=3)
+    gateway = await start_gateway(first, second)
+    answer = await stream(gateway, **asked)
+    assert list(tokens_of(answer.content)) == [0, 1, 2]
+    assert reason in json.loads(answer.text.split("data: ")[-1])["error"]["message"]
+    assert not second.requests
+    await gateway.until(lambda: settled(gateway))
+
+
+def test_obstacle_before_the_first_token() -> None:
+    """While only the role has been said, any request begins again elsewhere."""
+    said = Transcript()
+    said.keep(event(index=0, delta={"role": "assistant", "content": ""}))
+    step = go_on(CHAT, b'{"messages":[],"tools":[{}],"model":null}', "qwen", said)
+    assert not isinstance(step, Ending)
+    assert not step.prefills
+    assert json.loads(step.body) == {"messages": [], "tools": [{}], "model": "qwen"}
+
+
+async def test_other_backend_cannot_prefill(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """An engine that would begin anew is not asked to go on with a chat; a completion it can go on with."""
+    first, second = await pair(start_backend, reset_after=3, engine="ollama", continues=False)
+    gateway = await start_gateway(first, second)
+    answer = await stream(gateway)
+    assert list(tokens_of(answer.content)) == [0, 1, 2]
+    assert '"error"' in answer.text
+    assert not second.requests
+    completion = await stream(gateway, COMPLETIONS, max_tokens=TOKENS)
+    assert list(tokens_of(completion.content)) == list(range(TOKENS))
+
+
+async def test_plain_vllm_is_known_by_its_models(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A foreign server that calls itself vllm in /v1/models goes on with chats."""
+    first, second = await pair(start_backend, reset_after=3, ours=False)
+    gateway = await start_gateway(first, second)
+    assert list(tokens_of((await stream(gateway)).content)) == list(range(TOKENS))
+    assert second.requests
+
+
+def event(**choice: Any) -> bytes:
+    """One event of a chat."""
+    chunk = {"id": "a", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [
+        ({"tool_calls": [{"index": 0}]}, "calls a tool"),
+        ({"reasoning": "hm"}, "reasoned"),
+        ({"reasoning_content": "hm"}, "reasoned"),
+        ({"audio": {"id": "x"}}, "not understood"),
+    ],
+)
+def test_streams_that_hold_more_than_text(delta: dict[str, object], reason: str) -> None:
+    """What a stream has carried beside its text is seen when it is read, at the latest."""
+    said = Transcript()
+    said.keep(event(index=0, delta={"role": "assistant", "content": ""}))
+    said.keep(event(index=0, delta=delta))
+    said.keep(event(index=0, delta={"content": "text"}))
+    with pytest.raises(NotFaithful, match=reason):
+        go_on(CHAT, b'{"messages": [{}]}', "m", said)
+
+
+def test_transcript_reads_any_events() -> None:
+    """Comments, other line ends, fields beside data and several events in one piece make no difference."""
+    plain, said = Transcript(), Transcript()
+    words = [event(index=0, delta={"content": f" w{number}"}) for number in range(FOLD * 2 + 3)]
+    for word in words:
+        plain.keep(word)
+    said.keep(b": ping\n\n" + b"".join(words[:5]))
+    said.keep(b"".join(words[5:9]).replace(b"\n", b"\r\n"))
+    said.keep(b"event: x\n" + words[9])
+    for word in words[10:]:
+        said.keep(word)
+    for transcript in (plain, said):
+        transcript.read()
+    assert plain.reason is said.reason is None
+    assert plain.text == said.text == "".join(f" w{number}" for number in range(FOLD * 2 + 3))
+    assert plain.tokens == said.tokens == FOLD * 2 + 3
+    assert plain.names == said.names
+
+
+def test_client_s_own_beginning_grows() -> None:
+    """A request that already continues a message has the text added to that message."""
+    said = Transcript()
+    said.keep(event(index=0, delta={"content": " world"}))
+    messages = [{"role": "user", "content": "Greet"}, {"role": "assistant", "content": "Hello"}]
+    body = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    step = go_on(CHAT, json.dumps(body).encode(), "m", said)
+    assert not isinstance(step, Ending)
+    assert json.loads(step.body)["messages"][1:] == [{"role": "assistant", "content": "Hello world"}]
+
+
+def test_limits_are_lowered() -> None:
+    """Every limit that is set sinks by what was said, and the least number of tokens with it, not below nothing."""
+    said = Transcript()
+    for _ in range(4):
+        said.keep(event(index=0, delta={"content": "x"}))
+    body = {"messages": [{}], "max_tokens": 9, "max_completion_tokens": 7, "min_tokens": 2}
+    step = go_on(CHAT, json.dumps(body).encode(), "m", said)
+    assert not isinstance(step, Ending)
+    sent = json.loads(step.body)
+    assert (sent["max_tokens"], sent["max_completion_tokens"], sent["min_tokens"]) == (5, 3, 0)

@@ -1,0 +1,79 @@
+"""Reading GPUs while the event loop goes on, even when the driver hangs."""
+
+import asyncio
+import threading
+
+import pynvml
+import pytest
+
+from kit.service.gpu import GpuReader
+from tests.kit.service.nvml import Driver, Gpu
+
+UUID = "GPU-aaaa1111-0000-0000-0000-000000000000"
+
+
+class Hanging(Driver):
+    """A driver that answers only once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__([Gpu(UUID)])
+        self.answers = threading.Event()
+        self.reads = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802  # NVML's own name
+        self.reads += 1
+        assert self.answers.wait(20)
+        super().nvmlInit()
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Hanging:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver = Hanging()
+    driver.install(monkeypatch)
+    return driver
+
+
+async def test_hanging_driver_is_told(driver: Hanging) -> None:
+    """The answer comes in time and says what is the matter; one thread waits, however many polls there are."""
+    reader = GpuReader()
+    for _ in range(3):
+        stats = await reader.read(within_s=0.01)
+        assert not stats["available"]
+        assert "has not answered" in stats["reason"]
+    assert driver.reads == 1
+    driver.answers.set()
+    assert (await reader.read())["gpus"][0]["uuid"] == UUID
+    assert driver.reads == 1
+
+
+async def test_concurrent_reads_share_one(driver: Hanging) -> None:
+    """Who asks at the same time gets the same reading; who asks later, a new one."""
+    reader = GpuReader()
+    driver.answers.set()
+    first, second = await asyncio.gather(reader.read(), reader.read())
+    assert first == second
+    assert driver.reads == 1
+    await reader.read()
+    assert driver.reads == 2
+
+
+async def test_reader_that_leaves(driver: Hanging) -> None:
+    """A client that goes away does not take the reading from the others."""
+    reader = GpuReader()
+    leaving = asyncio.create_task(reader.read())
+    staying = asyncio.create_task(reader.read())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    driver.answers.set()
+    assert (await staying)["available"]
+
+
+async def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a driver answers at once."""
+
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    assert "no NVIDIA driver" in (await GpuReader().read())["reason"]

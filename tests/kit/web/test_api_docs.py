@@ -1,0 +1,43 @@
+"""`/docs` where there is no internet."""
+
+import re
+
+import httpx2
+import pytest
+
+from kit.web.api_docs import PAGE
+from tests.kit.web.test_middleware import bare_app
+
+
+@pytest.fixture
+async def page() -> httpx2.Response:
+    """The page, as a browser gets it."""
+    transport = httpx2.ASGITransport(bare_app())
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return await client.get("/docs")
+
+
+async def test_page_needs_nothing_from_elsewhere(page: httpx2.Response) -> None:
+    """No address of another server is in it, and the policy lets a browser fetch nothing but this server's own."""
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"(?:https?:)?//[a-z]", page.text.replace("// ", ""))
+    policy = dict(one.strip().split(" ", 1) for one in page.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert set(re.findall(r"""(?:src|href)="([^"]*)""", page.text)) == {"openapi.json"}
+
+
+async def test_page_draws_what_is_described(page: httpx2.Response) -> None:
+    """It asks for the description that FastAPI makes, by an address that also holds behind a prefix."""
+    assert page.text == PAGE.read_text(encoding="utf-8")
+    assert re.findall(r'fetch\("([^"]*)"\)', page.text) == ["openapi.json"]
+
+
+async def test_fastapis_own_pages_are_gone() -> None:
+    """They load scripts from a CDN."""
+    transport = httpx2.ASGITransport(bare_app())
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for path in ("/redoc", "/docs/oauth2-redirect"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.get("/openapi.json")).status_code == 200
