@@ -29,13 +29,13 @@ from bench.report import last_line
 from gateway.app import SERVER_OPTIONS, create
 from gateway.backends.backend import offer_of_id
 from gateway.relay.client_protocol import GatewayProtocol
-from gateway.relay.data_plane import Plane
+from gateway.relay.data_plane import RelayContext
 from gateway.settings import GatewaySettings
 from gateway.upstream.connection import UpstreamConnection
 from tests.support.transports import SilentTransport
 
 # How many connections may still be held when all have ended: the last ones, by what awaits its turn of the loop.
-MOST_ALIVE = 8
+MAX_ALIVE = 8
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
 FORM = (
@@ -158,7 +158,7 @@ class Backend(SilentTransport):
 class Fuzz:
     """The gateway under test."""
 
-    def __init__(self, server: uvicorn.Server, plane: Plane, draw: random.Random) -> None:
+    def __init__(self, server: uvicorn.Server, plane: RelayContext, draw: random.Random) -> None:
         self._server = server
         self._plane = plane
         self._backend = next(iter(plane.backends))
@@ -221,7 +221,7 @@ async def fuzzing(seed: int) -> AsyncIterator[Fuzz]:
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.lifespan.startup()
-        plane: Plane = server.lifespan.state["plane"]
+        plane: RelayContext = server.lifespan.state["plane"]
         backend = next(iter(plane.backends))
         backend.offer(tuple(offer_of_id("m", None, kind) for kind in ("llm", "transcription", "embedding")))
         backend.observe("healthy")
@@ -261,7 +261,7 @@ async def run(count: int, seed: int, *, show: bool = False) -> dict[str, float |
                 print(f"{index:>9,} cases, {fuzz.answered:,} answered, {time.monotonic() - began:.0f} s", flush=True)
         gc.collect()
         alive = sum(isinstance(one, GatewayProtocol) for one in gc.get_objects())
-        assert alive <= MOST_ALIVE, f"{alive} connections that have ended are still held"
+        assert alive <= MAX_ALIVE, f"{alive} connections that have ended are still held"
         grown = (process.memory_info().rss - held) / 2**20
         seconds = time.monotonic() - began
         return {"cases": count, "answered": fuzz.answered, "seconds": seconds, "rss_growth_mb": grown}

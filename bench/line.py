@@ -7,8 +7,8 @@ import contextlib
 import socket
 import threading
 
-from kit.net.retry import Stopped
-from registry.download.bandwidth import Pace
+from kit.net.retry import Cancelled
+from registry.download.bandwidth import BandwidthLimit
 
 PIECE = 128 << 10
 RECEIVE_BUFFER = 256 << 10
@@ -19,7 +19,7 @@ class Line:
 
     def __init__(self, port: int, bytes_per_second: float) -> None:
         self._target = ("127.0.0.1", port)
-        self._pace = Pace(bytes_per_second)
+        self._pace = BandwidthLimit(bytes_per_second)
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -53,7 +53,7 @@ class Line:
 
     def _carry(self, one: socket.socket, other: socket.socket, paced: bool) -> None:
         view = memoryview(bytearray(PIECE))
-        with contextlib.suppress(OSError, Stopped):
+        with contextlib.suppress(OSError, Cancelled):
             while count := one.recv_into(view):
                 if paced:
                     self._pace.wait(count, self._stop)

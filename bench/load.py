@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parent / "native"
 # What is measured runs on the first, load generator and backend on the second.
 MEASURED_CORE, LOAD_CORE = 0, 1
 # A round in which the load needed more of its core than this does not count: the load would be what is measured.
-MOST_BUSY = 0.90
+MAX_BUSY = 0.90
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Round:
     @property
     def counts(self) -> bool:
         """Whether the load's core had room left."""
-        return self.load_busy <= MOST_BUSY
+        return self.load_busy <= MAX_BUSY
 
 
 def driver() -> Path:

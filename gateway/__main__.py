@@ -9,7 +9,7 @@ from gateway.app import SERVER_OPTIONS, create
 from gateway.discovery.sighup import bear_hangups
 from gateway.settings import GatewaySettings
 from gateway.workers.accept_balancer import WorkerServer
-from gateway.workers.shared_memory import CLOSED, Boards
+from gateway.workers.shared_memory import CLOSED, SharedSlots
 from gateway.workers.supervisor import Workers
 from kit.web.no_arguments import refuse_arguments
 from kit.web.server import listen, make, prepare, serve, server_config, take_all_files
@@ -32,7 +32,7 @@ def main() -> None:
     if settings.workers == 1:
         serve(uvicorn.Server(server_config(app, **SERVER_OPTIONS)), listener)
         return
-    boards = Boards(settings.workers)
+    boards = SharedSlots(settings.workers)
 
     def work(worker: int) -> None:
         app = make(name, lambda: create(settings, boards, worker))

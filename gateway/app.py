@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from gateway.api.explain import create_explain_route
 from gateway.api.routes import create_routes
 from gateway.backends.backend import Backends
-from gateway.backends.query_of_death import Deaths
+from gateway.backends.query_of_death import Quarantine
 from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
@@ -22,12 +22,12 @@ from gateway.discovery.sighup import on_hangup
 from gateway.discovery.target import Target
 from gateway.health.poller import Poller, Timing
 from gateway.relay.client_protocol import GatewayProtocol
-from gateway.relay.data_plane import Limits, Plane
+from gateway.relay.data_plane import Limits, RelayContext
 from gateway.routing import Router
 from gateway.settings import GatewaySettings
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
-from gateway.workers.shared_memory import Boards
+from gateway.workers.shared_memory import SharedSlots
 from gateway.workers.state_sync import Sharing
 from kit.config.catalogue import Catalogue
 from kit.logs import writes_json
@@ -37,7 +37,7 @@ from kit.web.app import admin_only, create_app
 SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}
 
 
-def create(settings: GatewaySettings, boards: Boards | None = None, worker: int = 0) -> FastAPI:
+def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker: int = 0) -> FastAPI:
     """Make the application. Serve it with SERVER_OPTIONS.
 
     `boards` are those of all workers on the port, of which this one is `worker`; none where it is the only one.
@@ -52,7 +52,7 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
     backends.on_change(router.forget)
     metrics = GatewayMetrics()
     metrics.registry.register(BackendCollector(backends, router.fallen_back))
-    plane = Plane(
+    plane = RelayContext(
         limits=_limits(settings),
         backends=backends,
         router=router,
@@ -68,7 +68,7 @@ def create(settings: GatewaySettings, boards: Boards | None = None, worker: int 
             alone=settings.workers == 1,
         ),
         metrics=metrics,
-        deaths=Deaths(settings.quarantine),
+        deaths=Quarantine(settings.quarantine),
     )
     backends.on_change(plane.move_stuck)
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.

@@ -24,9 +24,9 @@ START_TIMEOUT_S = 15
 # Seconds that a program must live for supervisord to count it as started.
 COUNTS_AFTER_S = 2
 # A program that has died so often while the cluster starts will not come: memory is short, say.
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 GROUP = "cluster"
-LONGEST_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
+MAX_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
 
 class ProcessError(Exception):
@@ -94,8 +94,8 @@ class Supervisor:
             if pid:
                 self._deaths[name] += self._pids.setdefault(name, pid) != pid
                 self._pids[name] = pid
-            if starting and self._deaths[name] >= MOST_DEATHS:
-                raise ProcessError(self._last_words(name, f"has died {MOST_DEATHS} times (is memory short?)"))
+            if starting and self._deaths[name] >= MAX_DEATHS:
+                raise ProcessError(self._last_words(name, f"has died {MAX_DEATHS} times (is memory short?)"))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         try:
@@ -170,7 +170,7 @@ class Supervisor:
 
 def _socket_path(home: Path) -> Path:
     path = home / "supervisord.sock"
-    if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
+    if len(str(path).encode()) <= MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"gpu-cluster-{os.getuid()}-{digest}.sock"

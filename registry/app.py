@@ -11,14 +11,14 @@ from starlette.responses import Response
 
 from kit.config.hub_names import BadName
 from kit.errors import ApiError, InvalidRequest, respond
-from kit.net.retry import Patience
+from kit.net.retry import RetryPolicy
 from kit.web.app import admin_only, create_app
 from kit.web.body import BodyLimit
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics
 from registry.api.hub_api import HubApi
 from registry.api.routes import ModelRoutes
-from registry.download.file_download import Lanes
+from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Jobs
 from registry.download.mirror import Mirror
 from registry.download.on_demand import OnDemand
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 RESUME_AGAIN_S = 5.0
 # A source or a store that is away for a minute ends no download.
-PATIENCE = Patience(tries=8)
+RETRY_POLICY = RetryPolicy(tries=8)
 # The longest body is a list of paths of one repository.
 MAX_BODY_MB = 4
 
@@ -43,13 +43,15 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    lanes = Lanes(
-        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), patience=PATIENCE
+    lanes = DownloadLimits(
+        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), patience=RETRY_POLICY
     )
     mirror = Mirror(
         library,
         jobs,
-        lambda: Hub(settings.hf_endpoint, token, PATIENCE, stall_s=settings.hf_stall_seconds, max_file_size=MAX_OBJECT),
+        lambda: Hub(
+            settings.hf_endpoint, token, RETRY_POLICY, stall_s=settings.hf_stall_seconds, max_file_size=MAX_OBJECT
+        ),
         lanes,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
         parallel=settings.files_per_job,

@@ -8,7 +8,7 @@
 readonly CLUSTER_FILE=docker-compose.gpu-cluster.yml
 # Older engines do not know a network on which the machine itself has no address (gateway_mode_ipv4: isolated); older
 # Compose does not know `!reset`, which doctor.sh uses.
-readonly LEAST_ENGINE=28.0 LEAST_COMPOSE=2.24.4
+readonly MIN_ENGINE=28.0 MIN_COMPOSE=2.24.4
 # What the images take, unpacked: vLLM's CUDA image is the largest by far. And what is kept free for logs and layers.
 readonly IMAGES_GB=35 SPARE_GB=5
 # The largest model of models.yaml has 15 GB; all of them have 19. Each lies in the store and in the services' cache.
@@ -54,8 +54,8 @@ check_docker() {
   fi
   version=${said##*$'\n'}
   detail="engine $version"
-  if ! version_at_least "$version" "$LEAST_ENGINE"; then
-    detail+=" is older than $LEAST_ENGINE"
+  if ! version_at_least "$version" "$MIN_ENGINE"; then
+    detail+=" is older than $MIN_ENGINE"
     mend='Install a newer Docker Engine: https://docs.docker.com/engine/install/'
     return 1
   fi
@@ -69,8 +69,8 @@ check_compose() {
     return 1
   fi
   detail="Compose $version"
-  if ! version_at_least "$version" "$LEAST_COMPOSE"; then
-    detail+=" is older than $LEAST_COMPOSE"
+  if ! version_at_least "$version" "$MIN_COMPOSE"; then
+    detail+=" is older than $MIN_COMPOSE"
     mend='Install a newer docker-compose-plugin: https://docs.docker.com/compose/install/linux/'
     return 1
   fi

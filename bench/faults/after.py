@@ -9,7 +9,7 @@ import psutil
 
 from bench.faults.cluster import BOOM, Backend, states
 from bench.faults.load import CHAT
-from bench.faults.wire import Broken, Connection, get
+from bench.faults.wire import Connection, TransientError, get
 from bench.report import quantile
 from tests.support.backend import FakeBackend
 
@@ -65,7 +65,7 @@ async def killed_by_one_request(port: int, among: list[Backend]) -> int:
         body = {"model": "fake", "messages": [{"role": "user", "content": BOOM}]}
         try:
             await connection.post(CHAT, body)
-        except Broken:
+        except TransientError:
             connection = await Connection.open(port)
     connection.close()
     return sum(backend.is_dead for backend in among)

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from bench.faults.load import TOKENS
-from bench.faults.wire import Broken, get, set_switches
+from bench.faults.wire import TransientError, get, set_switches
 from bench.programs import Program, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ async def _nothing(_: Backend) -> None:
 
 def _switch(**switches: Any) -> Step:
     async def step(backend: Backend) -> None:
-        with contextlib.suppress(OSError, Broken):
+        with contextlib.suppress(OSError, TransientError):
             await set_switches(backend.port, **switches)
 
     return step

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.faults.wire import Broken, Connection
+from bench.faults.wire import Connection, TransientError
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TOKENS = 12
@@ -92,7 +92,7 @@ class Load:
         tally.requests += 1
         try:
             answer = await asyncio.wait_for(connection.post(CHAT if chat else COMPLETIONS, body), HUNG_S)
-        except Broken as error:
+        except TransientError as error:
             # A stream that breaks off is cut in silence; anything else just failed.
             tally.silent_cuts += stream
             self._fail(f"broken: {error}")

@@ -8,7 +8,7 @@ from typing import Any
 import httptools
 
 
-class Broken(Exception):
+class TransientError(Exception):
     """The connection ended before the answer did."""
 
 
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def post(self, path: str, body: Any) -> asyncio.Future[Answer]:
-        """Send a request; its answer is the future's. Raises Broken in it."""
+        """Send a request; its answer is the future's. Raises TransientError in it."""
         data = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         self._done = asyncio.get_running_loop().create_future()
         self.some.clear()
         if self.transport is None or self.transport.is_closing():
-            self._done.set_exception(Broken("closed before the request"))
+            self._done.set_exception(TransientError("closed before the request"))
         else:
             self.transport.write(head.encode() + b"\r\n\r\n" + data)
         return self._done
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         if self._done is not None and not self._done.done():
             self._answer.status = 0
-            self._done.set_exception(Broken(reason))
+            self._done.set_exception(TransientError(reason))
 
 
 async def get(port: int, path: str) -> bytes:
@@ -111,7 +111,7 @@ async def get(port: int, path: str) -> bytes:
 
 
 async def set_switches(port: int, **switches: Any) -> None:
-    """Set switches of a fake backend. Raises OSError and Broken."""
+    """Set switches of a fake backend. Raises OSError and TransientError."""
     connection = await Connection.open(port)
     try:
         await connection.post("/_switches", switches)

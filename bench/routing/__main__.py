@@ -23,15 +23,13 @@ from bench.routing.simulation import Outcome
 
 SHARES = (0.5, 0.99)
 # With fewer there is no p99, and with a handful nothing that the caches could share.
-LEAST_REQUESTS = 100
+MIN_REQUESTS = 100
 
 
 def main() -> None:
     """Print tables for people, and the figures as the last line."""
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
-    parser.add_argument(
-        "--requests", type=at_least(LEAST_REQUESTS), default=8_000, help="requests of each simulated run"
-    )
+    parser.add_argument("--requests", type=at_least(MIN_REQUESTS), default=8_000, help="requests of each simulated run")
     parser.add_argument("--seeds", type=at_least(1), default=3, help="simulated runs of each kind")
     parser.add_argument("--live-requests", type=at_least(0), default=300, help="requests of each real run; 0 for none")
     parser.add_argument("--live-rounds", type=at_least(1), default=3, help="real runs of each kind")

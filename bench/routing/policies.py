@@ -11,7 +11,7 @@ from gateway.backends.backend import Backend, offer_of_entry
 from gateway.backends.load import Ticket
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
-from gateway.routing import Router, Wants
+from gateway.routing import Router, RoutingRequest
 from gateway.routing.router import Affinity
 from gateway.upstream.pool import Pool
 from kit.config.catalogue import Catalogue, Entry
@@ -123,7 +123,7 @@ class Ours:
     def choose(self, request: Request, now: float) -> int:
         """Ask the router, and tell it that the request went."""
         prompt = request.prompt
-        wants = Wants(CHAT, MODEL, stream=True, size=len(prompt), prompt=(prompt,))
+        wants = RoutingRequest(CHAT, MODEL, stream=True, size=len(prompt), prompt=(prompt,))
         # The gateway's times are those of a clock that has been running for a while.
         choice = self._router.choose(wants, now + 1000.0)
         assert choice is not None

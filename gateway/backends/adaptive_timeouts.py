@@ -35,12 +35,12 @@ def next_byte_s(pause: float | None, floor: float, cap: float) -> float:
     return cap if pause is None else min(max(pause * NEXT_FACTOR, floor), cap)
 
 
-def held_up(waited_s: float, limit_s: float) -> bool:
+def loop_lagged(waited_s: float, limit_s: float) -> bool:
     """Whether this process came so late to the end of a limit that it cannot tell whether the limit was kept."""
     return waited_s > limit_s + LATE_S
 
 
-class Pauses:
+class InterTokenGap:
     """The longest pause in the streams of one backend: up at once, down slowly."""
 
     __slots__ = ("longest",)

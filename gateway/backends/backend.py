@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.backends.adaptive_timeouts import Pauses
+from gateway.backends.adaptive_timeouts import InterTokenGap
 from gateway.backends.health_state import Condition, State, Verdict
 from gateway.backends.load import Load
 from gateway.discovery.target import Target
@@ -97,7 +97,7 @@ class Backend:
         self.load = Load()
         # Requests in flight that may have killed a backend before (gateway.deaths).
         self.suspects = 0
-        self.pauses = Pauses()
+        self.pauses = InterTokenGap()
         # When it last sent a byte, and when its own counters were last seen to grow; monotonic times.
         self.last_byte = self.last_progress = 0.0
         # What its own metrics said of how many requests wait there, and when.

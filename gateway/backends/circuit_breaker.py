@@ -19,11 +19,11 @@ https://resilience4j.readme.io/docs/circuitbreaker
 IN_A_ROW = 5
 # The weight of the latest outcome in the share of failures, and how many outcomes there must have been.
 FORGET = 0.05
-LEAST_OUTCOMES = 20
-MOST_FAILURES = 0.5
+MIN_OUTCOMES = 20
+MAX_FAILURES = 0.5
 # The first pause and the longest one, in seconds.
 PAUSE_S = 2.0
-LONGEST_PAUSE_S = 60.0
+MAX_PAUSE_S = 60.0
 # Who has been well for so long begins with the first pause again, in seconds.
 FORGIVEN_S = 60.0
 
@@ -76,7 +76,7 @@ class Breaker:
         self._share += FORGET * (1.0 - self._share)
         if self._in_a_row >= IN_A_ROW:
             self._open(f"it answers health polls, but the last {self._in_a_row} requests failed: {reason}", now)
-        elif self._outcomes >= LEAST_OUTCOMES and self._share > MOST_FAILURES:
+        elif self._outcomes >= MIN_OUTCOMES and self._share > MAX_FAILURES:
             self._open(
                 f"it answers health polls, but {self._share:.0%} of the latest requests failed, at last: {reason}", now
             )
@@ -84,7 +84,7 @@ class Breaker:
 
     def _open(self, reason: str, now: float) -> None:
         again = self._pause_s > 0.0 and now - self._closed_at < FORGIVEN_S
-        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S) if again else PAUSE_S
+        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S) if again else PAUSE_S
         self._due = now + self._pause_s
         self._in_a_row = 0
         self.reason = reason
@@ -95,7 +95,7 @@ class Breaker:
 
     def canary_failed(self, reason: str, now: float) -> None:
         """It is still not well."""
-        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
         self._due = now + self._pause_s
         self.reason = reason
 

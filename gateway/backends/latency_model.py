@@ -17,12 +17,12 @@ PEAK_KEEP = 0.9
 # that was slow long ago is asked again. Each such question may cost one slow answer, so they are rare.
 TRUSTED_S = 30.0
 # How far it sinks: what all have been silent about for hours still tells them apart.
-LEAST_LEFT = 0.02
+MIN_LEFT = 0.02
 # How much the fit leans to a line through the origin, in answers: of equally long requests no line can be told.
 LEAN = 1.0
 
 
-class Pace:
+class LatencyModel:
     """One backend's pace for one sort of answer. Work is in KB, time in seconds, `now` monotonic."""
 
     __slots__ = ("_at", "_count", "_cov", "_kb", "_peak", "_s", "_var", "base_s", "known", "per_kb_s")
@@ -73,7 +73,7 @@ class Pace:
         """The seconds to the first byte with `kb` of work before it. Only where `known`."""
         seconds = (self.base_s + self.per_kb_s * kb) * self._peak_at(now)
         age = now - self._at
-        return seconds if age < TRUSTED_S else seconds * max(math.exp(1.0 - age / TRUSTED_S), LEAST_LEFT)
+        return seconds if age < TRUSTED_S else seconds * max(math.exp(1.0 - age / TRUSTED_S), MIN_LEFT)
 
     def _peak_at(self, now: float) -> float:
         peak = self._peak

@@ -6,11 +6,11 @@ is not free. What waits for its first byte stands in the way of the next request
 
 from collections import deque
 
-from gateway.backends.latency_model import Pace
-from gateway.backends.prefix_index import Kept
+from gateway.backends.latency_model import LatencyModel
+from gateway.backends.prefix_index import PrefixIndex
 
 # What a request costs besides its length, in KB.
-EACH_KB = 1.0
+REQUEST_OVERHEAD_KB = 1.0
 # For how long an answer that comes as a whole is taken to wait for its first token where nothing is known, in seconds.
 UNKNOWN_S = 1.0
 
@@ -57,13 +57,13 @@ class Load:
 
     def __init__(self) -> None:
         # Seconds to the first token, and to the whole of an answer that is not streamed.
-        self.first = Pace()
-        self.whole = Pace()
+        self.first = LatencyModel()
+        self.whole = LatencyModel()
         # The work of the requests that wait for their first token, in KB.
         self.waiting_kb = 0.0
         # When its turn comes again among equals; see Router.
         self.turn = 0.0
-        self.kept = Kept()
+        self.kept = PrefixIndex()
         self._shown: dict[Ticket, None] = {}
         # The requests whose answers are generated and come as a whole, up to their end.
         self.generating: set[Ticket] = set()
@@ -71,13 +71,13 @@ class Load:
 
     def restarted(self) -> None:
         """Its process has ended: what it had cached is gone."""
-        self.kept = Kept()
+        self.kept = PrefixIndex()
 
     def enter(self, kb: float, now: float, *, shows: bool) -> Ticket:
         """A request with `kb` that it has not read before is on its way."""
         if self._unseen:
             self.waiting(now)
-        ticket = Ticket(self, now, kb + EACH_KB, shows)
+        ticket = Ticket(self, now, kb + REQUEST_OVERHEAD_KB, shows)
         if shows:
             self._shown[ticket] = None
         else:

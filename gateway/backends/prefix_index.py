@@ -21,7 +21,7 @@ KB = 1024
 # At which lengths the beginning of a prompt is hashed, in bytes. Below the first there is nothing worth keeping.
 ENDS: tuple[int, ...] = tuple(half * KB // 2 for half in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128))
 # How many hashes are remembered for one backend; one takes some 150 bytes.
-MOST_REMEMBERED = 20_000
+MAX_REMEMBERED = 20_000
 # After how much reading a beginning counts as gone, in KB: some 130,000 tokens, for which a model of 8 billion
 # parameters has room on a GPU of 48 GB.
 KEEPS_KB = 512.0
@@ -50,7 +50,7 @@ def chain(prompt: Sequence["Buffer"]) -> list[int]:
     return hashes
 
 
-class Kept:
+class PrefixIndex:
     """One backend's record. Its clock is what it has read and not found, in KB: that is what pushes things out."""
 
     __slots__ = ("_read_at", "keeps_kb", "read_kb")
@@ -84,5 +84,5 @@ class Kept:
         for one in hashes:
             read_at.pop(one, None)
             read_at[one] = now
-        while len(read_at) > MOST_REMEMBERED:
+        while len(read_at) > MAX_REMEMBERED:
             del read_at[next(iter(read_at))]

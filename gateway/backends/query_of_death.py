@@ -14,7 +14,7 @@ says something about the request:
 - The second death convicts only where few (FEW) of the requests lost with it had a death to their name before. A query
   of death moves on with the others of its first backend, which spread; when it kills the second, few of them are there.
   Where many are, as when a backend with hundreds of streams is killed just after another, nobody is convicted, and
-  the third death decides among fewer. Nothing survives MOST_DEATHS.
+  the third death decides among fewer. Nothing survives MAX_DEATHS.
 - Whoever gets an answer is cleared, and so is everybody who sends the same.
 
 What one worker on our port has convicted is refused by all: `convictions` are told, `join` takes them in.
@@ -32,10 +32,10 @@ TOGETHER_S = 0.5
 QUIET_S = 5.0
 SETTLED_S = 10.0
 FEW = 8
-MOST_DEATHS = 4
-MOST_KEPT = 1024
+MAX_DEATHS = 4
+MAX_KEPT = 1024
 # So many convictions are told to other workers, the latest ones.
-MOST_TOLD = 128
+MAX_TOLD = 128
 
 # A conviction as it is told: digest in hexadecimal, length of the body, how many backends were lost, until when.
 Conviction = tuple[str, int, int, float]
@@ -84,7 +84,7 @@ class _Record:
         self.until = 0.0
 
 
-class Deaths:
+class Quarantine:
     """All deaths of late."""
 
     def __init__(self, quarantine_s: float) -> None:
@@ -147,7 +147,7 @@ class Deaths:
             record.last = death
             record.count += 1
         record.until = now + self._quarantine_s
-        if record.count >= 2 and (death.suspects <= FEW or record.count >= MOST_DEATHS):
+        if record.count >= 2 and (death.suspects <= FEW or record.count >= MAX_DEATHS):
             record.convicted = True
         return record.convicted
 
@@ -158,7 +158,7 @@ class Deaths:
             for digest, record in self.records.items()
             if record.convicted and record.until >= now and digest not in self._joined
         ]
-        return told[-MOST_TOLD:]
+        return told[-MAX_TOLD:]
 
     def join(self, told: Iterable[Conviction], now: float) -> None:
         """Take in all that other workers have convicted, and what they hold against nobody any more."""
@@ -184,7 +184,7 @@ class Deaths:
             self._forget(digest)
 
     def _remember(self, digest: bytes, length: int) -> _Record:
-        if len(self.records) >= MOST_KEPT:
+        if len(self.records) >= MAX_KEPT:
             self._forget(next(iter(self.records)))
         record = self.records[digest] = _Record(length)
         self._lengths[length] = self._lengths.get(length, 0) + 1

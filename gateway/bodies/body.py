@@ -11,7 +11,7 @@ from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.spool import Spool, Upload, too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.multipart import FormScanner, boundary_of, model_part
-from gateway.routing import Wants
+from gateway.routing import RoutingRequest
 
 
 class Body(Protocol):
@@ -20,7 +20,7 @@ class Body(Protocol):
     def add(self, data: bytes) -> None:
         """Take the next piece. Raises ApiError when it is too large, malformed or finds no room."""
 
-    def wants(self) -> Wants:
+    def wants(self) -> RoutingRequest:
         """What the whole body asks for. Raises InvalidRequest when it is malformed."""
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes] | None]:
@@ -68,7 +68,7 @@ class JsonBody:
         self._size = size
         self._pieces.append(data)
 
-    def wants(self) -> Wants:
+    def wants(self) -> RoutingRequest:
         """What the body asks for. Raises InvalidRequest when it is not a JSON object."""
         pieces = self._pieces
         self._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -115,10 +115,10 @@ class FormBody:
         self._scanner.feed(data)
         self._upload.keep(data)
 
-    def wants(self) -> Wants:
+    def wants(self) -> RoutingRequest:
         """What the form asks for. Raises InvalidRequest when it is cut off or empty."""
         self._scanner.finish()
-        return Wants(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self._upload.size)
+        return RoutingRequest(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self._upload.size)
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
         """The form, with the model's name replaced or put in front."""

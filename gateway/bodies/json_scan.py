@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway.endpoints import Endpoint
-from gateway.routing import Wants
+from gateway.routing import RoutingRequest
 from kit.config.catalogue import VIRTUAL_MODEL
 from kit.errors import InvalidRequest
 
@@ -53,7 +53,7 @@ _parts = msgspec.json.Decoder(list[_Part])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> Wants:
+def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingRequest:
     """Read what routing needs; `session` is what the head says of the conversation.
 
     Raises InvalidRequest when the body is not a JSON object.
@@ -72,13 +72,13 @@ def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> Wants:
     )
     stream = bool(top.stream)
     if not endpoint.generates:
-        return Wants(endpoint, model, images, stream, len(body))
+        return RoutingRequest(endpoint, model, images, stream, len(body))
     if not session:
         named = top.prompt_cache_key or top.session_id or top.user
         session = bytes(memoryview(named)) if named and named not in _NOBODY else b""
     # In the order in which chat templates put them together.
     parts = (top.tools, top.system, top.instructions, top.messages, top.input, top.prompt)
-    return Wants(endpoint, model, images, stream, len(body), tuple(filter(None, parts)), session)
+    return RoutingRequest(endpoint, model, images, stream, len(body), tuple(filter(None, parts)), session)
 
 
 def has_images(messages: msgspec.Raw) -> bool:

@@ -14,7 +14,7 @@ from gateway.bodies.spool import Spool, Upload
 from gateway.endpoints import TRANSCRIBE, TRANSCRIBE_PREFIX, Endpoint
 from gateway.http1.headers import Head
 from gateway.http1.multipart import model_part
-from gateway.routing import Wants
+from gateway.routing import RoutingRequest
 from kit.errors import InvalidRequest
 
 TARGET = b"/v1/audio/transcriptions"
@@ -49,11 +49,11 @@ class RawAudioBody:
         self._upload.count(data)
         self._upload.keep(data)
 
-    def wants(self) -> Wants:
+    def wants(self) -> RoutingRequest:
         """What the path asks for. Raises InvalidRequest when there is no recording."""
         if not self._upload.size:
             raise InvalidRequest("The body is empty. Send the recording as it is.", code="invalid_audio")
-        return Wants(self._endpoint, self._model)
+        return RoutingRequest(self._endpoint, self._model)
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
         """The form: the model's name, then the recording."""

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.discovery.target import LEAST_WEIGHT, MOST_WEIGHT, SERVICE_NAME, Target, make_target
+from gateway.discovery.target import MAX_WEIGHT, MIN_WEIGHT, SERVICE_NAME, Target, make_target
 from kit.config.catalogue import Kind
 from kit.config.settings import SettingsError
 from kit.config.strict_yaml import load_yaml
@@ -23,7 +23,7 @@ class _Service(BaseModel):
     url: str
     kind: Kind | None = None
     models: tuple[str, ...] = ()
-    weight: float = Field(1.0, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
+    weight: float = Field(1.0, ge=MIN_WEIGHT, le=MAX_WEIGHT)
     dns: bool = False
     optional: bool = False
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from kit.config.catalogue import Kind
 
 SERVICE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 KINDS: tuple[str, ...] = get_args(Kind)
 
 GRAMMAR = (
@@ -123,8 +123,8 @@ def _weight(entry: str, text: str) -> float:
         weight = float(text)
     except ValueError:
         weight = 0.0
-    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
-        raise ValueError(f"{entry!r}: weight is a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, not {text!r}")
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(f"{entry!r}: weight is a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, not {text!r}")
     return weight
 
 

@@ -28,7 +28,7 @@ WAITING = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EngineReport:
     """What one page said. `work` is another one whenever work was done in between."""
 
     work: tuple[str, ...]
@@ -37,7 +37,7 @@ class Told:
     waiting: int | None
 
 
-def read(page: str) -> Told:
+def read(page: str) -> EngineReport:
     """Read Prometheus's text format; what cannot be understood is passed over."""
     work: list[str] = []
     by_steps = False
@@ -56,4 +56,4 @@ def read(page: str) -> Told:
                 waiting = (waiting or 0.0) + float(line.rpartition(" ")[2])
             except ValueError:
                 continue
-    return Told(tuple(work), by_steps, None if waiting is None else int(waiting))
+    return EngineReport(tuple(work), by_steps, None if waiting is None else int(waiting))

@@ -21,12 +21,12 @@ from kit.config.catalogue import Catalogue
 log = structlog.get_logger(__name__)
 
 # Two polls of one backend are at least this far apart, in seconds, however suspicious it is.
-LEAST_PAUSE_S = 0.1
+MIN_PAUSE_S = 0.1
 # After so many polls that found nobody there the pauses grow, each by this factor, to a few seconds at most: who comes
 # back is found soon.
 PATIENT = 5
 GROWTH = 1.5
-LONGEST_PAUSE_S = 5.0
+MAX_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Poller:
             except Exception as error:
                 log.error("poll failed", backend=polls.backend.name, exc_info=error)
                 polls.first.set()
-            await asyncio.sleep(LEAST_PAUSE_S)
+            await asyncio.sleep(MIN_PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 drawn = random.random()  # noqa: S311  # no secret
                 async with asyncio.timeout(min(pause_s(self._timing.interval_s, polls.absences, drawn), too_long)):
@@ -109,5 +109,5 @@ def pause_s(interval_s: float, absences: int, drawn: float) -> float:
     Jitter only shortens: a dead backend is noticed within one interval.
     """
     growths = min(max(absences - PATIENT, 0), 10)
-    longest = max(interval_s, min(interval_s * GROWTH**growths, LONGEST_PAUSE_S))
-    return max(longest * (1.0 - 0.2 * drawn) - LEAST_PAUSE_S, 0.0)
+    longest = max(interval_s, min(interval_s * GROWTH**growths, MAX_PAUSE_S))
+    return max(longest * (1.0 - 0.2 * drawn) - MIN_PAUSE_S, 0.0)

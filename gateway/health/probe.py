@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import httpx2
 
-from gateway.backends.adaptive_timeouts import held_up
+from gateway.backends.adaptive_timeouts import loop_lagged
 from gateway.backends.backend import Backend, Offer, now_iso, offer_of_entry, offer_of_id
 from gateway.health.backend_client import ask
 from kit.config.catalogue import Catalogue
@@ -22,7 +22,7 @@ RECENT_S = 10.0
 # How often the models of a foreign server are asked again, in polls.
 MODELS_EVERY = 15
 # A model's name is at most this long, in characters.
-MOST_NAME = 256
+MAX_NAME = 256
 
 
 class Polls:
@@ -42,7 +42,7 @@ class Polls:
         self._healthy_before = False
 
     async def once(self, *, again: bool = False) -> None:
-        """Ask, and tell the backend's record what came back. `again` where the first time was none: see `held_up`."""
+        """Probe once and record the result; `again` if our event loop lagged during the first try (`loop_lagged`)."""
         backend = self.backend
         if backend.target.is_nowhere:
             self.absences += 1
@@ -56,7 +56,7 @@ class Polls:
                 foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
                 models = await self._models(response) if foreign else None
         except TimeoutError:
-            if not again and held_up(time.perf_counter() - began, self._timeout_s):
+            if not again and loop_lagged(time.perf_counter() - began, self._timeout_s):
                 await self.once(again=True)
                 return
             self._missed()
@@ -115,7 +115,7 @@ class Polls:
             if backend.offers:
                 backend.observe("healthy")
             else:
-                self._down(f"the model in its /health is no name: printable, at most {MOST_NAME} characters")
+                self._down(f"the model in its /health is no name: printable, at most {MAX_NAME} characters")
         elif status == "loading" or _says_loading(body):
             progress = body.get("progress")
             backend.observe(
@@ -195,4 +195,4 @@ def _entries(response: httpx2.Response | None) -> list[dict[str, Any]]:
 
 def _is_name(value: object) -> TypeGuard[str]:
     """Whether a backend's word can be a model's name: it goes into headers, logs and errors."""
-    return isinstance(value, str) and 0 < len(value) <= MOST_NAME and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()

@@ -17,7 +17,7 @@ import httpx2
 
 from gateway.backends.backend import Backend
 from gateway.health.backend_client import ask
-from gateway.health.engine_metrics import Told, read
+from gateway.health.engine_metrics import EngineReport, read
 from gateway.health.probe import MISSES_WHILE_BUSY
 
 # A backend is asked for its metrics when no byte has come for this share of the shortest silence that counts.
@@ -27,7 +27,7 @@ PATIENCE = 8.0
 # The shortest silence of a mute backend that counts, in seconds.
 MUTE_S = 3.0
 NEVER = float("inf")
-NOTHING = Told(work=(), by_steps=False, waiting=None)
+NOTHING = EngineReport(work=(), by_steps=False, waiting=None)
 
 
 class ProgressWatch:
@@ -105,7 +105,7 @@ class ProgressWatch:
         if self._backend.condition.is_stuck and sign > self._stuck_at:
             self._backend.be_stuck(None)
 
-    def _limit(self, told: Told, now: float) -> float | None:
+    def _limit(self, told: EngineReport, now: float) -> float | None:
         """How long a silence may be, in seconds; None for as long as it likes."""
         load = self._backend.load
         expected = load.expected_wait(now) if load.awaited else self._backend.pauses.longest
@@ -122,7 +122,7 @@ class ProgressWatch:
             return None
         return max(min(MUTE_S, self._floor_s), PATIENCE * max(known))
 
-    async def _told(self) -> Told | None:
+    async def _told(self) -> EngineReport | None:
         """What its metrics say now: nothing where it has none. None where it does not answer at all."""
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -13,13 +13,13 @@ T = TypeVar("T")
 LONGEST = 4096
 MOST = 512
 # More digits are no length that anybody takes.
-_MOST_DIGITS = 12
-_BEHIND_DIGITS = _MOST_DIGITS + 1
+_MAX_DIGITS = 12
+_BEHIND_DIGITS = _MAX_DIGITS + 1
 _NAMES = (b"ontent-Length: ", b"ontent-length: ")
 _NAME = len(_NAMES[0])
 
 
-class KnownHeads(Generic[T]):
+class HeaderCache(Generic[T]):
     """What heads mean, by their bytes."""
 
     __slots__ = ("_after", "_after_length", "_before", "_begin", "_known", "_last")
@@ -63,7 +63,7 @@ class KnownHeads(Generic[T]):
         if value is None:
             return None
         digits = data[at:stop]
-        if not digits.isdigit() or stop - at > _MOST_DIGITS:
+        if not digits.isdigit() or stop - at > _MAX_DIGITS:
             return None
         self._before, self._after, self._last = data[:at], data[stop : end + 4], value
         self._begin, self._after_length = at, end + 4 - stop

@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
-from gateway.backends.adaptive_timeouts import WORKING_S, first_byte_s, held_up
+from gateway.backends.adaptive_timeouts import WORKING_S, first_byte_s, loop_lagged
 from gateway.backends.backend import Backend
 from gateway.relay.data_plane import Client
-from gateway.routing import Candidate, Ticket, Wants
+from gateway.routing import Candidate, RoutingRequest, Ticket
 from gateway.upstream.connection import Listener, UpstreamConnection
 
 
@@ -66,7 +66,7 @@ class Attempt:
             async with asyncio.timeout(limit_s):
                 connection = await self.backend.pool.connect()
         except (OSError, UnicodeError) as error:
-            if not again and isinstance(error, TimeoutError) and held_up(time.perf_counter() - began, limit_s):
+            if not again and isinstance(error, TimeoutError) and loop_lagged(time.perf_counter() - began, limit_s):
                 await self._open(limit_s, opened, failed, again=True)
                 return
             self._connecting = None
@@ -94,7 +94,7 @@ class Attempt:
             wrote = True
         return wrote
 
-    def first_byte_by(self, wants: Wants, floor_s: float, cap_s: float, now: float) -> float:
+    def first_byte_by(self, wants: RoutingRequest, floor_s: float, cap_s: float, now: float) -> float:
         """When its patience for the first byte ends, a monotonic time.
 
         An answer that is generated and comes as a whole has no first byte before its end: its backend has `cap_s`, and

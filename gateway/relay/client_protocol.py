@@ -17,15 +17,15 @@ from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
 from gateway.relay.data_plane import NEVER, KnownRequest
 from gateway.relay.exchange import Exchange
-from gateway.relay.fast_path import Plain, relay_plainly
+from gateway.relay.fast_path import FastPathRequest, try_fast_path
 from gateway.relay.request_parser import RequestReader
 from gateway.relay.response import CONTINUE
 from kit.errors import ApiError
 
 # How many requests may wait behind the one being answered; beyond it the connection is not read.
-MOST_PIPELINED = 16
+MAX_PIPELINED = 16
 # A refused request's body up to this length, in bytes, is read and dropped, so that the connection can stay.
-MOST_DRAINED = 256 * 1024
+MAX_DRAINED = 256 * 1024
 # How long a closing connection is still read, in seconds: closing at once would reset it, and the reset can overtake
 # the answer (RFC 9112, 9.6).
 LINGER_S = 2.0
@@ -34,13 +34,13 @@ LINGER_S = 2.0
 _BROKEN = Endpoint("malformed", ())
 
 # Requests that never become ASGI messages.
-RELAYED = (Exchange, Plain)
+RELAYED = (Exchange, FastPathRequest)
 
 now = time.perf_counter
 
 
 class GatewayProtocol(RequestReader):
-    """One client connection. The application's lifespan hands it its `Plane`."""
+    """One client connection. The application's lifespan hands it its `RelayContext`."""
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -160,14 +160,14 @@ class GatewayProtocol(RequestReader):
             self._learn = KnownRequest(endpoint, origin_form(target), head)
         if refusal is not None:
             # Its body is dropped, unless it is too long for that or has not been sent yet.
-            self._closing = head.expects_continue or head.chunked or (head.length or 0) > MOST_DRAINED
+            self._closing = head.expects_continue or head.chunked or (head.length or 0) > MAX_DRAINED
         if not self._closing:
             self._gathering = exchange
         self._enqueue(exchange)
 
     def _begin_known(self, known: KnownRequest, data: bytes) -> None:
         """A whole request whose head has been read before, when nothing else is going on on this connection."""
-        plain = relay_plainly(self, self._plane, known, data)
+        plain = try_fast_path(self, self._plane, known, data)
         if plain is not None:
             self.cycle = self._running = plain  # type: ignore[assignment]  # as in _enqueue
             return
@@ -194,7 +194,7 @@ class GatewayProtocol(RequestReader):
             self._start(exchange)
             return
         self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             self.flow.pause_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:

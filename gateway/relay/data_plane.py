@@ -5,16 +5,16 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.backends.adaptive_timeouts import held_up
+from gateway.backends.adaptive_timeouts import loop_lagged
 from gateway.backends.backend import Backend, Backends
-from gateway.backends.query_of_death import Deaths
+from gateway.backends.query_of_death import Quarantine
 from gateway.bodies import raw_audio
 from gateway.bodies.body import Body, FormBody, JsonBody
 from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.raw_audio import RawAudioBody
 from gateway.bodies.spool import Spool
 from gateway.endpoints import Endpoint
-from gateway.http1.header_cache import KnownHeads
+from gateway.http1.header_cache import HeaderCache
 from gateway.http1.headers import Head, split_target
 from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Router
@@ -27,9 +27,9 @@ from kit.web.guard import BrowserGuard, KeyRing
 # How often deadlines are looked at, in seconds; a deadline may be late by this much.
 TICK_S = 0.25
 # For how long, at the most, no deadline counts after this process was held up, in seconds.
-MOST_EXCUSED_S = 2.0
+MAX_EXCUSED_S = 2.0
 # How many decisions on Host and Origin are remembered. Real clients use a handful.
-MOST_REMEMBERED = 1024
+MAX_REMEMBERED = 1024
 
 NEVER = float("inf")
 
@@ -87,7 +87,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Plane:
+class RelayContext:
     """What the gateway relays with. One per application, used from its event loop only."""
 
     limits: Limits
@@ -101,11 +101,11 @@ class Plane:
     memory: BodyMemory
     access_log: AccessLog
     metrics: GatewayMetrics
-    deaths: Deaths
+    deaths: Quarantine
     budget: RetryBudget = field(default_factory=RetryBudget)
     connections: set[Client] = field(default_factory=set)
     # Requests that have passed every check that their heads alone decide.
-    known: KnownHeads[KnownRequest] = field(default_factory=KnownHeads)
+    known: HeaderCache[KnownRequest] = field(default_factory=HeaderCache)
     # Pairs of Host and Origin that may pass.
     _browsers: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
 
@@ -117,7 +117,7 @@ class Plane:
             if refusal is not None:
                 # Not remembered: an error that is raised again holds on to all the frames that it was raised in.
                 return refusal
-            if len(self._browsers) >= MOST_REMEMBERED:
+            if len(self._browsers) >= MAX_REMEMBERED:
                 self._browsers.clear()
             self._browsers.add(asked)
         return self.keys.refusal(_text(head.authorization), _text(head.api_key)) if self.keys else None
@@ -155,9 +155,9 @@ class Plane:
             slept = time.perf_counter()
             await asyncio.sleep(TICK_S)
             now = time.perf_counter()
-            if slept > excused_until and held_up(now - slept, TICK_S):
+            if slept > excused_until and loop_lagged(now - slept, TICK_S):
                 # What came meanwhile is read, and answered by who was held up too, in about as much time.
-                excused_until = now + min(now - slept, MOST_EXCUSED_S)
+                excused_until = now + min(now - slept, MAX_EXCUSED_S)
             if now < excused_until:
                 continue
             for connection in [one for one in self.connections if one.deadline < now]:

@@ -23,7 +23,7 @@ from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head
 from gateway.relay.accounting import record
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import NEVER, Client, Plane
+from gateway.relay.data_plane import NEVER, Client, RelayContext
 from gateway.relay.forwarding import Forwarding
 from gateway.relay.response import Answer, truth_of_request
 from kit.errors import ApiError
@@ -41,7 +41,7 @@ class Exchange:
     def __init__(
         self,
         client: Client,
-        plane: Plane,
+        plane: RelayContext,
         endpoint: Endpoint,
         target: bytes,
         head: Head,

@@ -17,7 +17,7 @@ from gateway.backends.query_of_death import CrashedBackend, digest_of
 from gateway.bodies.body import Body, JsonBody
 from gateway.relay.attempt import Attempt
 from gateway.relay.retry_state import Tries
-from gateway.routing import Choice, Wants
+from gateway.routing import Choice, RoutingRequest
 from gateway.streams.continuation import Continuation, Ending, NotFaithful, go_on
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 
@@ -49,7 +49,7 @@ class Failover(ABC):
         # What is sent: the client's own, or what asks for the rest of an answer; whether that holds what was said.
         self._body = body
         self._carries = False
-        self.wants = Wants(exchange.endpoint)
+        self.wants = RoutingRequest(exchange.endpoint)
         # The present attempt, or the last one; how many there were; where another may go, once one has failed.
         self.attempt: Attempt | None = None
         self.attempts = 0

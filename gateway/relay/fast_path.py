@@ -16,7 +16,7 @@ from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
 from gateway.bodies.json_scan import scan_json
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import Client, KnownRequest, Plane
+from gateway.relay.data_plane import Client, KnownRequest, RelayContext
 from gateway.relay.exchange import Exchange
 from gateway.relay.forwarding import Forwarding
 from gateway.routing import Candidate, Ticket
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 now = time.perf_counter
 
 
-class PlainClient(Client, Protocol):
+class FastPathClient(Client, Protocol):
     """What a plain request needs of its client's connection beyond what an exchange does."""
 
     def become(self, exchange: Exchange) -> None:
@@ -40,7 +40,7 @@ class PlainClient(Client, Protocol):
         """The answer is written."""
 
 
-class Plain:
+class FastPathRequest:
     """One plain request. To its client's connection it looks like an exchange, to the backend's like a listener."""
 
     __slots__ = (
@@ -55,8 +55,8 @@ class Plain:
 
     def __init__(
         self,
-        client: PlainClient,
-        plane: Plane,
+        client: FastPathClient,
+        plane: RelayContext,
         known: KnownRequest,
         data: bytes,
         pair: Candidate,
@@ -168,7 +168,9 @@ class Plain:
         return exchange, forwarding
 
 
-def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: bytes) -> Plain | None:
+def try_fast_path(
+    client: FastPathClient, plane: RelayContext, known: KnownRequest, data: bytes
+) -> FastPathRequest | None:
     """Send a request with the body `data` to its backend, if it is plain. If not, nothing has been done."""
     began = now()
     connection = None
@@ -203,7 +205,7 @@ def relay_plainly(client: PlainClient, plane: Plane, known: KnownRequest, data: 
     plane.metrics.relaying += 1
     plane.budget.requests += 1
     client.deadline = sent + plane.limits.first_byte_floor_s
-    plain = Plain(client, plane, known, data, pair, ticket, connection, began, sent)
+    plain = FastPathRequest(client, plane, known, data, pair, ticket, connection, began, sent)
     connection.begin(
         plain,
         b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (

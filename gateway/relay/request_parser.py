@@ -16,15 +16,15 @@ from uvicorn.server import ServerState
 from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
-from gateway.relay.data_plane import NEVER, KnownRequest, Plane
+from gateway.relay.data_plane import NEVER, KnownRequest, RelayContext
 from kit.errors import ApiError, InvalidRequest
 
 log = structlog.get_logger(__name__)
 
 # How much of a body in chunks may be other than body, in bytes: so much at all, and for each byte of it. Extensions of
 # chunks have no bound in HTTP, a chunk of one byte needs five more.
-MOST_FRAMING = 64 * 1024
-MOST_FRAMING_EACH = 8
+MAX_FRAMING = 64 * 1024
+MAX_FRAMING_EACH = 8
 
 now = time.perf_counter
 
@@ -34,7 +34,7 @@ class RequestReader(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._plane: Plane = app_state["plane"]
+        self._plane: RelayContext = app_state["plane"]
         self.deadline = NEVER
         # The request whose turn it is.
         self._running: Any = None
@@ -85,7 +85,7 @@ class RequestReader(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError as error:
             self._break_off(_cause(error))
-        if self._framed > MOST_FRAMING + MOST_FRAMING_EACH * self._body_bytes:
+        if self._framed > MAX_FRAMING + MAX_FRAMING_EACH * self._body_bytes:
             self._break_off(InvalidRequest("The chunks of the body are too small, or their extensions too long."))
         if in_head and self._in_head and messages == self._messages:
             self._head_bytes += len(data)

@@ -1,7 +1,7 @@
 """Where a request may still go after an attempt has failed. Pure."""
 
 from gateway.backends.backend import Backend
-from gateway.routing import Choice, Router, Wants
+from gateway.routing import Choice, Router, RoutingRequest
 from kit.errors import ApiError
 
 
@@ -28,7 +28,7 @@ class Tries:
             self._count = count
             self._tried.append(backend)
 
-    def choose(self, wants: Wants, now: float, *, last_resort: bool) -> Choice | None:
+    def choose(self, wants: RoutingRequest, now: float, *, last_resort: bool) -> Choice | None:
         """The best backend not tried yet, or None when there is none or enough were tried.
 
         `last_resort` says that the request fails where there is none: then a doubtful one is better than that.
@@ -45,14 +45,14 @@ class Tries:
             return None
         return choice
 
-    def another(self, wants: Wants, now: float, *, last_resort: bool = False) -> bool:
+    def another(self, wants: RoutingRequest, now: float, *, last_resort: bool = False) -> bool:
         """Whether there is one."""
         try:
             return self.choose(wants, now, last_resort=last_resort) is not None
         except ApiError:
             return False
 
-    def can_go_on(self, wants: Wants, *, prefills: bool) -> bool:
+    def can_go_on(self, wants: RoutingRequest, *, prefills: bool) -> bool:
         """Whether a stream could go on at a backend other than the present one."""
         try:
             pairs = self._router.ask(wants)
@@ -60,7 +60,7 @@ class Tries:
             return False
         return any(pair.backend is not self._tried[-1] and (pair.backend.prefills or not prefills) for pair in pairs)
 
-    def go_on(self, wants: Wants, tokens: int, *, prefills: bool) -> None:
+    def go_on(self, wants: RoutingRequest, tokens: int, *, prefills: bool) -> None:
         """A stream that has said `tokens` goes on elsewhere: the count begins anew if it came further since last time.
 
         With `prefills`, only backends that can continue a message count. Raises what routing raises.

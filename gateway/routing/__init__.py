@@ -4,7 +4,7 @@
 """
 
 from gateway.backends.load import Ticket
-from gateway.routing.request import Candidate, Wants
+from gateway.routing.request import Candidate, RoutingRequest
 from gateway.routing.router import Choice, Router
 
-__all__ = ["Candidate", "Choice", "Router", "Ticket", "Wants"]
+__all__ = ["Candidate", "Choice", "Router", "RoutingRequest", "Ticket"]

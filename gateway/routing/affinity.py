@@ -7,7 +7,7 @@ Ravishankar, 1998).
 from collections.abc import Sequence
 from zlib import crc32
 
-from gateway.routing.request import Wants
+from gateway.routing.request import RoutingRequest
 
 
 def rendezvous(key: bytes, name: str) -> int:
@@ -17,7 +17,7 @@ def rendezvous(key: bytes, name: str) -> int:
     return (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 >> 16 & 0xFFFFFFFFFFFF
 
 
-def session_key(wants: Wants, hashes: Sequence[int]) -> bytes:
+def session_key(wants: RoutingRequest, hashes: Sequence[int]) -> bytes:
     """What names the conversation: what the client says, else how the prompt begins; empty where neither does."""
     if wants.session:
         return wants.session

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from gateway.backends.backend import Backend, Offer
 from gateway.backends.health_state import USABLE
-from gateway.routing.request import Candidate, Wants
+from gateway.routing.request import Candidate, RoutingRequest
 from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
 
 
-def candidates(wants: Wants, backends: Iterable[Backend], catalogue: Catalogue) -> tuple[Candidate, ...]:
+def candidates(wants: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue) -> tuple[Candidate, ...]:
     """Every backend that serves what is wanted, in whatever state.
 
     Raises InvalidRequest for a model of the wrong kind and ModelNotFound for one that nobody serves; where some
@@ -51,7 +51,7 @@ def available(among: Iterable[Candidate]) -> tuple[Candidate, ...]:
     raise _down(among)
 
 
-def _any_model(wants: Wants, pairs: list[Candidate], backends: Iterable[Backend]) -> tuple[Candidate, ...]:
+def _any_model(wants: RoutingRequest, pairs: list[Candidate], backends: Iterable[Backend]) -> tuple[Candidate, ...]:
     kinds: tuple[Kind, ...] = wants.endpoint.kinds
     if wants.images and "multimodal" in kinds:
         kinds = ("multimodal",)
@@ -95,7 +95,7 @@ def _silent(what: str, silent: Iterable[Backend]) -> NoHealthyBackend:
     )
 
 
-def _wrong_kind(wants: Wants, offer: Offer, pairs: list[Candidate]) -> InvalidRequest:
+def _wrong_kind(wants: RoutingRequest, offer: Offer, pairs: list[Candidate]) -> InvalidRequest:
     fit = sorted({pair.offer.name for pair in pairs if pair.offer.kind in wants.endpoint.kinds})
     instead = f"Models that do: {', '.join(fit)}." if fit else "No model of this cluster does."
     needs = " or ".join(wants.endpoint.kinds)

@@ -12,10 +12,10 @@ streams and for whole answers apart; who has shown none yet is taken to be as fa
 from collections.abc import Sequence
 from math import ceil
 
-from gateway.backends.latency_model import Pace
-from gateway.backends.load import EACH_KB
+from gateway.backends.latency_model import LatencyModel
+from gateway.backends.load import REQUEST_OVERHEAD_KB
 from gateway.backends.prefix_index import KB
-from gateway.routing.request import Candidate, Wants
+from gateway.routing.request import Candidate, RoutingRequest
 
 # How much each request in flight adds: generating takes a share of what reading prompts needs.
 RUNNING = 0.1
@@ -25,13 +25,13 @@ BUSY_FACTOR = 4.0
 IDLE = 2
 
 
-class Weighed:
+class ScoredCandidate:
     """One candidate on the scales."""
 
     __slots__ = ("capacity", "cost", "kb", "pace", "pair", "within")
 
     def __init__(
-        self, pair: Candidate, cost: float, capacity: float, kb: float, within: bool, pace: Pace | None
+        self, pair: Candidate, cost: float, capacity: float, kb: float, within: bool, pace: LatencyModel | None
     ) -> None:
         self.pair = pair
         # The expected time to the first token, in seconds where anybody's pace is known.
@@ -46,8 +46,12 @@ class Weighed:
 
 
 def weigh(
-    pairs: Sequence[Candidate], wants: Wants, now: float, hashes: Sequence[int] = (), bound: float | None = None
-) -> list[Weighed]:
+    pairs: Sequence[Candidate],
+    wants: RoutingRequest,
+    now: float,
+    hashes: Sequence[int] = (),
+    bound: float | None = None,
+) -> list[ScoredCandidate]:
     """Put every candidate on the scales.
 
     `hashes` tell how the prompt begins: who has read that before has less to read. A backend that one more request
@@ -55,7 +59,7 @@ def weigh(
     None is no bound, and with fewer than IDLE in flight none is over it.
     """
     size_kb = wants.size / KB
-    weighed: list[Weighed] = []
+    weighed: list[ScoredCandidate] = []
     for pair, pace in zip(pairs, _paces(pairs, wants), strict=True):
         backend = pair.backend
         load = backend.load
@@ -65,18 +69,18 @@ def weigh(
         within = bound is None or in_flight < max(ceil(bound * capacity), IDLE)
         if hashes and within:
             kb -= load.kept.saved(hashes)
-        cost = (load.waiting(now) + backend.elsewhere.waiting_kb) / capacity + kb + EACH_KB
+        cost = (load.waiting(now) + backend.elsewhere.waiting_kb) / capacity + kb + REQUEST_OVERHEAD_KB
         if pace is not None:
             cost = pace.expected(cost, now) * load.slowed(now)
         if in_flight:
             cost *= 1.0 + RUNNING * in_flight / capacity
         if pair.busy:
             cost *= BUSY_FACTOR
-        weighed.append(Weighed(pair, cost, capacity, kb, within, pace))
+        weighed.append(ScoredCandidate(pair, cost, capacity, kb, within, pace))
     return weighed
 
 
-def _paces(pairs: Sequence[Candidate], wants: Wants) -> Sequence[Pace | None]:
+def _paces(pairs: Sequence[Candidate], wants: RoutingRequest) -> Sequence[LatencyModel | None]:
     """What each is judged by: its own pace, else the best of the others', for this sort of answer, else the other."""
     shows = wants.shows_first_token
     for sort in (shows, not shows):
@@ -85,7 +89,7 @@ def _paces(pairs: Sequence[Candidate], wants: Wants) -> Sequence[Pace | None]:
         if len(known) == len(paces):
             return paces
         if known:
-            kb = wants.size / KB + EACH_KB
+            kb = wants.size / KB + REQUEST_OVERHEAD_KB
             best = min(known, key=lambda pace: pace.base_s + pace.per_kb_s * kb)
             return [pace if pace.known else best for pace in paces]
     return [None] * len(pairs)

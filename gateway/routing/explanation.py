@@ -7,8 +7,8 @@ from gateway.backends.backend import Backend
 from gateway.backends.health_state import USABLE
 from gateway.backends.prefix_index import ENDS, KB
 from gateway.routing.candidates import candidates
-from gateway.routing.cost import BUSY_FACTOR, RUNNING, Weighed
-from gateway.routing.request import Wants
+from gateway.routing.cost import BUSY_FACTOR, RUNNING, ScoredCandidate
+from gateway.routing.request import RoutingRequest
 from gateway.routing.router import TIE, Reason, Router
 from kit.config.catalogue import Catalogue
 from kit.errors import ApiError
@@ -22,7 +22,7 @@ _WON: Mapping[Reason, str] = {
 
 
 def explain(
-    router: Router, wants: Wants, backends: Iterable[Backend], catalogue: Catalogue, now: float
+    router: Router, wants: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue, now: float
 ) -> tuple[dict[str, Any], ApiError | None]:
     """What would happen to a request, and the error that it would get. `now` is a monotonic time."""
     backends = tuple(backends)
@@ -82,7 +82,9 @@ def _row(backend: Backend, *, why: str) -> dict[str, Any]:
     }
 
 
-def _told(backend: Backend, wants: Wants, backends: tuple[Backend, ...], catalogue: Catalogue) -> dict[str, Any]:
+def _told(
+    backend: Backend, wants: RoutingRequest, backends: tuple[Backend, ...], catalogue: Catalogue
+) -> dict[str, Any]:
     """A backend that may not answer, and why it may not."""
     try:
         fitting = any(pair.backend is backend for pair in candidates(wants, backends, catalogue))
@@ -99,7 +101,7 @@ def _told(backend: Backend, wants: Wants, backends: tuple[Backend, ...], catalog
     return _row(backend, why=why)
 
 
-def _weighed(one: Weighed, best: Weighed, why: str, now: float) -> dict[str, Any]:
+def _weighed(one: ScoredCandidate, best: ScoredCandidate, why: str, now: float) -> dict[str, Any]:
     """A backend that may answer, with what its expected time is made of."""
     backend, load = one.pair.backend, one.pair.backend.load
     waiting = load.waiting(now)
@@ -124,7 +126,7 @@ def _weighed(one: Weighed, best: Weighed, why: str, now: float) -> dict[str, Any
     return row
 
 
-def _lost(one: Weighed, best: Weighed) -> str:
+def _lost(one: ScoredCandidate, best: ScoredCandidate) -> str:
     times = one.cost / best.cost if best.cost else 1.0
     if times > TIE:
         return f"it is expected to take {times:.1f} times as long"

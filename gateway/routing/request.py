@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Wants:
+class RoutingRequest:
     """What routing needs to know of a request. `model` is None where the request names none.
 
     The first four fields decide which backends may answer; the others, which make no other question of it, decide which
@@ -39,7 +39,7 @@ class Wants:
         """Whether the first byte of the answer comes with the first token, not with the last."""
         return self.stream or not self.endpoint.generates
 
-    def question(self) -> "Wants":
+    def question(self) -> "RoutingRequest":
         """The part of it that decides which backends may answer."""
         return replace(self, size=0, prompt=(), session=b"")
 

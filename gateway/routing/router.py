@@ -10,8 +10,8 @@ from gateway.backends.load import Ticket
 from gateway.backends.prefix_index import ENDS, KB, chain
 from gateway.routing.affinity import rendezvous, session_key
 from gateway.routing.candidates import available, candidates
-from gateway.routing.cost import Weighed, weigh
-from gateway.routing.request import Candidate, Wants
+from gateway.routing.cost import ScoredCandidate, weigh
+from gateway.routing.request import Candidate, RoutingRequest
 from kit.config.catalogue import Catalogue
 from kit.errors import ApiError, ModelLoading, ModelNotFound, NoHealthyBackend
 
@@ -30,7 +30,7 @@ STICK: Mapping[Affinity, float] = {"session": 3.0, "prefix": 1.5, "none": 1.0}
 # (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
 MANY = 8
 # How many questions are remembered. Only those with an answer are, so there are about as many as models times routes.
-MOST_QUESTIONS = 4096
+MAX_QUESTIONS = 4096
 
 
 class Choice:
@@ -73,19 +73,19 @@ class Router:
         """Something about the backends has changed."""
         self._answers.clear()
 
-    def ask(self, wants: Wants) -> tuple[Candidate, ...]:
+    def ask(self, wants: RoutingRequest) -> tuple[Candidate, ...]:
         """The backends that may answer now. Raises what `candidates` and `available` raise."""
         # A tuple is hashed and compared by native code, a dataclass is not.
         question = (wants.endpoint, wants.model, wants.images, wants.stream)
         found = self._answers.get(question)
         if found is None:
             found = self._usable(wants)
-            if len(self._answers) >= MOST_QUESTIONS:
+            if len(self._answers) >= MAX_QUESTIONS:
                 self._answers.clear()
             self._answers[question] = found
         return found
 
-    def _usable(self, wants: Wants) -> tuple[Candidate, ...]:
+    def _usable(self, wants: RoutingRequest) -> tuple[Candidate, ...]:
         fitting: tuple[Candidate, ...] = ()
         try:
             fitting = candidates(wants, self._backends, self._catalogue)
@@ -101,14 +101,14 @@ class Router:
                 error.message += f" Nor can its fallbacks answer now: {', '.join(names)}."
             raise
 
-    def _fallbacks(self, wants: Wants) -> tuple[str, ...]:
+    def _fallbacks(self, wants: RoutingRequest) -> tuple[str, ...]:
         """The models that may answer in the place of the one that the request names, by the catalogue."""
         if wants.any_model:
             return ()
         entry = self._catalogue.find(wants.model or "")
         return entry.fallbacks if entry else ()
 
-    def _fallback(self, wants: Wants, tried: Collection[Backend]) -> tuple[Candidate, ...]:
+    def _fallback(self, wants: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:
         """The untried backends of the first of those models that has any which may answer now."""
         for name in self._fallbacks(wants):
             try:
@@ -120,13 +120,13 @@ class Router:
                 return left
         return ()
 
-    def _doubtful(self, wants: Wants, tried: Collection[Backend]) -> tuple[Candidate, ...]:
+    def _doubtful(self, wants: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:
         """The untried backends that only failed requests speak against."""
         fitting = candidates(wants, self._backends, self._catalogue)
         return tuple(pair for pair in fitting if pair.backend.condition.is_doubtful and pair.backend not in tried)
 
     def choose(
-        self, wants: Wants, now: float, *, tried: Collection[Backend] = (), last_resort: bool = False
+        self, wants: RoutingRequest, now: float, *, tried: Collection[Backend] = (), last_resort: bool = False
     ) -> Choice | None:
         """The best backend that is not in `tried`, or None when all are. `now` is a monotonic time.
 
@@ -145,7 +145,7 @@ class Router:
         best, _ = self.best(self.weigh(wants, found, hashes, key, now), key, sticky=bool(wants.session))
         return Choice(best.pair, best.kb, hashes)
 
-    def sent(self, choice: Choice, wants: Wants, now: float) -> Ticket:
+    def sent(self, choice: Choice, wants: RoutingRequest, now: float) -> Ticket:
         """The request goes where `choice` says. Tell the ticket when its first byte comes, and when it has ended."""
         backend = choice.pair.backend
         load = backend.load
@@ -159,7 +159,7 @@ class Router:
             load.kept.read(choice.hashes, choice.kb)
         return load.enter(choice.kb, now, shows=wants.shows_first_token)
 
-    def affinity(self, wants: Wants) -> tuple[Sequence[int], bytes]:
+    def affinity(self, wants: RoutingRequest) -> tuple[Sequence[int], bytes]:
         """How the prompt begins, and what names the conversation, both as far as they count here."""
         if self._affinity == "none":
             return (), b""
@@ -167,15 +167,15 @@ class Router:
         return hashes, session_key(wants, hashes)
 
     def weigh(
-        self, wants: Wants, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float
-    ) -> list[Weighed]:
+        self, wants: RoutingRequest, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float
+    ) -> list[ScoredCandidate]:
         """What the request would cost at each of `pairs`, or at a few where they are many."""
         bound = self._bound(pairs, now) if key else None
         if len(pairs) > MANY:
             pairs = self._few(pairs, hashes, key)
         return weigh(pairs, wants, now, hashes, bound)
 
-    def best(self, weighed: Sequence[Weighed], key: bytes, *, sticky: bool) -> tuple[Weighed, Reason]:
+    def best(self, weighed: Sequence[ScoredCandidate], key: bytes, *, sticky: bool) -> tuple[ScoredCandidate, Reason]:
         """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns.
 
         A `sticky` conversation, which the client has named, goes to its own even where that costs somewhat more.
@@ -192,7 +192,7 @@ class Router:
         tied = [one for one in weighed if one.cost <= limit]
         return (tied[0], "soonest") if len(tied) == 1 else (min(tied, key=self._order), "turn")
 
-    def _order(self, one: Weighed) -> tuple[float, float]:
+    def _order(self, one: ScoredCandidate) -> tuple[float, float]:
         backend = one.pair.backend
         return (backend.in_flight + backend.elsewhere.in_flight) / one.capacity, max(backend.load.turn, self._turn)
 

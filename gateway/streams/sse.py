@@ -10,7 +10,7 @@ from gateway.endpoints import Dialect
 from kit.errors import ApiError
 
 # Beyond this, in bytes, an unfinished event goes on as it is: memory must stay bounded.
-MOST_HELD = 1024 * 1024
+MAX_HELD = 1024 * 1024
 # How such an event begins in what vLLM and its kin write.
 ERROR_MARK = b'data: {"error"'
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -33,7 +33,7 @@ class EventHolder:
         if data.endswith(_ENDS):
             return data
         end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
-        if len(data) - end > MOST_HELD:
+        if len(data) - end > MAX_HELD:
             return data
         self.holds = data[end:]
         return data[:end]

@@ -24,7 +24,7 @@ FOLD = 32
 # How many handfuls of a stream may fail to become smaller before it is no longer tried.
 _TRIES = 3
 # The longest text that is kept, in characters. A model's context is shorter.
-MOST_TEXT = 2_000_000
+MAX_TEXT = 2_000_000
 
 DONE = b"[DONE]"
 
@@ -140,7 +140,7 @@ class Transcript:
                     self._take(chunk)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._give_up(f"it holds what is not understood here ({error})")
-        if self._length > MOST_TEXT:
+        if self._length > MAX_TEXT:
             self._give_up("its text is too long to be kept")
 
     def _take(self, chunk: _Chunk) -> None:

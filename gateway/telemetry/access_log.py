@@ -40,7 +40,7 @@ class Line(msgspec.Struct, gc=False):
 _IN_FRONT = frozenset({"timestamp", "level", "event", "logger"})
 
 DELAY_S = 0.1
-MOST_HELD = 256
+MAX_HELD = 256
 
 
 class AccessLog:
@@ -69,7 +69,7 @@ class AccessLog:
         if not self._enabled:
             return
         self._held.append((time.time(), line))
-        if len(self._held) >= MOST_HELD:
+        if len(self._held) >= MAX_HELD:
             self.flush()
         elif self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(DELAY_S, self.flush)

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from gateway.http1.header_cache import KnownHeads
+from gateway.http1.header_cache import HeaderCache
 from gateway.http1.headers import HeaderList, answer_headers, status_line
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
@@ -59,7 +59,7 @@ class Shortcut(Protocol):
 class Owner(Protocol):
     """The pool that a connection belongs to while no exchange has it."""
 
-    known: KnownHeads[KnownAnswer]
+    known: HeaderCache[KnownAnswer]
 
     def put(self, connection: "UpstreamConnection") -> None:
         """Keep a connection for later."""
@@ -345,8 +345,8 @@ class UpstreamConnection(asyncio.Protocol):
 
 # How chunks' sizes are written, and what they are: they repeat. Larger chunks go through the parser.
 _SIZES: dict[bytes, int] = {}
-_MOST_SIZES = 4096
-_MOST_SIZE = 6
+_MAX_SIZES = 4096
+_MAX_SIZE = 6
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,4}\Z")
 
 
@@ -358,7 +358,7 @@ def _chunks_in(data: bytes) -> bytes:
     whole: list[bytes] = []
     begin = 0
     while True:
-        digits_end = data.find(b"\r\n", begin, begin + _MOST_SIZE)
+        digits_end = data.find(b"\r\n", begin, begin + _MAX_SIZE)
         if digits_end < 0:
             return b""
         digits = data[begin:digits_end]
@@ -377,7 +377,7 @@ def _read_size(digits: bytes) -> int:
     """The size of a chunk, 0 where `digits` is none."""
     if not _SIZE.match(digits):
         return 0
-    if len(_SIZES) >= _MOST_SIZES:
+    if len(_SIZES) >= _MAX_SIZES:
         _SIZES.clear()
     size = _SIZES[digits] = int(digits, 16)
     return size

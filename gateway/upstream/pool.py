@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 
 from gateway.discovery.target import Target
-from gateway.http1.header_cache import KnownHeads
+from gateway.http1.header_cache import HeaderCache
 from gateway.upstream.connection import KnownAnswer, UpstreamConnection
 from gateway.upstream.socket_options import tune
 
@@ -23,7 +23,7 @@ class Pool:
         self._tls = ssl.create_default_context() if target.tls else None
         self._closed = False
         # The heads of its answers.
-        self.known: KnownHeads[KnownAnswer] = KnownHeads()
+        self.known: HeaderCache[KnownAnswer] = HeaderCache()
         # Called when the backend ends a connection that was idle: it may have died.
         self.on_idle_lost: Callable[[], None] | None = None
 

@@ -6,7 +6,7 @@ import socket
 # gone is noticed in about ten seconds.
 PROBE_AFTER_S = 4
 PROBE_EVERY_S = 2
-MOST_PROBES = 3
+MAX_PROBES = 3
 
 
 def tune(raw: socket.socket) -> None:
@@ -21,7 +21,7 @@ def tune(raw: socket.socket) -> None:
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, MOST_PROBES)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, MAX_PROBES)
     # The BSDs, and macOS, name the option that Linux calls TCP_KEEPIDLE otherwise; there the system's value has to do.
     if hasattr(socket, "TCP_KEEPIDLE"):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)

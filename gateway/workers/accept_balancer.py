@@ -14,7 +14,7 @@ from typing import Any, cast
 import structlog
 import uvicorn
 
-from gateway.workers.shared_memory import CLOSED, Boards
+from gateway.workers.shared_memory import CLOSED, SharedSlots
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ SLACK = 1
 SLACK_SHARE = 1 / 16
 # For how long a connection is left to others, in seconds, and how often, before it is taken all the same.
 PAUSE_S = 0.001
-MOST_PAUSES = 20
+MAX_PAUSES = 20
 # How long to wait when there is no room for a connection (too many open files), in seconds.
 NO_ROOM_S = 1.0
 
@@ -36,7 +36,7 @@ class Acceptor:
         listener: socket.socket,
         make: Callable[[], asyncio.Protocol],
         count: Callable[[], int],
-        boards: Boards,
+        boards: SharedSlots,
         worker: int,
     ) -> None:
         """`make` makes a connection's protocol; `count` tells how many connections there are."""
@@ -82,7 +82,7 @@ class Acceptor:
 
     def _ready(self) -> None:
         while True:
-            if self._has_its_share() and self._pauses < MOST_PAUSES:
+            if self._has_its_share() and self._pauses < MAX_PAUSES:
                 self._pauses += 1
                 self._pause(PAUSE_S)
                 return
@@ -122,7 +122,7 @@ class Acceptor:
 class WorkerServer(uvicorn.Server):
     """uvicorn's server, as one of several on a socket."""
 
-    def __init__(self, config: uvicorn.Config, boards: Boards, worker: int) -> None:
+    def __init__(self, config: uvicorn.Config, boards: SharedSlots, worker: int) -> None:
         super().__init__(config)
         self._boards = boards
         self._worker = worker

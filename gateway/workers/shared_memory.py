@@ -16,7 +16,7 @@ _HEADER = struct.Struct("=qII")
 CLOSED = -1
 
 
-class Notice(Enum):
+class StateUpdate(Enum):
     """The notices of a board, with the room that each has in bytes."""
 
     NOW = ("now", 128 * KB)
@@ -26,14 +26,14 @@ class Notice(Enum):
         self.room = room
 
 
-_OFFSETS: dict[Notice, int] = {}
+_OFFSETS: dict[StateUpdate, int] = {}
 _SIZE = 8
-for _notice in Notice:
+for _notice in StateUpdate:
     _OFFSETS[_notice] = _SIZE
     _SIZE += _notice.room
 
 
-class Boards:
+class SharedSlots:
     """The boards of all workers. Pages that nobody writes to take no memory."""
 
     def __init__(self, workers: int) -> None:
@@ -53,7 +53,7 @@ class Boards:
         at = worker * _SIZE
         self._numbers[at : at + 8] = count.to_bytes(8, "little", signed=True)
 
-    def write(self, worker: int, notice: Notice, data: bytes) -> bool:
+    def write(self, worker: int, notice: StateUpdate, data: bytes) -> bool:
         """Replace a notice; False when it is too long, and then there is none."""
         at = worker * _SIZE + _OFFSETS[notice]
         fits = len(data) + _HEADER.size <= notice.room
@@ -66,12 +66,12 @@ class Boards:
             _HEADER.pack_into(self._memory, at, version, len(data), crc32(data))
         return fits
 
-    def version(self, worker: int, notice: Notice) -> int:
+    def version(self, worker: int, notice: StateUpdate) -> int:
         """A number that changes whenever the notice is replaced."""
         version: int = _HEADER.unpack_from(self._memory, worker * _SIZE + _OFFSETS[notice])[0]
         return version
 
-    def read(self, worker: int, notice: Notice) -> bytes:
+    def read(self, worker: int, notice: StateUpdate) -> bytes:
         """The notice, or nothing where there is none at the moment."""
         at = worker * _SIZE + _OFFSETS[notice]
         _, length, checksum = _HEADER.unpack_from(self._memory, at)

@@ -17,10 +17,10 @@ import structlog
 
 from gateway.backends.backend import Backend, Backends, Elsewhere, now
 from gateway.backends.health_state import Verdict
-from gateway.backends.query_of_death import Conviction, Deaths
+from gateway.backends.query_of_death import Conviction, Quarantine
 from gateway.telemetry.merge_exposition import added_up, counted
 from gateway.telemetry.metrics import GatewayMetrics
-from gateway.workers.shared_memory import CLOSED, Boards, Notice
+from gateway.workers.shared_memory import CLOSED, SharedSlots, StateUpdate
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Sharing:
     """This worker's side of the boards."""
 
     def __init__(
-        self, boards: Boards, worker: int, backends: Backends, deaths: Deaths, metrics: GatewayMetrics
+        self, boards: SharedSlots, worker: int, backends: Backends, deaths: Quarantine, metrics: GatewayMetrics
     ) -> None:
         self._boards = boards
         self._worker = worker
@@ -76,7 +76,7 @@ class Sharing:
         self._parent = os.getppid()
         # What was counted by the workers that were here before and have died.
         self._before = _read(boards, worker).backends
-        self._metrics_before = counted(boards.read(worker, Notice.METRICS).decode())
+        self._metrics_before = counted(boards.read(worker, StateUpdate.METRICS).decode())
         metrics.others = self.metrics_of_others
 
     async def run(self) -> None:
@@ -100,7 +100,7 @@ class Sharing:
         told = _encode(_Page(backends, self._deaths.convictions(now())))
         if told != self._written:
             self._written = told
-            if not self._boards.write(self._worker, Notice.NOW, told):
+            if not self._boards.write(self._worker, StateUpdate.NOW, told):
                 log.error("more backends than the workers can tell each other of", backends=len(self._backends))
 
     def _of(self, backend: Backend) -> _Told:
@@ -151,14 +151,14 @@ class Sharing:
         """Write the metrics, with what those counted that were here before."""
         text, before = self._metrics.own(), self._metrics_before
         text = added_up(text, (before,)) if before else text
-        if not self._boards.write(self._worker, Notice.METRICS, text.encode()):
+        if not self._boards.write(self._worker, StateUpdate.METRICS, text.encode()):
             log.error("more metrics than the workers can tell each other of", bytes=len(text))
 
     def metrics_of_others(self) -> Iterable[str]:
         """The metrics of the other workers, and of those that have died."""
         texts = [self._metrics_before]
         for other in self._others:
-            text = self._boards.read(other, Notice.METRICS).decode()
+            text = self._boards.read(other, StateUpdate.METRICS).decode()
             texts.append(text if self._boards.connections(other) != CLOSED else counted(text))
         return texts
 
@@ -168,6 +168,6 @@ def _key(backend: Backend) -> str:
     return f"{backend.name} {backend.target.url} {backend.target.address or ''}"
 
 
-def _read(boards: Boards, worker: int) -> _Page:
-    data = boards.read(worker, Notice.NOW)
+def _read(boards: SharedSlots, worker: int) -> _Page:
+    data = boards.read(worker, StateUpdate.NOW)
     return _decode(data) if data else _BLANK

@@ -14,9 +14,9 @@ import structlog
 
 from kit.config.catalogue import Entry
 from kit.model_files.cache import ModelCache, VerifiedFolder
-from kit.model_files.file_download import CONNECTIONS, PART, Download, Lanes
+from kit.model_files.file_download import CONNECTIONS, PART, Download, DownloadLimits
 from kit.model_files.registry_source import Listing, ModelFilesError, NotThereYet, RegistrySource, RemoteFile
-from kit.net.retry import Broken, Stop, Stopped, check_stop
+from kit.net.retry import Cancelled, Stop, TransientError, check_stop
 
 __all__ = ["ModelFilesError", "fetch_model"]
 
@@ -48,11 +48,11 @@ def fetch_model(
                 return fetch.run()
             finally:
                 fetch.close()
-    except Stopped as error:
+    except Cancelled as error:
         raise ModelFilesError(
             "Stopped before all files were there; what was fetched is kept.", may_pass=True
         ) from error
-    except Broken as error:
+    except TransientError as error:
         raise ModelFilesError(f"{error} What was fetched is kept.", may_pass=True) from error
     except OSError as error:
         if error.errno in _NO_ROOM:
@@ -81,7 +81,7 @@ class _Fetch:
         self._done = 0
         self._total = 0
         self._big: set[RemoteFile] = set()
-        self._lanes = Lanes()
+        self._lanes = DownloadLimits()
 
     def run(self) -> Path:
         """Return the folder."""
@@ -89,7 +89,7 @@ class _Fetch:
         self._report(0.0, f"asking the registry at {self._source.url}")
         try:
             listing = self._source.listing(self._entry)
-        except (Broken, NotThereYet) as error:
+        except (TransientError, NotThereYet) as error:
             return self._without_registry(error)
         self._total = listing.size
         folder = self._cache.complete(listing, self._stop)
@@ -105,7 +105,7 @@ class _Fetch:
         """End the threads; none of them has work any more."""
         self._lanes.close()
 
-    def _without_registry(self, error: Broken | NotThereYet) -> Path:
+    def _without_registry(self, error: TransientError | NotThereYet) -> Path:
         folder = self._cache.last_complete(self._entry.revision, self._stop)
         if folder is None and isinstance(error, NotThereYet):
             raise error

@@ -27,7 +27,7 @@ OnBytes = Callable[[int, int], None]
 """Told how many bytes came, and how many of the file are there now."""
 
 
-class Lanes:
+class DownloadLimits:
     """What all downloads of one fetch share: connections, memory for parts, a thread that has the disk write."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Download:
 
     def __init__(
         self, file: RemoteFile, remote: RangedFile, path: Path,
-        *, lanes: Lanes, stop: Stop, few: Callable[[], bool], on_bytes: OnBytes,
+        *, lanes: DownloadLimits, stop: Stop, few: Callable[[], bool], on_bytes: OnBytes,
     ) -> None:  # fmt: skip
         self.done = 0
         """How many bytes of the file are there and hashed."""
@@ -63,7 +63,7 @@ class Download:
     def run(self) -> bool:
         """Append what the file at the path lacks. False when the whole is not what was promised: then it is gone.
 
-        Raises what reading `remote` raises, Stopped, OSError.
+        Raises what reading `remote` raises, Cancelled, OSError.
         """
         size = self._file.size
         with self._path.open("a+b", buffering=0) as stream:

@@ -16,12 +16,12 @@ import httpx2
 from kit.config.catalogue import Entry
 from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths, chosen
 from kit.net.range_client import RangeClient, RangedFile
-from kit.net.retry import PATIENCE, Broken
+from kit.net.retry import RETRY_POLICY, TransientError
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 5.0
 STALL_TIMEOUT_S = 15.0
-MOST_REASON = 300
+MAX_REASON = 300
 
 
 class ModelFilesError(Exception):
@@ -105,7 +105,7 @@ class RegistrySource:
     def listing(self, entry: Entry) -> Listing:
         """What `entry` consists of at its revision, its allow and ignore patterns applied.
 
-        Raises Broken, NotThereYet, or ModelFilesError when the registry answers but has no such model, or nonsense.
+        Raises TransientError, NotThereYet, or ModelFilesError if the model is unknown or the answer invalid.
         """
         address = f"{self.url}/api/models/{entry.hf_repo}/revision/{quote(entry.revision, safe='')}?blobs=1"
         try:
@@ -133,30 +133,30 @@ class RegistrySource:
             ) from error
 
     def file(self, entry: Entry, listing: Listing, file: RemoteFile) -> RangedFile:
-        """A file, to be read by ranges; reading raises Broken, or ModelFilesError when it is refused, Stopped."""
+        """Return a file to read by ranges; reading raises TransientError, ModelFilesError if refused, Cancelled."""
         url = f"{self.url}/{entry.hf_repo}/resolve/{listing.commit}/{quote(file.path)}"
 
         def refuse(status: int, _headers: Mapping[str, str], body: bytes) -> Exception:
             return self._refusal(status, file.path, url, body)
 
-        return RangedFile(self._ranges, url, refuse, PATIENCE)
+        return RangedFile(self._ranges, url, refuse, RETRY_POLICY)
 
     def _refusal(self, status: int, what: str, url: str, body: bytes) -> Exception:
-        """What an answer other than the content means, and says in its `body`: Broken where it may pass."""
+        """What an answer other than the content means, and says in its `body`: TransientError where it may pass."""
         if status in (401, 403):
             return ModelFilesError(
                 f"The registry at {self.url} refuses {what} ({status}). Set REGISTRY_TOKEN to one of its API_KEYS.",
                 may_pass=False,
             )
         if status == 429 or status >= 500:
-            return Broken(f"The registry at {self.url} answered {status} for {what}{_reason(body)}")
+            return TransientError(f"The registry at {self.url} answered {status} for {what}{_reason(body)}")
         return ModelFilesError(
             f"{url} answered {status} for {what}{_reason(body)} Download the model there again.", may_pass=True
         )
 
-    def _down(self, error: Exception) -> Broken:
+    def _down(self, error: Exception) -> TransientError:
         reason = str(error) or type(error).__name__
-        return Broken(f"The registry at {self.url} does not answer ({reason}).")
+        return TransientError(f"The registry at {self.url} does not answer ({reason}).")
 
 
 def _raise_not_there_yet(response: httpx2.Response) -> None:
@@ -173,7 +173,7 @@ def _reason(body: bytes) -> str:
     if not isinstance(message, str) or not message.strip():
         return "."
     plain = " ".join("".join(letter if letter.isprintable() else " " for letter in message).split())
-    return f": {plain}" if len(plain) <= MOST_REASON else f": {plain[:MOST_REASON]} ..."
+    return f": {plain}" if len(plain) <= MAX_REASON else f": {plain[:MAX_REASON]} ..."
 
 
 def _error_in(body: bytes) -> Mapping[str, object]:

@@ -102,7 +102,7 @@ def in_order(
     """Yield the parts of a file from byte `start` to `size`, in order; `fill(view, start, abandoned)` fetches one.
 
     Up to `ahead` are fetched at once, in `pool`. Each part is the consumer's to release. When nobody wants the parts
-    any more, `abandoned` is set, and `fill` should end early. Raises what `fill` raises, and Stopped.
+    any more, `abandoned` is set, and `fill` should end early. Raises what `fill` raises, and Cancelled.
     """
     abandoned = threading.Event()
     pending: deque[tuple[Future[None], Part]] = deque()

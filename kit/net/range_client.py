@@ -15,7 +15,7 @@ import httpx2
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
-from kit.net.retry import Broken, Patience, check_stop, pause
+from kit.net.retry import RetryPolicy, TransientError, check_stop, pause
 
 PIECE = 256 << 10
 REDIRECTS = 5
@@ -52,7 +52,7 @@ class RangeClient:
     def get(self, url: str, first: int, last: int) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
         """The answer to a GET of the bytes `first` to `last` (inclusive), redirections followed, and its final URL.
 
-        Raises Broken.
+        Raises TransientError.
         """
         for _ in range(REDIRECTS):
             response = self._ask(url, first, last)
@@ -69,7 +69,7 @@ class RangeClient:
             response.drain_conn()
             response.release_conn()
             url = urljoin(url, location)
-        raise Broken(f"{_origin(url)} redirects in a circle.")
+        raise TransientError(f"{_origin(url)} redirects in a circle.")
 
     def _ask(self, url: str, first: int, last: int) -> urllib3.BaseHTTPResponse:
         headers = {"Accept-Encoding": "identity", "User-Agent": self.user_agent, "Range": f"bytes={first}-{last}"}
@@ -106,9 +106,9 @@ class RangeClient:
 
 
 class RangedFile:
-    """One file at one URL. `refuse` makes the exception for an answer that is no content; Broken is tried again."""
+    """One file at one URL. `refuse` makes the exception for an error response; TransientError is retried."""
 
-    def __init__(self, client: RangeClient, url: str, refuse: Refuse, patience: Patience) -> None:
+    def __init__(self, client: RangeClient, url: str, refuse: Refuse, patience: RetryPolicy) -> None:
         self._client = client
         self._url = url
         self._refuse = refuse
@@ -129,7 +129,7 @@ class RangedFile:
         """Yield the bytes from `start` to before `end` in pieces of at most `piece`, of one stream where it holds.
 
         It is taken up again wherever it breaks; what a break takes along is less than a piece. Raises what `refuse`
-        makes, Broken after too many breaks in a row that brought nothing, Stopped.
+        makes, TransientError after too many breaks in a row that brought nothing, Cancelled.
         """
         breaks = 0
         while start < end:
@@ -141,8 +141,8 @@ class RangedFile:
                         yield view
                         check_stop(stop)
                 if start < end:
-                    raise Broken(f"{self._url} ended {end - start} bytes too early.")
-            except Broken as error:
+                    raise TransientError(f"{self._url} ended {end - start} bytes too early.")
+            except TransientError as error:
                 breaks = 1 if start > before else breaks + 1
                 if breaks >= self._patience.tries:
                     raise
@@ -154,10 +154,10 @@ class RangedFile:
             with self._client.get(direct or self._url, start, end - 1) as (response, url):
                 status = response.status
                 if status == 206 and _range_start(response.headers) not in (start, None):
-                    raise Broken(f"{self._url} answered with another range than was asked for.")
+                    raise TransientError(f"{self._url} answered with another range than was asked for.")
                 if status not in (200, 206):
                     if direct is not None:
-                        raise Broken(f"{urlsplit(direct).hostname} answered {status}.", retry_after=0.0)
+                        raise TransientError(f"{urlsplit(direct).hostname} answered {status}.", retry_after=0.0)
                     raise self._refuse(status, response.headers, _beginning(response))
                 answered = True
                 if url != self._url:
@@ -197,8 +197,8 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _broken(url: str, error: Exception) -> Broken:
+def _broken(url: str, error: Exception) -> TransientError:
     # Not the error's own words: they hold the whole URL, and a signed one is a credential.
     parts = urlsplit(url)
     reason = re.sub(r"\?\S*", "?...", str(error)) or type(error).__name__
-    return Broken(f"{parts.scheme}://{parts.netloc} cannot be reached ({reason}). Check the connection to it.")
+    return TransientError(f"{parts.scheme}://{parts.netloc} cannot be reached ({reason}). Check the connection to it.")

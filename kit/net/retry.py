@@ -7,7 +7,7 @@ from dataclasses import dataclass
 LOOK_EVERY_S = 0.1
 
 
-class Broken(Exception):
+class TransientError(Exception):
     """A stream did not begin, or ended too early, for a reason that may pass. `retry_after` is in seconds."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -15,7 +15,7 @@ class Broken(Exception):
         self.retry_after = retry_after
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """The one who asked does not want it any more."""
 
 
@@ -42,7 +42,7 @@ class Stop(threading.Event):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often in a row something may break without bringing a byte, and the pauses between, in seconds."""
 
     tries: int = 5
@@ -50,18 +50,18 @@ class Patience:
     most_s: float = 30.0
 
 
-PATIENCE = Patience()
+RETRY_POLICY = RetryPolicy()
 
 
 def check_stop(stop: threading.Event) -> None:
-    """Raise Stopped when `stop` is set."""
+    """Raise Cancelled when `stop` is set."""
     if stop.is_set():
-        raise Stopped
+        raise Cancelled
 
 
-def pause(error: Exception, breaks: int, stop: threading.Event, patience: Patience = PATIENCE) -> None:
-    """Wait before try number `breaks` + 1: twice as long each time, or as long as the server asked. Raises Stopped."""
+def pause(error: Exception, breaks: int, stop: threading.Event, patience: RetryPolicy = RETRY_POLICY) -> None:
+    """Wait before try `breaks` + 1: twice as long each time, or as long as the server asked. Raises Cancelled."""
     asked = getattr(error, "retry_after", None)
     seconds = asked if asked is not None else patience.first_pause_s * 2 ** (breaks - 1)
     if stop.wait(min(seconds, patience.most_s)):
-        raise Stopped
+        raise Cancelled

@@ -10,7 +10,7 @@ import sys
 
 TIMEOUT_S = 4.0
 SHOWN = 400
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def _get_health(port: int, timeout_s: float) -> bytes:
         # HTTP/1.0, so that the answer is not chunked and the connection's end is the answer's end.
         connection.sendall(b"GET /health HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
         answer = b""
-        while len(answer) < MOST_BYTES and (chunk := connection.recv(65536)):
+        while len(answer) < MAX_BYTES and (chunk := connection.recv(65536)):
             answer += chunk
         return answer
 

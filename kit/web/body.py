@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MinBodyRate:
     """How slowly a body may come: `grace_s` seconds, and one more for every `bytes_per_s` that came.
 
     A client that stalls, or sends a byte now and then, uses the time up; one on a slow line does not.
@@ -31,7 +31,7 @@ class Pace:
         return self.grace_s + came / self.bytes_per_s
 
 
-PACE = Pace()
+PACE = MinBodyRate()
 
 
 class BodyLimit:
@@ -87,7 +87,7 @@ class BodyRoom:
             self._room += held
 
 
-def limited(request: Request, *, limit_mb: int, setting: str, pace: Pace = PACE) -> Request:
+def limited(request: Request, *, limit_mb: int, setting: str, pace: MinBodyRate = PACE) -> Request:
     """Return `request` with a body that may be at most `limit_mb` MiB; call it before anything reads the body.
 
     Raises PayloadTooLarge now, by the Content-Length, or while the body is read, by the bytes that came. The message
@@ -104,7 +104,7 @@ def _announces_more(headers: Headers, limit: int) -> bool:
     return announced.isdigit() and int(announced) > limit
 
 
-def _limited(receive: Receive, headers: Headers, limit: int, refusal: PayloadTooLarge, pace: Pace) -> Receive:
+def _limited(receive: Receive, headers: Headers, limit: int, refusal: PayloadTooLarge, pace: MinBodyRate) -> Receive:
     """`receive`, raising `refusal` for the message that is too much, and RequestTimeout for one that is too late."""
     came = 0
     complete = False

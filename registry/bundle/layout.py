@@ -14,8 +14,8 @@ BLOCK = 512
 # Two empty blocks end a tar archive.
 END = bytes(2 * BLOCK)
 # A content is not cut to fill less than this: a volume rather stays a little shorter.
-LEAST_PIECE = 16 << 20
-LEAST_VOLUME = 64 << 10
+MIN_PIECE = 16 << 20
+MIN_VOLUME = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def lay_out(contents: list[Content], volume_size: int) -> list[Volume]:
 
     Raises BundleError for a size that is too small.
     """
-    if volume_size < LEAST_VOLUME:
-        raise BundleError(f"A volume takes at least {LEAST_VOLUME} bytes, not {volume_size}.")
-    least = min(LEAST_PIECE, volume_size // 4)
+    if volume_size < MIN_VOLUME:
+        raise BundleError(f"A volume takes at least {MIN_VOLUME} bytes, not {volume_size}.")
+    least = min(MIN_PIECE, volume_size // 4)
     volumes: list[Volume] = []
     pieces: list[Piece] = []
     end = 0

@@ -9,7 +9,7 @@ from contextlib import closing
 
 from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import BadName
-from kit.net.retry import Broken
+from kit.net.retry import TransientError
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
 from registry.commands.progress_table import Board, table
 from registry.commands.registry_client import RegistryClient, RegistryClientError
@@ -86,7 +86,7 @@ def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
             try:
                 size, missing = _size(library, hub, entry)
                 print(entry.name, size, missing, sep="\t", flush=True)  # noqa: T201  # what this command is for
-            except (HubError, Broken, BadName, StoreError) as error:
+            except (HubError, TransientError, BadName, StoreError) as error:
                 print(entry.name, "?", "?", error, sep="\t", flush=True)  # noqa: T201  # the same
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 
-from kit.net.retry import Broken
+from kit.net.retry import TransientError
 from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
 from registry.commands.bundle_command import EXIT_REFUSED, key_of
@@ -95,7 +95,7 @@ def _from_source(settings: RegistrySettings, library: Library, damages: list[Dam
             try:
                 repair_from_source(library.store, damage, fetch)
                 _print(f"repaired: {damage.file.path} of {damage.model}")
-            except (HubError, Broken, StoreError) as error:
+            except (HubError, TransientError, StoreError) as error:
                 left.append(damage)
                 _print(f"not repaired: {error}")
     return left

@@ -33,12 +33,12 @@ class Cut(Exception):
 class Arrival:
     """One try to bring one file. Written by the thread that fetches it, read by many."""
 
-    def __init__(self, store: Store, digest: str, size: int, *, may_go: Callable[[bytes], bool]) -> None:
-        """`may_go` tells of a file's first HEAD bytes whether anybody may have it before it is looked at."""
+    def __init__(self, store: Store, digest: str, size: int, *, may_stream: Callable[[bytes], bool]) -> None:
+        """`may_stream` tells of a file's first HEAD bytes whether anybody may have it before it is looked at."""
         self.size = size
         self._store = store
         self._digest = digest
-        self._may_go = may_go
+        self._may_go = may_stream
         self._lock = threading.Lock()
         self._state: State = "arriving"
         self._head = b""

@@ -3,10 +3,10 @@
 import threading
 import time
 
-from kit.net.retry import Stopped
+from kit.net.retry import Cancelled
 
 
-class Pace:
+class BandwidthLimit:
     """Holds up who is faster than `bytes_per_second`; None holds up nobody. Safe for many threads."""
 
     def __init__(self, bytes_per_second: float | None) -> None:
@@ -15,7 +15,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, count: int, stop: threading.Event) -> None:
-        """`count` bytes came: wait until they may have come. Raises Stopped."""
+        """`count` bytes came: wait until they may have come. Raises Cancelled."""
         if self._rate is None:
             return
         with self._lock:
@@ -23,4 +23,4 @@ class Pace:
             self._free_at = max(self._free_at, now) + count / self._rate
             seconds = self._free_at - now
         if stop.wait(seconds):
-            raise Stopped
+            raise Cancelled

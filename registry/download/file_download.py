@@ -12,9 +12,9 @@ import structlog
 
 from kit.net.part_stream import Buffers, Part, in_order
 from kit.net.range_client import RangedFile
-from kit.net.retry import Patience, check_stop, pause
+from kit.net.retry import RetryPolicy, check_stop, pause
 from registry.download.arrival import Arrival
-from registry.download.bandwidth import Pace
+from registry.download.bandwidth import BandwidthLimit
 from registry.download.progress import Progress
 from registry.hub.client import HubError, SourceFile
 from registry.models.manifest import FileEntry, entry_of, git_blob_sha1
@@ -36,22 +36,22 @@ class DamagedFile(Exception):
     """A file whose bytes were not what the source itself promised, each time; the message says how."""
 
 
-class Lanes:
+class DownloadLimits:
     """What all downloads share: memory, connections, the allowed speed, and one fetch per blob."""
 
-    def __init__(self, *, parts: int, bytes_per_second: float | None, patience: Patience) -> None:
+    def __init__(self, *, parts: int, bytes_per_second: float | None, patience: RetryPolicy) -> None:
         """At most `parts` parts are on their way at once: that many connections, that much memory."""
         self.parts = parts
         self.buffers = Buffers(parts * MIN_PART)
         self.pool = ThreadPoolExecutor(parts, thread_name_prefix="fetch-part")
-        self.pace = Pace(bytes_per_second)
+        self.pace = BandwidthLimit(bytes_per_second)
         self.patience = patience
         self._busy: set[str] = set()
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def alone(self, digest: str, stop: threading.Event) -> Iterator[None]:
-        """Nobody else fetches this blob meanwhile; whoever comes second waits. Raises Stopped."""
+        """Nobody else fetches this blob meanwhile; whoever comes second waits. Raises Cancelled."""
         with self._changed:
             while not self._changed.wait_for(lambda: digest not in self._busy, TURN_S):
                 check_stop(stop)
@@ -72,7 +72,7 @@ class FileFetch:
     """Brings `file` from `source` into `store`."""
 
     def __init__(
-        self, file: SourceFile, source: RangedFile, store: Store, lanes: Lanes, progress: Progress,
+        self, file: SourceFile, source: RangedFile, store: Store, lanes: DownloadLimits, progress: Progress,
         stop: threading.Event, counts: Callable[[str], None], arrives: Callable[[str], Arrival],
     ) -> None:  # fmt: skip
         """`counts` is told of a digest that is only known on arrival; `arrives` makes what others read a try by."""
@@ -88,7 +88,7 @@ class FileFetch:
     def run(self) -> FileEntry:
         """Fetch, proved by every digest that the source gave. Raises DamagedFile and others.
 
-        The others are HubError, Broken, StoreError, Stopped.
+        The others are HubError, TransientError, StoreError, Cancelled.
         """
         file, fetches, breaks = self._file, 0, 0
         while True:

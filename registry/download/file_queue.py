@@ -43,7 +43,7 @@ class Crew(Generic[T]):
     def run(self, tell: Callable[[int], None], *, every_s: float) -> list[T]:
         """What `bring` gave, of all files. `tell` hears now and then how many are done.
 
-        Raises what `bring` raised first, Stopped.
+        Raises what `bring` raised first, Cancelled.
         """
         count = min(self._most, len(self._left))
         with ThreadPoolExecutor(max(count, 1), thread_name_prefix="bring") as pool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from kit.config.hub_names import BadName
 from kit.errors import ApiError
-from kit.net.retry import Broken, Stopped, check_stop
+from kit.net.retry import Cancelled, TransientError, check_stop
 from registry.download.partial_model import UnderWay
 from registry.download.progress import Progress
 from registry.hub.client import HubError
@@ -32,7 +32,7 @@ END_WAIT_S = 5.0
 TURN_POLL_S = 0.5
 
 # What may go wrong without being a bug: the message is for the user, the trace is of no use to anybody.
-_EXPECTED = (BadName, HubError, Refused, Broken, StoreError)
+_EXPECTED = (BadName, HubError, Refused, TransientError, StoreError)
 
 
 class JobConflict(ApiError):
@@ -65,17 +65,17 @@ class Job:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """It is its turn. Raises Stopped when it was cancelled while it waited."""
+        """It is its turn. Raises Cancelled when it was cancelled while it waited."""
         check_stop(self.stop)
         self.status = self._active
         self.began_at = time.monotonic()
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """The moment in which the job's model appears: a cancellation comes before it, or waits. Raises Stopped."""
+        """The moment in which the job's model appears: a cancellation comes before it, or waits. Raises Cancelled."""
         with self._lock:
             if self._cancelled:
-                raise Stopped
+                raise Cancelled
             yield
 
     def cancel(self) -> None:
@@ -212,7 +212,7 @@ class Jobs:
                 job.begin()
                 log.info("job begins", model=job.name, status=job.status, **_what(job))
                 work(job)
-        except Stopped:
+        except Cancelled:
             self._end(job, "cancelled", None)
         except _EXPECTED as error:
             self._end(job, "failed", str(error))

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kit.config.hub_names import check_name, check_repo, check_revision
 from kit.errors import InvalidRequest, ModelNotFound
 from kit.net.retry import check_stop
-from registry.download.file_download import Lanes
+from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Job, JobConflict, Jobs, unreadable
-from registry.download.model_download import Transfer, Wanted
+from registry.download.model_download import MirrorRequest, Transfer
 from registry.hub.client import Hub
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry
@@ -47,7 +47,14 @@ class Mirror:
     """Downloads, verifies and deletes models of one library."""
 
     def __init__(
-        self, library: Library, jobs: Jobs, new_hub: Callable[[], Hub], lanes: Lanes, policy: Policy, *, parallel: int
+        self,
+        library: Library,
+        jobs: Jobs,
+        new_hub: Callable[[], Hub],
+        lanes: DownloadLimits,
+        policy: Policy,
+        *,
+        parallel: int,
     ) -> None:
         self.jobs = jobs
         self._library = library
@@ -67,7 +74,7 @@ class Mirror:
         """
         for name, request in self.jobs.unfinished():
             try:
-                self._start(Wanted.model_validate(request))
+                self._start(MirrorRequest.model_validate(request))
             except ValidationError:
                 self.jobs.tell_failed(name, request, unreadable(name))
             except JobConflict as conflict:  # somebody was faster, and wants something else
@@ -91,7 +98,7 @@ class Mirror:
             self._library.drop_unreached(job.digests(), spare=self.jobs.digests)
         return deleted or job is not None
 
-    def _wanted(self, name: str, request: DownloadRequest) -> Wanted:
+    def _wanted(self, name: str, request: DownloadRequest) -> MirrorRequest:
         name = self._library.canonical(name)
         entry = self._library.catalogue.find(name)
         repo = request.hf_repo or (entry.hf_repo if entry else None)
@@ -106,7 +113,7 @@ class Mirror:
         chosen = request.allow_patterns is not None or request.ignore_patterns is not None
         allow = request.allow_patterns if chosen or entry is None else entry.allow_patterns
         ignore = request.ignore_patterns if chosen or entry is None else entry.ignore_patterns
-        return Wanted(
+        return MirrorRequest(
             name=check_name(name),
             repo=check_repo(repo),
             revision=check_revision(request.revision or (entry.revision if entry else MAIN)),
@@ -114,11 +121,11 @@ class Mirror:
             ignore_patterns=None if ignore is None else tuple(ignore),
         )
 
-    def _start(self, wanted: Wanted) -> Job:
+    def _start(self, wanted: MirrorRequest) -> Job:
         job = Job(wanted.name, "downloading", wanted.model_dump(mode="json"))
         return self.jobs.start(job, lambda job: self._mirror(job, wanted))
 
-    def _mirror(self, job: Job, wanted: Wanted) -> None:
+    def _mirror(self, job: Job, wanted: MirrorRequest) -> None:
         hub = self._new_hub()
         try:
             transfer = Transfer(

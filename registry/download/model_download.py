@@ -13,9 +13,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from kit.config.hub_names import BadName, repo_folder
-from kit.net.retry import Broken, pause
+from kit.net.retry import TransientError, pause
 from registry.download.arrival import Arrival
-from registry.download.file_download import DamagedFile, FileFetch, Lanes
+from registry.download.file_download import DamagedFile, DownloadLimits, FileFetch
 from registry.download.file_queue import Crew
 from registry.download.partial_model import UnderWay
 from registry.download.progress import Progress
@@ -24,7 +24,7 @@ from registry.hub.file_selection import choose_files
 from registry.models.library import MAIN, BlobsMissing, Library
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of
 from registry.models.model_card import CARD
-from registry.safety.policy import Found, Policy, Refused, is_looked_at, look_at, may_go
+from registry.safety.policy import Policy, Refused, ScanResult, may_stream, needs_scan, scan
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
@@ -39,7 +39,7 @@ PUBLISH_TRIES = 3
 TELL_EVERY_S = 10.0
 
 
-class Wanted(BaseModel):
+class MirrorRequest(BaseModel):
     """What to mirror."""
 
     model_config = ConfigDict(frozen=True)
@@ -52,11 +52,11 @@ class Wanted(BaseModel):
 
 
 @dataclass(frozen=True)
-class Brought:
+class DownloadedFile:
     """A file that is here, and what was found in it."""
 
     entry: FileEntry
-    found: Found
+    found: ScanResult
 
 
 class Transfer:
@@ -67,7 +67,8 @@ class Transfer:
     """
 
     def __init__(
-        self, hub: Hub, library: Library, wanted: Wanted, progress: Progress, stop: threading.Event, lanes: Lanes,
+        self, hub: Hub, library: Library, wanted: MirrorRequest, progress: Progress, stop: threading.Event,
+        lanes: DownloadLimits,
         policy: Policy, *, parallel: int,
     ) -> None:  # fmt: skip
         """`parallel`: how many files at once."""
@@ -86,7 +87,7 @@ class Transfer:
         """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
 
         `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
-        Raises HubError, Refused, Broken, StoreError, BadName, Stopped; nothing is published then.
+        Raises HubError, Refused, TransientError, StoreError, BadName, Cancelled; nothing is published then.
         """
         wanted = self._wanted
         listing = self._hub.listing(wanted.repo, wanted.revision, self._stop)
@@ -118,7 +119,7 @@ class Transfer:
                 missing = error
         raise missing
 
-    def _publish(self, commit: str, brought: list[Brought], publishing: Publishing) -> Manifest:
+    def _publish(self, commit: str, brought: list[DownloadedFile], publishing: Publishing) -> Manifest:
         wanted = self._wanted
         with publishing():
             return self._library.publish(
@@ -140,9 +141,9 @@ class Transfer:
                 pause(error, tries, self._stop, self._lanes.patience)
         return step()
 
-    def _look_at(self, entry: FileEntry) -> Found:
+    def _look_at(self, entry: FileEntry) -> ScanResult:
         try:
-            return look_at(self._library.store, self._wanted.repo, entry, self._policy)
+            return scan(self._library.store, self._wanted.repo, entry, self._policy)
         except Refused as refused:
             if refused.digest is not None:
                 self.digests.discard(refused.digest)
@@ -151,7 +152,7 @@ class Transfer:
 
     def _bring_code(self, repo: str, publishing: Publishing) -> None:
         """Mirror the code of another repository, under a name of its own, before the model that needs it."""
-        wanted = Wanted(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
+        wanted = MirrorRequest(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
         log.info("mirroring the code that a model loads", model=self._wanted.name, repo=repo)
         # Of code that takes code elsewhere nobody has heard yet: it is refused, and told.
         policy = dataclasses.replace(self._policy, remote_code=False)
@@ -168,15 +169,15 @@ class Transfer:
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
         return self._library.room.promised(self._wanted.name, blobs, begun=begun)
 
-    def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[Brought]:
+    def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[DownloadedFile]:
         """Fetch the files, several at once. The first failure ends the others.
 
         First those without which nobody may hear of the model, then the small ones, then the largest.
         """
 
-        def bring(file: SourceFile) -> Brought:
+        def bring(file: SourceFile) -> DownloadedFile:
             entry = self._fetch(listing, file)
-            brought = Brought(entry, self._when_store_is_up(partial(self._look_at, entry)))
+            brought = DownloadedFile(entry, self._when_store_is_up(partial(self._look_at, entry)))
             self.under_way.is_brought(entry, alone=not brought.found.code_repos)
             return brought
 
@@ -184,7 +185,7 @@ class Transfer:
             progress, count = self._progress.told(), f"{done} of {len(files)}"
             log.info("downloading", model=self._wanted.name, progress=progress, files=count)
 
-        awaited = {file.path for file in files if file.sha256 is None or is_looked_at(file.path, self._policy)}
+        awaited = {file.path for file in files if file.sha256 is None or needs_scan(file.path, self._policy)}
         in_turn = sorted(files, key=lambda file: (file.path not in awaited, file.size > MIN_PART, -file.size))
         crew = Crew(in_turn, bring, self._stop, parallel=self._parallel, most=self._lanes.parts)
         self.under_way.on_wanted = crew.want
@@ -201,8 +202,8 @@ class Transfer:
 
     def _arrives(self, file: SourceFile, digest: str) -> Arrival:
         store, policy = self._library.store, self._policy
-        arrival = Arrival(store, digest, file.size, may_go=lambda head: may_go(head, policy))
-        if not is_looked_at(file.path, policy):
+        arrival = Arrival(store, digest, file.size, may_stream=lambda head: may_stream(head, policy))
+        if not needs_scan(file.path, policy):
             self.under_way.comes(file.path, arrival)
         return arrival
 
@@ -220,7 +221,7 @@ class Transfer:
                 f"{name} arrived damaged from {self._hub.endpoint} {error}. Nothing was published. "
                 "Try again later, or another HF_ENDPOINT."
             ) from error
-        except Broken as error:
-            raise Broken(f"{name}: {error} Ask for the download again: it goes on where it was.") from error
+        except TransientError as error:
+            raise TransientError(f"{name}: {error} Ask for the download again: it goes on where it was.") from error
         except StoreError as error:
             raise type(error)(f"{name} could not be stored: {error}") from error

@@ -12,7 +12,7 @@ import httpx2
 
 from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths
 from kit.net.range_client import RangeClient, RangedFile
-from kit.net.retry import PATIENCE, Broken, Patience, pause
+from kit.net.retry import RETRY_POLICY, RetryPolicy, TransientError, pause
 
 AGENT = "gpu-cluster-registry"
 CONNECT_TIMEOUT_S = 10.0
@@ -59,7 +59,7 @@ class Hub:
         self,
         endpoint: str,
         token: str | None,
-        patience: Patience = PATIENCE,
+        patience: RetryPolicy = RETRY_POLICY,
         *,
         stall_s: float = STALL_TIMEOUT_S,
         max_file_size: int,
@@ -85,7 +85,7 @@ class Hub:
         self._ranges.close()
 
     def listing(self, repo: str, revision: str, stop: threading.Event) -> Listing:
-        """The commit that `revision` is now, and its files. Raises HubError, Broken after several tries, Stopped."""
+        """Resolve `revision` to a commit and list its files. Raises HubError, TransientError, Cancelled."""
         address = f"{self.endpoint}/api/models/{repo}"
         info = self._patiently(
             lambda: self._json(f"{address}/revision/{quote(revision, safe='')}", repo, revision, _WHOLE), stop
@@ -109,7 +109,7 @@ class Hub:
         return Listing(commit, files)
 
     def file(self, repo: str, commit: str, path: str) -> RangedFile:
-        """A file, to be read by ranges; reading raises Broken, HubError, Stopped."""
+        """A file, to be read by ranges; reading raises TransientError, HubError, Cancelled."""
 
         def refuse(status: int, headers: Mapping[str, str], _body: bytes) -> Exception:
             return self._refusal(status, headers, repo, commit, path)
@@ -134,11 +134,11 @@ class Hub:
             raise HubError(f"{url} did not answer with JSON. Is HF_ENDPOINT a Hub?") from error
 
     def _refusal(self, status: int, headers: Mapping[str, str], repo: str, revision: str, path: str) -> Exception:
-        """What an answer other than the content means: Broken where it may pass, else HubError."""
+        """What an answer other than the content means: TransientError where it may pass, else HubError."""
         code = headers.get("x-error-code", "")
         what = f"{path} of {repo}" if path else repo
         if status == 429 or status >= 500:
-            return Broken(f"{self.endpoint} answered {status} for {what}.", retry_after=_seconds(headers))
+            return TransientError(f"{self.endpoint} answered {status} for {what}.", retry_after=_seconds(headers))
         if code == "GatedRepo" or status == 403:
             step = "use a token whose account has accepted it" if self._has_token else "set HF_TOKEN"
             return HubError(f"{repo} is gated: accept its licence at {self.endpoint}/{repo} and {step}.")
@@ -160,9 +160,9 @@ class Hub:
         while True:
             try:
                 return ask()
-            except Broken as error:
+            except TransientError as error:
                 tries += 1
-                if tries >= PATIENCE.tries:
+                if tries >= RETRY_POLICY.tries:
                     raise
                 pause(error, tries, stop)
 
@@ -174,9 +174,11 @@ class Hub:
             raise HubError(f"{self.endpoint} sends to {url} for the rest of its list, which is refused.")
         return url
 
-    def _broken(self, error: Exception) -> Broken:
+    def _broken(self, error: Exception) -> TransientError:
         reason = str(error) or type(error).__name__
-        return Broken(f"{self.endpoint} cannot be reached ({reason}). Check the connection to it, or HF_ENDPOINT.")
+        return TransientError(
+            f"{self.endpoint} cannot be reached ({reason}). Check the connection to it, or HF_ENDPOINT."
+        )
 
 
 @dataclass(frozen=True)

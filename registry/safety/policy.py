@@ -36,7 +36,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScanResult:
     """What else there is to know of a file."""
 
     card: Card
@@ -44,17 +44,17 @@ class Found:
     """Repositories whose code it makes the model load, allowed."""
 
 
-def is_looked_at(path: str, policy: Policy) -> bool:
+def needs_scan(path: str, policy: Policy) -> bool:
     """Whether a file of this name must be here whole before anybody can tell whether its model is let in."""
     return may_name_code(path) or (policy.pickles == "scan" and may_be_pickle(path))
 
 
-def may_go(head: bytes, policy: Policy) -> bool:
+def may_stream(head: bytes, policy: Policy) -> bool:
     """Whether a file that is not looked at for its name, and begins with `head` (HEAD bytes), needs no look either."""
     return policy.pickles == "allow" or not begins_like_pickle(head)
 
 
-def look_at(store: Store, repo: str, file: FileEntry, policy: Policy) -> Found:
+def scan(store: Store, repo: str, file: FileEntry, policy: Policy) -> ScanResult:
     """Look at one file of a model, in the store. Raises Refused, BadName, StoreError."""
     card, repos = Card(), set[str]()
     if file.path == CARD:
@@ -68,7 +68,7 @@ def look_at(store: Store, repo: str, file: FileEntry, policy: Policy) -> Found:
             )
     if policy.pickles == "scan":
         _look_for_code(store, repo, file)
-    return Found(card, frozenset(repos))
+    return ScanResult(card, frozenset(repos))
 
 
 def _look_for_code(store: Store, repo: str, file: FileEntry) -> None:

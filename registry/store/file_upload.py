@@ -32,7 +32,7 @@ class FileUpload:
         self, path: Path, final: Path, digest: str, size: int, *,
         publish: Callable[[Path, Path], None], failures: Failures, stop: threading.Event,
     ) -> None:  # fmt: skip
-        """Open `path` and hash what it holds. `publish` renames it to `final`. Raises StoreError, Stopped."""
+        """Open `path` and hash what it holds. `publish` renames it to `final`. Raises StoreError, Cancelled."""
         self.path, self._final = path, final
         self._digest, self._size = digest, size
         self._publish, self._failures = publish, failures

@@ -132,7 +132,7 @@ class Store(Protocol):
         """Begin or go on to put a blob of `size` bytes. At most one upload of a digest at a time.
 
         Where an earlier upload left bytes that must be read to be hashed, that happens here. Raises StoreError,
-        Stopped.
+        Cancelled.
         """
         ...
 

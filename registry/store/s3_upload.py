@@ -60,7 +60,7 @@ class Bucket(Protocol):
         ...
 
 
-class Kept(BaseModel):
+class UploadState(BaseModel):
     """What `uploads/<digest>.json` holds."""
 
     upload_id: str
@@ -218,15 +218,15 @@ class S3Upload:
                 one.release()
         return True
 
-    def _begin(self) -> Kept:
+    def _begin(self) -> UploadState:
         with self._bucket.failures():
             answer = self._bucket.client.create_multipart_upload(Bucket=self._bucket.bucket, Key=blob_key(self._digest))
-        state = Kept(upload_id=answer["UploadId"], size=self._size, part_size=part_size(self._size))
+        state = UploadState(upload_id=answer["UploadId"], size=self._size, part_size=part_size(self._size))
         if self._kept:
             self._bucket.put_document(upload_key(self._digest), state.model_dump())
         return state
 
-    def _find(self) -> Kept | None:
+    def _find(self) -> UploadState | None:
         """What an earlier process left, if it can be gone on with. What cannot is dropped."""
         kept = kept_upload(self._bucket, self._digest)
         if kept is None:
@@ -252,11 +252,11 @@ class S3Upload:
         return _target(self._bucket, self._digest, self._state.upload_id)
 
 
-def kept_upload(bucket: Bucket, digest: str) -> Kept | None:
+def kept_upload(bucket: Bucket, digest: str) -> UploadState | None:
     """What is kept of an upload of this digest, or None. Raises StoreError."""
     try:
         document = bucket.get_document(upload_key(digest))
-        return None if document is None else Kept.model_validate(document)
+        return None if document is None else UploadState.model_validate(document)
     except (DocumentBroken, ValidationError):
         return None
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Embeddings: the least cosine. What rounds more coarsely than bfloat16 fails (dynamic int8 has 0.84 on MiniLM).
-LEAST_COSINE = 0.9995
+MIN_COSINE = 0.9995
 # Cross-encoders: how far a score may be off, as a share of how far apart the scores of the probes lie.
-MOST_SCORE_ERROR = 0.002
+MAX_SCORE_ERROR = 0.002
 
 _SENTENCES = (
     "The cat sits on the mat.",
@@ -79,11 +79,11 @@ def _cosine_complaint(rows: "NDArray[np.float32]", expected: "NDArray[np.float32
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(expected, axis=1)
     least = float(((rows * expected).sum(1) / np.maximum(lengths, 1e-12)).min())
     # Written so that a NaN fails.
-    return None if least >= LEAST_COSINE else f"the cosine to PyTorch's embeddings falls to {least:.4f}"
+    return None if least >= MIN_COSINE else f"the cosine to PyTorch's embeddings falls to {least:.4f}"
 
 
 def _score_complaint(rows: "NDArray[np.float32]", expected: "NDArray[np.float32]") -> str | None:
     import numpy as np
 
     error, spread = float(np.abs(rows - expected).max()), float(np.ptp(expected))
-    return None if error <= MOST_SCORE_ERROR * spread + 1e-6 else f"a score is {error:.4g} off PyTorch's"
+    return None if error <= MAX_SCORE_ERROR * spread + 1e-6 else f"a score is {error:.4g} off PyTorch's"

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 GAP_S = 0.5
 # What Whisper's own rules (and faster-whisper's defaults) take for a failed hearing, to be repeated at a higher
 # temperature: text that repeats itself, and text that the model does not believe in.
-MOST_COMPRESSED = 2.4
-LEAST_LOGPROB = -1.0
+MAX_COMPRESSED = 2.4
+MIN_LOGPROB = -1.0
 
 
 def hear(
@@ -62,7 +62,7 @@ def hear(
     )
     for segment in segments:
         owner = pieces[bisect_right(starts, int((segment.start + GAP_S / 2) * RATE)) - 1][0]
-        failed = segment.compression_ratio > MOST_COMPRESSED or segment.avg_logprob < LEAST_LOGPROB
+        failed = segment.compression_ratio > MAX_COMPRESSED or segment.avg_logprob < MIN_LOGPROB
         mine = heard[owner]
         if failed:
             heard[owner] = None

@@ -7,7 +7,7 @@ from gateway.backends.backend import Backend, Offer, offer_of_entry, offer_of_id
 from gateway.backends.health_state import State
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
-from gateway.routing import Wants
+from gateway.routing import RoutingRequest
 from gateway.upstream.pool import Pool
 from kit.config.catalogue import Catalogue, Entry, Kind
 
@@ -41,9 +41,9 @@ def make_backend(
     return backend
 
 
-def wants(path: str, model: str | None = None, **more: Any) -> Wants:
+def wants(path: str, model: str | None = None, **more: Any) -> RoutingRequest:
     """What a request to `path` asks for."""
-    return Wants(BY_PATH[path.encode()], model, **more)
+    return RoutingRequest(BY_PATH[path.encode()], model, **more)
 
 
 def full_cluster() -> list[Backend]:

@@ -13,7 +13,7 @@ import uvicorn
 
 from gateway.app import SERVER_OPTIONS, create
 from gateway.backends.backend import Backend
-from gateway.relay.data_plane import Plane
+from gateway.relay.data_plane import RelayContext
 from gateway.settings import GatewaySettings
 from tests.support.backend import FakeBackend
 
@@ -41,9 +41,9 @@ class RunningGateway:
         self.writers: list[asyncio.StreamWriter] = []
 
     @property
-    def plane(self) -> Plane:
+    def plane(self) -> RelayContext:
         """Its data plane."""
-        plane: Plane = self.server.lifespan.state["plane"]
+        plane: RelayContext = self.server.lifespan.state["plane"]
         return plane
 
     def backend(self, name: str) -> Backend:

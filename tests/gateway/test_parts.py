@@ -13,7 +13,7 @@ from gateway.backends.backend import Backends
 from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
-from gateway.streams.sse import MOST_HELD, EventHolder, error_event
+from gateway.streams.sse import MAX_HELD, EventHolder, error_event
 from gateway.telemetry import access_log
 from gateway.telemetry.access_log import AccessLog, Line
 from kit.config.settings import SettingsError, load_settings
@@ -128,7 +128,7 @@ def test_holder_passes_whole_events_only(end: bytes) -> None:
 def test_holder_is_bounded() -> None:
     """An endless event goes on in pieces rather than filling the memory."""
     holder = EventHolder()
-    assert len(holder.pass_on(b"x" * (MOST_HELD + 1))) == MOST_HELD + 1
+    assert len(holder.pass_on(b"x" * (MAX_HELD + 1))) == MAX_HELD + 1
 
 
 def test_holder_gives_the_rest_at_the_end() -> None:
@@ -227,7 +227,7 @@ async def test_access_log_that_cannot_be_written_costs_no_request(
 ) -> None:
     """With standard error gone, every request is still answered on its connection, however many lines are lost."""
     gateway = await start_gateway(await start_backend())
-    monkeypatch.setattr(access_log, "MOST_HELD", 2)
+    monkeypatch.setattr(access_log, "MAX_HELD", 2)
     log = AccessLog("gateway", as_json=True, enabled=True, stream=Full())
     gateway.plane.access_log = log
     for _ in range(4):

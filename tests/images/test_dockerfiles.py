@@ -53,7 +53,7 @@ def test_nothing_is_run_by_root_or_through_a_shell(dockerfile: Path) -> None:
     last = dockerfile.read_text().rpartition("\nFROM ")[2]
     assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
     assert re.search(r'^ENTRYPOINT \["python", "-m", "[a-z.]+"\]$', last, re.MULTILINE)
-    assert re.search(r'CMD \["python", "-m", "kit\.healthcheck"\]$', last, re.MULTILINE)
+    assert re.search(r'CMD \["python", "-m", "kit\.tools\.healthcheck"\]$', last, re.MULTILINE)
     assert re.search(r"^STOPSIGNAL ", last, re.MULTILINE)
 
 

@@ -193,7 +193,7 @@ def test_a_program_that_dies_again_and_again_is_told(tmp_path: Path, monkeypatch
     monkeypatch.setattr(processes, "COUNTS_AFTER_S", 0)
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
-        for _ in range(processes.MOST_DEATHS):
+        for _ in range(processes.MAX_DEATHS):
             wait_until_running(supervisor, "one")
             supervisor.check(starting=True)
             os.kill(child_of(supervisor), signal.SIGKILL)

@@ -11,8 +11,8 @@ from tests.scripts.conftest import Answer, Host
 SCRIPT = "doctor.sh"
 FINDINGS: list[Answer] = [
     ("registry check$", 0, "ok\tclock\t2026-11-25 12:00 UTC\t\nok\tmodel qwen\t10 files\t\n", ""),
-    ("kit.check_model$", 0, "ok\tmodel qwen\tevery digest right\t\n", ""),
-    ("kit.egress$", 0, "ok\tegress\tno way out by TCP\t\n", ""),
+    ("kit.tools.check_model$", 0, "ok\tmodel qwen\tevery digest right\t\n", ""),
+    ("kit.tools.egress$", 0, "ok\tegress\tno way out by TCP\t\n", ""),
 ]
 
 
@@ -49,7 +49,7 @@ def test_ready(ready: Host) -> None:
 
 def test_json(ready: Host) -> None:
     """The same for machines, whatever characters the findings have."""
-    put_first(ready, "kit.egress$", 1, 'problem\tegress\tTCP to "x" \\ got out\tUse the\x01 file.\n', "")
+    put_first(ready, "kit.tools.egress$", 1, 'problem\tegress\tTCP to "x" \\ got out\tUse the\x01 file.\n', "")
     code, said = ready.run(SCRIPT, "--json")
     assert code == 1
     document = json.loads(said)
@@ -73,7 +73,11 @@ def test_json(ready: Host) -> None:
         (("^image inspect", 1, "", ""), "not even the registry's is here: gpu-cluster/registry:1", "offline-setup.sh"),
         (("^image inspect minio", 1, "", ""), "not here: minio:1", "docker save and docker load"),
         (("^volume inspect", 1, "", ""), "no volume gpu-cluster_secrets yet", "offline-setup.sh"),
-        (("kit.tools.compose_plan", 1, "", "No module named kit.compose_plan"), "No module named", "of this version"),
+        (
+            ("kit.tools.compose_plan", 1, "", "No module named kit.tools.compose_plan"),
+            "No module named",
+            "of this version",
+        ),
         (
             ("kit.tools.check_model", 1, "", "Traceback\nboom"),
             "could not be looked at: Traceback boom",

@@ -9,7 +9,7 @@ from gateway.backends.adaptive_timeouts import (
     FIRST_FACTOR,
     NEXT_FACTOR,
     WORKING_FACTOR,
-    Pauses,
+    InterTokenGap,
     first_byte_s,
     next_byte_s,
 )
@@ -30,7 +30,7 @@ def test_first_byte() -> None:
 
 def test_next_byte() -> None:
     """The same for a pause in a stream: the longest of late is what counts, and is forgotten slowly."""
-    pauses = Pauses()
+    pauses = InterTokenGap()
     assert next_byte_s(pauses.longest, 1.0, 60.0) == 60.0
     pauses.observe(2.0)
     pauses.observe(0.1)

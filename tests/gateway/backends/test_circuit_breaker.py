@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.backends.circuit_breaker import FORGIVEN_S, IN_A_ROW, LEAST_OUTCOMES, LONGEST_PAUSE_S, PAUSE_S, Breaker
+from gateway.backends.circuit_breaker import FORGIVEN_S, IN_A_ROW, MAX_PAUSE_S, MIN_OUTCOMES, PAUSE_S, Breaker
 
 
 def opened(now: float = 0.0) -> Breaker:
@@ -32,7 +32,7 @@ def test_share_of_failures_opens_it(failures: int, of: int, opens: bool) -> None
             breaker.failed("500", 0.0)
         else:
             breaker.succeeded(0.0)
-        assert not (breaker.is_open and count < LEAST_OUTCOMES - 1)
+        assert not (breaker.is_open and count < MIN_OUTCOMES - 1)
         if breaker.is_open:
             break
     assert breaker.is_open is opens
@@ -63,7 +63,7 @@ def test_pauses_grow_and_are_forgiven() -> None:
     assert not breaker.is_due(10.0 + PAUSE_S * 4 - 0.1)
     for _ in range(20):
         breaker.canary_failed("no answer", 30.0)
-    assert breaker.is_due(30.0 + LONGEST_PAUSE_S)
+    assert breaker.is_due(30.0 + MAX_PAUSE_S)
     breaker.close(100.0)
     for _ in range(IN_A_ROW):
         breaker.failed("reset", 100.0 + FORGIVEN_S)

@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from gateway.backends.latency_model import LEAST_LEFT, PEAK_S, TRUSTED_S, Pace
-from gateway.backends.load import EACH_KB, Load
+from gateway.backends.latency_model import MIN_LEFT, PEAK_S, TRUSTED_S, LatencyModel
+from gateway.backends.load import REQUEST_OVERHEAD_KB, Load
 
 
 def test_base_and_price_are_told_apart() -> None:
     """Of answers to prompts of different lengths both come out, in spite of noise."""
     noise = random.Random(1)
-    pace = Pace()
+    pace = LatencyModel()
     for number in range(60):
         kb = noise.uniform(1, 40)
         pace.observe(kb, (0.1 + 0.02 * kb) * noise.uniform(0.95, 1.05), number / 10)
@@ -21,7 +21,7 @@ def test_base_and_price_are_told_apart() -> None:
 
 def test_equal_lengths_say_nothing_of_the_price() -> None:
     """Of equally long prompts the time for such is right, and longer ones are taken to cost more, never less."""
-    pace = Pace()
+    pace = LatencyModel()
     for second in range(30):
         pace.observe(4.0, 0.2, float(second))
     assert pace.expected(4.0, 30.0) == pytest.approx(0.2, rel=0.05)
@@ -30,7 +30,7 @@ def test_equal_lengths_say_nothing_of_the_price() -> None:
 
 def test_neither_is_ever_negative() -> None:
     """Long prompts that were quicker than short ones make neither a base nor a price below nothing."""
-    pace = Pace()
+    pace = LatencyModel()
     for second in range(30):
         pace.observe(*((1.0, 0.5) if second % 2 else (50.0, 0.1)), float(second))
         assert pace.base_s >= 0
@@ -39,7 +39,7 @@ def test_neither_is_ever_negative() -> None:
 
 def test_up_at_once_and_down_slowly() -> None:
     """One slow answer is believed at once, and forgiven in some seconds, with answers or without."""
-    pace = Pace()
+    pace = LatencyModel()
     for tenth in range(40):
         pace.observe(1.0, 0.1, tenth / 10)
     before = pace.expected(1.0, 4.0)
@@ -53,7 +53,7 @@ def test_up_at_once_and_down_slowly() -> None:
 
 def test_it_follows_a_lasting_change() -> None:
     """A backend that has become ten times slower is known as such, also once its peak has passed."""
-    pace = Pace()
+    pace = LatencyModel()
     for second in range(30):
         pace.observe(1.0, 0.1, float(second))
     for second in range(30, 90):
@@ -63,13 +63,13 @@ def test_it_follows_a_lasting_change() -> None:
 
 def test_old_knowledge_sinks_but_not_to_nothing() -> None:
     """What nobody has confirmed for long counts for less, so that it is asked again; the slow stay slower."""
-    slow, fast = Pace(), Pace()
+    slow, fast = LatencyModel(), LatencyModel()
     slow.observe(1.0, 1.0, 0.0)
     fast.observe(1.0, 0.1, 0.0)
     assert slow.expected(1.0, TRUSTED_S) == pytest.approx(1.0)
     assert slow.expected(1.0, 4 * TRUSTED_S) < 0.1
     hours = 100 * TRUSTED_S
-    assert slow.expected(1.0, hours) == pytest.approx(LEAST_LEFT)
+    assert slow.expected(1.0, hours) == pytest.approx(MIN_LEFT)
     assert slow.expected(1.0, hours) == pytest.approx(10 * fast.expected(1.0, hours))
 
 
@@ -77,12 +77,12 @@ def test_what_waits_is_the_work_that_has_no_first_byte() -> None:
     """Work counts from sending to the first byte or the end, whichever is first, once each."""
     load = Load()
     tickets = [load.enter(kb, 1.0, shows=True) for kb in (1.0, 2.0, 3.0)]
-    assert [ticket.ahead for ticket in tickets] == [0.0, 1.0 + EACH_KB, 3.0 + 2 * EACH_KB]
-    assert load.waiting(1.0) == 6.0 + 3 * EACH_KB
+    assert [ticket.ahead for ticket in tickets] == [0.0, 1.0 + REQUEST_OVERHEAD_KB, 3.0 + 2 * REQUEST_OVERHEAD_KB]
+    assert load.waiting(1.0) == 6.0 + 3 * REQUEST_OVERHEAD_KB
     tickets[0].first_byte(1.1, well=True)
     tickets[0].ended()
     tickets[1].ended()
-    assert load.waiting(1.1) == 3.0 + EACH_KB
+    assert load.waiting(1.1) == 3.0 + REQUEST_OVERHEAD_KB
     tickets[2].ended()
     tickets[2].ended()
     assert load.waiting(1.1) == 0.0

@@ -11,13 +11,13 @@ import pytest
 from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import (
     FEW,
-    MOST_DEATHS,
-    MOST_KEPT,
+    MAX_DEATHS,
+    MAX_KEPT,
     QUIET_S,
     SETTLED_S,
     TOGETHER_S,
     CrashedBackend,
-    Deaths,
+    Quarantine,
     digest_of,
 )
 from gateway.relay.retry_budget import PER_S, SHARE, RetryBudget
@@ -105,7 +105,7 @@ class Cluster:
     """Backends that lose requests at times that the test says."""
 
     def __init__(self) -> None:
-        self.deaths = Deaths(600.0)
+        self.deaths = Quarantine(600.0)
         self.at = 100.0
         self.backends: dict[str, Any] = {}
 
@@ -148,8 +148,8 @@ def test_many_suspects_convict_nobody_until_they_are_few() -> None:
 def test_there_is_an_end() -> None:
     """However many are lost together, nothing is sent on after so many deaths."""
     cluster = Cluster()
-    lost = [cluster.lose(f"b{index}", "x", suspects=1000) for index in range(MOST_DEATHS) if not _later(cluster, 1.0)]
-    assert lost == [False] * (MOST_DEATHS - 1) + [True]
+    lost = [cluster.lose(f"b{index}", "x", suspects=1000) for index in range(MAX_DEATHS) if not _later(cluster, 1.0)]
+    assert lost == [False] * (MAX_DEATHS - 1) + [True]
 
 
 def _later(cluster: Cluster, seconds: float) -> None:
@@ -194,7 +194,7 @@ def test_a_long_answer_is_not_to_blame() -> None:
 
 def test_an_answer_clears() -> None:
     """Whoever was answered after all begins anew, and so do those that send the same."""
-    deaths, backend = Deaths(600.0), SimpleNamespace(name="a", suspects=1, last_byte=0.0)
+    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", suspects=1, last_byte=0.0)
     for name in ("a", "b"):
         backend.name = name
         deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
@@ -208,15 +208,15 @@ def test_an_answer_clears() -> None:
 def test_the_table_is_bounded() -> None:
     """However many requests are lost, only so many are remembered, and bodies of other lengths cost no digest."""
     cluster = Cluster()
-    for index in range(MOST_KEPT + 100):
+    for index in range(MAX_KEPT + 100):
         cluster.lose("a", f"r{index}", suspects=0)
-    assert len(cluster.deaths.records) == MOST_KEPT
+    assert len(cluster.deaths.records) == MAX_KEPT
     assert cluster.deaths.known(PATH, b"another length", cluster.at) is None
 
 
 def test_convicted_requests_are_refused_by_path_and_body() -> None:
     """The same bytes on another route are another request."""
-    deaths, backend = Deaths(600.0), SimpleNamespace(name="a", suspects=1, last_byte=0.0)
+    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", suspects=1, last_byte=0.0)
     for name in ("a", "b"):
         backend.name = name
         deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)

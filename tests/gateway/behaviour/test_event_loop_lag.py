@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.backends.adaptive_timeouts import LATE_S, held_up
+from gateway.backends.adaptive_timeouts import LATE_S, loop_lagged
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 
@@ -16,9 +16,9 @@ STANDS_S = 2.3
 
 def test_who_is_late_cannot_tell() -> None:
     """A little is what timers are; more is not the other side's."""
-    assert not held_up(2.0, 2.0)
-    assert not held_up(2.0 + LATE_S / 2, 2.0)
-    assert held_up(2.0 + 2 * LATE_S, 2.0)
+    assert not loop_lagged(2.0, 2.0)
+    assert not loop_lagged(2.0 + LATE_S / 2, 2.0)
+    assert loop_lagged(2.0 + 2 * LATE_S, 2.0)
 
 
 @pytest.mark.parametrize("limit", ["connect_timeout", "poll_timeout", "first_byte_timeout"])

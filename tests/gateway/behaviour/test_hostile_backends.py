@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.relay.response import WHOLE
-from gateway.routing import Candidate, Wants
+from gateway.routing import Candidate, RoutingRequest
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 
@@ -58,7 +58,7 @@ async def test_bug_is_answered(
     gateway = await start_gateway(await start_backend("one", reset=True), await start_backend("two", reset=True))
     ask, asked = gateway.plane.router.ask, 0
 
-    def broken(wants: Wants) -> tuple[Candidate, ...]:
+    def broken(wants: RoutingRequest) -> tuple[Candidate, ...]:
         nonlocal asked
         asked += 1
         return ask(wants) if asked < when else (1 / 0,)  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import BY_PATH
 from gateway.http1.multipart import FormScanner, boundary_of
-from gateway.routing import Wants
+from gateway.routing import RoutingRequest
 from kit.errors import ApiError, Busy, InvalidRequest, PayloadTooLarge
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post
@@ -52,7 +52,7 @@ def image(kind: str) -> dict[str, object]:
 )
 def test_scan(body: dict[str, object], model: str | None, images: bool, stream: bool) -> None:
     """Model, pictures (where the choice is ours) and stream are read; odd messages are the backend's to refuse."""
-    assert scan_json(json.dumps(body).encode(), CHAT) == Wants(CHAT, model, images=images, stream=stream)
+    assert scan_json(json.dumps(body).encode(), CHAT) == RoutingRequest(CHAT, model, images=images, stream=stream)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
     form = part("file", b"\x01" * size) + part("model", b"fast") + part("language", b"en") + END
     for start in range(0, len(form), 100_000):
         body.add(form[start : start + 100_000])
-    assert body.wants() == Wants(AUDIO, "fast")
+    assert body.wants() == RoutingRequest(AUDIO, "fast")
     for _ in range(2):
         assert gather(body, None) == form
         assert gather(body, "Systran/whisper") == form.replace(b"\r\nfast\r\n", b"\r\nSystran/whisper\r\n")

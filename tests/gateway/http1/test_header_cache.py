@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.discovery.target import parse_services
-from gateway.http1.header_cache import LONGEST, MOST, KnownHeads
+from gateway.http1.header_cache import LONGEST, MOST, HeaderCache
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.pool import Pool
 from tests.gateway.conftest import StartBackend, StartGateway
@@ -16,7 +16,7 @@ HEAD = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX-B: c\r\n\r\n"
 def test_another_length_is_the_same_head() -> None:
     """Only the digits of Content-Length differ, in either common spelling of it, wherever it stands."""
     for head in (HEAD, HEAD.lower(), HEAD.replace(b"\r\nX-B: c", b"")):
-        known: KnownHeads[str] = KnownHeads()
+        known: HeaderCache[str] = HeaderCache()
         known.learn(head % b"12" + b"body", "meaning", 12)
         assert known.find(head % b"345" + b"abc") == ("meaning", 345, len(head % b"345"))
 
@@ -26,7 +26,7 @@ def test_another_length_is_the_same_head() -> None:
 )
 def test_a_length_of_anything_but_digits_is_not_known(digits: bytes) -> None:
     """The parser decides on those."""
-    known: KnownHeads[str] = KnownHeads()
+    known: HeaderCache[str] = HeaderCache()
     known.learn(HEAD % b"12", "meaning", 12)
     assert known.find(HEAD % digits) is None
 
@@ -45,7 +45,7 @@ def test_a_length_of_anything_but_digits_is_not_known(digits: bytes) -> None:
 )
 def test_any_other_difference_is_another_head(head: bytes) -> None:
     """One byte is enough."""
-    known: KnownHeads[str] = KnownHeads()
+    known: HeaderCache[str] = HeaderCache()
     known.learn(HEAD % b"12", "meaning", 12)
     assert known.find(head % b"12") is None
 
@@ -53,7 +53,7 @@ def test_any_other_difference_is_another_head(head: bytes) -> None:
 def test_what_only_looks_like_the_length_is_not_taken_for_it() -> None:
     """Such heads are not remembered: the digits that `find` would read are not those that the parser read."""
     for line in (b"X-Content-Length: 5", b"X-A: Content-Length: 5", b"X-A: b\r\nX-Content-Length: 12"):
-        known: KnownHeads[str] = KnownHeads()
+        known: HeaderCache[str] = HeaderCache()
         head = b"POST / HTTP/1.1\r\n%b\r\nContent-Length: 12\r\n\r\n" % line
         known.learn(head, "meaning", 12)
         assert len(known) == 0
@@ -62,7 +62,7 @@ def test_what_only_looks_like_the_length_is_not_taken_for_it() -> None:
 
 def test_heads_without_a_length_and_heads_that_are_cut() -> None:
     """The first is known whole; of the second nothing is."""
-    known: KnownHeads[str] = KnownHeads()
+    known: HeaderCache[str] = HeaderCache()
     known.learn(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nrest", "meaning", None)
     assert known.find(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n") == ("meaning", -1, 25)
     assert known.find(b"HTTP/1.1 200 OK\r\nx: y\r\n") is None
@@ -71,7 +71,7 @@ def test_heads_without_a_length_and_heads_that_are_cut() -> None:
 
 def test_memory_is_bounded() -> None:
     """Neither long heads nor many fill it."""
-    known: KnownHeads[int] = KnownHeads()
+    known: HeaderCache[int] = HeaderCache()
     known.learn(b"POST / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * LONGEST), 1, None)
     assert len(known) == 0
     for index in range(3 * MOST):

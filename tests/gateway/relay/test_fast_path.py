@@ -10,7 +10,7 @@ import pytest
 from gateway.backends.query_of_death import digest_of
 from gateway.relay import client_protocol
 from gateway.relay.client_protocol import GatewayProtocol
-from gateway.relay.fast_path import Plain
+from gateway.relay.fast_path import FastPathRequest
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.support.backend import FakeBackend
@@ -22,14 +22,14 @@ REQUEST = post({"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]
 def plain(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request whose head was known was plain."""
     found: list[bool] = []
-    relay_plainly = client_protocol.relay_plainly
+    try_fast_path = client_protocol.try_fast_path
 
-    def noted(*given: Any) -> Plain | None:
-        began = relay_plainly(*given)
+    def noted(*given: Any) -> FastPathRequest | None:
+        began = try_fast_path(*given)
         found.append(began is not None)
         return began
 
-    monkeypatch.setattr(client_protocol, "relay_plainly", noted)
+    monkeypatch.setattr(client_protocol, "try_fast_path", noted)
     return found
 
 
@@ -156,14 +156,14 @@ async def test_another_backend_is_asked(
     client = await warmed(gateway, plain)
     ill.switches.fail_status = 503
     setattr(ill.switches, fault, 1.0 if fault == "fail_rate" else True)
-    relay_plainly = client_protocol.relay_plainly
+    try_fast_path = client_protocol.try_fast_path
 
-    def sent(*given: Any) -> Plain | None:
-        began = relay_plainly(*given)
+    def sent(*given: Any) -> FastPathRequest | None:
+        began = try_fast_path(*given)
         gateway.backend("b").drain(False)
         return began
 
-    monkeypatch.setattr(client_protocol, "relay_plainly", sent)
+    monkeypatch.setattr(client_protocol, "try_fast_path", sent)
     status, headers, _ = await client.ask()
     assert plain == [True]
     assert (status, headers["x-served-by"], headers["x-attempts"]) == (200, "b", "2")

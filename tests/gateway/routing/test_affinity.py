@@ -3,10 +3,10 @@
 import pytest
 
 from gateway.backends.backend import Backend
-from gateway.backends.prefix_index import ENDS, KB, Kept, chain
+from gateway.backends.prefix_index import ENDS, KB, PrefixIndex, chain
 from gateway.bodies.json_scan import scan_json
 from gateway.endpoints import BY_PATH
-from gateway.routing import Router, Wants
+from gateway.routing import Router, RoutingRequest
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
 
 SYSTEM = b"You are a helpful assistant. " * 200
@@ -21,11 +21,11 @@ def backends(count: int = 4) -> list[Backend]:
     return made
 
 
-def asking(prompt: bytes, session: bytes = b"") -> Wants:
+def asking(prompt: bytes, session: bytes = b"") -> RoutingRequest:
     return wants(CHAT, "qwen", stream=True, size=len(prompt), prompt=(prompt,), session=session)
 
 
-def send(router: Router, request: Wants, *, stays: bool = False) -> Backend:
+def send(router: Router, request: RoutingRequest, *, stays: bool = False) -> Backend:
     """Have the request answered at once, or stay at the backend."""
     choice = router.choose(request, 100.0)
     assert choice is not None
@@ -138,7 +138,7 @@ def test_of_many_the_one_that_has_read_it() -> None:
 
 def test_what_was_read_long_ago_is_gone() -> None:
     """A backend's record ends where its cache does, and holds a bounded number of beginnings."""
-    kept = Kept()
+    kept = PrefixIndex()
     kept.read(chain((SYSTEM,)), 4.0)
     for number in range(300):
         kept.read(chain((b"%d" % number + SYSTEM,)), 4.0)

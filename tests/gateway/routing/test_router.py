@@ -3,7 +3,7 @@
 from collections import Counter
 
 from gateway.backends.backend import Backend
-from gateway.routing import Choice, Router, Wants
+from gateway.routing import Choice, Router, RoutingRequest
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
 
 # Times to the first token that backends have shown, in seconds, for a request of REQUEST's length.
@@ -16,7 +16,7 @@ def learn(backend: Backend, seconds: float, now: float = 1.0) -> None:
     backend.load.enter(1.0, now - seconds, shows=True).first_byte(now, well=True)
 
 
-def send(router: Router, request: Wants = REQUEST, now: float = 1.0) -> Backend:
+def send(router: Router, request: RoutingRequest = REQUEST, now: float = 1.0) -> Backend:
     """Choose a backend and send it the request, which waits there."""
     choice = router.choose(request, now)
     assert choice is not None

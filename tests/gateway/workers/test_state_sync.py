@@ -8,10 +8,10 @@ from gateway.api.views import describe
 from gateway.backends.backend import Backends, now
 from gateway.backends.circuit_breaker import IN_A_ROW
 from gateway.backends.load import Load
-from gateway.backends.query_of_death import CrashedBackend, Deaths, digest_of
+from gateway.backends.query_of_death import CrashedBackend, Quarantine, digest_of
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import GatewayMetrics
-from gateway.workers.shared_memory import CLOSED, Boards
+from gateway.workers.shared_memory import CLOSED, SharedSlots
 from gateway.workers.state_sync import Sharing
 from tests.gateway import plain
 
@@ -22,24 +22,24 @@ CHAT = "/v1/chat/completions"
 class Worker:
     """One worker's part: its own backends and its side of the boards."""
 
-    def __init__(self, boards: Boards, number: int) -> None:
+    def __init__(self, boards: SharedSlots, number: int) -> None:
         self.backends = Backends({})
         for target in parse_services("one=http://127.0.0.1:1"):
             self.backends.upsert(target)
         (self.backend,) = self.backends
         self.backend.observe("healthy")
-        self.deaths = Deaths(QUARANTINE_S)
+        self.deaths = Quarantine(QUARANTINE_S)
         self.sharing = Sharing(boards, number, self.backends, self.deaths, GatewayMetrics())
         boards.set_connections(number, 0)
 
 
 @pytest.fixture
-def boards() -> Boards:
-    return Boards(3)
+def boards() -> SharedSlots:
+    return SharedSlots(3)
 
 
 @pytest.fixture
-def workers(boards: Boards) -> list[Worker]:
+def workers(boards: SharedSlots) -> list[Worker]:
     """Three, none of which has told anything."""
     return [Worker(boards, number) for number in range(3)]
 
@@ -88,7 +88,7 @@ def test_what_one_has_found_holds_for_all(
     assert [worker.backend.state for worker in workers] == ["healthy"] * 3
 
 
-def test_verdict_of_a_dead_worker_ends_with_it(boards: Boards, workers: list[Worker]) -> None:
+def test_verdict_of_a_dead_worker_ends_with_it(boards: SharedSlots, workers: list[Worker]) -> None:
     """Nobody is left to take it back."""
     hang(workers[0])
     tick(workers)
@@ -145,7 +145,7 @@ def test_query_of_death_is_known_to_all(workers: list[Worker]) -> None:
 
 def test_conviction_of_others_ends_in_time() -> None:
     """When the quarantine is over, whether it was taken in before or not."""
-    deaths, body = Deaths(QUARANTINE_S), b"{}"
+    deaths, body = Quarantine(QUARANTINE_S), b"{}"
     told = [(digest_of(CHAT, body).hex(), len(body), 2, 100.0)]
     deaths.join(told, 99.0)
     with pytest.raises(CrashedBackend):

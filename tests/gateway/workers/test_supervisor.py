@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from gateway.telemetry.merge_exposition import added_up, counted
-from gateway.workers.shared_memory import CLOSED, Boards, Notice
+from gateway.workers.shared_memory import CLOSED, SharedSlots, StateUpdate
 from tests.gateway.programs import Programs, free_port
 from tests.gateway.running import HANG_S
 
@@ -187,17 +187,17 @@ def test_a_worker_whose_parent_is_killed_ends(gateway: Gateway) -> None:
 
 def test_a_notice_is_whole_or_absent() -> None:
     """Nothing yet, replaced, too long, and torn by a writer that died."""
-    boards = Boards(2)
+    boards = SharedSlots(2)
     assert boards.connections(1) == CLOSED
-    assert boards.read(1, Notice.NOW) == b""
-    assert boards.write(1, Notice.NOW, b"first")
-    version = boards.version(1, Notice.NOW)
-    assert boards.write(1, Notice.NOW, b"second, longer")
-    assert boards.read(1, Notice.NOW) == b"second, longer"
-    assert boards.version(1, Notice.NOW) != version
-    assert boards.read(0, Notice.NOW) == boards.read(1, Notice.METRICS) == b""
-    assert not boards.write(1, Notice.NOW, b"x" * Notice.NOW.room)
-    assert boards.read(1, Notice.NOW) == b""
+    assert boards.read(1, StateUpdate.NOW) == b""
+    assert boards.write(1, StateUpdate.NOW, b"first")
+    version = boards.version(1, StateUpdate.NOW)
+    assert boards.write(1, StateUpdate.NOW, b"second, longer")
+    assert boards.read(1, StateUpdate.NOW) == b"second, longer"
+    assert boards.version(1, StateUpdate.NOW) != version
+    assert boards.read(0, StateUpdate.NOW) == boards.read(1, StateUpdate.METRICS) == b""
+    assert not boards.write(1, StateUpdate.NOW, b"x" * StateUpdate.NOW.room)
+    assert boards.read(1, StateUpdate.NOW) == b""
     boards.set_connections(1, 7)
     assert (boards.connections(0), boards.connections(1)) == (CLOSED, 7)
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from kit.config.catalogue import Catalogue, Entry
 from kit.model_files.fetch import ModelFilesError, fetch_model
 from kit.model_files.registry_source import RegistrySource, RemoteFile
-from kit.net.retry import Patience
+from kit.net.retry import RetryPolicy
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
@@ -313,7 +313,7 @@ def test_what_the_registry_says_of_a_file_is_told(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message says what is wrong and what to do; a number alone sends people to its log."""
-    monkeypatch.setattr("kit.model_files.registry_source.PATIENCE", Patience(tries=1))
+    monkeypatch.setattr("kit.model_files.registry_source.RETRY_POLICY", RetryPolicy(tries=1))
     (weights,) = (file for file in registry.manifest.files if file.path == WEIGHTS)
     local = registry.library.store.local_path(weights.sha256)
     assert local is not None

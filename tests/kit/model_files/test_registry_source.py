@@ -2,14 +2,14 @@
 
 import pytest
 
-from kit.model_files.registry_source import MOST_REASON, _reason
+from kit.model_files.registry_source import MAX_REASON, _reason
 
 
 @pytest.mark.parametrize(
     ("body", "told"),
     [
         (b'{"error": {"message": "A\\nB\\u001b[1m."}}', ": A B [1m."),
-        (b'{"error": {"message": "' + b"x" * 4000 + b'"}}', f": {'x' * MOST_REASON} ..."),
+        (b'{"error": {"message": "' + b"x" * 4000 + b'"}}', f": {'x' * MAX_REASON} ..."),
         (b'{"error": {"message": 5}}', "."),
         (b'{"error": "x"}', "."),
         (b"<html>", "."),

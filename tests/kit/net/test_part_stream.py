@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kit.net.part_stream import Buffers, Part, TooLong, cut, in_order
-from kit.net.retry import Stopped
+from kit.net.retry import Cancelled
 
 CONTENT = bytes(range(256)) * 40
 
@@ -97,7 +97,7 @@ def test_who_waits_for_memory_can_be_stopped(pool: ThreadPoolExecutor) -> None:
     buffers, stop = Buffers(1000), threading.Event()
     assert buffers.take(0, 1000, wait_s=0) is not None
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         next(in_order(fill, 0, 1000, 1000, buffers=buffers, pool=pool, ahead=1, stop=stop))
 
 

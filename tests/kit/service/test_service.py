@@ -104,15 +104,15 @@ async def test_load(make: Callable[..., ServiceSettings], tmp_path: Path) -> Non
 async def test_collecting_garbage_takes_no_time_for_a_loaded_model(make: Callable[..., ServiceSettings]) -> None:
     """The collector has nothing to look at in an engine that serves; what it leaves behind is collected at the end."""
 
-    def is_looked_at(engine: FakeEngine | None) -> bool:
+    def needs_scan(engine: FakeEngine | None) -> bool:
         return any(thing is engine for thing in gc.get_objects())
 
     service = service_of(make())
     async with running(service):
         await load_ended()
         assert service.loaded is not None
-        assert not is_looked_at(service.loaded)
-    assert is_looked_at(service.loaded)
+        assert not needs_scan(service.loaded)
+    assert needs_scan(service.loaded)
 
 
 async def test_health_while_a_thread_loads(make: Callable[..., ServiceSettings]) -> None:

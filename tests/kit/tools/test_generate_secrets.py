@@ -19,7 +19,7 @@ def test_made_once(tmp_path: Path) -> None:
 
 def test_readable_by_owner_and_group_only(tmp_path: Path) -> None:
     """Whatever the umask."""
-    command = "import os; os.umask(0o077); from kit.generate_secrets import generate; from pathlib import Path; "
+    command = "import os; os.umask(0o077); from kit.tools.generate_secrets import generate; from pathlib import Path; "
     subprocess.run([sys.executable, "-c", command + f"generate(Path({str(tmp_path)!r}), ['user'])"], check=True)
     assert (tmp_path / "user").stat().st_mode & 0o777 == 0o440
 

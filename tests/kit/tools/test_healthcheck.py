@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.tools.healthcheck import MOST_BYTES, check
+from kit.tools.healthcheck import MAX_BYTES, check
 
 ROOT = Path(__file__).resolve().parents[3]
 LOADING = b'{"status": "loading", "progress": 0.428, "detail": "fetching\\nmodel.safetensors 42 % of 269 MB"}'
@@ -79,7 +79,7 @@ def test_what_is_no_http_is_not_well() -> None:
 
 
 def test_an_answer_without_end_is_given_up() -> None:
-    with answering(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * MOST_BYTES) as port:
+    with answering(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * MAX_BYTES) as port:
         assert check(port, 5) == (True, "HTTP status 200")
 
 

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from kit.errors import Busy, RequestTimeout
-from kit.web.body import BodyRoom, Pace, limited
+from kit.web.body import BodyRoom, MinBodyRate, limited
 
 MIB = 1024 * 1024
 
@@ -27,7 +27,7 @@ def request(*pieces: bytes, ends: bool = True) -> Request:
 
 async def test_a_stalled_body_is_given_up() -> None:
     """What came does not matter once nothing more comes; the connection is closed with the answer."""
-    stalled = limited(request(b"ab", b"cd", ends=False), limit_mb=1, setting="X", pace=Pace(0.01, MIB))
+    stalled = limited(request(b"ab", b"cd", ends=False), limit_mb=1, setting="X", pace=MinBodyRate(0.01, MIB))
     with pytest.raises(RequestTimeout, match="Only 4 bytes") as caught:
         await stalled.body()
     assert caught.value.status == 408
@@ -36,14 +36,14 @@ async def test_a_stalled_body_is_given_up() -> None:
 
 async def test_what_comes_buys_time() -> None:
     """A body is as slow as its line: each piece moves the deadline."""
-    assert Pace(30, 1000).seconds_for(5000) == 35
-    whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", pace=Pace(5, 1))
+    assert MinBodyRate(30, 1000).seconds_for(5000) == 35
+    whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", pace=MinBodyRate(5, 1))
     assert len(await whole.body()) == 9001
 
 
 async def test_a_client_that_is_waited_for_after_its_body() -> None:
     """Once the body is whole, nothing is too late: the answer may take long, and the client may leave or not."""
-    within = limited(request(b"whole"), limit_mb=1, setting="X", pace=Pace(0.01, MIB))
+    within = limited(request(b"whole"), limit_mb=1, setting="X", pace=MinBodyRate(0.01, MIB))
     assert await within.body() == b"whole"
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(within.receive(), 0.05)

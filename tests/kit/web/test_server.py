@@ -42,12 +42,12 @@ def make(settings):
     return app
 
 import kit.web.server
-listen = kit.server.listen
+listen = kit.web.server.listen
 def tell(*args):
     listener = listen(*args)
     print(listener.getsockname()[1], flush=True)
     return listener
-kit.server.listen = tell
+kit.web.server.listen = tell
 run("t", AnyPort, make)
 print("returned", flush=True)
 """
@@ -192,7 +192,7 @@ def test_all_open_files_are_taken() -> None:
     """A service manager's soft limit of 256 does not become the number of connections."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048)); "
-        "from kit.server import take_all_files; take_all_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "from kit.web.server import take_all_files; take_all_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(2048, 2048)"

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from registry.bundle.layout import LEAST_VOLUME, Content, blob_member, gaps, lay_out
+from registry.bundle.layout import MIN_VOLUME, Content, blob_member, gaps, lay_out
 from registry.bundle.manifest import BundleError
 from tests.support.hub import random_bytes
 
@@ -15,15 +15,15 @@ from tests.support.hub import random_bytes
 def some_contents(seed: int) -> dict[str, bytes]:
     """Contents of sizes that lie around the edges: empty, a block, a volume, several volumes."""
     chance = random.Random(seed)
-    sizes = [0, 1, 511, 512, 513, LEAST_VOLUME - 2048, LEAST_VOLUME, 5 * LEAST_VOLUME + 7]
-    sizes += [chance.randrange(3 * LEAST_VOLUME) for _ in range(12)]
+    sizes = [0, 1, 511, 512, 513, MIN_VOLUME - 2048, MIN_VOLUME, 5 * MIN_VOLUME + 7]
+    sizes += [chance.randrange(3 * MIN_VOLUME) for _ in range(12)]
     chance.shuffle(sizes)
     found = [random_bytes(f"{seed}-{number}", size) for number, size in enumerate(sizes)]
     return {hashlib.sha256(data).hexdigest(): data for data in found}
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("volume_size", [LEAST_VOLUME, LEAST_VOLUME + 1, 3 * LEAST_VOLUME, 1 << 40])
+@pytest.mark.parametrize("volume_size", [MIN_VOLUME, MIN_VOLUME + 1, 3 * MIN_VOLUME, 1 << 40])
 def test_tar_finds_every_byte(seed: int, volume_size: int) -> None:
     """Volumes are tar archives within their size; their members, joined by name, are the contents."""
     contents = some_contents(seed)
@@ -44,7 +44,7 @@ def test_tar_finds_every_byte(seed: int, volume_size: int) -> None:
                 content = member.name.partition(".part")[0]
                 found[content] = found.get(content, b"") + data.read()
     assert found == {blob_member(key): data for key, data in contents.items()}
-    if volume_size == 3 * LEAST_VOLUME:  # volumes are filled: what a volume leaves is less than a quarter of it
+    if volume_size == 3 * MIN_VOLUME:  # volumes are filled: what a volume leaves is less than a quarter of it
         assert all(volume.size > volume_size * 3 // 4 for volume in volumes[:-1])
 
 

@@ -18,8 +18,8 @@ def folder(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path / "store")
 
 
-def arrival(store: FileStore, *, may_go: bool = True) -> Arrival:
-    return Arrival(store, DIGEST, SIZE, may_go=lambda _head: may_go)
+def arrival(store: FileStore, *, may_stream: bool = True) -> Arrival:
+    return Arrival(store, DIGEST, SIZE, may_stream=lambda _head: may_stream)
 
 
 def test_of_a_bucket_there_is_the_beginning_only(folder: FileStore) -> None:
@@ -53,7 +53,7 @@ def test_what_must_be_looked_at_is_not_given(folder: FileStore, tmp_path: Path) 
     """Nor anything while nobody can tell."""
     path = tmp_path / "part"
     path.write_bytes(CONTENT)
-    one = arrival(folder, may_go=False)
+    one = arrival(folder, may_stream=False)
     one.goes_on(path, SIZE)
     assert one.end(0, readable=True, reserve=True) == 0
     other = arrival(folder)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kit.net.retry import Stopped
+from kit.net.retry import Cancelled
 from registry.download.file_queue import Crew
 from registry.hub.client import SourceFile
 
@@ -88,5 +88,5 @@ def test_who_stops_it_hears_that_it_is_not_whole() -> None:
         stop.set()
         return file.path
 
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         run(crew(bring, "a", "b", stop=stop, parallel=1, most=1))

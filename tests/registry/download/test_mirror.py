@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from kit.config.catalogue import Catalogue
-from kit.net.retry import Patience
+from kit.net.retry import RetryPolicy
 from registry.app import create_registry
 from registry.models.library import Library
 from registry.open_store import open_store
@@ -316,7 +316,7 @@ def test_a_store_that_goes_away_for_a_moment_ends_no_download(
 
         return once
 
-    monkeypatch.setattr("registry.app.PATIENCE", Patience(tries=4, first_pause_s=0.01))
+    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(tries=4, first_pause_s=0.01))
     with serving_registry(tmp_path / "there", hf_endpoint=source.url) as url:
         for name in ("put_document", "blob_size", "read_blob"):
             monkeypatch.setattr(FileStore, name, failing(name))
