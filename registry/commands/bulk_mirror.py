@@ -19,7 +19,7 @@ class Watcher(Protocol):
         """A model has changed."""
         ...
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Something that concerns all of them."""
         ...
 

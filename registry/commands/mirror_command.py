@@ -11,7 +11,7 @@ from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import BadName
 from kit.net.retry import TransientError
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
-from registry.commands.progress_table import Board, table
+from registry.commands.progress_table import ProgressTable, summary
 from registry.commands.registry_client import RegistryClient, RegistryClientError
 from registry.hub.client import Hub, HubError
 from registry.hub.file_selection import choose_files
@@ -46,7 +46,7 @@ def mirror(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Fill the registry and print the table; exits as MIRROR_HELP says."""
     entries = chosen_entries(settings.load_catalogue(), options.names)
     outcomes = asyncio.run(_mirror(settings, options, entries))
-    print(table(outcomes))  # noqa: T201  # what this command is for
+    print(summary(outcomes))  # noqa: T201  # what this command is for
     failed = [outcome.name for outcome in outcomes if outcome.error]
     if failed:
         raise SystemExit(EXIT_SOME_FAILED)
@@ -54,9 +54,9 @@ def mirror(settings: RegistrySettings, options: argparse.Namespace) -> None:
 
 async def _mirror(settings: RegistrySettings, options: argparse.Namespace, entries: list[Entry]) -> list[Outcome]:
     async with _client(settings, options) as client:
-        with Board(entry.name for entry in entries) as board:
-            client.on_wait = lambda reason: board.say(f"waiting: {reason}")
-            return await fill(client, entries, board, at_once=options.jobs, verify=options.verify)
+        with ProgressTable(entry.name for entry in entries) as table:
+            client.on_wait = lambda reason: table.notify(f"waiting: {reason}")
+            return await fill(client, entries, table, at_once=options.jobs, verify=options.verify)
 
 
 def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -66,9 +66,9 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
 
     async def run() -> dict[str, object]:
         async with _client(settings, options) as client:
-            with Board([options.name]) as board:
-                client.on_wait = lambda reason: board.say(f"waiting: {reason}")
-                return await follow_download(client, options.name, body, board)
+            with ProgressTable([options.name]) as table:
+                client.on_wait = lambda reason: table.notify(f"waiting: {reason}")
+                return await follow_download(client, options.name, body, table)
 
     model = asyncio.run(run())
     if model["status"] != "ready":

@@ -1,58 +1,64 @@
-"""A progress bar on stderr when that is a terminal, a line now and then otherwise; without any package."""
+"""Progress of one operation on stderr: a live bar on a terminal, a line every 15 s elsewhere."""
 
 import sys
 import time
 from typing import Self, TextIO
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
+
 from registry.units import human_bytes
 
-_WIDTH = 28
-_REDRAW_S = 0.1
-_LINE_S = 15.0
+_LINE_INTERVAL_S = 15.0
+
+
+def open_console(stream: TextIO) -> Console:
+    """Return a console that draws only if `stream` is a terminal, whatever FORCE_COLOR and the like say."""
+    return Console(file=stream, force_terminal=stream.isatty(), highlight=False)
 
 
 class ProgressBar:
-    """Bytes done of a total, with the file being worked on. A context manager: leaves a clean line at its end."""
+    """Bytes done of `total`, with the current file. A context manager; the bar is erased at its end."""
 
     def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
         self._title = title
         self._total = total
         self._done = 0
         self._stream = stream or sys.stderr
-        self._shown = self._stream.isatty()
-        self._began = time.monotonic()
-        self._drawn = 0.0 if self._shown else self._began
+        self._is_live = self._stream.isatty()
+        self._started = self._printed = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(28),
+            TaskProgressColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TextColumn("{task.fields[file]}", markup=False),
+            console=open_console(self._stream),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # redirected to our console, so a piped stdout must stay as it is
+            disable=not self._is_live,
+        )
+        self._task = self._progress.add_task(title, total=total, file="")
 
     def __enter__(self) -> Self:
+        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        self._progress.stop()
 
-    def advance(self, label: str, count: int) -> None:
-        """Another `count` bytes are done, of the file `label`."""
-        self.show(label, self._done + count, self._total)
+    def advance(self, file: str, count: int) -> None:
+        """Add `count` bytes of `file`."""
+        self._done += count
+        if self._is_live:
+            self._progress.update(self._task, advance=count, file=file)
+        elif time.monotonic() - self._printed >= _LINE_INTERVAL_S:
+            self._print_line(file)
 
-    def show(self, label: str, done: int, total: int) -> None:
-        """Draw `done` of `total` bytes, unless that was done a moment ago."""
-        self._done, self._total = done, total
-        now = time.monotonic()
-        if now - self._drawn < (_REDRAW_S if self._shown else _LINE_S):
-            return
-        self._drawn = now
-        share = min(done / total, 1.0) if total else 0.0
-        rate = done / max(now - self._began, 0.001)
-        far = f"{share:4.0%} of {human_bytes(total)}, {human_bytes(rate)}/s"
-        if self._shown:
-            self._stream.write(f"\r\x1b[K{self._title} {drawn_bar(share)} {far}  {label}")
-        else:
-            self._stream.write(f"{self._title} {far.strip()}  {label}\n")
+    def _print_line(self, file: str) -> None:
+        self._printed = time.monotonic()
+        share = min(self._done / self._total, 1.0) if self._total else 0.0
+        rate = self._done / max(self._printed - self._started, 0.001)
+        self._stream.write(f"{self._title} {share:.0%} of {human_bytes(self._total)}, {human_bytes(rate)}/s  {file}\n")
         self._stream.flush()
-
-
-def drawn_bar(share: float) -> str:
-    """A bar that is filled up to `share` (0..1)."""
-    full = int(share * _WIDTH)
-    return "█" * full + "░" * (_WIDTH - full)

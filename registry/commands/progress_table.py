@@ -1,107 +1,98 @@
-"""What a person sees of several downloads: a line per model that moves on a terminal, plain lines elsewhere.
+"""Progress of several downloads on stderr: a live line per model on a terminal, plain lines elsewhere."""
 
-On a terminal the lines are drawn over the ones before; a screen with fewer lines than there are models shows those that
-are at work. Nothing here waits: each change is drawn when it is told, a few times a second at most.
-"""
-
-import shutil
 import sys
 import time
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self, TextIO
+from typing import Self, TextIO, TypeGuard
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Column, Table
+from rich.text import Text
 
 from registry.commands.bulk_mirror import Outcome
-from registry.commands.progress_bar import drawn_bar
+from registry.commands.progress_bar import open_console
 from registry.commands.registry_client import ENDED, Model
 from registry.download.progress import told
 from registry.units import human_bytes
 
-_REDRAW_S = 0.1
-_TELL_EVERY_S = 10.0
-_NAME_MOST = 24
+_LINE_INTERVAL_S = 10.0
+_BAR_WIDTH = 28
+_MAX_NAME_WIDTH = 24
 
 
-class Board:
-    """The state of each of `names`. A context manager: the terminal is left with the lines as they were last."""
+class ProgressTable:
+    """The state of each of `names`. A context manager; the last state stays on the terminal.
+
+    If the terminal has fewer lines than there are models, only the active ones are listed.
+    """
 
     def __init__(self, names: Iterable[str], stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._moving = self._stream.isatty()
         self._models: dict[str, Model | None] = dict.fromkeys(names)
-        self._width = min(max(map(len, self._models), default=0), _NAME_MOST)
-        self._drawn_lines = 0
-        self._drawn_at = 0.0
-        self._told: dict[str, tuple[str, float]] = {}
-        self._said = ""
+        self._notice = ""
+        self._printed: dict[str, tuple[str, float]] = {}
+        self._console = open_console(self._stream)
+        self._live = Live(
+            get_renderable=self._render, console=self._console, refresh_per_second=10, redirect_stdout=False
+        )
 
     def __enter__(self) -> Self:
-        self._draw()
+        if self._console.is_terminal:
+            self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._draw()
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def show(self, model: Model) -> None:
-        """A model has changed."""
-        name = str(model["name"])
-        self._models[name] = model
-        self._said = ""
-        if not self._moving:
-            self._tell(name, model)
-        elif time.monotonic() - self._drawn_at > _REDRAW_S or model["status"] in ENDED:
-            self._draw()
+        """Show the new state of `model`."""
+        self._models[str(model["name"])] = model
+        self._notice = ""
+        if not self._console.is_terminal:
+            self._print_line(model)
 
-    def say(self, text: str) -> None:
-        """Something that concerns all of them; the first of it is told, until something moves on."""
-        if self._said:
+    def notify(self, text: str) -> None:
+        """Show a notice below the models until one of them changes; a notice that is already shown stays."""
+        if self._notice:
             return
-        self._said = text
-        if self._moving:
-            self._draw()
-        else:
-            self._write(text + "\n")
+        self._notice = text
+        if not self._console.is_terminal:
+            self._write(text)
 
-    def _tell(self, name: str, model: Model) -> None:
-        """A plain line, when the status is another, or a while after the last one."""
-        now = time.monotonic()
-        status, at = self._told.get(name, ("", 0.0))
-        if status == model["status"] and now - at < _TELL_EVERY_S:
-            return
-        self._told[name] = (model["status"], now)
-        self._write(f"{name}: {_words(model)}\n")
+    def _print_line(self, model: Model) -> None:
+        """Print a line if the status has changed or the last line is old."""
+        now, name = time.monotonic(), str(model["name"])
+        status, printed_at = self._printed.get(name, ("", 0.0))
+        if status != model["status"] or now - printed_at >= _LINE_INTERVAL_S:
+            self._printed[name] = (model["status"], now)
+            self._write(f"{name}: {_describe(model)}")
 
-    def _draw(self) -> None:
-        """All lines over those that were drawn before."""
-        if not self._moving:
-            return
-        self._drawn_at = time.monotonic()
-        size = shutil.get_terminal_size()
-        lines = self._lines(size.lines - 2)
-        up = f"\x1b[{self._drawn_lines}A" if self._drawn_lines else ""
-        self._write(f"{up}\r" + "".join(f"\x1b[K{_fitted(line, size.columns)}\n" for line in lines) + "\x1b[J")
-        self._drawn_lines = len(lines)
-
-    def _lines(self, room: int) -> list[str]:
-        names = list(self._models)
-        if len(names) > room:
-            names = [name for name in names if _is_at_work(self._models[name])][: max(room - 1, 1)]
-        lines = [f"{name[:_NAME_MOST]:{self._width}}  {_words(self._models[name], bar=True)}" for name in names]
-        hidden = [model for name, model in self._models.items() if name not in names]
-        if hidden:
-            ready = sum(model is not None and model["status"] == "ready" for model in hidden)
-            lines.append(f"and {len(hidden)} more, {ready} of them ready")
-        return [*lines, self._said] if self._said else lines
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
         self._stream.flush()
 
+    def _render(self) -> RenderableType:
+        """Return the lines to draw. Called by the thread that refreshes the display."""
+        models, room = dict(self._models), self._console.height - 2
+        names = list(models)
+        if len(names) > room:
+            names = [name for name in names if _is_active(models[name])][: max(room - 1, 1)]
+        rows = Table.grid(
+            Column(no_wrap=True, max_width=_MAX_NAME_WIDTH), Column(no_wrap=True), "", padding=(0, 2, 0, 0)
+        )
+        for name in names:
+            rows.add_row(Text(name), Text(_describe(models[name])), _bar(models[name]))
+        hidden = [model for name, model in models.items() if name not in names]
+        ready = sum(model is not None and model["status"] == "ready" for model in hidden)
+        below = [f"and {len(hidden)} more, {ready} of them ready"] if hidden else []
+        below += [self._notice] if self._notice else []
+        return Group(rows, *(Text(line, no_wrap=True, overflow="ellipsis") for line in below))
 
-def table(outcomes: Iterable[Outcome]) -> str:
-    """What became of each model, for the end; the reason of a failure stands below its line."""
+
+def summary(outcomes: Iterable[Outcome]) -> str:
+    """Return a table of the outcomes; the reason of a failure follows on a line of its own."""
     rows = [("NAME", "REPOSITORY", "COMMIT", "SIZE", "STATUS", "")]
     for outcome in outcomes:
         status = "FAILED" if outcome.error else "ready, every digest verified" if outcome.verified else "ready"
@@ -115,22 +106,28 @@ def table(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _fitted(line: str, columns: int) -> str:
-    """One that reaches the last column would wrap, and the next drawing would miss it."""
-    return " ".join(line.splitlines())[: columns - 1]
-
-
-def _is_at_work(model: Model | None) -> bool:
+def _is_active(model: Model | None) -> bool:
     return model is not None and model["status"] not in (*ENDED, "queued")
 
 
-def _words(model: Model | None, *, bar: bool = False) -> str:
+def _has_progress(model: Model | None) -> TypeGuard[Model]:
+    return (
+        model is not None and model["status"] in ("downloading", "verifying") and bool(model["progress"]["bytes_total"])
+    )
+
+
+def _bar(model: Model | None) -> RenderableType:
+    if not _has_progress(model):
+        return ""
+    return Bar(model["progress"]["bytes_total"], model["progress"]["bytes_done"], _BAR_WIDTH)
+
+
+def _describe(model: Model | None) -> str:
     if model is None:
         return "waiting"
     status, progress = str(model["status"]), model["progress"]
     if status == "ready":
         return f"ready{', verified' if 'verified_at' in model else ''}, {human_bytes(model['size_bytes'])}"
-    if status not in ("downloading", "verifying") or not progress["bytes_total"]:
-        return f"{status}{': ' + model['error'] if model.get('error') else ''}"
-    drawn = f"{drawn_bar(min(progress['bytes_done'] / progress['bytes_total'], 1.0))} " if bar else ""
-    return f"{status:11} {drawn}{told(progress)}, {progress['files_done']} of {progress['files_total']} files"
+    if not _has_progress(model):
+        return " ".join(f"{status}{': ' + model['error'] if model.get('error') else ''}".splitlines())
+    return f"{status:11} {told(progress)}, {progress['files_done']} of {progress['files_total']} files"

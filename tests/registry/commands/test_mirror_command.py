@@ -344,7 +344,7 @@ class Nobody:
     def show(self, model: dict[str, Any]) -> None:
         """Ignore it."""
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Ignore it."""
 
 
@@ -363,7 +363,7 @@ def test_a_lost_verification_is_not_taken_for_a_passed_one() -> None:
 
 
 def test_a_terminal_shows_a_line_per_model(source: Source, tmp_path: Path) -> None:
-    """Under a real terminal: the lines are drawn over each other, and stand ready at the end."""
+    """On a pseudo-terminal the lines are redrawn in place; the last state stays."""
     import pty
 
     with RegistryProcess(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as process:
@@ -383,7 +383,8 @@ def test_a_terminal_shows_a_line_per_model(source: Source, tmp_path: Path) -> No
         os.close(terminal)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     text = shown.decode()
-    assert "\x1b[3A" in text
-    last = text.rpartition("\x1b[3A")[2]
+    redraw = "\x1b[1A\x1b[2K" * 2  # from the third line up to the first
+    assert redraw in text
+    last = text.rpartition(redraw)[2]
     for name in NAMES:
         assert f"{name:5}  ready, verified, 2.5 MB" in last
