@@ -12,7 +12,7 @@ from gateway.workers.accept_balancer import WorkerServer
 from gateway.workers.shared_memory import CLOSED, SharedSlots
 from gateway.workers.supervisor import Workers
 from kit.web.no_arguments import refuse_arguments
-from kit.web.server import listen, make, prepare, serve, server_config, take_all_files
+from kit.web.server import listen, make, prepare, raise_open_files_limit, serve, server_config
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     # With several workers each makes its own; this one only finds out whether it can be made.
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
-    take_all_files()
+    raise_open_files_limit()
     # What is there now stays for good: the garbage collector need not look at it again, nor copy it for every worker.
     gc.collect()
     gc.freeze()

@@ -1,1 +1,1 @@
-"""The frame that the gateway, the registry and every model service stand on."""
+"""The library shared by the gateway, the registry and every model service."""

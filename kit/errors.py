@@ -1,4 +1,4 @@
-"""OpenAI's error envelope, everywhere: one base class, one place that turns it into a response.
+"""API errors in OpenAI's error envelope: one base class, one function that renders the response.
 
 Source of the shape: https://platform.openai.com/docs/guides/error-codes and the official client's error classes.
 """
@@ -20,7 +20,7 @@ MAX_SHOWN = 200  # characters of a client's value that an error repeats
 
 
 class ApiError(Exception):
-    """An answer that is an error. Subclasses fix status, type and code; the message says what to do next."""
+    """An error response. Subclasses set status, type and code; the message says what to do next."""
 
     status = 500
     type = "internal_error"
@@ -51,20 +51,20 @@ class ApiError(Exception):
     def encoded(self) -> bytes:
         """The envelope as UTF-8 JSON, for code that writes to a socket itself.
 
-        A half surrogate pair, which JSON can carry in and UTF-8 cannot carry out, leaves as its escape.
+        A lone surrogate, valid in JSON but not in UTF-8, is written as its escape.
         """
         return json.dumps(self.body(), ensure_ascii=False).encode(errors="backslashreplace")
 
 
 class InvalidRequest(ApiError):
-    """The request itself is wrong; sending it again unchanged will not help."""
+    """The request is invalid; a retry without changes fails again."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class InvalidApiKey(ApiError):
-    """No key, or one that is not known here."""
+    """The API key is missing or unknown."""
 
     status = 401
     type = "invalid_request_error"
@@ -75,14 +75,14 @@ class InvalidApiKey(ApiError):
 
 
 class Forbidden(ApiError):
-    """The caller may not do this from where it stands."""
+    """The caller is not permitted to do this."""
 
     status = 403
     type = "permission_error"
 
 
 class NotFound(ApiError):
-    """No such thing at this address."""
+    """The resource does not exist."""
 
     status = 404
     type = "invalid_request_error"
@@ -90,7 +90,7 @@ class NotFound(ApiError):
 
 
 class ModelNotFound(ApiError):
-    """The named model is not served here; the message lists those that are."""
+    """The model is not served here; the message lists those that are."""
 
     status = 404
     type = "invalid_request_error"
@@ -99,11 +99,11 @@ class ModelNotFound(ApiError):
     def __init__(self, model: str, known: Iterable[str]) -> None:
         names = ", ".join(sorted(known)) or "none yet"
         shown = repr(model if len(model) <= MAX_SHOWN else model[:MAX_SHOWN] + "…")
-        super().__init__(f"The model {shown} does not exist here. Models that do: {names}.", param="model")
+        super().__init__(f"The model {shown} does not exist. Available models: {names}.", param="model")
 
 
 class PayloadTooLarge(ApiError):
-    """The body is over a limit; the message names the limit and the setting that moves it."""
+    """The body exceeds a limit; the message names the limit and its setting."""
 
     status = 413
     type = "invalid_request_error"
@@ -111,7 +111,7 @@ class PayloadTooLarge(ApiError):
 
 
 class RequestTimeout(ApiError):
-    """The body came too slowly; the rest of it is not waited for."""
+    """The body arrived too slowly."""
 
     status = 408
     type = "invalid_request_error"
@@ -122,7 +122,7 @@ class RequestTimeout(ApiError):
 
 
 class _RetryLater(ApiError):
-    """An error that passes by itself: carries `Retry-After` in whole seconds, from 1 to 3600."""
+    """A transient error with `Retry-After` in whole seconds, from 1 to 3600."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0, param: str | None = None) -> None:
         seconds = math.ceil(min(max(1.0, retry_after), 3600.0))
@@ -130,7 +130,7 @@ class _RetryLater(ApiError):
 
 
 class Busy(_RetryLater):
-    """Too much work is waiting already."""
+    """The queue is full."""
 
     status = 429
     type = "rate_limit_error"
@@ -138,7 +138,7 @@ class Busy(_RetryLater):
 
 
 class NoHealthyBackend(_RetryLater):
-    """Every service that could answer is down; the message names them."""
+    """No backend of the model is healthy; the message names them."""
 
     status = 503
     type = "service_unavailable"
@@ -146,7 +146,7 @@ class NoHealthyBackend(_RetryLater):
 
 
 class ModelLoading(_RetryLater):
-    """The model is on its way; the message says how far it is."""
+    """The model is being fetched or loaded; the message has the progress."""
 
     status = 503
     type = "service_unavailable"
@@ -154,7 +154,7 @@ class ModelLoading(_RetryLater):
 
 
 class BadGateway(ApiError):
-    """A backend broke the connection or answered what is not HTTP."""
+    """A backend closed the connection early or sent an invalid response."""
 
     status = 502
     type = "upstream_error"
@@ -162,7 +162,7 @@ class BadGateway(ApiError):
 
 
 class UpstreamTimeout(ApiError):
-    """A backend did not answer within its deadline."""
+    """A backend did not respond within its timeout."""
 
     status = 504
     type = "upstream_error"
@@ -170,22 +170,22 @@ class UpstreamTimeout(ApiError):
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make every error of `app` leave in the envelope: ours, FastAPI's validation, Starlette's 404 and 405.
+    """Render every error of `app` in the envelope: ours, FastAPI's validation errors, Starlette's 404 and 405.
 
-    Bugs are answered by `kit.web.middleware`, which also logs them under their request id.
+    `kit.web.middleware` handles unexpected exceptions and logs them with their request id.
     """
-    app.add_exception_handler(ApiError, _answer_api_error)
-    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
     install_http_error_handler(app)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(ClientDisconnect, _handle_client_disconnect)
 
 
 def install_http_error_handler(app: FastAPI) -> None:
-    """Make the errors of Starlette itself leave in the envelope: no such route, a body that cannot be read.
+    """Render Starlette's own errors in the envelope: unknown route, unreadable body.
 
-    For an application that brings its own handlers for everything else.
+    For applications with handlers of their own for everything else.
     """
-    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
 
 
 def respond(error: ApiError) -> Response:
@@ -193,12 +193,12 @@ def respond(error: ApiError) -> Response:
     return Response(error.encoded(), error.status, error.headers, media_type="application/json")
 
 
-async def _answer_api_error(_: Request, error: Exception) -> Response:
+async def _handle_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return respond(error)
 
 
-async def _answer_validation_error(_: Request, error: Exception) -> Response:
+async def _handle_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     if not problems:
@@ -214,22 +214,22 @@ async def _answer_validation_error(_: Request, error: Exception) -> Response:
     return respond(InvalidRequest(f"{where or 'body'}: {first['msg']}{more}", param=where))
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # FastAPI makes a 400 of whatever happens while it reads the body.
+    # FastAPI turns every exception raised while it reads the body into a 400.
     if isinstance(error.__cause__, ApiError):
         return respond(error.__cause__)
     if isinstance(error.__cause__, ClientDisconnect):
-        return await _answer_nobody(request, error)
+        return await _handle_client_disconnect(request, error)
     status = error.status_code
     if not is_body_allowed_for_status_code(status):
         return Response(status_code=status, headers=error.headers)
     known = status in http.HTTPStatus.__members__.values()
     reason = http.HTTPStatus(status).phrase if known else f"Status {status}"
     if status == 404 and error.detail == reason:
-        message = f"No route {request.method} {request.url.path[:MAX_SHOWN]}. GET /docs lists what is here."
+        message = f"No route {request.method} {request.url.path[:MAX_SHOWN]}. GET /docs lists the routes."
     elif status == 405:
-        message = f"{request.url.path} does not take {request.method}."
+        message = f"{request.url.path} does not support {request.method}."
     else:
         message = str(error.detail or reason)
     kind = "invalid_request_error" if status < 500 else "internal_error"
@@ -237,6 +237,6 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     return respond(ApiError(message, status=status, type=kind, code=code, headers=error.headers))
 
 
-async def _answer_nobody(_: Request, __: Exception) -> Response:
-    """The client left: no bug, and nobody reads this. 499 is nginx's code for it, which the logs and metrics show."""
+async def _handle_client_disconnect(_: Request, __: Exception) -> Response:
+    """Record a client disconnect as 499, nginx's code for it; the response itself is never sent."""
     return Response(status_code=499)

@@ -1,7 +1,6 @@
-"""Structured logs: JSON for machines, text for people, with colour in a terminal; every line carries its request's id.
+"""Structured logs: JSON, or text with colour on a terminal; every line carries its request id.
 
-The standard library's records (uvicorn, engines) and Python's warnings pass through the same renderer, so one stream
-has one format.
+Records of the standard library's loggers (uvicorn, engines) and warnings use the same renderer.
 """
 
 import logging
@@ -16,7 +15,7 @@ LogFormat = Literal["auto", "json", "console"]
 
 
 def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "auto") -> None:
-    """Send all logs of this process to stderr. Call once, at start.
+    """Configure logging to stderr. Call once, at start.
 
     `service` is added to every line. `auto` is `console` on a terminal and `json` otherwise.
     """
@@ -59,7 +58,7 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    # Our own middleware writes the access log, with the request id; each HTTP call that we make ourselves is noise.
+    # kit.web.middleware writes the access log; lines for outgoing HTTP requests are noise.
     for name in ("uvicorn.access", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -70,7 +69,7 @@ def writes_json(format: LogFormat) -> bool:
 
 
 class _Service:
-    """A structlog processor that names the service on each line."""
+    """Structlog processor that adds the service's name to each line."""
 
     def __init__(self, service: str) -> None:
         self._service = service

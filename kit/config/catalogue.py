@@ -1,4 +1,4 @@
-"""The catalogue, `models.yaml`: what the cluster serves, each model pinned to a commit. Read by every part of it."""
+"""The model catalogue, `models.yaml`: the models that the cluster serves, each pinned to a commit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +27,13 @@ class Entry(BaseModel):
     hf_repo: str = Field(description="the repository on the Hugging Face Hub, ORG/NAME")
     revision: str = Field("main", description="a commit (40 hex digits), branch or tag")
     aliases: tuple[str, ...] = ()
-    fallbacks: tuple[str, ...] = Field((), description="the models to ask, in order, where no backend of this one can")
+    fallbacks: tuple[str, ...] = Field((), description="models to use, in this order, while no backend of this one can")
     optional: bool = Field(False, description="the cluster counts as complete without it")
     description: str = ""
     allow_patterns: tuple[str, ...] | None = None
     ignore_patterns: tuple[str, ...] | None = None
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    context_length: int | None = Field(None, ge=1, description="tokens, prompt and answer together")
+    context_length: int | None = Field(None, ge=1, description="tokens, prompt and response together")
     supports_tools: bool = False
 
     @field_validator("name", "aliases")
@@ -42,7 +42,7 @@ class Entry(BaseModel):
         for name in (value,) if isinstance(value, str) else value:
             check_name(name)
             if name == VIRTUAL_MODEL:
-                raise ValueError(f"{name!r} is taken: it stands for the best model of the cluster")
+                raise ValueError(f"{name!r} is reserved for the virtual model that stands for the best one")
         return value
 
     @field_validator("hf_repo")
@@ -59,7 +59,7 @@ class Entry(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything a request may call this model, each once: its name, its aliases, its repository."""
+        """All names of this model in requests, without duplicates: name, aliases, repository."""
         return tuple(dict.fromkeys((self.name, *self.aliases, self.hf_repo)))
 
 
@@ -67,17 +67,14 @@ class Catalogue:
     """The models of one `models.yaml`, looked up by name, alias or repository."""
 
     def __init__(self, entries: list[Entry], source: str = "models.yaml") -> None:
-        """Raises SettingsError, which names `source`.
-
-        It does when two models claim one name, and when a fallback is no model that can stand in for its own.
-        """
+        """Raises SettingsError if two models share a name or a fallback is not usable; it names `source`."""
         self._by_any_name: dict[str, Entry] = {}
         self._entries = {entry.name: entry for entry in entries}
         for entry in entries:
             for name in entry.names:
                 other = self._by_any_name.setdefault(name, entry)
                 if other is not entry:
-                    raise SettingsError(f"{source}: {other.name} and {entry.name} both claim the name {name!r}.")
+                    raise SettingsError(f"{source}: {other.name} and {entry.name} both use the name {name!r}.")
         for entry in entries:
             for name in entry.fallbacks:
                 self._check_fallback(entry, name, source)
@@ -85,12 +82,12 @@ class Catalogue:
     def _check_fallback(self, entry: Entry, name: str, source: str) -> None:
         other = self.find(name)
         if other is None:
-            raise SettingsError(f"{source}: {entry.name}: fallbacks: there is no model {name!r} here.")
+            raise SettingsError(f"{source}: {entry.name}: fallbacks: unknown model {name!r}.")
         if other is entry:
             raise SettingsError(f"{source}: {entry.name}: fallbacks: {name!r} is the model itself.")
         if other.kind != entry.kind and (entry.kind, other.kind) != ("llm", "multimodal"):
             raise SettingsError(
-                f"{source}: {entry.name}: fallbacks: {name!r} is of kind {other.kind} and cannot stand in for an "
+                f"{source}: {entry.name}: fallbacks: {name!r} is of kind {other.kind} and cannot replace an "
                 f"{entry.kind}."
             )
 
@@ -98,7 +95,7 @@ class Catalogue:
     def load(cls, path: Path) -> "Catalogue":
         """Read and check the file at `path`.
 
-        Raises SettingsError that names the file, the model, the key and what is wrong with it.
+        Raises SettingsError with file, model, key and reason.
         """
         try:
             document = load_yaml(path.read_text(encoding="utf-8"))
@@ -117,11 +114,11 @@ class Catalogue:
         return len(self._entries)
 
     def find(self, name: str) -> Entry | None:
-        """The model that goes by `name` (a name, alias or repository), or None."""
+        """Return the model with this name, alias or repository, or None."""
         return self._by_any_name.get(name)
 
     def resolve(self, name: str) -> Entry:
-        """Like `find`, but raises ModelNotFound, which lists the names there are."""
+        """Like `find`, but raise ModelNotFound, which lists the known names."""
         entry = self.find(name)
         if entry is None:
             raise ModelNotFound(name, self._entries)
@@ -134,7 +131,7 @@ def _entry(path: Path, name: object, fields: object) -> Entry:
     if not isinstance(fields, dict):
         raise SettingsError(f"{path}: {name}: expected {{kind, hf_repo, ...}}, got {fields!r}")
     if "name" in fields:
-        raise SettingsError(f"{path}: {name}: name: not a key here; the model's name is {name!r}, the key before it.")
+        raise SettingsError(f"{path}: {name}: name: not a key here; the entry's key, {name!r}, is the name.")
     try:
         return Entry.model_validate({**fields, "name": name})
     except ValidationError as error:

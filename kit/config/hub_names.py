@@ -1,7 +1,7 @@
-"""Names as the Hugging Face Hub spells them: repositories, revisions, paths in a repository. One function a check.
+"""Validation of Hugging Face Hub names: repositories, revisions, paths in a repository.
 
-Everything that becomes part of a path on disk or of a key in a bucket passes through here first, so that no name can
-reach outside its folder. Rules of the Hub: https://huggingface.co/docs/hub/repositories and `git check-ref-format`.
+Every name that becomes part of a path on disk or of an object key is checked here first, against path traversal.
+Rules of the Hub: https://huggingface.co/docs/hub/repositories and `git check-ref-format`.
 """
 
 import fnmatch
@@ -12,12 +12,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _REVISION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}$")
-MAX_PATH_BYTES = 1024  # S3's limit for a key; and no file system takes much more
-MAX_SEGMENT_BYTES = 240  # most file systems take 255; our temporary names add a few
+MAX_PATH_BYTES = 1024  # S3's limit for a key; file systems allow little more
+MAX_SEGMENT_BYTES = 240  # most file systems allow 255; our temporary names add a few
 
 
 class BadName(ValueError):
-    """A name that is not one; the message shows it and tells the rule."""
+    """An invalid name; the message shows it and states the rule."""
 
 
 def check_name(value: str) -> str:
@@ -30,7 +30,7 @@ def check_name(value: str) -> str:
 def check_repo(value: str) -> str:
     """Return `value` if it is a repository, ORG/NAME or NAME. Raises BadName.
 
-    `--` is refused as the Hub refuses it; our folders and keys use it in place of the slash.
+    `--` is rejected, as on the Hub; our folders and keys use it in place of the slash.
     """
     parts = value.split("/")
     if len(parts) > 2 or not all(NAME.fullmatch(part) for part in parts) or "--" in value or ".." in value:
@@ -41,7 +41,7 @@ def check_repo(value: str) -> str:
 
 
 def repo_folder(repo: str) -> str:
-    """The one path segment that stands for a checked repository: `org--name`."""
+    """Return the path segment of a checked repository: `org--name`."""
     return repo.replace("/", "--")
 
 
@@ -53,7 +53,7 @@ def check_revision(value: str) -> str:
 
 
 def check_path(value: str) -> str:
-    """Return `value` if it is a file's path in a repository: relative, with '/', and nothing that leads elsewhere.
+    """Return `value` if it is a file's path in a repository: relative, with '/', without traversal.
 
     Raises BadName.
     """
@@ -70,7 +70,7 @@ def check_path(value: str) -> str:
 
 
 def _is_segment(segment: str) -> bool:
-    """Whether `segment` can name a file or folder, and only that."""
+    """Whether `segment` is a valid file or folder name."""
     return (
         segment not in ("", ".", "..")
         and segment == segment.strip()
@@ -79,7 +79,7 @@ def _is_segment(segment: str) -> bool:
 
 
 def check_paths(values: Iterable[str]) -> None:
-    """Check the paths of one repository together: each is a path, none appears twice, no file is another's folder.
+    """Check the paths of one repository: each valid, no duplicates, no path both file and folder.
 
     Raises BadName.
     """
@@ -98,11 +98,11 @@ def check_paths(values: Iterable[str]) -> None:
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
-    """Whether `path` fits one of `patterns`, shell style; `folder/` means all below it, as in the Hub's client."""
+    """Whether `path` matches one of `patterns` (fnmatch); `folder/` matches all below it, as in the Hub's client."""
     return any(fnmatch.fnmatchcase(path, pattern + "*" if pattern.endswith("/") else pattern) for pattern in patterns)
 
 
 def chosen(paths: Iterable[str], allow: Iterable[str] | None, ignore: Iterable[str] | None) -> list[str]:
-    """The paths that fit `allow` (None: all of them) and do not fit `ignore`, in the order given."""
+    """Return the paths that match `allow` (None: all) and not `ignore`, in the given order."""
     allowed, ignored = None if allow is None else list(allow), list(ignore or ())
     return [path for path in paths if (allowed is None or matches(path, allowed)) and not matches(path, ignored)]

@@ -1,7 +1,7 @@
-"""Settings from the environment: one base class, secrets from files, and failures a person can act on.
+"""Settings from the environment: one base class, secrets from files, errors that name variable and remedy.
 
-Every program of the cluster subclasses `Settings`, gives each field a `description`, and calls `load_settings` once at
-start. Nothing else reads the environment.
+Every program subclasses `Settings`, gives each field a `description`, and calls `load_settings` once at start.
+Nothing else reads the environment.
 """
 
 import os
@@ -19,17 +19,16 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 class SettingsError(Exception):
-    """The environment holds a value the program cannot start with; the message names variable, value and remedy."""
+    """An invalid setting; the message names variable, value and remedy."""
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """Reads the field `x` from the file that the variable `X_FILE` names, as Docker and Kubernetes hand secrets in."""
+    """Source that reads the field `x` from the file named by `X_FILE`, as Docker and Kubernetes mount secrets."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return (value or None, key, value_is_complex) for one field.
 
-        Raises SettingsError when the file is named but cannot be read, or holds nothing: a secret that never arrived
-        must not look like one that was never wanted.
+        Raises SettingsError if the file is unreadable or empty: a missing secret must not count as an unset one.
         """
         variable = f"{field_name.upper()}_FILE"
         path = os.environ.get(variable)
@@ -46,15 +45,15 @@ class _FileSource(PydanticBaseSettingsSource):
         return value, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Return the values of all fields whose `X_FILE` variable is set."""
+        """Return the values of all fields with an `X_FILE` variable."""
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in values.items() if value is not None}
 
 
 class Settings(BaseSettings):
-    """Base of every program's settings. An empty variable counts as unset, as `X=` in an env file is meant."""
+    """Base of every program's settings. An empty variable counts as unset, like `X=` in an env file."""
 
-    # Inputs are hidden because pydantic's own message, printed with a traceback, would show secrets.
+    # Pydantic's own message, printed with a traceback, would show secrets.
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
@@ -66,14 +65,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, then environment, then `X_FILE`. No `.env` file and no secrets folder."""
+        """Return the sources in order: arguments, environment, `X_FILE`; no `.env` file, no secrets folder."""
         return init_settings, env_settings, _FileSource(settings_cls)
 
 
 def load_settings(settings_class: type[S], **overrides: Any) -> S:
     """Build `settings_class` from `overrides` and the environment.
 
-    Raises SettingsError with one line per wrong variable: its name, what it got, what it takes.
+    Raises SettingsError with one line per invalid variable: its name, its value, the accepted values.
     """
     try:
         return settings_class(**overrides)
@@ -84,15 +83,15 @@ def load_settings(settings_class: type[S], **overrides: Any) -> S:
 
 
 def keys_of(secret: SecretStr | None, variable: str) -> list[str]:
-    """The keys in a secret, which commas or line breaks separate.
+    """Split a secret into keys at commas or line breaks.
 
-    Raises SettingsError when `variable` is set but holds none: that must not open what it was to lock.
+    Raises SettingsError if `variable` is set but has no key: that must not disable the check.
     """
     if secret is None:
         return []
     keys = [key.strip() for key in re.split(r"[,\n]", secret.get_secret_value())]
     if not any(keys):
-        raise SettingsError(f"{variable} holds no key. Write keys with commas between them, or unset it.")
+        raise SettingsError(f"{variable} contains no key. Separate keys with commas, or unset it.")
     return [key for key in keys if key]
 
 
@@ -102,17 +101,17 @@ def _explain(settings_class: type[BaseSettings], error: ValidationError) -> str:
 
 def _line(settings_class: type[BaseSettings], problem: ErrorDetails) -> str:
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    if not problem["loc"]:  # several fields that do not go together; the input would be all of them, secrets included
+    if not problem["loc"]:  # from a check over several fields; the input would be all of them, secrets included
         return f"{message}."
     name = str(problem["loc"][0])
     field = settings_class.model_fields.get(name)
     if field is None:
         return f"{name.upper()} is not a setting of this program."
     got = "is not set" if problem["type"] == "missing" else f"is {_shown(field, problem['input'])}"
-    takes = f" It takes: {field.description}." if field.description else ""
-    return f"{name.upper()} {got}: {message}.{takes}"
+    expected = f" Expected: {field.description}." if field.description else ""
+    return f"{name.upper()} {got}: {message}.{expected}"
 
 
 def _shown(field: FieldInfo, value: object) -> str:
-    """Show a wrong value, except a secret's: settings errors end up in logs."""
+    """Format an invalid value, except a secret's: settings errors end up in logs."""
     return "set to a value not shown here" if "Secret" in str(field.annotation) else repr(value)

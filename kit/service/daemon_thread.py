@@ -1,4 +1,4 @@
-"""Blocking work in a thread that the process may leave behind."""
+"""Blocking calls in daemon threads."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(function: Callable[..., T], *args: Any) -> T:
-    """Run `function` in a thread of its own that does not keep the process alive.
+    """Run `function` in a daemon thread.
 
-    Unlike `asyncio.to_thread`, whose executor is joined at exit: Ctrl-C in the middle of a long load must not wait.
-    Raises what `function` raises; what would end the event loop from a thread (SystemExit, KeyboardInterrupt) or cannot
-    pass through it (StopIteration) comes as a RuntimeError with that as its cause.
+    Unlike `asyncio.to_thread`, whose executor is joined at exit: Ctrl-C during a long load must not wait. Raises the
+    function's exception; SystemExit, KeyboardInterrupt and StopIteration, which a future cannot carry, become the cause
+    of a RuntimeError.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -31,9 +31,9 @@ async def in_daemon_thread(function: Callable[..., T], *args: Any) -> T:
         outcome: tuple[T | None, Exception | None]
         try:
             outcome = (function(*args), None)
-        except BaseException as error:  # noqa: BLE001  # carried to the awaiting task, which raises it
+        except BaseException as error:  # noqa: BLE001  # re-raised by the awaiting task
             outcome = (None, _passable(error))
-        with contextlib.suppress(RuntimeError):  # the loop has gone: nobody waits for the result any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=work, name=getattr(function, "__name__", "work"), daemon=True).start()

@@ -1,6 +1,6 @@
-"""GPU statistics through NVML (`nvidia-ml-py`), for the GPUs that this process may see.
+"""GPU statistics from NVML (`nvidia-ml-py`) for the GPUs visible to this process: the body of `GET /gpu-stats`.
 
-The answer is the body of `GET /gpu-stats`; memory in MiB, power in watts, temperature in degrees Celsius.
+Memory in MiB, power in watts, temperature in degrees Celsius.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ READINGS = (
     "temperature_c",
     "power_watts",
 )
-ANSWERS_WITHIN_S = 3.0
+READ_TIMEOUT_S = 3.0
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -37,23 +37,23 @@ class _Device:
 
 
 class GpuReader:
-    """Reads on request without ever blocking the event loop, one read at a time however many ask.
+    """Reader that never blocks the event loop and runs one read at a time for any number of callers.
 
-    NVML can hang for minutes on a GPU that is failing; then the answer says so, and one thread waits, not one per poll.
+    NVML can hang for minutes on a failing GPU; then the result says so, and one thread waits, not one per poll.
     """
 
     def __init__(self) -> None:
         self._reading: asyncio.Task[dict[str, Any]] | None = None
 
-    async def read(self, within_s: float = ANSWERS_WITHIN_S) -> dict[str, Any]:
-        """The body of `GET /gpu-stats`, after at most `within_s` seconds."""
+    async def read(self, timeout_s: float = READ_TIMEOUT_S) -> dict[str, Any]:
+        """Return the body of `GET /gpu-stats` within `timeout_s` seconds."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(in_daemon_thread(gpu_stats), name="read GPUs")
         try:
-            return await asyncio.wait_for(asyncio.shield(self._reading), within_s)
+            return await asyncio.wait_for(asyncio.shield(self._reading), timeout_s)
         except TimeoutError:
             return _unavailable(
-                f"the NVIDIA driver has not answered for {within_s:g} seconds; see dmesg for Xid errors"
+                f"the NVIDIA driver has not responded for {timeout_s:g} seconds; see dmesg for Xid errors"
             )
 
 
@@ -61,8 +61,8 @@ def gpu_stats() -> dict[str, Any]:
     """Read all visible GPUs. Blocks for some milliseconds: call it in a thread.
 
     Returns `{"available": True, "gpus": [...]}`, or `{"available": False, "reason": ..., "gpus": []}` where there is no
-    driver, no permission or no GPU. A value that a GPU does not tell is None; a GPU that fails has `error`. Never
-    raises for a missing or broken GPU.
+    driver, no permission or no GPU. An unsupported value is None; a failing GPU has `error`. Never raises for a missing
+    or broken GPU.
     """
     try:
         pynvml.nvmlInit()
@@ -88,14 +88,14 @@ def _unavailable(reason: str) -> dict[str, Any]:
 
 def _why(error: pynvml.NVMLError, else_said: str) -> str:
     known = {
-        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver (libnvidia-ml.so.1 is not there)",
+        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver (libnvidia-ml.so.1 not found)",
         pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is installed but its kernel module is not loaded",
-        pynvml.NVML_ERROR_NO_PERMISSION: "no permission to talk to the NVIDIA driver",
+        pynvml.NVML_ERROR_NO_PERMISSION: "no permission to use the NVIDIA driver",
         pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
             "the NVIDIA driver was updated while running: its library and kernel module differ; reboot the machine"
         ),
         pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: (
-            "the NVIDIA driver is too old to be asked for its GPUs; install a newer one on the host (nvidia-smi shows "
+            "the NVIDIA driver is too old to list its GPUs; install a newer one on the host (nvidia-smi shows "
             "its version)"
         ),
     }
@@ -105,18 +105,14 @@ def _why(error: pynvml.NVMLError, else_said: str) -> str:
 def _why_none() -> str:
     chosen = os.environ.get(VARIABLE)
     if chosen is None:
-        return "the NVIDIA driver is there, but no GPU is visible to this process"
-    return (
-        f"{VARIABLE}={chosen!r} names no GPU that is here. In a container that was given some of the machine's GPUs "
-        "they count from 0."
-    )
+        return "the NVIDIA driver is present, but no GPU is visible to this process"
+    return f"{VARIABLE}={chosen!r} matches no GPU. In a container with some of the machine's GPUs, indices start at 0."
 
 
 def _visible() -> list[_Device]:
-    """What CUDA_VISIBLE_DEVICES leaves visible: indices or UUIDs, whole or abbreviated, of GPUs or MIG slices.
+    """Return the devices in CUDA_VISIBLE_DEVICES: indices or UUIDs, full or abbreviated, of GPUs or MIG slices.
 
-    As in CUDA, the list ends at the first entry that names no GPU, and a GPU in MIG mode is seen through its slices
-    only: https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html.
+    As in CUDA, the list ends at the first invalid entry, and a GPU in MIG mode is visible only as its slices: https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html.
     """
     gpus = [list(_slices(index)) for index in range(pynvml.nvmlDeviceGetCount())]
     everything = [device for devices in gpus for device in devices]
@@ -126,7 +122,7 @@ def _visible() -> list[_Device]:
     chosen: dict[_Device, None] = {}
     for entry in (part.strip() for part in variable.split(",")):
         if entry.isascii() and entry.isdecimal():
-            named = gpus[int(entry)][:1] if int(entry) < len(gpus) else []  # CUDA takes the first slice of a GPU
+            named = gpus[int(entry)][:1] if int(entry) < len(gpus) else []  # CUDA uses the first slice of a GPU
         elif entry.startswith("GPU-"):
             by_gpu = [devices[:1] for devices in gpus if any(name.startswith(entry) for name in devices[0].names)]
             named = by_gpu[0] if len(by_gpu) == 1 else []
@@ -141,7 +137,7 @@ def _visible() -> list[_Device]:
 
 
 def _slices(index: int) -> Iterator[_Device]:
-    """The MIG slices of a GPU, or the GPU itself where it has none. At least one device."""
+    """Yield the MIG slices of a GPU, or the GPU itself if it has none. At least one device."""
     try:
         gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
         uuid = pynvml.nvmlDeviceGetUUID(gpu)
@@ -153,9 +149,9 @@ def _slices(index: int) -> Iterator[_Device]:
         try:
             handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)
             gi, ci = pynvml.nvmlDeviceGetGpuInstanceId(handle), pynvml.nvmlDeviceGetComputeInstanceId(handle)
-            # The second spelling is that of drivers before R470, which newer ones still take.
+            # The second form is that of drivers before R470, still accepted by newer ones.
             names = (pynvml.nvmlDeviceGetUUID(handle), f"MIG-{uuid}/{gi}/{ci}", uuid)
-        except pynvml.NVMLError:  # the numbers have gaps where no slice was made, or none that we may see
+        except pynvml.NVMLError:  # numbers have gaps: slices that do not exist or are not visible
             continue
         whole = False
         yield _Device(index, handle, names)
@@ -165,7 +161,7 @@ def _slices(index: int) -> Iterator[_Device]:
 
 def _read(device: _Device) -> dict[str, Any]:
     try:
-        # Asked again where it failed before: the error is the answer.
+        # Retried if it failed in _slices: the error goes into the result.
         handle = device.handle or pynvml.nvmlDeviceGetHandleByIndex(device.index)
         memory = _supported(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
         return {
@@ -185,7 +181,7 @@ def _read(device: _Device) -> dict[str, Any]:
 
 
 def _supported(read: Callable[[], Any]) -> Any:
-    """The value, or None where this GPU (a MIG slice, a virtual GPU, unified memory, a laptop) does not tell it."""
+    """Return the value, or None if this GPU (MIG slice, virtual GPU, unified memory, laptop) does not support it."""
     try:
         return read()
     except (

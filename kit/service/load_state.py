@@ -1,4 +1,4 @@
-"""How far a service is with its model. Written by the loading thread, read by `/health` and by every route."""
+"""Progress of a service's model: written by the loading thread, read by `/health` and every route."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ Status = Literal["loading", "healthy", "failed"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment of a load. `progress` runs from 0 to 1 over fetching and loading together."""
+    """Snapshot of a load. `progress` is 0 to 1 over fetching and loading together."""
 
     status: Status
     progress: float
@@ -20,7 +20,7 @@ class Snapshot:
 
 
 class Loading:
-    """The state of one load. All methods may be called from any thread and never block for long."""
+    """State of one load. Thread-safe; no method blocks for long."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -29,31 +29,31 @@ class Loading:
         self._began = time.monotonic()
 
     def report(self, progress: float, detail: str) -> None:
-        """Say how far the load is. Ignored once it has ended."""
+        """Record the progress. Ignored after the load has ended."""
         with self._lock:
             if self._now.status == "loading":
-                # In this order of arguments a progress that is not a number counts as 0.
+                # In this order of arguments NaN counts as 0.
                 self._now = Snapshot("loading", round(min(max(0.0, progress), 1.0), 4), detail)
 
     def finish(self) -> None:
-        """The model answers from now on. Ignored when it has failed in the meantime."""
+        """Mark the model as ready. Ignored after a failure."""
         with self._lock:
             if self._now.status == "loading":
                 self._now = Snapshot("healthy", 1.0, "")
 
     def fail(self, reason: str) -> None:
-        """The model will not come, or has died; `reason` says why and what to do. This is final."""
+        """Mark the model as failed, for good; `reason` says why and what to do."""
         with self._lock:
             self._now = Snapshot("failed", self._now.progress, reason)
 
     @property
     def now(self) -> Snapshot:
-        """The present state."""
+        """The current snapshot."""
         with self._lock:
             return self._now
 
     def refusal(self) -> ApiError | None:
-        """The error for a request that needs the model, or None when it is there."""
+        """Return the error for a request that needs the model, or None if it is ready."""
         now = self.now
         if now.status == "healthy":
             return None
@@ -67,10 +67,10 @@ class Loading:
             )
         percent = int(now.progress * 100)
         return ModelLoading(
-            f"{self._model} is loading ({percent} %): {now.detail.rstrip('.')}.", retry_after=self._guess_s(now)
+            f"{self._model} is loading ({percent} %): {now.detail.rstrip('.')}.", retry_after=self._estimate_s(now)
         )
 
-    def _guess_s(self, now: Snapshot) -> float:
-        """Seconds left if it goes on at the pace so far, between 1 and 60."""
+    def _estimate_s(self, now: Snapshot) -> float:
+        """Estimate the seconds left at the rate so far, between 1 and 60."""
         elapsed = time.monotonic() - self._began
         return min(max(elapsed / now.progress - elapsed, 1.0), 60.0) if now.progress > 0 else 5.0

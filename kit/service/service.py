@@ -1,6 +1,6 @@
-"""The frame of every model service: it listens at once, loads its model in the background, and tells how far it is.
+"""Common part of every model service: listen at once, load the model in the background, report progress.
 
-A service gives `ModelService` a coroutine that turns a folder of verified files into an engine, and adds its OpenAI
+A service passes `ModelService` a coroutine that loads an engine from a folder of verified files, and adds its OpenAI
 routes to `create_service_app`. `/health`, `/gpu-stats`, `/v1/models` and `/metrics` are the same everywhere.
 """
 
@@ -47,13 +47,13 @@ Report = Callable[[float, str], None]
 
 
 class Engine(Protocol):
-    """What runs the model. Made in the background; `aclose` frees the device and ends every thread and process."""
+    """Inference engine of a service. `aclose` frees the device and ends all threads and processes."""
 
     name: str
     device: str
 
     async def aclose(self) -> None:
-        """End the engine; called once, when the service stops."""
+        """Stop the engine; called once, when the service stops."""
         ...
 
 
@@ -64,58 +64,59 @@ LoadEngine = Callable[[Path, Report], Awaitable[E]]
 def _default_cache() -> Path:
     try:
         return Path.home() / ".cache" / "gpu-cluster" / "models"
-    except RuntimeError as error:  # a container's user without a home
+    except RuntimeError as error:  # a container's user without a home folder
         raise SettingsError("This user has no home folder for model files. Set MODEL_CACHE to a folder.") from error
 
 
 class ServiceSettings(HttpSettings):
-    """What every model service takes from its environment."""
+    """Settings of every model service."""
 
-    service_name: str = Field(description="the name of this service, as the gateway and the logs show it")
+    service_name: str = Field(description="this service's name in the gateway and the logs")
     model: str = Field(description="a name, alias or repository of the catalogue")
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
-    registry_url: str = Field("http://127.0.0.1:8090", description="where the registry answers")
-    registry_token: SecretStr | None = Field(None, description="the bearer token for the registry, if it asks for one")
+    registry_url: str = Field("http://127.0.0.1:8090", description="the registry's URL")
+    registry_token: SecretStr | None = Field(None, description="the bearer token for the registry, if it requires one")
     model_cache: Path = Field(default_factory=_default_cache, description="a folder for model files")
-    model_dir: DirectoryPath | None = Field(None, description="a folder to load instead of asking the registry")
+    model_dir: DirectoryPath | None = Field(
+        None, description="a folder to load instead of a download from the registry"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    api_keys: SecretStr | None = Field(None, description="comma-separated bearer keys that /v1 asks for")
+    api_keys: SecretStr | None = Field(None, description="comma-separated bearer keys that /v1 requires")
 
     def shown_as(self, program: str) -> str:
-        """The service's own name: several run the same program."""
+        """Return the service's name: several services run the same program."""
         return self.service_name
 
     def entry(self, *kinds: Kind) -> Entry:
-        """The catalogue's entry for MODEL.
-
-        Raises SettingsError when there is none, or when it is not of one of `kinds`.
-        """
+        """Return the catalogue's entry for MODEL. Raises SettingsError if unknown or not of one of `kinds`."""
         catalogue = Catalogue.load(self.catalogue)
         try:
             entry = catalogue.resolve(self.model)
         except ModelNotFound as error:
             raise SettingsError(f"MODEL={self.model} is not in {self.catalogue}. {error.message}") from error
         if entry.kind not in kinds:
-            raise SettingsError(f"MODEL={self.model} is of kind {entry.kind}; this service runs {' or '.join(kinds)}.")
+            raise SettingsError(
+                f"MODEL={self.model} is of kind {entry.kind}; this service supports {' and '.join(kinds)}."
+            )
         return entry
 
     def key_ring(self) -> KeyRing:
-        """The keys that /v1 of this service asks for. Raises SettingsError when API_KEYS is set but holds none."""
+        """Return the keys that /v1 requires. Raises SettingsError if API_KEYS is set but has none."""
         return KeyRing(keys_of(self.api_keys, "API_KEYS"), variable="API_KEYS")
 
 
 def end_process() -> None:
-    """Stop as after `docker stop`; what supervises the service starts it anew."""
+    """Stop as after `docker stop`; the supervisor restarts the service."""
     signal.raise_signal(signal.SIGTERM)
 
 
 class ModelService(Generic[E]):
-    """One model's life in this process: fetch, load, serve, close."""
+    """Lifecycle of one model in this process: fetch, load, serve, close."""
 
     def __init__(
         self, settings: ServiceSettings, entry: Entry, load_engine: LoadEngine[E], end: Callable[[], None] = end_process
     ) -> None:
-        """`end` is called when the engine has died."""
+        """`end` is called after the engine has failed for good."""
         self.settings = settings
         self.entry = entry
         self.loading = Loading(entry.name)
@@ -127,26 +128,26 @@ class ModelService(Generic[E]):
         self._started = time.monotonic()
 
     def engine(self) -> E:
-        """The engine. Raises ModelLoading, or a 503 with the reason when loading failed or the engine died."""
+        """Return the engine. Raises ModelLoading, or a 503 with the reason after a failed load or engine."""
         refusal = self.loading.refusal()
         if refusal is not None:
             raise refusal
-        assert self._engine is not None, "healthy without an engine"
+        assert self._engine is not None, "healthy, but no engine"
         return self._engine
 
     @property
     def loaded(self) -> E | None:
-        """The engine, or None while there is none."""
+        """The engine, or None before it is loaded."""
         return self._engine
 
-    def died(self, reason: str) -> None:
-        """Say that the engine works no more, and end the process. From any thread, once."""
-        log.error("the engine is dead", model=self.entry.name, reason=reason)
-        self.loading.fail(f"{reason:.300}. The service ends so that it starts anew.")
+    def engine_failed(self, reason: str) -> None:
+        """Record that the engine has failed for good, and end the process. Thread-safe; call once."""
+        log.error("engine failed", model=self.entry.name, reason=reason)
+        self.loading.fail(f"{reason:.300}. The service restarts.")
         self._end()
 
     def check_model(self, name: str | None) -> str:
-        """Return the catalogue name for a request's `model`; no name means this model.
+        """Return the catalogue name for a request's `model`; None means this model.
 
         Raises ModelNotFound for any other model's name.
         """
@@ -156,7 +157,7 @@ class ModelService(Generic[E]):
 
     @contextlib.asynccontextmanager
     async def running(self, _app: FastAPI) -> AsyncIterator[None]:
-        """The application's lifespan: loads in the background, closes the engine at the end."""
+        """Lifespan of the application: load in the background, close the engine at the end."""
         task = asyncio.create_task(self._load(), name="load model")
         try:
             yield
@@ -174,8 +175,8 @@ class ModelService(Generic[E]):
             folder = self.settings.model_dir or await self._fetch()
             self.loading.report(FETCH_SHARE, "loading the model")
             self._engine = await self._load_engine(folder, self._report_load)
-            # PyTorch and a model are some hundred thousand objects that stay. Were the garbage collector to look at
-            # them with each full collection, it would hold up everything for 250 ms, with embeddings every two seconds.
+            # PyTorch and a model are some hundred thousand permanent objects; a full collection that scans them takes
+            # 250 ms, with embeddings every two seconds.
             gc.collect()
             gc.freeze()
         except Exception as error:
@@ -202,7 +203,7 @@ class ModelService(Generic[E]):
         self.loading.report(FETCH_SHARE + done * (1 - FETCH_SHARE), detail)
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """The status code and body of `GET /health`."""
+        """Return the status code and body of `GET /health`."""
         now = self.loading.now
         engine = self._engine
         body: dict[str, Any] = {
@@ -219,7 +220,7 @@ class ModelService(Generic[E]):
         return (200 if now.status == "healthy" else 503), body
 
     def models(self) -> dict[str, Any]:
-        """The body of `GET /v1/models`: one entry per name this service answers to."""
+        """Return the body of `GET /v1/models`: one entry per name of the model."""
         extra = {"kind": self.entry.kind, "context_length": self.entry.context_length}
         return {
             "object": "list",
@@ -232,7 +233,7 @@ class ModelService(Generic[E]):
 
 
 def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
-    """Make a model service's application with the routes that all of them share."""
+    """Create a model service's application with the common routes."""
     app = create_app(
         title=title,
         settings=service.settings,
@@ -242,27 +243,27 @@ def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
     )
 
     async def health() -> JSONResponse:
-        """200 when the model answers; 503 with `progress` and `detail` while it loads, or with the reason it failed."""
+        """200 if the model is ready; 503 with `progress` and `detail` while it loads, or after a failure."""
         status, body = service.health()
         return JSONResponse(body, status_code=status)
 
     async def gpus() -> dict[str, Any]:
-        """Memory, load, temperature and power of the GPUs that this service may see."""
+        """Memory, utilization, temperature and power of the GPUs visible to this service."""
         return await reader.read()
 
     async def models() -> dict[str, Any]:
-        """The names that this service answers to."""
+        """The model's names."""
         return service.models()
 
     async def model(name: str) -> dict[str, Any]:
-        """One of the names that this service answers to."""
+        """One of the model's names."""
         service.check_model(name)
         return next(model for model in service.models()["data"] if model["id"] == name)
 
     reader = GpuReader()
     service.metrics.before_scrape.append(GpuGauges(service.metrics.registry, reader.read).refresh)
     app.add_api_route("/health", health)
-    # What only wants to know whether it answers (`wget --spider`, load balancers) asks by HEAD.
+    # Some health checkers (`wget --spider`, load balancers) send HEAD.
     app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/gpu-stats", gpus)
     app.add_api_route("/v1/models", models)

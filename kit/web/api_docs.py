@@ -1,7 +1,6 @@
-"""`GET /docs`: a page that draws /openapi.json and needs nothing from anywhere else.
+"""`GET /docs`: a self-contained page that renders /openapi.json.
 
-FastAPI's own page loads its scripts from a CDN: where there is no internet it stays blank, and where there is, it tells
-a third party who runs this.
+FastAPI's own page loads scripts from a CDN: blank without internet, and a leak to a third party with it.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 
 def add_docs(app: FastAPI) -> None:
-    """Give `app`, made without FastAPI's own pages, the route."""
+    """Add the route to `app`, which has FastAPI's own pages disabled."""
     page = PAGE.read_text(encoding="utf-8")
 
     async def docs() -> HTMLResponse:

@@ -1,4 +1,4 @@
-"""The application that every program starts from: error envelope, request frame, metrics, shared settings."""
+"""Factory of every program's FastAPI application: error envelope, middleware, metrics, shared settings."""
 
 from typing import Annotated, Any
 
@@ -18,14 +18,14 @@ from kit.web.metrics import HttpMetrics, metrics_route
 from kit.web.middleware import RequestFrame
 from kit.web.trusted_hosts import check_place, hosts_of, networks_of
 
-# What our clients read of an answer's head; browsers hide the rest from pages of other origins.
+# Response headers that pages of other origins may read (CORS).
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class HttpSettings(Settings):
-    """What every HTTP server of the cluster takes from its environment."""
+    """Settings of every HTTP server of the cluster."""
 
     host: str = Field("127.0.0.1", description="the address to listen on, 0.0.0.0 for all")
     port: int = Field(ge=1, le=65535, description="the port to listen on, 1 to 65535")
@@ -34,18 +34,18 @@ class HttpSettings(Settings):
     )
     log_format: LogFormat = Field("auto", description="auto (console on a terminal, else json), json or console")
     allowed_hosts: CommaSeparated = Field(
-        (), description="comma-separated host names to answer to, beyond IP addresses and names without a dot"
+        (), description="comma-separated host names to accept, beyond IP addresses and names without a dot"
     )
     allowed_origins: CommaSeparated = Field(
         (), description="comma-separated web origins (https://chat.example.org) whose pages may call this server"
     )
     admin_token: SecretStr | None = Field(
-        None, description="the bearer token for routes that change something, needed off ADMIN_TRUSTED_NETWORKS"
+        None, description="the bearer token for routes that change something, required outside ADMIN_TRUSTED_NETWORKS"
     )
     admin_trusted_networks: CommaSeparated = Field(
         ("127.0.0.0/8", "::1/128"),
-        description="comma-separated places from which changes need no token: networks, docker-host (who comes through "
-        "a port that this container publishes on its host's loopback), host names such as edge",
+        description="comma-separated sources whose changes need no token: networks, docker-host (clients of a port "
+        "that this container publishes on its host's loopback), host names such as edge",
     )
 
     @field_validator("allowed_hosts", "allowed_origins", "admin_trusted_networks", mode="before")
@@ -61,15 +61,15 @@ class HttpSettings(Settings):
         return value
 
     def browser_guard(self) -> BrowserGuard:
-        """The Host and Origin check of these settings."""
+        """Return the Host and Origin check of these settings."""
         return BrowserGuard(self.allowed_hosts, self.allowed_origins)
 
     def shown_as(self, program: str) -> str:
-        """What logs and messages call this process; `program` is what it runs."""
+        """Return this process's name in logs and messages; `program` is the program's name."""
         return program
 
     def trusted_places(self) -> tuple[str, ...]:
-        """What counts of ADMIN_TRUSTED_NETWORKS."""
+        """Return the entries of ADMIN_TRUSTED_NETWORKS that apply."""
         return self.admin_trusted_networks
 
 
@@ -81,10 +81,7 @@ def create_app(
     keys: KeyRing,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
-    """Make the FastAPI application with everything that does not depend on what it serves.
-
-    The caller adds its routes. `keys` guards /v1. Nothing is read from the environment here.
-    """
+    """Create the FastAPI application; the caller adds its routes. `keys` guards /v1."""
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
@@ -97,7 +94,7 @@ def create_app(
 
 
 def readable_by_pages(app: ASGIApp, settings: HttpSettings) -> ASGIApp:
-    """`app`, whose answers pages of ALLOWED_ORIGINS may read; for what stands beside an application of `create_app`."""
+    """Wrap `app` in CORS for ALLOWED_ORIGINS; for ASGI applications not made by `create_app`."""
     return CORSMiddleware(app, **_cors(settings)) if settings.allowed_origins else app
 
 
@@ -107,22 +104,22 @@ def _cors(settings: HttpSettings) -> dict[str, Any]:
         "allow_methods": ["*"],
         "allow_headers": ["*"],
         "expose_headers": EXPOSED_HEADERS,
-        # Who admits a page from the internet to a server inside means that it may come in.
+        # An admin who allows a public origin means it to reach this private network.
         "allow_private_network": True,
     }
 
 
 def admin_only(settings: HttpSettings) -> Any:
-    """A FastAPI dependency for routes that change something; put it into `dependencies=[...]`.
+    """Return a FastAPI dependency for routes that change something, for `dependencies=[...]`.
 
-    Where `docker-host` is, it finds out here, once.
+    Resolves `docker-host` once, here.
     """
     places = settings.trusted_places()
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
     guard, hosts = AdminGuard(token, networks_of(places)), hosts_of(places)
 
     async def check(request: Request) -> None:
-        # Behind a reverse proxy on this machine everybody would come from loopback: what was forwarded needs the token.
+        # Behind a reverse proxy on this machine every client has a loopback address: forwarded requests need the token.
         forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
         client = request.client.host if request.client and not forwarded else None
         if client is not None and await hosts.include(client):

@@ -1,5 +1,4 @@
-"""Reading a request's body within limits: how long it is, whatever its Content-Length claims, how slowly it comes, and
-how much of all bodies is held at once."""
+"""Request bodies within limits: size in bytes, minimum rate, and memory of all bodies together."""
 
 import asyncio
 import contextlib
@@ -18,26 +17,26 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class MinBodyRate:
-    """How slowly a body may come: `grace_s` seconds, and one more for every `bytes_per_s` that came.
+    """Minimum rate of a body: `grace_s` seconds, plus one for every `bytes_per_s` received.
 
-    A client that stalls, or sends a byte now and then, uses the time up; one on a slow line does not.
+    Stops stalled clients and slow-loris attacks; a slow link passes.
     """
 
     grace_s: float = 30.0
     bytes_per_s: int = 16 * 1024
 
-    def seconds_for(self, came: int) -> float:
-        """Seconds after the request's head until which more than `came` bytes must be there."""
-        return self.grace_s + came / self.bytes_per_s
+    def seconds_for(self, received: int) -> float:
+        """Return the seconds after the request's headers within which more than `received` bytes must arrive."""
+        return self.grace_s + received / self.bytes_per_s
 
 
-PACE = MinBodyRate()
+DEFAULT_MIN_RATE = MinBodyRate()
 
 
 class BodyLimit:
-    """ASGI middleware for an application none of whose routes takes a long body: at most `limit_mb` MiB are read.
+    """ASGI middleware that limits all bodies to `limit_mb` MiB.
 
-    FastAPI reads a body before it asks any dependency who sends it, so a check in a route would come too late.
+    FastAPI reads the body before it runs dependencies, so a check in a route would be too late.
     """
 
     def __init__(self, app: ASGIApp, *, limit_mb: int) -> None:
@@ -45,88 +44,90 @@ class BodyLimit:
         self._limit_mb = limit_mb
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection scope. What is too much is refused by whoever reads it, within the frame."""
+        """Handle one connection scope. The error is raised from `receive`, inside the error handlers."""
         if scope["type"] == "http":
             refusal = PayloadTooLarge(
-                f"The request is larger than {self._limit_mb} MiB. No route here takes that much."
+                f"The request is larger than {self._limit_mb} MiB. No route here accepts that much."
             )
-            receive = _limited(receive, Headers(scope=scope), self._limit_mb * MIB, refusal, PACE)
+            receive = _limited(receive, Headers(scope=scope), self._limit_mb * MIB, refusal, DEFAULT_MIN_RATE)
         await self._app(scope, receive, send)
 
 
-class BodyRoom:
-    """The memory for the bodies of all requests of a process, `limit_mb` MiB together, which `setting` moves."""
+class BodyMemory:
+    """Memory budget for all request bodies of a process, `limit_mb` MiB; `setting` is its variable."""
 
     def __init__(self, limit_mb: int, *, setting: str) -> None:
-        self._room = limit_mb * MIB
+        self._free = limit_mb * MIB
         self._limit_mb = limit_mb
         self._setting = setting
 
     @contextlib.asynccontextmanager
     async def holding(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of `request`, which counts until the block is left.
+        """Read the body of `request`; it counts against the budget until the block ends.
 
-        Raises Busy when there is no room for more of it.
+        Raises Busy if the budget is exhausted.
         """
         held = 0
         pieces: list[bytes] = []
         try:
             async for piece in request.stream():
-                if len(piece) > self._room:
+                if len(piece) > self._free:
                     raise Busy(
-                        f"{self._limit_mb} MiB of requests are being read, and {self._setting} allows no more. "
+                        f"The request bodies in memory have reached {self._setting}, {self._limit_mb} MiB. "
                         "Try again shortly."
                     )
-                self._room -= len(piece)
+                self._free -= len(piece)
                 held += len(piece)
                 pieces.append(piece)
             body = b"".join(pieces)
             pieces.clear()
             yield body
         finally:
-            self._room += held
+            self._free += held
 
 
-def limited(request: Request, *, limit_mb: int, setting: str, pace: MinBodyRate = PACE) -> Request:
-    """Return `request` with a body that may be at most `limit_mb` MiB; call it before anything reads the body.
+def limited(request: Request, *, limit_mb: int, setting: str, min_rate: MinBodyRate = DEFAULT_MIN_RATE) -> Request:
+    """Return `request` with its body limited to `limit_mb` MiB; call it before the body is read.
 
-    Raises PayloadTooLarge now, by the Content-Length, or while the body is read, by the bytes that came. The message
-    names `setting`, the variable that moves the limit. Raises RequestTimeout while it is read slower than `pace`.
+    Raises PayloadTooLarge, by the Content-Length now or by the received bytes later; its message names `setting`.
+    Raises RequestTimeout while the body is read, if it arrives slower than `min_rate`.
     """
     refusal = PayloadTooLarge(f"The request is larger than {limit_mb} MiB. Send less, or raise {setting}.")
-    if _announces_more(request.headers, limit_mb * MIB):
+    if _declares_more(request.headers, limit_mb * MIB):
         raise refusal
-    return Request(request.scope, _limited(request.receive, request.headers, limit_mb * MIB, refusal, pace))
+    return Request(request.scope, _limited(request.receive, request.headers, limit_mb * MIB, refusal, min_rate))
 
 
-def _announces_more(headers: Headers, limit: int) -> bool:
-    announced = headers.get("content-length", "")
-    return announced.isdigit() and int(announced) > limit
+def _declares_more(headers: Headers, limit: int) -> bool:
+    declared = headers.get("content-length", "")
+    return declared.isdigit() and int(declared) > limit
 
 
-def _limited(receive: Receive, headers: Headers, limit: int, refusal: PayloadTooLarge, pace: MinBodyRate) -> Receive:
-    """`receive`, raising `refusal` for the message that is too much, and RequestTimeout for one that is too late."""
-    came = 0
+def _limited(
+    receive: Receive, headers: Headers, limit: int, refusal: PayloadTooLarge, min_rate: MinBodyRate
+) -> Receive:
+    """Wrap `receive`: raise `refusal` over the limit, RequestTimeout below the minimum rate."""
+    received = 0
     complete = False
-    announces_more = _announces_more(headers, limit)
+    declares_more = _declares_more(headers, limit)
     began = time.monotonic()
 
     async def receive_within_limit() -> Message:
-        nonlocal came, complete
-        if announces_more:
+        nonlocal received, complete
+        if declares_more:
             raise refusal
-        if complete:  # what comes now is the client's leaving
+        if complete:  # the next message is http.disconnect
             return await receive()
         try:
-            async with asyncio.timeout(began + pace.seconds_for(came) - time.monotonic()):
+            async with asyncio.timeout(began + min_rate.seconds_for(received) - time.monotonic()):
                 message = await receive()
         except TimeoutError as error:
             raise RequestTimeout(
-                f"Only {came} bytes of the request came in {time.monotonic() - began:.0f} seconds. Send it faster."
+                f"Only {received} bytes of the body arrived in {time.monotonic() - began:.0f} seconds. Send it faster."
             ) from error
-        came += len(message.get("body", b""))
+        received += len(message.get("body", b""))
         complete = not message.get("more_body", False)
-        if came > limit:
+        if received > limit:
             raise refusal
         return message
 

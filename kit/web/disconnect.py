@@ -1,4 +1,4 @@
-"""Work that ends when its client goes away."""
+"""Cancellation of work whose client has disconnected."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,13 @@ from starlette.requests import ClientDisconnect, Request
 T = TypeVar("T")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, and cancel it when the client of `request` leaves first. The body must have been read.
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; cancel it if the client of `request` disconnects. The body must have been read.
 
-    Raises ClientDisconnect when the client left; `kit.errors` turns it into a 499 that nobody reads.
+    Raises ClientDisconnect, which `kit.errors` records as a 499.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_left(request))
+    watch = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -30,6 +30,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
                     await pending
 
 
-async def _left(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

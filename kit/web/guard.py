@@ -1,8 +1,8 @@
-"""Who may ask: Host and Origin checks, API keys, and the admin token. Pure decisions, usable off ASGI too.
+"""Access checks: Host and Origin, API keys, the admin token. Pure decisions, usable outside ASGI.
 
-Why Host and Origin: a cluster on localhost has no password by default, and a web page that its user merely visits can
-send requests to localhost (cross-site) or rebind its own domain name to 127.0.0.1. The first carries a foreign
-`Origin`, the second a foreign `Host`. See https://owasp.org/www-community/attacks/DNS_Rebinding.
+Why Host and Origin: a cluster on localhost has no password by default, and any web page in its user's browser can send
+requests to localhost (cross-site, with a foreign `Origin`) or rebind its domain name to 127.0.0.1 (with a foreign
+`Host`). See https://owasp.org/www-community/attacks/DNS_Rebinding.
 """
 
 import hmac
@@ -17,7 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class BrowserGuard:
-    """Decides on the `Host` and `Origin` of a request.
+    """Check of a request's `Host` and `Origin`.
 
     `allowed_hosts` are names (a port is ignored) beyond those always allowed: IP addresses and names without a dot
     (localhost, Compose service names), since no public domain can be rebound to either. `.example.org` allows every
@@ -30,11 +30,11 @@ class BrowserGuard:
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
 
     def refusal(self, host: str | None, origin: str | None) -> ApiError | None:
-        """Return the error to answer with, or None when the request may pass."""
+        """Return the error response, or None if the request is allowed."""
         name = _host_name(host or "")
         if not self._allows_host(name):
             return Forbidden(
-                f"The Host {host!r} is not one this server answers to. Add it to ALLOWED_HOSTS if it is yours.",
+                f"The Host {host!r} is not allowed here. Add it to ALLOWED_HOSTS if it is yours.",
                 code="host_not_allowed",
             )
         if origin is not None and not self._allows_origin(origin.lower(), (host or "").lower()):
@@ -67,7 +67,7 @@ class BrowserGuard:
 
 
 class KeyRing:
-    """Bearer keys. An empty ring lets everybody in."""
+    """Bearer keys. An empty ring admits every request."""
 
     def __init__(self, keys: Iterable[str], *, variable: str) -> None:
         self._keys = [key.encode() for key in keys if key]
@@ -77,32 +77,32 @@ class KeyRing:
         return bool(self._keys)
 
     def refusal(self, authorization: str | None, api_key: str | None = None) -> ApiError | None:
-        """Return the 401 to answer with, or None when the `Authorization` header holds a known key.
+        """Return a 401, or None if the `Authorization` header has a known key.
 
-        Without that header `api_key` counts, the `x-api-key` in which Anthropic's clients send theirs.
+        Without that header, `api_key` counts: the `x-api-key` header of Anthropic's clients.
         """
         if not self._keys:
             return None
         key = bearer(authorization) if authorization is not None else api_key
         if key is None:
-            return InvalidApiKey(f"No API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
+            return InvalidApiKey(f"Missing API key. Send 'Authorization: Bearer KEY' with a key from {self._variable}.")
         if not any(_same(key, known) for known in self._keys):
-            return InvalidApiKey(f"This API key is not known here. Known keys are in {self._variable}.")
+            return InvalidApiKey(f"Unknown API key. {self._variable} has the known ones.")
         return None
 
 
 class AdminGuard:
-    """Decides on requests that change something: free from the `trusted` networks, by token from elsewhere."""
+    """Check of requests that change something: allowed from `trusted` networks, elsewhere by token."""
 
     def __init__(self, token: str | None, trusted: Sequence[Network]) -> None:
         self._token = token.encode() if token else None
         self._trusted = trusted
 
     def refusal(self, client: str | None, authorization: str | None) -> ApiError | None:
-        """Return the error to answer with, or None.
+        """Return the error response, or None if the request is allowed.
 
-        `client` is the peer's address as the socket tells it. None is trusted by nobody: a peer that resets its
-        connection right after sending has no address any more, wherever it was.
+        `client` is the peer's address as reported by the socket. None is never trusted: the address of a peer that
+        resets its connection right after sending is unknown.
         """
         if client is not None and self._trusts(client):
             return None
@@ -123,7 +123,7 @@ class AdminGuard:
 
 
 def address_of(client: str) -> Address | None:
-    """A peer's address as the socket tells it, without what only its notation adds; None when it is none."""
+    """Parse a peer's address: without its zone, IPv4-mapped as IPv4; None if invalid."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
@@ -140,7 +140,7 @@ def bearer(authorization: str | None) -> str | None:
 
 
 def _same(presented: str, known: bytes) -> bool:
-    """Compare in constant time. Header text is latin-1 decoded bytes, so this gets back what the client sent."""
+    """Compare in constant time. Encoding as latin-1 restores the bytes that the client sent."""
     return hmac.compare_digest(presented.encode("latin-1", "backslashreplace"), known)
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics that every program has. One registry per application, so that tests and apps never share state."""
+"""Prometheus metrics of every program, in one registry per application."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -15,24 +15,24 @@ from prometheus_client import (
 )
 from starlette.responses import Response
 
-# The `_created` series double the page and no dashboard of ours reads them.
+# The `_created` series double the page; no dashboard of ours uses them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
 
 SECONDS = "http_request_seconds"
 SECONDS_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-SECONDS_HELP = "Seconds from the request to the start of its answer."
+SECONDS_HELP = "Seconds from the request to the start of its response."
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class HttpMetrics:
-    """Counts requests and their durations (seconds to the first byte of the answer), by route template."""
+    """Request counts and durations (seconds to the response's first byte), by route template."""
 
     def __init__(self, service: str) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = Counter(
-            "http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self.registry
+            "http_requests_total", "Requests handled.", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
             SECONDS,
@@ -41,23 +41,23 @@ class HttpMetrics:
             registry=self.registry,
             buckets=SECONDS_BUCKETS,
         )
-        self.in_flight = Gauge("http_requests_in_flight", "Requests being answered now.", registry=self.registry)
-        # Awaited before each exposition, for what must be asked first.
+        self.in_flight = Gauge("http_requests_in_flight", "Requests in flight.", registry=self.registry)
+        # Awaited before each exposition, to refresh gauges.
         self.before_scrape: list[Callable[[], Awaitable[None]]] = []
         started = Gauge("service_start_time_seconds", "Unix time of the start.", ["service"], registry=self.registry)
         started.labels(service).set(time.time())
 
     def exposition(self) -> bytes:
-        """The text that a Prometheus server scrapes."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
 def metrics_route(metrics: HttpMetrics) -> Callable[[], Awaitable[Response]]:
     """Return the handler of `GET /metrics`."""
 
-    async def answer() -> Response:
+    async def handle() -> Response:
         for refresh in metrics.before_scrape:
             await refresh()
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
-    return answer
+    return handle

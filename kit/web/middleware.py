@@ -1,4 +1,4 @@
-"""What happens around every request, as one plain ASGI middleware that never buffers.
+"""ASGI middleware around every request; it never buffers.
 
 In order: a request id, the Host and Origin check, the key check on /v1, the access log line, the metrics.
 """
@@ -17,27 +17,26 @@ from kit.web.metrics import HttpMetrics
 
 log = structlog.get_logger("access")
 
-# Polled every few seconds by machines: logged only when they fail. A 503 there is no failure of the request, it is what
-# a service says while its model loads, and the load itself is logged. A route says by `request.state.quiet = True` that
-# it was asked in that way.
+# Polled every few seconds by machines: logged only on failure. 503 is the normal status while a model loads. Other
+# routes mark a poll by `request.state.quiet = True`.
 QUIET_PATHS = frozenset({"/health", "/metrics", "/gpu-stats"})
 QUIET_STATUSES = frozenset({*range(400), 503})
 MAX_REQUEST_ID = 128
-# Metric labels must not grow with what clients invent: RFC 9110's methods and PATCH.
+# Metric labels must stay bounded: RFC 9110's methods and PATCH.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-CLIENT_LEFT = 499  # nginx's code for a client that left before its answer began
+CLIENT_LEFT = 499  # nginx's code for a client that disconnected before its response began
 
 
 def request_id_from(value: str | None) -> str:
-    """Keep a caller's id when it is short, printable ASCII (it goes into logs and headers); else make one."""
+    """Return the caller's id if it is short, printable ASCII (it goes into logs and headers), else a new one."""
     if value and len(value) <= MAX_REQUEST_ID and value.isascii() and value.isprintable():
         return value
-    # Nothing is guarded by it, and asking the kernel for each is dear. Every process draws others, after a fork too.
+    # Not a secret, and os.urandom is slow. Each process has its own sequence, after a fork too.
     return "%016x" % random.getrandbits(64)  # noqa: UP031  # the fastest by far
 
 
 class RequestFrame:
-    """Wraps an ASGI application. `keys` guards paths under /v1 only; the rest is for operators and health checks."""
+    """Request id, access checks, access log and metrics around an ASGI application. `keys` guards only /v1."""
 
     def __init__(self, app: ASGIApp, *, metrics: HttpMetrics, browser: BrowserGuard, keys: KeyRing) -> None:
         self._app = app
@@ -46,7 +45,7 @@ class RequestFrame:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection scope; anything but HTTP passes through untouched."""
+        """Handle one connection scope; other than HTTP passes through unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -60,11 +59,11 @@ class RequestFrame:
                 app = self._app if refusal is None else respond(refusal)
                 await app(scope, receive, exchange.send)
             except ClientDisconnect:
-                pass  # nobody waits for an answer any more; counted below
+                pass  # recorded below as 499
             except Exception as error:
                 log.error("bug", method=scope["method"], path=scope["path"], exc_info=error)
                 if exchange.started:
-                    raise  # the server cuts the connection, which is the only honest end of half an answer
+                    raise  # the server closes the connection, so that the client sees a truncated response
                 bug = ApiError(f"Internal error. The server's log has its cause under request id {request_id}.")
                 await respond(bug)(scope, receive, exchange.send)
             finally:
@@ -78,7 +77,7 @@ class RequestFrame:
 
 
 class _Exchange:
-    """One request's bookkeeping, from its arrival until its answer has gone or been given up."""
+    """Accounting of one request: status, durations, access log, metrics."""
 
     def __init__(self, scope: Scope, send: Send, request_id: str, metrics: HttpMetrics) -> None:
         self._scope = scope
@@ -92,11 +91,11 @@ class _Exchange:
 
     @property
     def started(self) -> bool:
-        """Whether the answer's head has gone out."""
+        """Whether the response's headers have been sent."""
         return self._status != 0
 
     async def send(self, message: Message) -> None:
-        """Pass `message` on, with the request id in the answer's head."""
+        """Forward `message`; add the request id to the response's headers."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._first_byte_s = time.perf_counter() - self._began
@@ -105,7 +104,7 @@ class _Exchange:
         await self._send(message)
 
     def finish(self) -> None:
-        """Write the log line and the metrics; called once, whatever happened."""
+        """Write the log line and the metrics; called exactly once."""
         route = _route(self._scope)
         status = self._status or CLIENT_LEFT
         method = self._scope["method"]
@@ -126,10 +125,7 @@ class _Exchange:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the route that answered (`/models/{name}`), or `other`.
-
-    Not the path: a label per model or per scanner's guess would grow for ever.
-    """
-    # FastAPI keeps a route with the prefix of its `include_router` here, and without it under "route".
+    """Return the matched route's template (`/models/{name}`), or `other`: metric labels must stay bounded."""
+    # FastAPI stores the route with its `include_router` prefix here, without it under "route".
     included = scope.get("fastapi", {}).get("effective_route_context")
     return str(getattr(included or scope.get("route"), "path", "other"))

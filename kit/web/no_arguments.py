@@ -1,4 +1,4 @@
-"""The command line of a program that takes its settings from the environment: `--help`, and nothing else."""
+"""Command line of a program configured by its environment: `--help` and nothing else."""
 
 import os
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 HELP = """usage: python -m {program}
 
-Serves until SIGINT or SIGTERM. It takes no arguments: settings come from the environment, each by its field's name in
-capitals (PORT=8000). {folder}/settings.py lists them with what they take; kit/web/app.py and kit/service/service.py
-list those that programs share. README.md has examples; .env.example has what the compose files pass on.
+Serves until SIGINT or SIGTERM. There are no arguments: each setting is an environment variable with its field's name in
+capitals (PORT=8000). {folder}/settings.py documents them; kit/web/app.py and kit/service/service.py document those
+that programs share. README.md has examples; .env.example lists the variables of the compose files.
 """
 
 
 def refuse_arguments(program: str, arguments: Sequence[str] | None = None) -> None:
-    """Exit with 0 after `--help`, with 64 (EX_USAGE) and a line on stderr after anything else; return without any.
+    """Exit with 0 after `--help`, with 64 (EX_USAGE) after any other argument; return if there is none.
 
-    `program` is what `python -m` takes; `arguments` are its own unless given.
+    `program` is the module's name for `python -m`; `arguments` defaults to sys.argv.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
@@ -24,7 +24,7 @@ def refuse_arguments(program: str, arguments: Sequence[str] | None = None) -> No
         sys.stdout.write(HELP.format(program=program, folder=program.replace(".", "/")))
         raise SystemExit(0)
     sys.stderr.write(
-        f"python -m {program} takes no arguments, not {given[0][:100]!r}: settings come from the environment. "
+        f"python -m {program}: unexpected argument {given[0][:100]!r}: settings come from the environment. "
         f"See python -m {program} --help\n"
     )
     raise SystemExit(os.EX_USAGE)

@@ -1,4 +1,4 @@
-"""Running an application: uvicorn with our defaults, and start-up failures told in one line."""
+"""Run an application under uvicorn with our defaults; start-up failures are one line on stderr."""
 
 import contextlib
 import errno
@@ -18,29 +18,29 @@ from kit.web.app import HttpSettings
 A = TypeVar("A", bound=ASGIApp)
 H = TypeVar("H", bound=HttpSettings)
 
-EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a supervisor should not try again
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a supervisor should not restart the program
 GRACEFUL_SHUTDOWN_S = 30
 BACKLOG = 2048  # uvicorn's own
 FIRST_FREE_PORT = 1024
 
 
 def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uvicorn_options: Any) -> None:
-    """Load the settings, make the application, serve it until SIGINT or SIGTERM.
+    """Load the settings, create the application, serve it until SIGINT or SIGTERM.
 
-    Exits with 78 and one clear message on stderr when a setting is wrong or the port is taken. After SIGINT it returns,
-    after SIGTERM the process ends by that signal, both when every request has been answered or given up.
+    Exits with 78 and a message on stderr if a setting is invalid or the port is in use. Both signals let requests
+    finish; after SIGINT it returns, after SIGTERM the process ends by that signal.
     """
     name, settings = prepare(name, settings_class)
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
-    take_all_files()
+    raise_open_files_limit()
     serve(uvicorn.Server(server_config(app, **uvicorn_options)), listener)
 
 
 def prepare(name: str, settings_class: type[H]) -> tuple[str, H]:
-    """Load the settings and set up the logs; exits with a message when that fails.
+    """Load the settings and configure the logs; exits with a message on failure.
 
-    Returns the name that logs and messages call this process by, and the settings.
+    Returns the process's name in logs and messages, and the settings.
     """
     try:
         settings = load_settings(settings_class)
@@ -52,7 +52,7 @@ def prepare(name: str, settings_class: type[H]) -> tuple[str, H]:
 
 
 def make(name: str, create: Callable[[], A]) -> A:
-    """Make the application; exits with a message when it finds something wrong in its settings."""
+    """Create the application; exits with a message on a SettingsError."""
     try:
         return create()
     except SettingsError as error:
@@ -60,13 +60,13 @@ def make(name: str, create: Callable[[], A]) -> A:
 
 
 def server_config(app: ASGIApp, **uvicorn_options: Any) -> uvicorn.Config:
-    """uvicorn's configuration with our defaults."""
+    """Return uvicorn's configuration with our defaults."""
     options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
         "server_header": False,
         "timeout_graceful_shutdown": GRACEFUL_SHUTDOWN_S,
-        # Left out, uvicorn reads FORWARDED_ALLOW_IPS; with `*` there, any client could claim to be on loopback.
+        # By default uvicorn reads FORWARDED_ALLOW_IPS; with `*` any client could pretend a loopback address.
         "forwarded_allow_ips": ["127.0.0.1", "::1"],
         **uvicorn_options,
     }
@@ -79,22 +79,22 @@ def serve(server: uvicorn.Server, listener: socket.socket) -> None:
         server.run(sockets=[listener])
 
 
-def take_all_files() -> None:
-    """Raise the limit of open files to the most that this process may have.
+def raise_open_files_limit() -> None:
+    """Raise the soft limit of open files to the hard limit.
 
-    Each connection is a file, and what a service manager or Docker gives at first is often 1024.
+    Each connection is a file, and the default soft limit is often 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # macOS says "no limit" and then takes no more than this.
+        # macOS reports "no limit" but accepts at most this.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 10_240, hard))
 
 
 def listen(name: str, host: str, port: int) -> socket.socket:
-    """Return a socket that listens on `host:port`; exits with a message when it cannot be had.
+    """Return a socket that listens on `host:port`; exits with a message on failure.
 
-    It listens at once: until one of two sockets does, both may be bound to the same port.
+    listen() follows bind() at once: two sockets may be bound to one port as long as neither listens.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -102,12 +102,12 @@ def listen(name: str, host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except (OSError, TypeError) as error:  # TypeError: a host that cannot be a name at all
+    except (OSError, TypeError) as error:  # TypeError: an invalid host name
         listener.close()
         if isinstance(error, PermissionError) and port < FIRST_FREE_PORT:
-            fail(f"{name}: port {port} needs a privilege that this user does not have. Set PORT to 1024 or above.")
+            fail(f"{name}: port {port} needs root privileges. Set PORT to 1024 or above.")
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            fail(f"{name}: port {port} on {host} is taken. Stop what listens there, or set PORT to another.")
+            fail(f"{name}: port {port} on {host} is in use. Stop that program, or set PORT to another port.")
         reason = error.strerror if isinstance(error, OSError) else "no such host name"
         fail(f"{name}: cannot listen on {host}:{port}: {reason}. Check HOST and PORT.")
     listener.setblocking(False)

@@ -1,4 +1,4 @@
-"""Places from which changes need no token, beyond fixed networks: the host of this container, and hosts by name."""
+"""Trusted sources of admin requests besides fixed networks: this container's host, and hosts by name."""
 
 import asyncio
 import ipaddress
@@ -16,19 +16,19 @@ from kit.web.guard import Address, Network, address_of
 log = structlog.get_logger(__name__)
 
 DOCKER_HOST = "docker-host"
-# What container engines put into every container.
+# Files that container engines create in every container.
 CONTAINER_MARKS = (".dockerenv", "run/.containerenv")
 ROOT = Path("/")
 
-# A name's addresses are kept this long, in seconds: what another container has got since must not be trusted.
-KEPT_S = 2.0
+# Seconds; short, because a container's address may be reassigned to another.
+CACHE_TTL_S = 2.0
 LOOKUP_S = 1.0
 
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 
 def is_network(place: str) -> bool:
-    """Whether `place` is neither `docker-host` nor a host name."""
+    """Whether `place` is a network, not `docker-host` or a host name."""
     return not _HOST_NAME.fullmatch(place)
 
 
@@ -39,7 +39,7 @@ def check_place(place: str) -> None:
 
 
 def networks_of(places: Iterable[str]) -> list[Network]:
-    """The networks among `places`. `docker-host` is one of a single address, or none; it is read from this system."""
+    """Return the networks among `places`; `docker-host` resolves to a single address or none."""
     networks: list[Network] = []
     for place in places:
         if place == DOCKER_HOST:
@@ -50,23 +50,23 @@ def networks_of(places: Iterable[str]) -> list[Network]:
 
 
 def hosts_of(places: Iterable[str]) -> "TrustedHosts":
-    """The host names among `places`."""
+    """Return the host names among `places`."""
     return TrustedHosts(place for place in places if place != DOCKER_HOST and not is_network(place))
 
 
 def docker_host() -> list[Network]:
-    """This container's default gateway: requests through a port published on the host's loopback come from there.
+    """Return this container's default gateway, the source of requests through a port published on the host's loopback.
 
-    Nobody outside a container, where that is the router of the whole network; and nobody where there is no way out.
+    Empty outside a container, where the gateway is the network's router, and without a default route.
     """
     if not any((ROOT / mark).exists() for mark in CONTAINER_MARKS):
-        reason = "this is no container"
+        reason = "not in a container"
     else:
         gateway = _default_gateway()
         if gateway is not None:
             return [ipaddress.IPv4Network(gateway)]
-        reason = "this container has no default route"
-    log.warning("docker-host in ADMIN_TRUSTED_NETWORKS is nobody here", reason=reason)
+        reason = "the container has no default route"
+    log.warning("docker-host in ADMIN_TRUSTED_NETWORKS does not apply", reason=reason)
     return []
 
 
@@ -79,7 +79,7 @@ def _default_gateway() -> ipaddress.IPv4Address | None:
 
 
 class TrustedHosts:
-    """Hosts by name, looked up when somebody asks. What does not resolve is trusted by nobody."""
+    """Trusted hosts by name, resolved on demand. A name that does not resolve is not trusted."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._lookups = [Lookup(name) for name in names]
@@ -87,7 +87,7 @@ class TrustedHosts:
         self._lock = asyncio.Lock()
 
     async def include(self, client: str) -> bool:
-        """Whether the address `client` is one of theirs now."""
+        """Whether `client` is one of the hosts' current addresses."""
         address = address_of(client)
         if address is None:
             return False
@@ -97,16 +97,16 @@ class TrustedHosts:
         return False
 
     async def _addresses(self, lookup: Lookup) -> frozenset[Address]:
-        async with self._lock:  # many may ask at once, the resolver is asked by one
+        async with self._lock:  # one lookup at a time for any number of requests
             until, known = self._known.get(lookup.host, (0.0, frozenset[Address]()))
             if time.monotonic() >= until:
-                known = await self._look(lookup)
-                self._known[lookup.host] = (time.monotonic() + KEPT_S, known)
+                known = await self._resolve(lookup)
+                self._known[lookup.host] = (time.monotonic() + CACHE_TTL_S, known)
             return known
 
-    async def _look(self, lookup: Lookup) -> frozenset[Address]:
+    async def _resolve(self, lookup: Lookup) -> frozenset[Address]:
         try:
             return frozenset(ipaddress.ip_address(address) for address in await lookup.addresses(LOOKUP_S))
         except (NoSuchName, ResolverFailed) as error:
-            log.warning("a host of ADMIN_TRUSTED_NETWORKS does not resolve", host=lookup.host, reason=str(error))
+            log.warning("host in ADMIN_TRUSTED_NETWORKS does not resolve", host=lookup.host, reason=str(error))
             return frozenset()

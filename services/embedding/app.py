@@ -38,7 +38,7 @@ def create_app(
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
             metrics=batch_metrics,
-            on_death=service.died,
+            on_death=service.engine_failed,
         )
 
     service = ModelService(settings, entry, load, end)

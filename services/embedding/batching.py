@@ -156,7 +156,7 @@ class Batcher:
             self._failures.failed(str(error), None if proven is None else lambda: self.engine.run([proven]))
             return
         self._proven = batch[0].tokens
-        self._failures.worked()
+        self._failures.succeeded()
         width = max(len(item.tokens) for item in batch)
         self._metrics.batch(texts=len(batch), width=width, seconds=time.monotonic() - began)
         for item, row in rows:

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response
 
 from kit.errors import NotFound
 from kit.service.service import ModelService
-from kit.web.body import BodyRoom, limited
-from kit.web.disconnect import unless_gone
+from kit.web.body import BodyMemory, limited
+from kit.web.disconnect import cancel_on_disconnect
 from services.embedding import answers
 from services.embedding.batching import Batcher
 from services.embedding.inputs import (
@@ -30,7 +30,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     """The OpenAI routes of an embedding model, and the rerank and score routes of a cross-encoder."""
     routes = APIRouter()
 
-    room = BodyRoom(settings.max_bodies_mb, setting="MAX_BODIES_MB")
+    room = BodyMemory(settings.max_bodies_mb, setting="MAX_BODIES_MB")
 
     async def parsed(body: type[B], request: Request) -> B:
         within = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
@@ -51,7 +51,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         model = service.check_model(body.model)
         batcher = batcher_of("embedding")
         work = embedding_work(body, batcher.engine, settings.max_inputs)
-        rows = await unless_gone(request, batcher.submit(work))
+        rows = await cancel_on_disconnect(request, batcher.submit(work))
         content = await answers.embeddings(rows, model=model, format=body.encoding_format, dimensions=body.dimensions)
         return Response(content, media_type="application/json")
 
@@ -62,7 +62,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         model = service.check_model(body.model)
         batcher = batcher_of("reranker")
         work, documents = rerank_work(body, batcher.engine, settings.max_inputs)
-        rows = await unless_gone(request, batcher.submit(work))
+        rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
             answers.rerank(
                 rows,
@@ -81,7 +81,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         model = service.check_model(body.model)
         batcher = batcher_of("reranker")
         work = score_work(body, batcher.engine, settings.max_inputs)
-        rows = await unless_gone(request, batcher.submit(work))
+        rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
             answers.scores(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
         )

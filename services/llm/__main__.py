@@ -1,7 +1,7 @@
 """`python -m services.llm`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
 from kit.web.no_arguments import refuse_arguments
-from kit.web.server import listen, make, prepare, serve, server_config, take_all_files
+from kit.web.server import listen, make, prepare, raise_open_files_limit, serve, server_config
 from services.llm.app import create
 from services.llm.settings import LlmSettings
 from services.llm.stopping import TELLING_S, InterruptingServer
@@ -13,7 +13,7 @@ def main() -> None:
     name, settings = prepare("llm", LlmSettings)
     app = make(name, lambda: create(settings))
     listener = listen(name, settings.host, settings.port)
-    take_all_files()
+    raise_open_files_limit()
     config = server_config(app, timeout_graceful_shutdown=settings.stop_grace + TELLING_S)
     serve(InterruptingServer(config, app.interrupt), listener)
 

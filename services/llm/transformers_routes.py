@@ -14,7 +14,7 @@ from kit.errors import ApiError, InvalidRequest
 from kit.service.service import ModelService
 from kit.web.app import create_app
 from kit.web.body import limited
-from kit.web.disconnect import unless_gone
+from kit.web.disconnect import cancel_on_disconnect
 from kit.web.guard import KeyRing
 from services.llm import answers, requests
 from services.llm.event_stream import EventStream
@@ -70,10 +70,10 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
         del body  # with images, many megabytes that nobody reads again
         try:
             if not work.stream:
-                folded = await unless_gone(request, _fold(engine, route, work, job, shape))
+                folded = await cancel_on_disconnect(request, _fold(engine, route, work, job, shape))
                 job.cancel()
                 return JSONResponse(folded)
-            events = await unless_gone(request, engine.start(route, work, job))
+            events = await cancel_on_disconnect(request, engine.start(route, work, job))
         except BaseException:
             job.cancel()
             raise

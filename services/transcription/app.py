@@ -48,7 +48,7 @@ def create_app(
             max_queue=settings.max_queue,
             max_seconds=settings.max_audio_seconds,
             metrics=speech_metrics,
-            on_death=service.died,
+            on_death=service.engine_failed,
         )
 
     service = ModelService(settings, entry, load, end)

@@ -184,7 +184,7 @@ class Jobs:
         return self._finished(len(samples) / RATE, time.monotonic() - began)
 
     def _finished(self, audio_s: float, took_s: float) -> End:
-        self._failures.worked()
+        self._failures.succeeded()
         self._metrics.heard(audio_s=audio_s, took_s=took_s)
         self._seconds_each += (took_s - self._seconds_each) / 4
         return End()

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from kit.errors import ApiError, InvalidRequest
 from kit.service.service import ModelService
 from kit.web.body import limited
-from kit.web.disconnect import unless_gone
+from kit.web.disconnect import cancel_on_disconnect
 from services.transcription import formats
 from services.transcription.audio import check
 from services.transcription.engine import Info, Options, Segment, Task
@@ -79,7 +79,7 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
                 file.close()
                 raise
         async with jobs.hear(file, Options(vad=settings.vad_filter, coarse=True)) as hearing:
-            _info, segments = await unless_gone(request, _all(hearing))
+            _info, segments = await cancel_on_disconnect(request, _all(hearing))
         return JSONResponse({"text": formats.text_of(segments)})
 
     return routes
@@ -88,13 +88,13 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
 async def _answer(request: Request, hearing: Hearing, wish: Wish) -> Response:
     if wish.stream:
         try:
-            await unless_gone(request, hearing.info())
+            await cancel_on_disconnect(request, hearing.info())
         except BaseException:
             hearing.leave()
             raise
         return _EventStream(hearing)
     async with hearing:
-        info, segments = await unless_gone(request, _all(hearing))
+        info, segments = await cancel_on_disconnect(request, _all(hearing))
     if wish.format == "json":
         return JSONResponse(formats.simple(info, segments))
     if wish.format == "verbose_json":

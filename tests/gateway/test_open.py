@@ -55,7 +55,7 @@ def test_refuses_to_be_open_by_accident(settings: dict[str, object], where: str)
 
 def test_keys_without_a_key_do_not_open_it() -> None:
     """What was set to lock it must not open it: the start fails with the variable's name."""
-    with pytest.raises(SettingsError, match="GATEWAY_API_KEYS holds no key"):
+    with pytest.raises(SettingsError, match="GATEWAY_API_KEYS contains no key"):
         load_settings(GatewaySettings, cluster_bind="0.0.0.0", gateway_api_keys=" , ")
 
 

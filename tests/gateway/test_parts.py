@@ -92,7 +92,7 @@ def test_backend_keys_refused_without_showing_them(value: str) -> None:
 @pytest.mark.parametrize("value", [",", " ", "\n,"])
 def test_keys_without_a_key_are_refused(value: str) -> None:
     """GATEWAY_API_KEYS with nothing in it must not open what it was to lock."""
-    with pytest.raises(SettingsError, match="GATEWAY_API_KEYS holds no key"):
+    with pytest.raises(SettingsError, match="GATEWAY_API_KEYS contains no key"):
         load_settings(GatewaySettings, gateway_api_keys=value).key_ring()
 
 

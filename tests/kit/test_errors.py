@@ -67,7 +67,7 @@ def test_retry_after(error_class: type[errors.Busy], seconds: float, header: str
 def test_model_not_found_lists_what_there_is() -> None:
     """The message helps with a typing error."""
     error = errors.ModelNotFound("qwne", ["tinyllama", "qwen"])
-    assert error.message == "The model 'qwne' does not exist here. Models that do: qwen, tinyllama."
+    assert error.message == "The model 'qwne' does not exist. Available models: qwen, tinyllama."
     assert error.param == "model"
     assert errors.ModelNotFound("x", []).message.endswith("none yet.")
 
@@ -181,7 +181,7 @@ def test_unknown_route(client: TestClient, path: str) -> None:
 def test_wrong_method(client: TestClient) -> None:
     """405 says what the route does take."""
     response = client.get("/ask")
-    assert envelope(response, 405)["message"] == "/ask does not take GET."
+    assert envelope(response, 405)["message"] == "/ask does not support GET."
     assert response.headers["allow"] == "POST"
 
 

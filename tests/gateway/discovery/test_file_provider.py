@@ -221,7 +221,7 @@ async def test_services_by_dns(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: http://x:1\na: http://y:1", "the key 'a' stands twice"),
+        ("a: http://x:1\na: http://y:1", "duplicate key 'a'"),
         ("a: 7", "a: expected a URL or fields as in"),
         ("a b: http://x", "'a b' is no name"),
         ("1: http://x", "1 is no name"),

@@ -127,15 +127,15 @@ def test_names_are_listed_once(models_yaml: Path) -> None:
         ("a: {kind: llm, hf_repo: o/r, aliases: b}", "a: aliases: "),
         ("a: {kind: llm, hf_repo: o/r, aliases: [b, 7]}", "a: aliases.1: "),
         ("a: {kind: llm, hf_repo: o/r, aliases: [b/c]}", "a: aliases: 'b/c' is not a model name"),
-        ("a: {kind: llm, hf_repo: o/r, aliases: [cluster]}", "a: aliases: 'cluster' is taken"),
+        ("a: {kind: llm, hf_repo: o/r, aliases: [cluster]}", "a: aliases: 'cluster' is reserved"),
         ("a: {kind: llm, hf_repo: o/r, fallbacks: b}", "a: fallbacks: "),
-        ("a: {kind: llm, hf_repo: o/r, fallbacks: [b]}", "a: fallbacks: there is no model 'b' here"),
+        ("a: {kind: llm, hf_repo: o/r, fallbacks: [b]}", "a: fallbacks: unknown model 'b'"),
         ("a: {kind: llm, hf_repo: o/r, aliases: [b], fallbacks: [b]}", "a: fallbacks: 'b' is the model itself"),
         (
             "a: {kind: llm, hf_repo: o/r, fallbacks: [b]}\nb: {kind: embedding, hf_repo: o/s}",
-            "a: fallbacks: 'b' is of kind embedding and cannot stand in",
+            "a: fallbacks: 'b' is of kind embedding and cannot replace",
         ),
-        ("cluster: {kind: llm, hf_repo: o/r}", "cluster: name: 'cluster' is taken"),
+        ("cluster: {kind: llm, hf_repo: o/r}", "cluster: name: 'cluster' is reserved"),
         ("a: {kind: llm, hf_repo: o/r, context_length: 0}", "a: context_length: "),
         ("a: {kind: llm, hf_repo: o/r, context_length: long}", "a: context_length: "),
         ("a: {kind: llm, hf_repo: o/r, optional: perhaps}", "a: optional: "),
@@ -218,7 +218,7 @@ def test_all_mistakes_of_a_model_are_told(models_yaml: Path) -> None:
 )
 def test_key_that_stands_twice(models_yaml: Path, text: str) -> None:
     """Plain YAML would silently keep the last; that loses a model, so it is refused with the place."""
-    with pytest.raises(SettingsError, match=r"(?s)stands twice.*line"):
+    with pytest.raises(SettingsError, match=r"(?s)duplicate key.*line"):
         load(models_yaml, text)
 
 
@@ -241,7 +241,7 @@ def test_two_models_with_one_name(models_yaml: Path, second: str, name: str) -> 
     """A name, alias or repository belongs to one model; the message names file, models and name."""
     with pytest.raises(SettingsError) as caught:
         load(models_yaml, f"a: {{kind: llm, hf_repo: o/r, aliases: [x]}}\n{second}")
-    assert str(caught.value).startswith(f"{models_yaml}: a and {second[0]} both claim the name {name!r}")
+    assert str(caught.value).startswith(f"{models_yaml}: a and {second[0]} both use the name {name!r}")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "[]", "[a, b]", "text", "{}", "null"])

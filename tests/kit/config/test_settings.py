@@ -72,7 +72,7 @@ def test_empty_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "")
     assert load_settings(Program, name="x").workers == 1
     monkeypatch.setenv("NAME", "")
-    assert refusal() == "NAME is not set: Field required. It takes: any text."
+    assert refusal() == "NAME is not set: Field required. Expected: any text."
 
 
 def test_settings_do_not_change() -> None:
@@ -89,7 +89,7 @@ def test_wrong_value_names_variable_value_and_remedy(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORKERS", value)
     message = refusal()
     assert message.startswith(f"WORKERS is '{value}': ")
-    assert message.endswith(". It takes: how many workers, 1 to 8.")
+    assert message.endswith(". Expected: how many workers, 1 to 8.")
     assert "\n" not in message
 
 

@@ -38,9 +38,9 @@ async def test_hanging_driver_is_told(driver: Hanging) -> None:
     """The answer comes in time and says what is the matter; one thread waits, however many polls there are."""
     reader = GpuReader()
     for _ in range(3):
-        stats = await reader.read(within_s=0.01)
+        stats = await reader.read(timeout_s=0.01)
         assert not stats["available"]
-        assert "has not answered" in stats["reason"]
+        assert "has not responded" in stats["reason"]
     assert driver.reads == 1
     driver.answers.set()
     assert (await reader.read())["gpus"][0]["uuid"] == UUID

@@ -292,7 +292,7 @@ def test_model_setting_takes_any_name(make: Callable[..., ServiceSettings], mode
     ("settings", "says"),
     [
         ({"model": "nope"}, "MODEL=nope is not in .*models.yaml.*other, tiny"),
-        ({"model": "other"}, "MODEL=other is of kind llm; this service runs embedding or reranker"),
+        ({"model": "other"}, "MODEL=other is of kind llm; this service supports embedding and reranker"),
         ({"catalogue": Path("/nowhere.yaml")}, "Set CATALOGUE"),
     ],
 )
@@ -334,7 +334,7 @@ async def test_keys(make: Callable[..., ServiceSettings], keys: str, opens: str)
 @pytest.mark.parametrize("keys", [",", " ", " , ,"])
 def test_keys_without_a_key(make: Callable[..., ServiceSettings], keys: str) -> None:
     """API_KEYS with nothing in it must not open what it was to lock."""
-    with pytest.raises(SettingsError, match="API_KEYS holds no key"):
+    with pytest.raises(SettingsError, match="API_KEYS contains no key"):
         make(api_keys=keys).key_ring()
 
 

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from kit.errors import Busy, RequestTimeout
-from kit.web.body import BodyRoom, MinBodyRate, limited
+from kit.web.body import BodyMemory, MinBodyRate, limited
 
 MIB = 1024 * 1024
 
@@ -27,7 +27,7 @@ def request(*pieces: bytes, ends: bool = True) -> Request:
 
 async def test_a_stalled_body_is_given_up() -> None:
     """What came does not matter once nothing more comes; the connection is closed with the answer."""
-    stalled = limited(request(b"ab", b"cd", ends=False), limit_mb=1, setting="X", pace=MinBodyRate(0.01, MIB))
+    stalled = limited(request(b"ab", b"cd", ends=False), limit_mb=1, setting="X", min_rate=MinBodyRate(0.01, MIB))
     with pytest.raises(RequestTimeout, match="Only 4 bytes") as caught:
         await stalled.body()
     assert caught.value.status == 408
@@ -37,13 +37,13 @@ async def test_a_stalled_body_is_given_up() -> None:
 async def test_what_comes_buys_time() -> None:
     """A body is as slow as its line: each piece moves the deadline."""
     assert MinBodyRate(30, 1000).seconds_for(5000) == 35
-    whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", pace=MinBodyRate(5, 1))
+    whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", min_rate=MinBodyRate(5, 1))
     assert len(await whole.body()) == 9001
 
 
 async def test_a_client_that_is_waited_for_after_its_body() -> None:
     """Once the body is whole, nothing is too late: the answer may take long, and the client may leave or not."""
-    within = limited(request(b"whole"), limit_mb=1, setting="X", pace=MinBodyRate(0.01, MIB))
+    within = limited(request(b"whole"), limit_mb=1, setting="X", min_rate=MinBodyRate(0.01, MIB))
     assert await within.body() == b"whole"
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(within.receive(), 0.05)
@@ -51,7 +51,7 @@ async def test_a_client_that_is_waited_for_after_its_body() -> None:
 
 async def test_bodies_share_their_room() -> None:
     """What does not fit beside others gets a 429; when they are done there is room again."""
-    room = BodyRoom(1, setting="MAX_BODIES_MB")
+    room = BodyMemory(1, setting="MAX_BODIES_MB")
     large = b"a" * (MIB * 3 // 4)
     async with room.holding(request(large)) as first:
         assert first == large

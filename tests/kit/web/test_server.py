@@ -117,7 +117,7 @@ def test_taken_port(capsys: pytest.CaptureFixture[str], listening: bool) -> None
         with pytest.raises(SystemExit) as caught:
             listen("gateway", "127.0.0.1", port)
     line = said(capsys, caught)
-    assert line == f"gateway: port {port} on 127.0.0.1 is taken. Stop what listens there, or set PORT to another."
+    assert line == f"gateway: port {port} on 127.0.0.1 is in use. Stop that program, or set PORT to another port."
 
 
 def test_port_is_free_again_at_once() -> None:
@@ -131,7 +131,7 @@ def test_port_is_free_again_at_once() -> None:
         assert again.getsockname()[1] == port
 
 
-@pytest.mark.parametrize(("port", "says"), [(80, "needs a privilege"), (8080, "Check HOST and PORT")])
+@pytest.mark.parametrize(("port", "says"), [(80, "needs root privileges"), (8080, "Check HOST and PORT")])
 def test_no_permission(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: int, says: str
 ) -> None:
@@ -172,7 +172,7 @@ def test_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         run("gateway", HttpSettings, lambda _: FastAPI())
     line = said(capsys, caught)
     assert line.startswith("gateway: PORT is '99999': ")
-    assert line.endswith("It takes: the port to listen on, 1 to 65535.")
+    assert line.endswith("Expected: the port to listen on, 1 to 65535.")
 
 
 def test_application_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +192,8 @@ def test_all_open_files_are_taken() -> None:
     """A service manager's soft limit of 256 does not become the number of connections."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048)); "
-        "from kit.web.server import take_all_files; take_all_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "from kit.web.server import raise_open_files_limit; raise_open_files_limit(); "
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(2048, 2048)"

@@ -91,14 +91,14 @@ async def test_docker_host_is_nobody_elsewhere(root: Path, change: str) -> None:
         (root / "proc/net/route").unlink()
     with structlog.testing.capture_logs() as logs:
         site = Site("docker-host")
-    assert [line["event"] for line in logs] == ["docker-host in ADMIN_TRUSTED_NETWORKS is nobody here"]
+    assert [line["event"] for line in logs] == ["docker-host in ADMIN_TRUSTED_NETWORKS does not apply"]
     assert await site.status(HOST) == 401
     assert await site.status("0.0.0.0") == 401
 
 
 async def test_a_host_by_name(resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trusted at the address that its name has now: one made anew is, the old address is not."""
-    monkeypatch.setattr(trusted_hosts, "KEPT_S", 0.0)
+    monkeypatch.setattr(trusted_hosts, "CACHE_TTL_S", 0.0)
     resolver.answers["edge"] = [EDGE]
     site = Site("edge")
     assert (await site.status(EDGE), await site.status(OTHER)) == (200, 401)

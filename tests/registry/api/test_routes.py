@@ -56,7 +56,7 @@ async def test_changes_need_the_admin_token_off_loopback(tmp_path: Path, method:
 @pytest.mark.parametrize("admin_token", [None, "t"])
 def test_keys_without_a_key_are_refused(value: str, admin_token: str | None) -> None:
     """API_KEYS with nothing in it must not open what it was to lock."""
-    with pytest.raises(SettingsError, match="API_KEYS holds no key"):
+    with pytest.raises(SettingsError, match="API_KEYS contains no key"):
         load_settings(RegistrySettings, api_keys=value, admin_token=admin_token).key_ring()
 
 

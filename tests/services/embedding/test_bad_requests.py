@@ -39,7 +39,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("too many dimensions", "embeddings", {"input": "a", "dimensions": 9}, 400, "this model has 8"),
     ("dimensions as text", "embeddings", {"input": "a", "dimensions": "4"}, 400, "dimensions"),
     ("half a dimension", "embeddings", {"input": "a", "dimensions": 1.5}, 400, "dimensions"),
-    ("unknown model", "embeddings", {"input": "a", "model": "gpt-4"}, 404, "'gpt-4' does not exist here"),
+    ("unknown model", "embeddings", {"input": "a", "model": "gpt-4"}, 404, "'gpt-4' does not exist"),
     ("model of a wrong type", "embeddings", {"input": "a", "model": ["tiny"]}, 400, "model"),
     ("unknown prompt", "embeddings", {"input": "a", "prompt_name": "x"}, 400, "prompts of this model: query"),
     ("truncate as text", "embeddings", {"input": "a", "truncate": "yes"}, 400, "truncate"),

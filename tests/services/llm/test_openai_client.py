@@ -162,7 +162,7 @@ def test_what_the_engine_lacks_is_refused_by_name(client: openai.OpenAI, what: s
 
 
 def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="does not exist here"):
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.chat.completions.create(model="gpt-9", messages=JAPAN)
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.chat.completions.create(model=MODEL, messages=JAPAN, temperature=9)

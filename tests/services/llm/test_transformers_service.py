@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.health.engine_metrics import Told, read
+from gateway.health.engine_metrics import EngineReport, read
 from tests.services.llm.bad_requests import BAD_REQUESTS, CHAT, COMPLETION, RESPONSE, chat, encoded, wrong_envelope
 
 pytestmark = pytest.mark.engines
@@ -142,7 +142,7 @@ def test_requests_are_logged_and_counted_by_route(raw: httpx2.Client) -> None:
     assert 'route="/v1/chat/completions"' in raw.get("/metrics").text
 
 
-def told(raw: httpx2.Client) -> Told:
+def told(raw: httpx2.Client) -> EngineReport:
     """What the gateway reads of the service's progress."""
     return read(raw.get("/metrics").text)
 

@@ -29,7 +29,7 @@ BAD: list[tuple[str, dict[str, Any], Any, int, str]] = [
     ("script", {}, {"file": ("a.txt", b"ffconcat version 1.0\nfile /etc/passwd\n")}, 400, "not audio"),
     ("too long", {}, {"file": ("a.wav", wav(tone(12.0)))}, 413, "MAX_AUDIO_SECONDS"),
     ("two files", {}, [("file", FILE["file"]), ("file", FILE["file"])], 400, "Too many files"),
-    ("unknown model", {"model": "whisper-1"}, FILE, 404, "'whisper-1' does not exist here"),
+    ("unknown model", {"model": "whisper-1"}, FILE, 404, "'whisper-1' does not exist"),
     ("file as model", {}, {"model": ("m", b"tiny")}, 400, "model is a file"),
     ("unknown format", {"response_format": "pdf"}, FILE, 400, "json, text, srt, vtt, verbose_json"),
     ("diarized format", {"response_format": "diarized_json"}, FILE, 400, "response_format"),
@@ -96,7 +96,7 @@ def test_bad_bytes(started: Any, kind: str, body: bytes, says: str) -> None:
 @pytest.mark.parametrize(
     ("model", "body", "status", "says"),
     [
-        ("gpt-4", GOOD, 404, "'gpt-4' does not exist here"),
+        ("gpt-4", GOOD, 404, "'gpt-4' does not exist"),
         ("tiny", b"", 400, "The body is empty"),
         ("tiny", b"no sound", 400, "not audio"),
         ("tiny", wav(tone(12.0)), 413, "MAX_AUDIO_SECONDS"),
