@@ -188,7 +188,7 @@ def test_keys(start: Start, engine: FakeEngine) -> None:
 
 def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
     """A catalogue entry of another kind stops the start with the remedy."""
-    with pytest.raises(SettingsError, match="this service runs embedding or reranker"), start(engine, kind="llm"):
+    with pytest.raises(SettingsError, match="this service supports embedding and reranker"), start(engine, kind="llm"):
         pass
 
 

@@ -246,7 +246,7 @@ def test_stop(start: Start, engine: FakeEngine) -> None:
 
 def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
     """A catalogue entry of another kind stops the start with the remedy."""
-    with pytest.raises(SettingsError, match="this service runs transcription"), start(engine, model="chat"):
+    with pytest.raises(SettingsError, match="this service supports transcription"), start(engine, model="chat"):
         pass
 
 
