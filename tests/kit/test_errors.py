@@ -1,4 +1,4 @@
-"""The error envelope: every class's status, type, code and headers, and what becomes of errors that are not ours."""
+"""The error envelope: status, type, code and headers of every class, and of foreign exceptions."""
 
 import json
 import math
@@ -35,21 +35,18 @@ def subclasses(base: type[ApiError]) -> set[type[ApiError]]:
 
 
 def test_the_table_has_every_class() -> None:
-    """A new error class comes with its line here."""
     ours = {c for c in subclasses(ApiError) if c.__module__ == "kit.errors" and not c.__name__.startswith("_")}
     assert {type(error) for error, *_ in TABLE} == ours
 
 
 @pytest.mark.parametrize(("error", "status", "type_", "code"), TABLE, ids=lambda value: type(value).__name__)
-def test_class(error: ApiError, status: int, type_: str, code: str | None) -> None:
-    """Status, type and code are the class's, and the body has exactly OpenAI's four keys."""
+def test_status_type_code_and_body(error: ApiError, status: int, type_: str, code: str | None) -> None:
     assert (error.status, error.type, error.code) == (status, type_, code)
     assert error.body() == {"error": {"message": error.message, "type": type_, "param": error.param, "code": code}}
     assert json.loads(error.encoded()) == error.body()
 
 
-def test_overrides() -> None:
-    """One error may differ from its class."""
+def test_instance_overrides_class_values() -> None:
     error = ApiError("m", status=507, type="t", code="c", param="p", headers={"X-A": "b"})
     assert (error.status, error.type, error.code, error.param, error.headers) == (507, "t", "c", "p", {"X-A": "b"})
     assert ApiError.status == 500
@@ -59,27 +56,25 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("seconds", "header"), [(0.0, "1"), (-5.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (59.5, "60")]
 )
-def test_retry_after(error_class: type[errors.Busy], seconds: float, header: str) -> None:
-    """Whole seconds, rounded up, at least one (RFC 9110, 10.2.3)."""
+def test_retry_after_is_whole_seconds(error_class: type[errors.Busy], seconds: float, header: str) -> None:
+    """Rounded up, at least one (RFC 9110, 10.2.3)."""
     assert error_class("m", retry_after=seconds).headers == {"Retry-After": header}
 
 
-def test_model_not_found_lists_what_there_is() -> None:
-    """The message helps with a typing error."""
+def test_model_not_found_lists_known_models() -> None:
     error = errors.ModelNotFound("qwne", ["tinyllama", "qwen"])
     assert error.message == "The model 'qwne' does not exist. Available models: qwen, tinyllama."
     assert error.param == "model"
     assert errors.ModelNotFound("x", []).message.endswith("none yet.")
 
 
-def test_model_not_found_repeats_little() -> None:
-    """A megabyte of name does not come back as a megabyte of error."""
+def test_model_not_found_truncates_the_name() -> None:
     assert len(errors.ModelNotFound("x" * 1_000_000, ["qwen"]).message) < 500
 
 
 @pytest.mark.parametrize("text", ["grüße", "模型", "🤖", 'quote " and \\ and \n', "half \ud83d pair"])
-def test_any_text_leaves_as_json(text: str) -> None:
-    """Messages repeat what clients sent, and clients send anything."""
+def test_any_message_is_valid_json(text: str) -> None:
+    """Messages repeat client input."""
     assert "message" in json.loads(ApiError(text).encoded())["error"]
     assert errors.respond(ApiError(text)).body == ApiError(text).encoded()
 
@@ -128,7 +123,6 @@ def envelope(response: Any, status: int) -> dict[str, Any]:
 
 
 def test_our_errors_keep_their_headers(client: TestClient) -> None:
-    """`Retry-After` reaches the client."""
     response = client.get("/busy")
     assert envelope(response, 429)["message"] == "Wait."
     assert response.headers["retry-after"] == "7"
@@ -154,8 +148,9 @@ JSON = {"Content-Type": "application/json"}
         ('{"model": "x"}', {"Content-Type": "text/plain"}, None, "Content-Type: application/json"),
     ],
 )
-def test_invalid_body(client: TestClient, content: str, headers: dict[str, str], param: str | None, says: str) -> None:
-    """FastAPI's 422 leaves as OpenAI's 400, with the field as `param` and words to act on."""
+def test_validation_error_is_a_400_with_param(
+    client: TestClient, content: str, headers: dict[str, str], param: str | None, says: str
+) -> None:
     error = envelope(client.post("/ask", content=content, headers=headers), 400)
     assert error["type"] == "invalid_request_error"
     assert says in error["message"]
@@ -163,23 +158,20 @@ def test_invalid_body(client: TestClient, content: str, headers: dict[str, str],
         assert error["param"] == param
 
 
-def test_invalid_query(client: TestClient) -> None:
-    """Query parameters are named as such."""
+def test_query_error_names_the_parameter(client: TestClient) -> None:
     error = envelope(client.post("/ask?limit=x", json={"model": "x"}), 400)
     assert error["param"] == "query.limit"
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v2/chat", "/" + "x" * 5000, "/%F0%9F%A4%96"])
-def test_unknown_route(client: TestClient, path: str) -> None:
-    """The answer names the route and says where to look, at a bounded length."""
+def test_unknown_route_is_named_at_bounded_length(client: TestClient, path: str) -> None:
     error = envelope(client.get(path), 404)
     assert error["message"].startswith("No route GET /")
     assert error["code"] == "not_found"
     assert len(error["message"]) < 300
 
 
-def test_wrong_method(client: TestClient) -> None:
-    """405 says what the route does take."""
+def test_wrong_method_is_a_405(client: TestClient) -> None:
     response = client.get("/ask")
     assert envelope(response, 405)["message"] == "/ask does not support GET."
     assert response.headers["allow"] == "POST"
@@ -198,8 +190,8 @@ def test_wrong_method(client: TestClient) -> None:
         (529, "internal_error", "status_529"),
     ],
 )
-def test_http_exceptions(client: TestClient, status: int, type_: str, code: str) -> None:
-    """Exceptions of Starlette, statuses outside the standard included, keep their words and headers."""
+def test_starlette_exceptions_keep_message_and_headers(client: TestClient, status: int, type_: str, code: str) -> None:
+    """Non-standard statuses included."""
     response = client.get(f"/raise/{status}?detail=Because.")
     error = envelope(response, status)
     assert (error["type"], error["code"], error["message"]) == (type_, code, "Because.")
@@ -207,12 +199,11 @@ def test_http_exceptions(client: TestClient, status: int, type_: str, code: str)
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_statuses_without_body(client: TestClient, status: int) -> None:
-    """A 304 has no body in HTTP; an envelope there would break the connection's framing."""
+def test_status_without_body_has_none(client: TestClient, status: int) -> None:
+    """A body in a 304 would break the framing."""
     response = client.get(f"/raise/{status}")
     assert (response.status_code, response.content) == (status, b"")
 
 
-def test_retry_after_of_a_guess_that_went_wrong() -> None:
-    """A division that came out infinite still gives a header."""
+def test_infinite_retry_after_is_capped() -> None:
     assert errors.Busy("m", retry_after=math.inf).headers == {"Retry-After": "3600"}

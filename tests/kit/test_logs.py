@@ -1,4 +1,4 @@
-"""Logs: one format for our lines and the libraries', JSON for machines, plain text for terminals."""
+"""Logs: one format for all loggers, JSON or console."""
 
 import json
 import os
@@ -64,8 +64,8 @@ def lines() -> dict[str, dict[str, Any]]:
     return {line["event"]: line for line in parsed}
 
 
-def test_shape(lines: dict[str, dict[str, Any]]) -> None:
-    """Each line names service, logger, level and time; values that are not JSON are written as text."""
+def test_line_has_service_logger_level_and_time(lines: dict[str, dict[str, Any]]) -> None:
+    """Values that are not JSON are written as text."""
     line = dict(lines["plain"])
     assert line.pop("timestamp").endswith("Z")
     assert line == {
@@ -81,8 +81,7 @@ def test_shape(lines: dict[str, dict[str, Any]]) -> None:
     assert all({"event", "level", "logger", "service", "timestamp"} <= set(each) for each in lines.values())
 
 
-def test_libraries_lines_have_the_same_shape(lines: dict[str, dict[str, Any]]) -> None:
-    """Records of the standard library pass through the same renderer."""
+def test_library_records_have_the_same_format(lines: dict[str, dict[str, Any]]) -> None:
     line = dict(lines["from a library"])
     del line["timestamp"]
     assert line == {
@@ -94,21 +93,20 @@ def test_libraries_lines_have_the_same_shape(lines: dict[str, dict[str, Any]]) -
     }
 
 
-def test_request_id_belongs_to_its_request(lines: dict[str, dict[str, Any]]) -> None:
-    """It is on every line of the request and on none after it."""
+def test_request_id_is_on_the_lines_of_its_request_only(lines: dict[str, dict[str, Any]]) -> None:
     assert lines["inside a request"]["request_id"] == "r1"
     assert "request_id" not in lines["after the request"]
 
 
-def test_noise_is_left_out(lines: dict[str, dict[str, Any]]) -> None:
-    """uvicorn's own access lines and each of our own HTTP calls would double what the middleware writes."""
+def test_access_and_client_lines_of_libraries_are_dropped(lines: dict[str, dict[str, Any]]) -> None:
+    """kit.web.middleware writes the access log."""
     assert "Started" in lines
     assert not {"an access line", "HTTP Request: GET", "detail", "detail of a library"} & set(lines)
 
 
 @pytest.mark.parametrize("event", ["ours failed", "theirs failed"])
-def test_exception_is_in_its_line(lines: dict[str, dict[str, Any]], event: str) -> None:
-    """A traceback is a field, not lines that a log collector would take for messages; it shows no variables' values."""
+def test_traceback_is_a_field(lines: dict[str, dict[str, Any]], event: str) -> None:
+    """It shows no variable values."""
     line = lines[event]
     assert line["level"] == "error"
     assert line["exception"].startswith("Traceback")
@@ -116,14 +114,13 @@ def test_exception_is_in_its_line(lines: dict[str, dict[str, Any]], event: str) 
     assert SECRET not in str(line)
 
 
-def test_warnings_are_lines_too(lines: dict[str, dict[str, Any]]) -> None:
-    """What a library says through `warnings` does not break the stream's format."""
+def test_python_warnings_are_log_lines(lines: dict[str, dict[str, Any]]) -> None:
     (line,) = [line for event, line in lines.items() if "old API" in event]
     assert (line["level"], line["logger"]) == ("warning", "py.warnings")
 
 
-def test_console() -> None:
-    """For people: text with the same content, the traceback below its line, and no variables' values."""
+def test_console_format() -> None:
+    """Same content as text; the traceback shows no variable values."""
     text = run("console")
     assert "inside a request" in text
     assert "request_id" in text
@@ -133,8 +130,7 @@ def test_console() -> None:
         json.loads(text.splitlines()[0])
 
 
-def test_level() -> None:
-    """`debug` shows more, `error` less, of ours and of the libraries."""
+def test_level_applies_to_all_loggers() -> None:
     debug = run("json", "debug")
     assert "detail of a library" in debug
     assert '"detail"' in debug
@@ -144,5 +140,4 @@ def test_level() -> None:
 
 @pytest.mark.parametrize(("format", "expected"), [("json", True), ("console", False), ("auto", True)])
 def test_auto_is_json_off_a_terminal(format: Any, expected: bool) -> None:
-    """Under a supervisor or in a container nobody reads colours."""
     assert writes_json(format) is expected

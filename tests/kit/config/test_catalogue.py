@@ -1,4 +1,4 @@
-"""The catalogue: what a models.yaml may hold, how its mistakes read, and how models are found."""
+"""The catalogue: valid and invalid models.yaml files, error messages, lookup."""
 
 from pathlib import Path
 
@@ -38,14 +38,14 @@ SHIPPED = [path for path in (ROOT / "models.yaml", ROOT / "quickstart" / "models
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_shipped_catalogues_are_valid(path: Path) -> None:
-    """What we ship loads, and every model in it is described."""
+    """Every shipped catalogue loads, and every model in it has a description."""
     catalogue = Catalogue.load(path)
     assert len(catalogue) > 0
     assert all(entry.description for entry in catalogue)
 
 
 def test_shipped_catalogue_has_the_promised_names() -> None:
-    """The names of the quick reference, with their kinds."""
+    """The names and kinds of the quick reference."""
     kinds = {entry.name: entry.kind for entry in Catalogue.load(ROOT / "models.yaml")}
     assert kinds == {
         "qwen": "llm",
@@ -72,14 +72,13 @@ def test_shipped_catalogue_has_the_promised_names() -> None:
         ("all-MiniLM-L6-v2", None),
     ],
 )
-def test_find(models_yaml: Path, name: str, found: str | None) -> None:
-    """A model goes by its name, its aliases and its repository, spelled exactly; never by a near miss."""
+def test_find_by_name_alias_or_repository(models_yaml: Path, name: str, found: str | None) -> None:
+    """Lookup is exact and case-sensitive."""
     entry = load(models_yaml, GOOD).find(name)
     assert (entry.name if entry else None) == found
 
 
-def test_resolve_lists_what_there_is(models_yaml: Path) -> None:
-    """An unknown name is a 404 that lists the names."""
+def test_resolve_unknown_name_lists_known_names(models_yaml: Path) -> None:
     catalogue = load(models_yaml, GOOD)
     assert catalogue.resolve("embedding").name == "minilm"
     with pytest.raises(ModelNotFound, match="minilm, qwen"):
@@ -87,15 +86,13 @@ def test_resolve_lists_what_there_is(models_yaml: Path) -> None:
 
 
 def test_defaults(models_yaml: Path) -> None:
-    """Kind and repository suffice."""
     qwen, minilm = load(models_yaml, GOOD)
     assert (qwen.revision, qwen.aliases, qwen.optional, qwen.allow_patterns) == ("main", (), False, None)
     assert minilm.engine_args == {"dtype": "float32"}
     assert minilm.ignore_patterns == ("*.onnx",)
 
 
-def test_names_are_listed_once(models_yaml: Path) -> None:
-    """An alias that repeats itself or the model's own name does not show twice in /v1/models."""
+def test_names_has_no_duplicates(models_yaml: Path) -> None:
     (entry,) = load(models_yaml, "a: {kind: llm, hf_repo: o/r, aliases: [a, b, b]}")
     assert entry.names == ("a", "b", "o/r")
 
@@ -150,8 +147,7 @@ def test_names_are_listed_once(models_yaml: Path) -> None:
         ("null: {kind: llm, hf_repo: o/r}", "None is a NoneType in YAML"),
     ],
 )
-def test_mistakes_name_file_model_and_key(models_yaml: Path, text: str, says: str) -> None:
-    """A mistake can be found without reading the code."""
+def test_error_names_file_model_and_key(models_yaml: Path, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(models_yaml, text)
     assert str(caught.value).startswith(f"{models_yaml}: {says}")
@@ -182,26 +178,25 @@ def test_mistakes_name_file_model_and_key(models_yaml: Path, text: str, says: st
         "x" * 97,
     ],
 )
-def test_hostile_names_are_refused(name: str) -> None:
-    """A name becomes part of paths, keys and URLs: none can hide a path or break a line."""
+def test_hostile_names_are_rejected(name: str) -> None:
+    """Names become part of paths, object keys and URLs."""
     with pytest.raises(ValidationError, match="is not a model name"):
         Entry.model_validate({"name": name, "kind": "llm", "hf_repo": "o/r"})
 
 
 @pytest.mark.parametrize("name", ["a", "A1", "qwen2.5-0.5b", "a_b", "text-embedding-3-small", "x" * 96])
-def test_names(name: str) -> None:
-    """Names as people give them."""
+def test_valid_names(name: str) -> None:
     assert Entry.model_validate({"name": name, "kind": "llm", "hf_repo": "o/r"}).name == name
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "0" * 40, "feature/x", "float16"])
-def test_revisions(revision: str) -> None:
-    """Commits, branches, tags and the Hub's pull requests."""
+def test_valid_revisions(revision: str) -> None:
+    """Commits, branches, tags and pull request refs."""
     assert Entry.model_validate({"name": "a", "kind": "llm", "hf_repo": "o/r", "revision": revision})
 
 
-def test_all_mistakes_of_a_model_are_told(models_yaml: Path) -> None:
-    """A line each."""
+def test_all_errors_of_a_model_are_reported(models_yaml: Path) -> None:
+    """One line each."""
     with pytest.raises(SettingsError) as caught:
         load(models_yaml, "a: {kind: chat, contxt: 5}")
     assert len(str(caught.value).splitlines()) == 3
@@ -216,14 +211,13 @@ def test_all_mistakes_of_a_model_are_told(models_yaml: Path) -> None:
         "a:\n  kind: llm\n  hf_repo: o/r\n  engine_args: {x: 1, x: 2}",
     ],
 )
-def test_key_that_stands_twice(models_yaml: Path, text: str) -> None:
-    """Plain YAML would silently keep the last; that loses a model, so it is refused with the place."""
+def test_duplicate_key_is_rejected(models_yaml: Path, text: str) -> None:
+    """PyYAML itself keeps the last silently."""
     with pytest.raises(SettingsError, match=r"(?s)duplicate key.*line"):
         load(models_yaml, text)
 
 
-def test_merge_keys_work(models_yaml: Path) -> None:
-    """Anchors save repetition; several merges into one model are no key twice."""
+def test_merge_keys_are_no_duplicates(models_yaml: Path) -> None:
     text = "a: &a {kind: llm, hf_repo: o/r}\nb: {<<: *a, hf_repo: o/s}"
     assert [entry.hf_repo for entry in load(models_yaml, text)] == ["o/r", "o/s"]
 
@@ -237,41 +231,37 @@ def test_merge_keys_work(models_yaml: Path) -> None:
         ("x: {kind: llm, hf_repo: o/s}", "x"),
     ],
 )
-def test_two_models_with_one_name(models_yaml: Path, second: str, name: str) -> None:
-    """A name, alias or repository belongs to one model; the message names file, models and name."""
+def test_name_shared_by_two_models_is_rejected(models_yaml: Path, second: str, name: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(models_yaml, f"a: {{kind: llm, hf_repo: o/r, aliases: [x]}}\n{second}")
     assert str(caught.value).startswith(f"{models_yaml}: a and {second[0]} both use the name {name!r}")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "[]", "[a, b]", "text", "{}", "null"])
-def test_no_models(models_yaml: Path, text: str) -> None:
-    """An empty file is a mistake too."""
+def test_empty_catalogue_is_rejected(models_yaml: Path, text: str) -> None:
     with pytest.raises(SettingsError, match="holds no models"):
         load(models_yaml, text)
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: b: c", "a: !!python/object/apply:os.system ['true']", "\ta: 1", "a: *b"])
-def test_not_yaml(models_yaml: Path, text: str) -> None:
-    """Broken YAML, and YAML that would run code, names file and line."""
+def test_invalid_or_unsafe_yaml_is_rejected(models_yaml: Path, text: str) -> None:
+    """The message names file and line."""
     with pytest.raises(SettingsError, match=r"(?s)is not YAML.*line 1"):
         load(models_yaml, text)
 
 
-def test_not_text(models_yaml: Path) -> None:
-    """A binary file in the place of the catalogue."""
+def test_binary_file_is_rejected(models_yaml: Path) -> None:
     models_yaml.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="is not YAML"):
         Catalogue.load(models_yaml)
 
 
-def test_missing_file(models_yaml: Path) -> None:
-    """The message names the path and the variable."""
+def test_missing_file_names_path_and_variable(models_yaml: Path) -> None:
     with pytest.raises(SettingsError, match=r"models\.yaml cannot be read: No such file.*Set CATALOGUE"):
         Catalogue.load(models_yaml)
 
 
-def test_folder_in_its_place(tmp_path: Path) -> None:
-    """Docker makes a folder of a bind mount whose source is missing."""
+def test_folder_instead_of_file_is_rejected(tmp_path: Path) -> None:
+    """Docker creates a folder for a bind mount with a missing source."""
     with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
         Catalogue.load(tmp_path)

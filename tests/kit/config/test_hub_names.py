@@ -1,4 +1,4 @@
-"""No name reaches outside its folder, and every name of the Hub passes."""
+"""Hub names: path traversal is rejected, valid names of the Hub are accepted."""
 
 import pytest
 
@@ -32,8 +32,8 @@ HOSTILE_REVISIONS = [
 
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)
-def test_hostile_paths_are_refused(path: str) -> None:
-    """Nothing absolute, nothing that climbs, nothing unprintable, nothing longer than a disk or a bucket takes."""
+def test_hostile_paths_are_rejected(path: str) -> None:
+    """Absolute, with traversal, unprintable, or too long for a disk or bucket."""
     with pytest.raises(BadName):
         check_path(path)
 
@@ -41,47 +41,44 @@ def test_hostile_paths_are_refused(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["config.json", "1_Pooling/config.json", ".gitattributes", "a b/ü (1).bin", "a..b", "…"]
 )
-def test_ordinary_paths_pass(path: str) -> None:
-    """What repositories hold."""
+def test_valid_paths(path: str) -> None:
     assert check_path(path) == path
 
 
 @pytest.mark.parametrize("repo", HOSTILE_REPOS)
-def test_hostile_repositories_are_refused(repo: str) -> None:
-    """A repository is one or two plain segments."""
+def test_hostile_repositories_are_rejected(repo: str) -> None:
     with pytest.raises(BadName):
         check_repo(repo)
 
 
 @pytest.mark.parametrize("repo", ["gpt2", "Qwen/Qwen2.5-0.5B-Instruct", "a/b_c.d-e", "0x/1"])
-def test_ordinary_repositories_pass(repo: str) -> None:
+def test_valid_repositories(repo: str) -> None:
     """With and without an organisation."""
     assert check_repo(repo) == repo
 
 
 @pytest.mark.parametrize("revision", HOSTILE_REVISIONS)
-def test_hostile_revisions_are_refused(revision: str) -> None:
-    """As git refuses them."""
+def test_hostile_revisions_are_rejected(revision: str) -> None:
+    """By the rules of git check-ref-format."""
     with pytest.raises(BadName):
         check_revision(revision)
 
 
 @pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0", "0" * 40, "release+1"])
-def test_ordinary_revisions_pass(revision: str) -> None:
+def test_valid_revisions(revision: str) -> None:
     """Branches, tags, pull requests, commits."""
     assert check_revision(revision) == revision
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".a", "a..b", "x" * 97, "a\n"])
-def test_hostile_names_are_refused(name: str) -> None:
-    """A model's name is one plain segment."""
+def test_hostile_names_are_rejected(name: str) -> None:
     with pytest.raises(BadName):
         check_name(name)
 
 
 @pytest.mark.parametrize("paths", [["a", "a"], ["a", "a/b"], ["x/y", "x/y/z/w"]])
-def test_paths_that_cannot_stand_together_are_refused(paths: list[str]) -> None:
-    """No path twice, no file that is another's folder."""
+def test_conflicting_paths_are_rejected(paths: list[str]) -> None:
+    """Duplicate paths, and a file that is the folder of another."""
     with pytest.raises(BadName):
         check_paths(paths)
 
@@ -97,8 +94,8 @@ def test_paths_that_cannot_stand_together_are_refused(paths: list[str]) -> None:
         ([], None, []),
     ],
 )
-def test_patterns_choose_as_in_the_hub_client(
+def test_patterns_match_as_in_the_hub_client(
     allow: list[str] | None, ignore: list[str] | None, left: list[str]
 ) -> None:
-    """Shell patterns over the whole path; a folder means all below it."""
+    """fnmatch over the whole path; `folder/` matches everything below."""
     assert chosen(["a.json", "b.bin", "d/c.json"], allow, ignore) == left

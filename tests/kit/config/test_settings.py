@@ -1,4 +1,4 @@
-"""Settings from the environment: what is taken, what is refused, and how the refusal reads."""
+"""Settings from the environment: sources, validation, error messages."""
 
 import os
 import traceback
@@ -54,37 +54,33 @@ def refusal(**overrides: object) -> str:
 
 
 def test_defaults_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable sets its field; the others keep their defaults."""
     monkeypatch.setenv("NAME", "one")
     monkeypatch.setenv("WORKERS", "4")
     settings = load_settings(Program)
     assert (settings.name, settings.workers, settings.token, settings.folder) == ("one", 4, None, Path("here"))
 
 
-def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a caller passes is not overruled by the environment."""
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAME", "environment")
     assert load_settings(Program, name="argument").name == "argument"
 
 
-def test_empty_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`WORKERS=` in an env file means the default, and `NAME=` means that it is missing."""
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`WORKERS=` means the default; `NAME=` means that it is missing."""
     monkeypatch.setenv("WORKERS", "")
     assert load_settings(Program, name="x").workers == 1
     monkeypatch.setenv("NAME", "")
     assert refusal() == "NAME is not set: Field required. Expected: any text."
 
 
-def test_settings_do_not_change() -> None:
-    """They are handed around, so nobody may alter them."""
+def test_settings_are_frozen() -> None:
     settings = load_settings(Program, name="x")
     with pytest.raises(ValueError, match="frozen"):
         settings.name = "y"
 
 
 @pytest.mark.parametrize("value", ["0", "9", "-1", "two", "1.5", "1e3"])
-def test_wrong_value_names_variable_value_and_remedy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """The message can be acted on without reading the code."""
+def test_invalid_value_names_variable_value_and_remedy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("NAME", "x")
     monkeypatch.setenv("WORKERS", value)
     message = refusal()
@@ -93,22 +89,21 @@ def test_wrong_value_names_variable_value_and_remedy(monkeypatch: pytest.MonkeyP
     assert "\n" not in message
 
 
-def test_every_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One start shows all that is wrong, a line each."""
+def test_every_invalid_variable_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line each."""
     monkeypatch.setenv("WORKERS", "many")
     lines = refusal().splitlines()
     assert [line.split()[0] for line in lines] == ["NAME", "WORKERS"]
 
 
-def test_unknown_argument_is_refused_without_its_value() -> None:
-    """A misspelt argument fails at start; its value may be a secret under a wrong name."""
+def test_unknown_argument_is_rejected_without_its_value() -> None:
+    """The value may be a secret under a misspelt name."""
     message = refusal(name="x", tokn=SECRET)
     assert message == "TOKN is not a setting of this program."
 
 
 @pytest.mark.parametrize(("variable", "value"), [("TOKEN", "short"), ("PIN", SECRET)])
-def test_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """The message says which secret is wrong and why, but not what it is."""
+def test_invalid_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv("NAME", "x")
     monkeypatch.setenv(variable, value)
     message = refusal()
@@ -116,16 +111,15 @@ def test_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, variable: st
     assert value not in message
 
 
-def test_fields_that_do_not_go_together_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check over several fields gets all of them as its input; none of it is repeated."""
+def test_error_over_several_fields_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input of such a check is all fields."""
     monkeypatch.setenv("NAME", "x")
     monkeypatch.setenv("TOKEN", SECRET)
     monkeypatch.setenv("WORKERS", "7")
     assert refusal() == "WORKERS=7 and TOKEN do not go together."
 
 
-def test_structured_value_that_is_not_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A field that takes JSON says so in our error class, not in a traceback of the library."""
+def test_structured_value_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAME", "x")
     monkeypatch.setenv("LIMITS", "a=1")
     assert "limits" in refusal().lower()
@@ -133,7 +127,7 @@ def test_structured_value_that_is_not_json(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("content", [SECRET, SECRET + "\n", f"  {SECRET}\r\n"])
 def test_value_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
-    """`X_FILE` names a file with the value, as Docker and Kubernetes mount secrets; white space around it goes."""
+    """`X_FILE` names the file, as for Docker and Kubernetes secrets; surrounding whitespace is stripped."""
     (tmp_path / "secret").write_text(content)
     monkeypatch.setenv("TOKEN_FILE", str(tmp_path / "secret"))
     token = load_settings(Program, name="x").token
@@ -141,8 +135,7 @@ def test_value_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cont
     assert token.get_secret_value() == SECRET
 
 
-def test_variable_wins_over_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With both set the variable counts."""
+def test_variable_overrides_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "name").write_text("from the file")
     monkeypatch.setenv("NAME_FILE", str(tmp_path / "name"))
     assert load_settings(Program).name == "from the file"
@@ -150,35 +143,33 @@ def test_variable_wins_over_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert load_settings(Program).name == "from the variable"
 
 
-def test_wrong_secret_from_a_file_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A secret stays one wherever it came from."""
+def test_invalid_secret_from_a_file_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "pin").write_text(SECRET)
     monkeypatch.setenv("PIN_FILE", str(tmp_path / "pin"))
     assert refusal(name="x").startswith("PIN is set to a value not shown here: only digits.")
 
 
-def test_missing_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A secret that was not mounted is an error, not a start without it."""
+def test_missing_secret_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TOKEN_FILE", str(tmp_path / "nowhere"))
     assert refusal(name="x") == f"TOKEN_FILE={tmp_path}/nowhere cannot be read: No such file or directory."
 
 
-def test_file_that_is_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Docker makes a folder of a bind mount whose source is missing."""
+def test_folder_instead_of_secret_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Docker creates a folder for a bind mount with a missing source."""
     monkeypatch.setenv("TOKEN_FILE", str(tmp_path))
     assert refusal(name="x") == f"TOKEN_FILE={tmp_path} cannot be read: Is a directory."
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"  \n"])
-def test_empty_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
-    """An empty secret would switch a lock off; it is an error."""
+def test_empty_secret_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    """An empty secret would disable a check."""
     (tmp_path / "secret").write_bytes(content)
     monkeypatch.setenv("TOKEN_FILE", str(tmp_path / "secret"))
     assert "is empty" in refusal(name="x")
 
 
-def test_file_that_is_not_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A binary file is refused by name, without its bytes."""
+def test_binary_secret_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The message names the file, without its bytes."""
     (tmp_path / "secret").write_bytes(b"\xff\xfe" + SECRET.encode())
     monkeypatch.setenv("TOKEN_FILE", str(tmp_path / "secret"))
     assert refusal(name="x").endswith("is not UTF-8 text.")
@@ -188,14 +179,12 @@ def test_file_that_is_not_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ("value", "parts"),
     [("", ()), (",", ()), ("a", ("a",)), ("a,b", ("a", "b")), (" a , b ,", ("a", "b")), ("a b", ("a b",))],
 )
-def test_comma_separated(monkeypatch: pytest.MonkeyPatch, value: str, parts: tuple[str, ...]) -> None:
-    """Lists are comma-separated, with forgiving white space."""
+def test_comma_separated_list(monkeypatch: pytest.MonkeyPatch, value: str, parts: tuple[str, ...]) -> None:
     monkeypatch.setenv("ALLOWED_HOSTS", value)
     assert load_settings(HttpSettings, port=1).allowed_hosts == parts
 
 
-def test_comma_separated_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Lists may come from a file as well."""
+def test_comma_separated_list_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("a.example, b.example\n")
     monkeypatch.setenv("ALLOWED_HOSTS_FILE", str(tmp_path / "hosts"))
     assert load_settings(HttpSettings, port=1).allowed_hosts == ("a.example", "b.example")
@@ -214,8 +203,7 @@ def test_comma_separated_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("ADMIN_TRUSTED_NETWORKS", "127.0.0.0/8,::1/129"),
     ],
 )
-def test_http_settings_refuse(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """Impossible values of what every server takes."""
+def test_http_settings_reject_invalid_values(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv("PORT", "8080")
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=variable):
@@ -223,12 +211,11 @@ def test_http_settings_refuse(monkeypatch: pytest.MonkeyPatch, variable: str, va
 
 
 @pytest.mark.parametrize("level", ["debug", "INFO", "Warning", "error"])
-def test_log_levels(level: str) -> None:
-    """Levels may be written in any case."""
+def test_log_level_is_case_insensitive(level: str) -> None:
     assert load_settings(HttpSettings, port=1, log_level=level).log_level == level
 
 
-def test_every_setting_is_described() -> None:
-    """Each setting has a sentence, which its errors repeat."""
+def test_every_setting_has_a_description() -> None:
+    """Error messages repeat it."""
     undescribed = [name for name, field in HttpSettings.model_fields.items() if not field.description]
     assert undescribed == []

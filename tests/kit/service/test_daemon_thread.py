@@ -1,4 +1,4 @@
-"""Blocking work in a thread that may be left behind."""
+"""Blocking calls in daemon threads."""
 
 import asyncio
 import threading
@@ -8,8 +8,8 @@ import pytest
 from kit.service.daemon_thread import in_daemon_thread
 
 
-async def test_result() -> None:
-    """The thread's result comes back; the thread does not hold the process."""
+async def test_result_is_returned() -> None:
+    """The thread does not keep the process alive."""
     thread = await in_daemon_thread(threading.current_thread)
     assert thread is not threading.current_thread()
     assert thread.daemon
@@ -17,15 +17,14 @@ async def test_result() -> None:
     assert await in_daemon_thread(dict[str, int]().get, "x") is None
 
 
-async def test_error() -> None:
-    """The thread's error is raised where it is awaited."""
+async def test_exception_is_raised_in_the_awaiting_task() -> None:
     with pytest.raises(ZeroDivisionError):
         await in_daemon_thread(lambda: 1 // 0)
 
 
 @pytest.mark.parametrize("error", [StopIteration("end"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-async def test_errors_that_cannot_pass(error: BaseException) -> None:
-    """`next()` on nothing, or an engine that calls sys.exit(), is an error of the work: neither hangs nor ends us."""
+async def test_stop_iteration_and_system_exit_become_runtime_errors(error: BaseException) -> None:
+    """Neither hangs the task nor ends the process."""
 
     def fail() -> None:
         raise error
@@ -35,8 +34,8 @@ async def test_errors_that_cannot_pass(error: BaseException) -> None:
     assert caught.value.__cause__ is error
 
 
-async def test_cancelled() -> None:
-    """Who waits may stop waiting while the thread is still at it; its late result disturbs nobody."""
+async def test_awaiting_task_can_be_cancelled() -> None:
+    """The late result is ignored."""
     started, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -53,8 +52,7 @@ async def test_cancelled() -> None:
     await asyncio.to_thread(ended.wait, 10)
 
 
-def test_loop_that_has_gone() -> None:
-    """A result after the end of the event loop is dropped without a sound."""
+def test_result_after_the_loop_is_closed_is_dropped() -> None:
     started, go_on = threading.Event(), threading.Event()
     threads: list[threading.Thread] = []
 

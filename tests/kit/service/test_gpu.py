@@ -1,4 +1,4 @@
-"""GPU statistics: what NVML tells, what it does not tell, and which GPUs are this process's."""
+"""GPU statistics: NVML readings, missing readings, visible GPUs."""
 
 import os
 
@@ -49,8 +49,8 @@ def uuids() -> list[str]:
     return [gpu["uuid"] for gpu in gpu_stats()["gpus"]]
 
 
-def test_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The contract's fields in the contract's units; `processes` is optional and not told."""
+def test_body_has_the_fields_and_units_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`processes` is optional and not reported."""
     driver = Driver([Gpu(A)])
     driver.install(monkeypatch)
     assert gpu_stats() == {
@@ -84,8 +84,7 @@ def test_body(monkeypatch: pytest.MonkeyPatch) -> None:
         (pynvml.NVML_ERROR_TIMEOUT, "NVML did not start: Timeout"),
     ],
 )
-def test_no_nvml(monkeypatch: pytest.MonkeyPatch, code: int, says: str) -> None:
-    """A machine without a working driver gets an answer with the reason, not an error."""
+def test_no_driver_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch, code: int, says: str) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", failing(code))
     stats = gpu_stats()
     assert (stats["available"], stats["gpus"]) == (False, [])
@@ -93,28 +92,26 @@ def test_no_nvml(monkeypatch: pytest.MonkeyPatch, code: int, says: str) -> None:
 
 
 @pytest.mark.parametrize("function", ["nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName"])
-def test_nvml_that_breaks_later(three: Driver, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """What fails after the start is told as well, and NVML is shut down."""
+def test_failure_after_init_is_a_reason(three: Driver, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """NVML is shut down as well."""
     monkeypatch.setattr(pynvml, function, failing(pynvml.NVML_ERROR_UNKNOWN))
     assert gpu_stats() == {"available": False, "reason": "NVML failed: Unknown Error", "gpus": []}
     assert three.open == 0
 
 
-def test_driver_too_old_to_count_its_gpus(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It starts, and lacks a function without which nothing can be told."""
+def test_driver_too_old_to_list_gpus(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It initialises but lacks a required function."""
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", failing(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND))
     assert "too old" in gpu_stats()["reason"]
     assert three.open == 0
 
 
-def test_shutdown_that_fails(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The values that were read count."""
+def test_failed_shutdown_keeps_the_readings(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlShutdown", failing(pynvml.NVML_ERROR_UNINITIALIZED))
     assert gpu_stats()["available"]
 
 
 def test_driver_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver alone is not enough."""
     Driver([]).install(monkeypatch)
     assert "no GPU is visible" in gpu_stats()["reason"]
 
@@ -137,8 +134,8 @@ def test_driver_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
     ],
 )
-def test_unsupported_reading(monkeypatch: pytest.MonkeyPatch, function: str, keys: set[str], code: int) -> None:
-    """A reading that a GPU does not have is None (unified memory has no MemoryInfo); the others are there."""
+def test_unsupported_reading_is_none(monkeypatch: pytest.MonkeyPatch, function: str, keys: set[str], code: int) -> None:
+    """For example no MemoryInfo with unified memory."""
     Driver([Gpu(A, broken={function: code})]).install(monkeypatch)
     (gpu,) = gpu_stats()["gpus"]
     assert {key for key, value in gpu.items() if value is None} == keys
@@ -146,7 +143,7 @@ def test_unsupported_reading(monkeypatch: pytest.MonkeyPatch, function: str, key
 
 @pytest.mark.parametrize("function", ["HandleByIndex", "UUID", "MemoryInfo", "Temperature"])
 def test_lost_gpu_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """A GPU that fell off its bus is reported as such, beside those that work, whenever NVML notices."""
+    """A GPU that fell off the bus is reported with its error."""
     driver = Driver([Gpu(A), Gpu(B, broken={function: pynvml.NVML_ERROR_GPU_IS_LOST}), Gpu(C)])
     driver.install(monkeypatch)
     good, lost, other = gpu_stats()["gpus"]
@@ -155,14 +152,12 @@ def test_lost_gpu_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, func
     assert driver.open == 0
 
 
-def test_only_gpu_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing left to read: not available, with the reason."""
+def test_loss_of_the_only_gpu_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     Driver([Gpu(A, broken={"HandleByIndex": pynvml.NVML_ERROR_GPU_IS_LOST})]).install(monkeypatch)
     assert gpu_stats()["reason"] == "NVML failed: GPU is lost"
 
 
-def test_lost_gpu_keeps_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Index 1 is GPU 1, whatever became of GPU 0."""
+def test_lost_gpu_keeps_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
     Driver([Gpu(A, broken={"HandleByIndex": pynvml.NVML_ERROR_GPU_IS_LOST}), Gpu(B)]).install(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert uuids() == [B]
@@ -193,7 +188,7 @@ def test_lost_gpu_keeps_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_visible_devices(three: Driver, monkeypatch: pytest.MonkeyPatch, variable: str, visible: list[str]) -> None:
-    """CUDA's rules: order as written, abbreviations that are unique, an end at the first entry that names nothing."""
+    """CUDA's rules: order as given, unique abbreviations, the list ends at the first invalid entry."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert uuids() == visible
 
@@ -221,16 +216,15 @@ def test_visible_devices(three: Driver, monkeypatch: pytest.MonkeyPatch, variabl
         "MIG-1",
     ],
 )
-def test_nothing_visible(three: Driver, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Empty, invalid and ambiguous values hide everything, and the reason shows the value."""
+def test_no_visible_device(three: Driver, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Empty, invalid and ambiguous values hide every GPU; the reason shows the value."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     stats = gpu_stats()
     assert (stats["available"], stats["gpus"]) == (False, [])
     assert repr(variable) in stats["reason"]
 
 
-def test_slice(with_mig: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service on a MIG slice reports the slice: its memory, its name, the number of its board."""
+def test_mig_slice_reports_its_own_memory_and_name(with_mig: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", S1)
     (gpu,) = gpu_stats()["gpus"]
     assert (gpu["index"], gpu["uuid"], gpu["name"]) == (1, S1, "NVIDIA A100 MIG 1g.5gb")
@@ -258,29 +252,29 @@ def test_slice(with_mig: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
         (f"0,{S2}", [A, S2]),
     ],
 )
-def test_mig(with_mig: Driver, monkeypatch: pytest.MonkeyPatch, variable: str | None, visible: list[str]) -> None:
-    """Slices go by their UUID, whole or abbreviated, or by board and instance; a board means its first slice."""
+def test_mig_slices_by_uuid_or_instance(
+    with_mig: Driver, monkeypatch: pytest.MonkeyPatch, variable: str | None, visible: list[str]
+) -> None:
+    """A board means its first slice."""
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert uuids() == visible
 
 
-def test_board_without_permission(with_mig: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container NVML refuses the board's memory in MIG mode; the slice's is what counts."""
+def test_mig_board_without_permission(with_mig: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container NVML denies the board's memory in MIG mode; the slice's is reported."""
     with_mig.gpus[1].broken["MemoryInfo"] = pynvml.NVML_ERROR_NO_PERMISSION
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpu_stats()["gpus"][0]["memory_total_mb"] == 4864
 
 
-def test_driver_before_mig(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An old driver knows no MIG functions, and a small GPU does not support them."""
+def test_driver_without_mig_functions(three: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     for code in (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NOT_SUPPORTED):
         monkeypatch.setattr(pynvml, "nvmlDeviceGetMaxMigDeviceCount", failing(code))
         assert uuids() == [A, B, C]
 
 
-def test_this_machine() -> None:
-    """The real library answers whatever this machine has, and the variable is left alone."""
+def test_real_library_on_this_machine() -> None:
     before = dict(os.environ)
     stats = gpu_stats()
     assert stats["available"] or stats["reason"]

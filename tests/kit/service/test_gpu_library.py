@@ -1,4 +1,4 @@
-"""GPU statistics through all of pynvml, down to what a driver's library answers in C."""
+"""GPU statistics through pynvml on a fake driver library in C."""
 
 import pynvml
 import pytest
@@ -42,7 +42,7 @@ def test_one_gpu_of_many_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.open == 0
 
 
-def test_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mig_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"MIG-{B}/7/0")
     broken = {"UtilizationRates": pynvml.NVML_ERROR_NOT_SUPPORTED}
     one = Gpu(SLICE, "NVIDIA H100 MIG 1g.10gb", total=9_856 * MIB, used=56 * MIB, ids=(7, 0), broken=broken)
@@ -51,15 +51,15 @@ def test_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (gpu["index"], gpu["uuid"], gpu["memory_free_mb"], gpu["utilization_percent"]) == (1, SLICE, 9_800, None)
 
 
-def test_a_driver_from_before_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lacks their functions, and tells everything else."""
+def test_driver_without_mig_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other readings are reported."""
     Library(Driver([Gpu(A), Gpu(B)]), *MIG_FUNCTIONS).install(monkeypatch)
     (gpu,) = gpu_stats()["gpus"]
     assert (gpu["uuid"], gpu["memory_total_mb"]) == (B, 143_771)
 
 
 @pytest.mark.parametrize("lacks", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2"])
-def test_a_driver_too_old_to_be_asked(monkeypatch: pytest.MonkeyPatch, lacks: str) -> None:
+def test_driver_too_old_to_list_gpus(monkeypatch: pytest.MonkeyPatch, lacks: str) -> None:
     Library(Driver([Gpu(A), Gpu(B)]), lacks).install(monkeypatch)
     stats = gpu_stats()
     assert (stats["available"], stats["gpus"]) == (False, [])

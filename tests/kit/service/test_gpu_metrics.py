@@ -1,4 +1,4 @@
-"""The GPUs on the metrics page."""
+"""GPU gauges on the metrics page."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ async def gauges_of(*gpus: dict[str, Any]) -> CollectorRegistry:
 
 
 async def test_readings_in_base_units() -> None:
-    """Bytes, ratios, degrees and watts, as Prometheus names them."""
+    """Bytes, ratios, degrees and watts, as in Prometheus's conventions."""
     registry = await gauges_of(GPU)
     assert registry.get_sample_value("gpu_memory_total_bytes", LABELS) == 1000 * 2**20
     assert registry.get_sample_value("gpu_memory_used_bytes", LABELS) == 250 * 2**20
@@ -34,15 +34,13 @@ async def test_readings_in_base_units() -> None:
     assert registry.get_sample_value("gpu_power_watts", LABELS) == 100.5
 
 
-async def test_what_a_gpu_does_not_tell_is_left_out() -> None:
-    """A reading of None has no sample: 0 degrees would be a lie."""
+async def test_missing_reading_has_no_sample() -> None:
     registry = await gauges_of(GPU | {"temperature_c": None, "uuid": None})
     assert registry.get_sample_value("gpu_temperature_celsius", LABELS | {"uuid": ""}) is None
     assert registry.get_sample_value("gpu_power_watts", LABELS | {"uuid": ""}) == 100.5
 
 
-async def test_no_gpu() -> None:
-    """Where there is none the families are there and empty."""
+async def test_families_without_gpu_are_empty() -> None:
     registry = await gauges_of()
     assert {family.name for family in registry.collect()} >= {"gpu_memory_total_bytes", "gpu_power_watts"}
     assert [sample for family in registry.collect() for sample in family.samples] == []

@@ -1,4 +1,4 @@
-"""Reading GPUs while the event loop goes on, even when the driver hangs."""
+"""GPU readings never block the event loop, even if the driver hangs."""
 
 import asyncio
 import threading
@@ -34,8 +34,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Hanging:
     return driver
 
 
-async def test_hanging_driver_is_told(driver: Hanging) -> None:
-    """The answer comes in time and says what is the matter; one thread waits, however many polls there are."""
+async def test_hanging_driver_is_reported_in_time(driver: Hanging) -> None:
+    """One thread waits, however many polls there are."""
     reader = GpuReader()
     for _ in range(3):
         stats = await reader.read(timeout_s=0.01)
@@ -47,8 +47,7 @@ async def test_hanging_driver_is_told(driver: Hanging) -> None:
     assert driver.reads == 1
 
 
-async def test_concurrent_reads_share_one(driver: Hanging) -> None:
-    """Who asks at the same time gets the same reading; who asks later, a new one."""
+async def test_concurrent_reads_share_one_reading(driver: Hanging) -> None:
     reader = GpuReader()
     driver.answers.set()
     first, second = await asyncio.gather(reader.read(), reader.read())
@@ -58,8 +57,7 @@ async def test_concurrent_reads_share_one(driver: Hanging) -> None:
     assert driver.reads == 2
 
 
-async def test_reader_that_leaves(driver: Hanging) -> None:
-    """A client that goes away does not take the reading from the others."""
+async def test_cancelled_reader_does_not_cancel_the_others(driver: Hanging) -> None:
     reader = GpuReader()
     leaving = asyncio.create_task(reader.read())
     staying = asyncio.create_task(reader.read())
@@ -69,8 +67,7 @@ async def test_reader_that_leaves(driver: Hanging) -> None:
     assert (await staying)["available"]
 
 
-async def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without a driver answers at once."""
+async def test_no_driver_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fail() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)

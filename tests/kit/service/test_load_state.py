@@ -1,4 +1,4 @@
-"""How far a load is, and what a request hears meanwhile."""
+"""Load progress, and the error of a request meanwhile."""
 
 import math
 
@@ -14,8 +14,7 @@ def heard(loading: Loading) -> ApiError:
     return refusal
 
 
-def test_begins() -> None:
-    """A fresh load is loading, at zero."""
+def test_starts_at_zero() -> None:
     now = Loading("qwen").now
     assert (now.status, now.progress, now.detail) == ("loading", 0.0, "starting")
 
@@ -25,14 +24,13 @@ def test_begins() -> None:
     [(0, 0.0), (0.5, 0.5), (1, 1.0), (-3, 0.0), (7, 1.0), (1 / 3, 0.3333), (math.nan, 0.0), (math.inf, 1.0)],
 )
 def test_progress_stays_between_0_and_1(reported: float, shown: float) -> None:
-    """Whatever a loader reports, /health shows a number that JSON has."""
+    """Whatever a loader reports."""
     loading = Loading("qwen")
     loading.report(reported, "x")
     assert loading.now.progress == shown
 
 
-def test_refusal_while_loading() -> None:
-    """A 503 that tells how far it is and when to come again."""
+def test_request_while_loading_gets_progress_and_retry_after() -> None:
     loading = Loading("qwen")
     loading.report(0.425, "fetching model.safetensors.")
     refusal = heard(loading)
@@ -41,13 +39,11 @@ def test_refusal_while_loading() -> None:
     assert 1 <= int(refusal.headers["Retry-After"]) <= 60
 
 
-def test_refusal_at_the_very_beginning() -> None:
-    """With nothing to extrapolate from, a few seconds."""
+def test_retry_after_without_progress_is_a_few_seconds() -> None:
     assert heard(Loading("qwen")).headers["Retry-After"] == "5"
 
 
-def test_finished() -> None:
-    """Nothing is refused any more, and late reports change nothing."""
+def test_reports_after_the_finish_are_ignored() -> None:
     loading = Loading("qwen")
     loading.finish()
     loading.report(0.3, "late")
@@ -55,8 +51,7 @@ def test_finished() -> None:
     assert (loading.now.status, loading.now.progress) == ("healthy", 1.0)
 
 
-def test_failed() -> None:
-    """The reason is kept, for /health and for every request."""
+def test_failure_reason_is_kept() -> None:
     loading = Loading("qwen")
     loading.report(0.6, "loading")
     loading.fail("CUDA out of memory")
@@ -67,16 +62,14 @@ def test_failed() -> None:
     assert "CUDA out of memory" in refusal.message
 
 
-def test_death_after_the_load() -> None:
-    """An engine that dies later makes the service fail."""
+def test_failure_after_the_load() -> None:
     loading = Loading("qwen")
     loading.finish()
     loading.fail("the engine died")
     assert loading.now.status == "failed"
 
 
-def test_death_before_the_finish() -> None:
-    """An engine that dies in the moment before its load is declared done stays dead."""
+def test_finish_after_a_failure_is_ignored() -> None:
     loading = Loading("qwen")
     loading.fail("the engine died")
     loading.finish()

@@ -1,4 +1,4 @@
-"""A model service's life: fetch, load, serve, close; and what it answers at each moment."""
+"""Lifecycle of a model service: fetch, load, serve, close, and its responses in each phase."""
 
 import asyncio
 import contextlib
@@ -79,8 +79,8 @@ def service_of(settings: ServiceSettings, load: Any = load_at_once) -> ModelServ
     return ModelService(settings, settings.entry("embedding"), load)
 
 
-async def test_load(make: Callable[..., ServiceSettings], tmp_path: Path) -> None:
-    """After the load /health is 200, the engine has the folder, and the end closes it once."""
+async def test_loaded_service_is_healthy(make: Callable[..., ServiceSettings], tmp_path: Path) -> None:
+    """The engine gets the folder and is closed once at the end."""
     service = service_of(make())
     async with running(service) as client:
         await load_ended()
@@ -101,8 +101,7 @@ async def test_load(make: Callable[..., ServiceSettings], tmp_path: Path) -> Non
     assert (engine.folder, engine.closed) == (tmp_path / "folder", 1)
 
 
-async def test_collecting_garbage_takes_no_time_for_a_loaded_model(make: Callable[..., ServiceSettings]) -> None:
-    """The collector has nothing to look at in an engine that serves; what it leaves behind is collected at the end."""
+async def test_loaded_model_is_frozen_for_the_garbage_collector(make: Callable[..., ServiceSettings]) -> None:
 
     def needs_scan(engine: FakeEngine | None) -> bool:
         return any(thing is engine for thing in gc.get_objects())
@@ -115,8 +114,8 @@ async def test_collecting_garbage_takes_no_time_for_a_loaded_model(make: Callabl
     assert needs_scan(service.loaded)
 
 
-async def test_health_while_a_thread_loads(make: Callable[..., ServiceSettings]) -> None:
-    """The frame's routes answer while the load holds a thread; whoever needs the engine hears how far it is."""
+async def test_health_responds_while_a_thread_loads(make: Callable[..., ServiceSettings]) -> None:
+    """Requests for the engine get the progress."""
     reached, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -150,8 +149,8 @@ async def test_health_while_a_thread_loads(make: Callable[..., ServiceSettings])
 
 
 @pytest.mark.parametrize("error", [ValueError("not enough memory"), SystemExit(1), StopIteration(), KeyError()])
-async def test_load_that_fails(make: Callable[..., ServiceSettings], error: BaseException) -> None:
-    """The service stays up and tells the reason, to /health and to every request."""
+async def test_failed_load_is_reported(make: Callable[..., ServiceSettings], error: BaseException) -> None:
+    """The service keeps running; /health and every request get the reason."""
 
     async def load(_folder: Path, _report: Report) -> FakeEngine:
         def fail() -> FakeEngine:
@@ -172,8 +171,8 @@ async def test_load_that_fails(make: Callable[..., ServiceSettings], error: Base
     assert service.loaded is None
 
 
-async def test_engine_that_dies(make: Callable[..., ServiceSettings]) -> None:
-    """After a death nobody gets the dead engine, and it is still closed at the end."""
+async def test_failed_engine_serves_no_request(make: Callable[..., ServiceSettings]) -> None:
+    """It is still closed at the end."""
     service = service_of(make())
     async with running(service) as client:
         await load_ended()
@@ -185,8 +184,7 @@ async def test_engine_that_dies(make: Callable[..., ServiceSettings]) -> None:
     assert engine.closed == 1
 
 
-async def test_end_in_the_middle_of_a_load(make: Callable[..., ServiceSettings]) -> None:
-    """Ctrl-C does not wait for a load that holds a thread."""
+async def test_stop_does_not_wait_for_a_load(make: Callable[..., ServiceSettings]) -> None:
     reached, never = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -240,8 +238,7 @@ async def waiting_for(client: httpx2.AsyncClient, text: str) -> None:
 
 
 @pytest.mark.usefixtures("quick_retries")
-async def test_registry_that_comes_later(make: Callable[..., ServiceSettings]) -> None:
-    """Started before the registry and before the mirror, it waits, says for what, and then loads by itself."""
+async def test_waits_for_a_registry_that_starts_later(make: Callable[..., ServiceSettings]) -> None:
     with serve(FastAPI()) as (host, port):
         pass  # a port where nobody listens now
     mirrored = threading.Event()
@@ -256,8 +253,7 @@ async def test_registry_that_comes_later(make: Callable[..., ServiceSettings]) -
         assert (service.engine().folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
-async def test_failure_that_does_not_pass(make: Callable[..., ServiceSettings]) -> None:
-    """A registry that refuses us is a failure at once: waiting would not help."""
+async def test_permanent_registry_error_fails_at_once(make: Callable[..., ServiceSettings]) -> None:
     app: FastAPI = bare_app(keys=["k"])
     app.add_api_route("/api/models/{rest:path}", lambda rest: Response(status_code=401))
     with serve(app) as (host, port):
@@ -270,21 +266,18 @@ async def test_failure_that_does_not_pass(make: Callable[..., ServiceSettings]) 
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "org/tiny", None, ""])
-def test_names_it_goes_by(make: Callable[..., ServiceSettings], name: str | None) -> None:
-    """Its name, its aliases, its repository, and no name at all."""
+def test_model_names_of_requests(make: Callable[..., ServiceSettings], name: str | None) -> None:
     assert service_of(make()).check_model(name) == "tiny"
 
 
 @pytest.mark.parametrize("name", ["other", "Tiny", "tiny ", "cluster", "gpt-4", "org/other"])
-def test_other_names(make: Callable[..., ServiceSettings], name: str) -> None:
-    """Never silently another model."""
+def test_unknown_model_is_rejected(make: Callable[..., ServiceSettings], name: str) -> None:
     with pytest.raises(ModelNotFound, match="org/tiny, small, tiny"):
         service_of(make()).check_model(name)
 
 
 @pytest.mark.parametrize("model", ["tiny", "small", "org/tiny"])
-def test_model_setting_takes_any_name(make: Callable[..., ServiceSettings], model: str) -> None:
-    """MODEL may be given as name, alias or repository."""
+def test_model_setting_accepts_name_alias_or_repository(make: Callable[..., ServiceSettings], model: str) -> None:
     assert make(model=model).entry("embedding", "reranker").name == "tiny"
 
 
@@ -296,20 +289,20 @@ def test_model_setting_takes_any_name(make: Callable[..., ServiceSettings], mode
         ({"catalogue": Path("/nowhere.yaml")}, "Set CATALOGUE"),
     ],
 )
-def test_model_setting_that_cannot_be(make: Callable[..., ServiceSettings], settings: Any, says: str) -> None:
-    """What cannot be served is told at start."""
+def test_invalid_model_setting_fails_at_start(make: Callable[..., ServiceSettings], settings: Any, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         make(**settings).entry("embedding", "reranker")
 
 
-def test_model_dir_must_be_there(make: Callable[..., ServiceSettings]) -> None:
-    """A folder that does not exist is told at start, not after it."""
+def test_missing_model_dir_fails_at_start(make: Callable[..., ServiceSettings]) -> None:
     with pytest.raises(SettingsError, match="MODEL_DIR"):
         make(model_dir="/nowhere")
 
 
-def test_user_without_home(make: Callable[..., ServiceSettings], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container's user may have no home: then MODEL_CACHE is asked for, and only where it is missing."""
+def test_user_without_home_needs_model_cache(
+    make: Callable[..., ServiceSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's user may have no home folder."""
 
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -321,8 +314,7 @@ def test_user_without_home(make: Callable[..., ServiceSettings], monkeypatch: py
 
 
 @pytest.mark.parametrize(("keys", "opens"), [("k", "k"), ("a,k", "k"), (" a , k ,", "a")])
-async def test_keys(make: Callable[..., ServiceSettings], keys: str, opens: str) -> None:
-    """With API_KEYS /v1 asks for one; /health and /gpu-stats do not."""
+async def test_api_keys_guard_v1_only(make: Callable[..., ServiceSettings], keys: str, opens: str) -> None:
     async with running(service_of(make(api_keys=keys))) as client:
         await load_ended()
         assert (await client.get("/v1/models")).status_code == 401
@@ -332,14 +324,14 @@ async def test_keys(make: Callable[..., ServiceSettings], keys: str, opens: str)
 
 
 @pytest.mark.parametrize("keys", [",", " ", " , ,"])
-def test_keys_without_a_key(make: Callable[..., ServiceSettings], keys: str) -> None:
-    """API_KEYS with nothing in it must not open what it was to lock."""
+def test_empty_api_keys_is_an_error(make: Callable[..., ServiceSettings], keys: str) -> None:
+    """It must not disable the check."""
     with pytest.raises(SettingsError, match="API_KEYS contains no key"):
         make(api_keys=keys).key_ring()
 
 
-async def test_models(make: Callable[..., ServiceSettings]) -> None:
-    """/v1/models lists every name, the aliases pointing at the model."""
+async def test_v1_models_lists_every_name(make: Callable[..., ServiceSettings]) -> None:
+    """Aliases have the model as their root."""
     async with running(service_of(make())) as client:
         listed = (await client.get("/v1/models")).json()
     assert listed["object"] == "list"
@@ -352,7 +344,7 @@ async def test_models(make: Callable[..., ServiceSettings]) -> None:
 
 
 def test_official_client_reads_models(make: Callable[..., ServiceSettings]) -> None:
-    """`models.list()` and `models.retrieve()`, with a slash in the name too."""
+    """`models.list()` and `models.retrieve()`, also with a slash in the name."""
     app = create_service_app(service_of(make()), title="test")
     with (
         structlog.testing.capture_logs(),
@@ -367,8 +359,7 @@ def test_official_client_reads_models(make: Callable[..., ServiceSettings]) -> N
         assert caught.value.code == "model_not_found"
 
 
-async def test_description_of_the_api(make: Callable[..., ServiceSettings]) -> None:
-    """/openapi.json can be made, with each operation once."""
+async def test_openapi_has_each_operation_once(make: Callable[..., ServiceSettings]) -> None:
     async with running(service_of(make())) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
     assert {"/health", "/gpu-stats", "/v1/models", "/v1/models/{name}"} <= set(paths)

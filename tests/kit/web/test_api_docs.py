@@ -1,4 +1,4 @@
-"""`/docs` where there is no internet."""
+"""`/docs` without internet."""
 
 import re
 
@@ -17,8 +17,8 @@ async def page() -> httpx2.Response:
         return await client.get("/docs")
 
 
-async def test_page_needs_nothing_from_elsewhere(page: httpx2.Response) -> None:
-    """No address of another server is in it, and the policy lets a browser fetch nothing but this server's own."""
+async def test_page_loads_nothing_external(page: httpx2.Response) -> None:
+    """Its policy allows only this server."""
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
     assert not re.findall(r"(?:https?:)?//[a-z]", page.text.replace("// ", ""))
@@ -28,13 +28,13 @@ async def test_page_needs_nothing_from_elsewhere(page: httpx2.Response) -> None:
     assert set(re.findall(r"""(?:src|href)="([^"]*)""", page.text)) == {"openapi.json"}
 
 
-async def test_page_draws_what_is_described(page: httpx2.Response) -> None:
-    """It asks for the description that FastAPI makes, by an address that also holds behind a prefix."""
+async def test_page_loads_openapi_by_relative_url(page: httpx2.Response) -> None:
+    """So that it works behind a path prefix."""
     assert page.text == PAGE.read_text(encoding="utf-8")
     assert re.findall(r'fetch\("([^"]*)"\)', page.text) == ["openapi.json"]
 
 
-async def test_fastapis_own_pages_are_gone() -> None:
+async def test_fastapi_pages_are_disabled() -> None:
     """They load scripts from a CDN."""
     transport = httpx2.ASGITransport(bare_app())
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -1,4 +1,4 @@
-"""Routes that change something, over real sockets: who is let in by where it stands, and who needs the token."""
+"""Admin routes over real sockets: trusted addresses and the token."""
 
 import socket
 import struct
@@ -51,7 +51,7 @@ def changes() -> Iterator[tuple[Changes, str]]:
 
 
 def test_loopback_needs_no_token(changes: tuple[Changes, str]) -> None:
-    """`curl -X DELETE` on the machine itself works as the quick reference shows it."""
+    """`curl -X DELETE` on the machine itself works as in the quick reference."""
     assert httpx2.post(changes[1] + "/change").status_code == 200
 
 
@@ -66,7 +66,7 @@ def test_loopback_needs_no_token(changes: tuple[Changes, str]) -> None:
     ],
 )
 def test_forwarded_requests_need_the_token(changes: tuple[Changes, str], forwarded: dict[str, str]) -> None:
-    """A reverse proxy on the same machine does not lend its loopback address to the whole world."""
+    """A local reverse proxy does not make its clients trusted."""
     site, url = changes
     refused = httpx2.post(url + "/change", headers=forwarded)
     assert refused.status_code == 401
@@ -75,12 +75,8 @@ def test_forwarded_requests_need_the_token(changes: tuple[Changes, str], forward
     assert passed.status_code == 200
 
 
-def test_a_peer_that_resets_is_not_trusted(changes: tuple[Changes, str]) -> None:
-    """A request whose sender has reset the connection has no address left; it must not count as local.
-
-    While the loop is busy the kernel accepts, keeps the bytes and then the reset: the server reads a whole request
-    from a socket that can no longer tell its peer.
-    """
+def test_peer_without_address_is_not_trusted(changes: tuple[Changes, str]) -> None:
+    """The address of a peer that resets its connection right after sending is unknown."""
     site, url = changes
     address = httpx2.URL(url)
     pause = threading.Thread(target=httpx2.get, args=[url + "/pause"], kwargs={"timeout": PAUSE_LIMIT_S})

@@ -1,4 +1,4 @@
-"""Bodies that are too slow, and bodies that are too many at once."""
+"""Slow bodies, and the memory budget of all bodies."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,8 +25,8 @@ def request(*pieces: bytes, ends: bool = True) -> Request:
     return Request({"type": "http", "method": "POST", "headers": []}, lambda: anext(coming))
 
 
-async def test_a_stalled_body_is_given_up() -> None:
-    """What came does not matter once nothing more comes; the connection is closed with the answer."""
+async def test_stalled_body_times_out() -> None:
+    """The response closes the connection."""
     stalled = limited(request(b"ab", b"cd", ends=False), limit_mb=1, setting="X", min_rate=MinBodyRate(0.01, MIB))
     with pytest.raises(RequestTimeout, match="Only 4 bytes") as caught:
         await stalled.body()
@@ -34,23 +34,21 @@ async def test_a_stalled_body_is_given_up() -> None:
     assert caught.value.headers["Connection"] == "close"
 
 
-async def test_what_comes_buys_time() -> None:
-    """A body is as slow as its line: each piece moves the deadline."""
+async def test_received_bytes_extend_the_timeout() -> None:
     assert MinBodyRate(30, 1000).seconds_for(5000) == 35
     whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", min_rate=MinBodyRate(5, 1))
     assert len(await whole.body()) == 9001
 
 
-async def test_a_client_that_is_waited_for_after_its_body() -> None:
-    """Once the body is whole, nothing is too late: the answer may take long, and the client may leave or not."""
+async def test_no_timeout_after_the_complete_body() -> None:
     within = limited(request(b"whole"), limit_mb=1, setting="X", min_rate=MinBodyRate(0.01, MIB))
     assert await within.body() == b"whole"
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(within.receive(), 0.05)
 
 
-async def test_bodies_share_their_room() -> None:
-    """What does not fit beside others gets a 429; when they are done there is room again."""
+async def test_memory_budget_is_shared_and_released() -> None:
+    """Over budget is a 429."""
     room = BodyMemory(1, setting="MAX_BODIES_MB")
     large = b"a" * (MIB * 3 // 4)
     async with room.holding(request(large)) as first:

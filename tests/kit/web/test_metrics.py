@@ -8,8 +8,8 @@ from kit.web.metrics import HttpMetrics
 from tests.kit.served import bare_app
 
 
-def test_page_is_what_prometheus_reads() -> None:
-    """The official parser takes it, and it has the families that the dashboards use."""
+def test_page_parses_with_the_official_parser() -> None:
+    """It has the families that the dashboards use."""
     client = TestClient(bare_app(), base_url="http://localhost")
     client.get("/nowhere")
     response = client.get("/metrics")
@@ -22,14 +22,13 @@ def test_page_is_what_prometheus_reads() -> None:
     assert not [name for name in families if name.endswith("_created")]
 
 
-def test_service_is_named() -> None:
-    """The start time carries the service's name, for dashboards that join on it."""
+def test_start_time_has_the_service_label() -> None:
+    """Dashboards join on it."""
     metrics = HttpMetrics("embedding")
     assert metrics.registry.get_sample_value("service_start_time_seconds", {"service": "embedding"})
 
 
-def test_applications_share_nothing() -> None:
-    """Two applications in one process count for themselves."""
+def test_applications_have_separate_registries() -> None:
     first, second = HttpMetrics("a"), HttpMetrics("b")
     first.requests.labels("GET", "/x", "200").inc()
     labels = {"method": "GET", "route": "/x", "status": "200"}
@@ -42,8 +41,7 @@ def test_page_needs_no_key() -> None:
     assert TestClient(bare_app(keys=["k"]), base_url="http://localhost").get("/metrics").status_code == 200
 
 
-async def test_page_waits_for_what_must_be_asked_first() -> None:
-    """What is read only when the page is, is read before the page is written."""
+async def test_before_scrape_callbacks_run_first() -> None:
     metrics = HttpMetrics("gpu")
     gauge = Gauge("asked", "A reading.", registry=metrics.registry)
 

@@ -1,4 +1,4 @@
-"""The frame around every request: ids, refusals, bugs, the access log and the metrics."""
+"""The middleware around every request: ids, refusals, bugs, access log, metrics."""
 
 import asyncio
 import re
@@ -22,8 +22,7 @@ MADE = re.compile(r"[0-9a-f]{16}")
 @pytest.mark.parametrize(
     "value", ["a", "req-1", "0f8fad5b-d9cb-469f-a165-70867728950e", "x" * 128, "a b", 'with "quotes"', "a=b;c"]
 )
-def test_callers_id_is_kept(value: str) -> None:
-    """A request can be followed through several services by one id."""
+def test_caller_request_id_is_kept(value: str) -> None:
     assert request_id_from(value) == value
 
 
@@ -31,8 +30,8 @@ def test_callers_id_is_kept(value: str) -> None:
     "value",
     [None, "", "x" * 129, "a\nb", "a\r\nSet-Cookie: x", "a\tb", "\x00", "\x7f", "é", "模", "\u2028", "\x1b[31m"],
 )
-def test_hostile_id_is_replaced(value: str | None) -> None:
-    """An id goes into logs and headers, so whatever could break a line or fill a disk gets a new one."""
+def test_invalid_request_id_is_replaced(value: str | None) -> None:
+    """Ids go into logs and headers."""
     assert MADE.fullmatch(request_id_from(value))
 
 
@@ -80,23 +79,23 @@ def counted(metrics: HttpMetrics, method: str, route: str, status: int) -> float
     return metrics.registry.get_sample_value("http_requests_total", labels)
 
 
-def test_id_reaches_handler_and_client(client: TestClient) -> None:
-    """The handler, the answer and the log carry the same id."""
+def test_request_id_in_handler_response_and_log(client: TestClient) -> None:
     response = client.get("/v1/models", headers={"X-Request-Id": "mine"})
     assert response.json() == {"id": "mine"}
     assert response.headers["x-request-id"] == "mine"
 
 
-def test_every_answer_has_an_id(client: TestClient) -> None:
-    """Errors and refusals included; each request gets its own."""
+def test_every_response_has_a_request_id(client: TestClient) -> None:
     answers = [client.get("/v1/models"), client.get("/nowhere"), client.get("/", headers={"Host": "evil.example"})]
     ids = [answer.headers["x-request-id"] for answer in answers]
     assert all(MADE.fullmatch(i) for i in ids)
     assert len(set(ids)) == 3
 
 
-def test_bug_is_an_envelope_with_the_id(client: TestClient, metrics: HttpMetrics, logs: list[Any]) -> None:
-    """The client learns where to look, not what broke; the log has the cause under the same id."""
+def test_unexpected_exception_is_a_500_with_request_id(
+    client: TestClient, metrics: HttpMetrics, logs: list[Any]
+) -> None:
+    """The response does not show the cause; the log does."""
     response = client.get("/bug", headers={"X-Request-Id": "follow-me"})
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "internal_error"
@@ -123,8 +122,8 @@ def test_bug_is_an_envelope_with_the_id(client: TestClient, metrics: HttpMetrics
         ("/metrics", "evil.example", None, 403),
     ],
 )
-def test_refusals(path: str, host: str, key: str | None, status: int) -> None:
-    """Keys guard /v1 in every spelling, the Host check guards everything and comes first."""
+def test_host_check_before_key_check(path: str, host: str, key: str | None, status: int) -> None:
+    """Keys guard /v1 in every spelling; the Host check guards everything."""
     app = bare_app(keys=["k"])
     app.add_api_route("/v1/models", lambda: {})
     app.add_api_route("/models/{name}", lambda name: {})
@@ -143,25 +142,23 @@ def test_refusals(path: str, host: str, key: str | None, status: int) -> None:
         ("/bug", "/bug", 500),
     ],
 )
-def test_metrics_name_the_template(
+def test_route_label_is_the_template(
     client: TestClient, metrics: HttpMetrics, path: str, route: str, status: int
 ) -> None:
-    """One series per route, however many models or guesses there are."""
     client.get(path)
     assert counted(metrics, "GET", route, status) == 1
     assert metrics.registry.get_sample_value("http_request_seconds_count", {"route": route}) == 1
     assert metrics.registry.get_sample_value("http_requests_in_flight") == 0
 
 
-def test_invented_methods_make_no_series(client: TestClient, metrics: HttpMetrics) -> None:
-    """A client cannot grow the metrics by inventing methods."""
+def test_unknown_methods_share_one_label(client: TestClient, metrics: HttpMetrics) -> None:
     for method in ("BREW", "PROPFIND", "X" * 50):
         client.request(method, "/models/a")
     assert counted(metrics, "other", "/models/{name}", 405) == 3
 
 
-def test_access_log(client: TestClient, logs: list[Any]) -> None:
-    """One line per request: what, how it ended, how long, who. Never the query, which may hold secrets."""
+def test_access_log_line(client: TestClient, logs: list[Any]) -> None:
+    """Never the query, which may contain secrets."""
     client.get("/models/a?token=secret", headers={"X-Request-Id": "one"})
     (line,) = logs
     assert line.pop("ms") >= 0
@@ -187,15 +184,13 @@ def test_access_log(client: TestClient, logs: list[Any]) -> None:
         ("/other", 503, False),
     ],
 )
-async def test_polls_are_quiet(logs: list[Any], path: str, status: int, quiet: bool) -> None:
-    """What is polled every few seconds fills no log, also while a model loads for minutes; failures do show."""
+async def test_polls_are_logged_only_on_failure(logs: list[Any], path: str, status: int, quiet: bool) -> None:
     await frame_once(answering(status), path=path)
     assert (not logs) is quiet
 
 
 @pytest.mark.parametrize(("status", "quiet"), [(503, True), (200, True), (500, False)])
-async def test_a_route_says_that_it_is_polled(logs: list[Any], status: int, quiet: bool) -> None:
-    """`state.quiet` hides the line as for /health; failures do show."""
+async def test_route_can_mark_a_poll_as_quiet(logs: list[Any], status: int, quiet: bool) -> None:
     answer = answering(status)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,8 +201,7 @@ async def test_a_route_says_that_it_is_polled(logs: list[Any], status: int, quie
     assert (not logs) is quiet
 
 
-def test_refused_poll_is_logged(client: TestClient, logs: list[Any]) -> None:
-    """A health check that is refused is a mistake in somebody's configuration."""
+def test_rejected_poll_is_logged(client: TestClient, logs: list[Any]) -> None:
     client.get("/health", headers={"Host": "evil.example"})
     assert [line["status"] for line in logs] == [403]
 
@@ -242,14 +236,13 @@ async def frame_once(
     return sent
 
 
-async def test_answer_without_headers() -> None:
-    """ASGI lets an application leave `headers` out; the id is added all the same."""
+async def test_response_without_headers_gets_the_request_id() -> None:
+    """ASGI allows an application to omit `headers`."""
     sent = await frame_once(answering(204))
     assert [name for name, _ in sent[0]["headers"]] == [b"x-request-id"]
 
 
-async def test_other_scopes_pass() -> None:
-    """Lifespan messages are not requests: no id, no log, no metrics."""
+async def test_other_scopes_pass_unchanged() -> None:
     seen: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -261,8 +254,7 @@ async def test_other_scopes_pass() -> None:
     assert metrics.registry.get_sample_value("http_requests_in_flight") == 0
 
 
-async def test_messages_pass_one_by_one() -> None:
-    """Each message is passed on before the application makes the next one: nothing is buffered."""
+async def test_messages_are_not_buffered() -> None:
     passed: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -280,8 +272,7 @@ async def test_messages_pass_one_by_one() -> None:
     assert passed == ["sent head", "made 0", "sent 0", "made 1", "sent 1", "made 2", "sent 2"]
 
 
-async def test_cancelled_before_the_answer_counts_as_499() -> None:
-    """A request that is given up is counted, and is in flight no more."""
+async def test_cancelled_before_the_response_counts_as_499() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise asyncio.CancelledError
@@ -293,8 +284,8 @@ async def test_cancelled_before_the_answer_counts_as_499() -> None:
     assert metrics.registry.get_sample_value("http_requests_in_flight") == 0
 
 
-async def test_bug_after_the_head_is_raised(logs: list[Any]) -> None:
-    """Half an answer cannot become an error any more: the server must cut the connection."""
+async def test_exception_after_the_headers_is_raised(logs: list[Any]) -> None:
+    """The server must then close the connection."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -308,8 +299,8 @@ async def test_bug_after_the_head_is_raised(logs: list[Any]) -> None:
 ORIGIN = "https://chat.example.org"
 
 
-def test_allowed_page_may_really_call() -> None:
-    """ALLOWED_ORIGINS keeps its promise in a browser: the preflight passes without a key, answers can be read."""
+def test_cors_for_allowed_origins() -> None:
+    """The preflight needs no key; pages may read responses and errors."""
     app = bare_app(keys=["k"], allowed_origins=f"{ORIGIN}/")
     app.add_api_route("/v1/chat", lambda: {}, methods=["POST"])
     client = TestClient(app, base_url="http://localhost")
@@ -333,8 +324,7 @@ def test_allowed_page_may_really_call() -> None:
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
-def test_other_pages_get_no_permission() -> None:
-    """Without configuration, and for other origins with it, no answer says that a page may read it."""
+def test_no_cors_headers_for_other_origins() -> None:
     for app in (bare_app(), bare_app(allowed_origins=ORIGIN)):
         app.add_api_route("/v1/chat", lambda: {}, methods=["POST"])
         client = TestClient(app, base_url="http://localhost")

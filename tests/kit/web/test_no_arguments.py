@@ -1,4 +1,4 @@
-"""The programs that take no arguments: what they answer to some."""
+"""Command line of programs without arguments."""
 
 import subprocess
 import sys
@@ -18,8 +18,7 @@ def run(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_says_where_the_settings_are(program: str) -> None:
-    """Instead of a server that starts; and the files that it names are there."""
+def test_help_names_the_settings_files(program: str) -> None:
     asked = run(program, "--help")
     assert asked.returncode == 0, asked.stderr
     assert f"python -m {program}\n" in asked.stdout
@@ -29,8 +28,8 @@ def test_help_says_where_the_settings_are(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_anything_else_is_refused_in_one_line(program: str) -> None:
-    """With EX_USAGE: whoever gives `--port` learns that it does nothing."""
+def test_other_arguments_are_rejected(program: str) -> None:
+    """With EX_USAGE and one line."""
     asked = run(program, "--port", "1")
     assert asked.returncode == 64
     (line,) = asked.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""The frame behind a real server: official clients understand its errors, streams flow, clients may leave."""
+"""The application behind a real server: official clients, streams, disconnects."""
 
 import socket
 import threading
@@ -107,10 +107,10 @@ CLASSES: list[tuple[Exception, type[openai.APIStatusError], str | None]] = [
 
 
 @pytest.mark.parametrize(("error", "class_", "code"), CLASSES, ids=lambda value: getattr(value, "__name__", None))
-def test_official_client(
+def test_official_client_maps_each_error(
     served: tuple[Site, str], error: Exception, class_: type[openai.APIStatusError], code: str | None
 ) -> None:
-    """The OpenAI client raises its own class for each of our errors and finds message, code and request id in it."""
+    """Class, message, code and request id."""
     site, url = served
     site.raises = error
     with (
@@ -133,8 +133,8 @@ def test_official_client(
 @pytest.mark.parametrize(
     ("error", "again"), [(errors.Busy("m", retry_after=7), True), (errors.InvalidRequest("m"), False)]
 )
-def test_official_client_retries_what_passes(served: tuple[Site, str], error: Exception, again: bool) -> None:
-    """It tries again after a 429 and waits as `Retry-After` says; not after a 400."""
+def test_official_client_retries_429_after_retry_after(served: tuple[Site, str], error: Exception, again: bool) -> None:
+    """It does not retry a 400."""
     site, url = served
     site.raises = error
     asked: list[dict[str, str]] = []
@@ -149,7 +149,7 @@ def test_official_client_retries_what_passes(served: tuple[Site, str], error: Ex
 
 
 def test_stream_is_not_buffered(served: tuple[Site, str]) -> None:
-    """The first piece is with the client before the second exists."""
+    """The client has the first chunk before the second exists."""
     site, url = served
     with httpx2.stream("GET", f"{url}/stream", timeout=WITHIN_S) as response:
         pieces = response.iter_raw()
@@ -158,16 +158,15 @@ def test_stream_is_not_buffered(served: tuple[Site, str]) -> None:
         assert next(pieces) == b"two"
 
 
-def test_broken_stream_is_cut(served: tuple[Site, str]) -> None:
-    """A bug in the middle of an answer ends the connection; the client does not take the half for the whole."""
+def test_exception_during_a_stream_closes_the_connection(served: tuple[Site, str]) -> None:
+    """The client sees a truncated response."""
     _, url = served
     with pytest.raises(httpx2.RemoteProtocolError):
         httpx2.get(f"{url}/cut")
 
 
 @pytest.mark.parametrize("way", ["raw", "model"])
-def test_client_that_leaves_during_its_upload(served: tuple[Site, str], way: str) -> None:
-    """Half an upload is no bug and no bad request: it is counted as 499 and nothing is in flight any more."""
+def test_disconnect_during_upload_counts_as_499(served: tuple[Site, str], way: str) -> None:
     site, url = served
     address = httpx2.URL(url)
     site.app.ended.clear()

@@ -1,4 +1,4 @@
-"""Starting and stopping: what a person reads when it cannot start, and that Ctrl-C just ends it."""
+"""Start and stop: messages of failed starts, signals."""
 
 import errno
 import os
@@ -82,8 +82,8 @@ def until_started(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
-def test_signals_end_it_quietly(program: subprocess.Popen[str], sign: signal.Signals, code: int) -> None:
-    """Ctrl-C ends it like a program, without a traceback; a supervisor's SIGTERM likewise."""
+def test_signals_stop_without_traceback(program: subprocess.Popen[str], sign: signal.Signals, code: int) -> None:
+    """SIGINT and SIGTERM."""
     until_started(program)
     program.send_signal(sign)
     out, err = program.communicate(timeout=WITHIN_S)
@@ -92,8 +92,8 @@ def test_signals_end_it_quietly(program: subprocess.Popen[str], sign: signal.Sig
     assert ("returned" in out) is (sign is signal.SIGINT)
 
 
-def test_forwarded_address_counts_only_from_this_machine(program: subprocess.Popen[str]) -> None:
-    """A proxy on this machine may name its client; what FORWARDED_ALLOW_IPS says elsewhere changes nothing."""
+def test_forwarded_address_is_trusted_from_loopback_only(program: subprocess.Popen[str]) -> None:
+    """FORWARDED_ALLOW_IPS changes nothing."""
     port = until_started(program)
     peer = httpx2.get(f"http://127.0.0.1:{port}/peer", headers={"X-Forwarded-For": "127.0.0.1, 203.0.113.9"})
     assert peer.json() == {"peer": "203.0.113.9"}
@@ -110,8 +110,8 @@ def said(capsys: pytest.CaptureFixture[str], caught: pytest.ExceptionInfo[System
 
 
 @pytest.mark.parametrize("listening", [True, False])
-def test_taken_port(capsys: pytest.CaptureFixture[str], listening: bool) -> None:
-    """A taken port is told in a line, also when its owner is ours and has not begun to accept."""
+def test_port_in_use(capsys: pytest.CaptureFixture[str], listening: bool) -> None:
+    """Also while its owner does not accept yet."""
     with socket.create_server(("127.0.0.1", 0)) if listening else listen("first", "127.0.0.1", 0) as owner:
         port = owner.getsockname()[1]
         with pytest.raises(SystemExit) as caught:
@@ -120,8 +120,8 @@ def test_taken_port(capsys: pytest.CaptureFixture[str], listening: bool) -> None
     assert line == f"gateway: port {port} on 127.0.0.1 is in use. Stop that program, or set PORT to another port."
 
 
-def test_port_is_free_again_at_once() -> None:
-    """A restart does not wait for connections of the last run to time out."""
+def test_port_is_free_after_a_restart() -> None:
+    """Connections in TIME_WAIT do not block it."""
     with listen("one", "127.0.0.1", 0) as owner:
         port = owner.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
@@ -132,10 +132,9 @@ def test_port_is_free_again_at_once() -> None:
 
 
 @pytest.mark.parametrize(("port", "says"), [(80, "needs root privileges"), (8080, "Check HOST and PORT")])
-def test_no_permission(
+def test_privileged_port(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: int, says: str
 ) -> None:
-    """A privileged port is told as such."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -147,8 +146,7 @@ def test_no_permission(
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.1", "2001:db8::1", "1.2.3.4.5", "ü" * 64, "a..b"])
-def test_impossible_host(capsys: pytest.CaptureFixture[str], host: str) -> None:
-    """A host that is not of this machine, or no host at all, is told in a line that names HOST."""
+def test_invalid_host_names_the_variable(capsys: pytest.CaptureFixture[str], host: str) -> None:
     with pytest.raises(SystemExit) as caught:
         listen("gateway", host, 18080)
     line = said(capsys, caught)
@@ -157,16 +155,16 @@ def test_impossible_host(capsys: pytest.CaptureFixture[str], host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", "::1", "::"])
-def test_hosts(host: str) -> None:
-    """IPv4, IPv6 and names."""
+def test_ipv4_ipv6_and_names(host: str) -> None:
     if ":" in host and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     with listen("gateway", host, 0) as listener:
         assert listener.getsockname()[1] > 0
 
 
-def test_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong variable ends the start with its name and the remedy."""
+def test_invalid_setting_exits_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PORT", "99999")
     with pytest.raises(SystemExit) as caught:
         run("gateway", HttpSettings, lambda _: FastAPI())
@@ -175,8 +173,9 @@ def test_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert line.endswith("Expected: the port to listen on, 1 to 65535.")
 
 
-def test_application_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What an application finds wrong in its settings reads the same."""
+def test_settings_error_of_the_application_exits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PORT", "18080")
     monkeypatch.setattr(server, "configure_logs", lambda *_, **__: None)
 
@@ -188,8 +187,8 @@ def test_application_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capsys
     assert said(capsys, caught) == "llm: MODEL=x is not in models.yaml."
 
 
-def test_all_open_files_are_taken() -> None:
-    """A service manager's soft limit of 256 does not become the number of connections."""
+def test_open_files_limit_is_raised() -> None:
+    """From a soft limit of 256."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048)); "
         "from kit.web.server import raise_open_files_limit; raise_open_files_limit(); "
@@ -200,10 +199,9 @@ def test_all_open_files_are_taken() -> None:
 
 
 @pytest.mark.parametrize(("settings", "shown"), [(HttpSettings, "llm"), (ServiceSettings, "multimodal")])
-def test_name_in_logs_and_messages(
+def test_service_name_in_logs_and_messages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: type[HttpSettings], shown: str
 ) -> None:
-    """A program that runs under several names tells the one of SERVICE_NAME, in its logs and when its port is taken."""
     named: list[str] = []
     monkeypatch.setattr(server, "configure_logs", lambda name, **_: named.append(name))
     monkeypatch.setenv("SERVICE_NAME", "multimodal")

@@ -1,4 +1,4 @@
-"""Places from which changes need no token: this container's host, and hosts by name, that fail closed."""
+"""Trusted sources: this container's host, and hosts by name."""
 
 import asyncio
 from pathlib import Path
@@ -58,8 +58,8 @@ class Site:
 
 
 @pytest.mark.usefixtures("root")
-async def test_the_docker_host_needs_no_token() -> None:
-    """Through a port published on the host's loopback, a request comes from the default gateway; others do not."""
+async def test_docker_host_needs_no_token() -> None:
+    """Through a port published on the host's loopback, requests come from the default gateway."""
     site = Site("127.0.0.0/8,docker-host")
     assert await site.status(HOST) == 200
     assert await site.status("::ffff:" + HOST) == 200
@@ -70,8 +70,7 @@ async def test_the_docker_host_needs_no_token() -> None:
 
 
 @pytest.mark.usefixtures("root")
-async def test_what_was_forwarded_needs_the_token_from_the_docker_host_too(resolver: FakeResolver) -> None:
-    """A reverse proxy on the host, or the trusted proxy, lends its address to nobody."""
+async def test_forwarded_request_from_docker_host_needs_the_token(resolver: FakeResolver) -> None:
     resolver.answers["edge"] = [EDGE]
     site = Site("docker-host,edge")
     for client in (HOST, EDGE):
@@ -81,8 +80,8 @@ async def test_what_was_forwarded_needs_the_token_from_the_docker_host_too(resol
 
 
 @pytest.mark.parametrize("change", ["no container", "no default route", "no table"])
-async def test_docker_host_is_nobody_elsewhere(root: Path, change: str) -> None:
-    """Outside a container that address is the network's router; without a way out there is none. Said at start."""
+async def test_docker_host_does_not_apply_elsewhere(root: Path, change: str) -> None:
+    """Outside a container that address is the network's router. Logged at start."""
     if change == "no container":
         (root / ".dockerenv").unlink()
     elif change == "no default route":
@@ -96,8 +95,9 @@ async def test_docker_host_is_nobody_elsewhere(root: Path, change: str) -> None:
     assert await site.status("0.0.0.0") == 401
 
 
-async def test_a_host_by_name(resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trusted at the address that its name has now: one made anew is, the old address is not."""
+async def test_host_name_is_trusted_at_its_current_address(
+    resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trusted_hosts, "CACHE_TTL_S", 0.0)
     resolver.answers["edge"] = [EDGE]
     site = Site("edge")
@@ -107,10 +107,9 @@ async def test_a_host_by_name(resolver: FakeResolver, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("how", [GONE, FAILING, None], ids=["gone", "failing", "hanging"])
-async def test_a_name_that_does_not_resolve_is_nobody(
+async def test_unresolvable_name_is_not_trusted(
     resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch, how: Exception | None
 ) -> None:
-    """No answer, no trust; the token still opens."""
     monkeypatch.setattr(trusted_hosts, "LOOKUP_S", 0.02)
     resolver.answers["edge"] = how or [EDGE]
     if how is None:
@@ -122,8 +121,7 @@ async def test_a_name_that_does_not_resolve_is_nobody(
     assert [line["host"] for line in logs if "does not resolve" in line["event"]] == ["edge"]
 
 
-async def test_many_ask_once(resolver: FakeResolver) -> None:
-    """A flood of refused changes is no flood of lookups."""
+async def test_concurrent_requests_share_one_lookup(resolver: FakeResolver) -> None:
     resolver.answers["edge"] = [EDGE]
     site = Site("edge")
     assert set(await asyncio.gather(*(site.status(OTHER) for _ in range(20)))) == {401}
@@ -131,7 +129,7 @@ async def test_many_ask_once(resolver: FakeResolver) -> None:
 
 
 @pytest.mark.parametrize("place", ["10.0.0.0/33", "300.1.1.1", "10.0.0.1/8", "-edge", "a b", "edge/24", "http://edge"])
-def test_what_is_no_place_is_refused(place: str) -> None:
-    """A network with a mistake in it must not pass for a host's name."""
+def test_invalid_entry_is_rejected(place: str) -> None:
+    """A network with a typo must not pass as a host name."""
     with pytest.raises(SettingsError, match="ADMIN_TRUSTED_NETWORKS is"):
         load_settings(HttpSettings, port=1, admin_trusted_networks=place)
