@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["bundle.sh", "doctor.sh", "offline-setup.sh", "test.sh"])
+@pytest.mark.parametrize("name", ["bundle.sh", "doctor.sh", "offline-setup.sh", "reload.sh", "test.sh"])
 def test_help_is_the_scripts_own_text(name: str) -> None:
     """The options, each with what it does, and exit status 0, where there is no Python environment yet."""
     asked = subprocess.run(
