@@ -158,10 +158,10 @@ class Backend(SilentTransport):
 class Fuzz:
     """The gateway under test."""
 
-    def __init__(self, server: uvicorn.Server, plane: RelayContext, draw: random.Random) -> None:
+    def __init__(self, server: uvicorn.Server, context: RelayContext, draw: random.Random) -> None:
         self._server = server
-        self._plane = plane
-        self._backend = next(iter(plane.backends))
+        self._context = context
+        self._backend = next(iter(context.backends))
         self._draw = draw
         self._far = Backend()
         self.bugs: list[Any] = []
@@ -185,9 +185,9 @@ class Fuzz:
         answer = b"".join(transport.written)
         self.answered += bool(answer)
         assert not answer or answer.startswith(b"HTTP/1.1 "), answer
-        assert self._plane.metrics.relaying == 0, "a request is still counted as being relayed"
+        assert self._context.metrics.relaying == 0, "a request is still counted as being relayed"
         assert self._backend.in_flight == 0, "a request is still counted as in flight"
-        assert not self._plane.connections, "the connection is still there"
+        assert not self._context.connections, "the connection is still there"
         assert not self.bugs, self.bugs
 
     def _supply(self) -> None:
@@ -221,11 +221,11 @@ async def fuzzing(seed: int) -> AsyncIterator[Fuzz]:
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.lifespan.startup()
-        plane: RelayContext = server.lifespan.state["plane"]
-        backend = next(iter(plane.backends))
+        context: RelayContext = server.lifespan.state["context"]
+        backend = next(iter(context.backends))
         backend.offer(tuple(offer_of_id("m", None, kind) for kind in ("llm", "transcription", "embedding")))
         backend.observe("healthy")
-        fuzz = Fuzz(server, plane, random.Random(seed))
+        fuzz = Fuzz(server, context, random.Random(seed))
 
         def only_errors(_: Any, name: str, event: Any) -> Any:
             if name in ("error", "exception", "critical"):

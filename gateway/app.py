@@ -52,7 +52,7 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
     backends.on_change(router.forget)
     metrics = GatewayMetrics()
     metrics.registry.register(BackendCollector(backends, router.fallen_back))
-    plane = RelayContext(
+    context = RelayContext(
         limits=_limits(settings),
         backends=backends,
         router=router,
@@ -70,7 +70,7 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
         metrics=metrics,
         deaths=Quarantine(settings.quarantine),
     )
-    backends.on_change(plane.move_stuck)
+    backends.on_change(context.move_stuck)
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.
     # A question that waits in a queue here would count as a service that does not answer: there is no queue. So would
     # one on a connection that the service is just closing for being idle: each has its own.
@@ -93,7 +93,7 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
         ),
     )
     providers = _providers(settings, backends)
-    sharing = Sharing(boards, worker, backends, plane.deaths, metrics) if boards is not None else None
+    sharing = Sharing(boards, worker, backends, context.deaths, metrics) if boards is not None else None
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -104,22 +104,26 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
             await asyncio.gather(*(provider.begin(backends) for provider in providers))
             await poller.start()
             tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
-            tasks.append(asyncio.create_task(plane.watch_deadlines(), name="deadlines"))
+            tasks.append(asyncio.create_task(context.watch_deadlines(), name="deadlines"))
             if sharing is not None:
                 tasks.append(asyncio.create_task(sharing.run(), name="sharing"))
             try:
-                yield {"plane": plane}
+                yield {"context": context}
             finally:
                 await poller.stop()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                plane.close()
+                context.close()
                 await client.aclose()
 
-    app = create_app(title="GPU cluster gateway", settings=settings, metrics=metrics, keys=plane.keys, lifespan=running)
+    app = create_app(
+        title="GPU cluster gateway", settings=settings, metrics=metrics, keys=context.keys, lifespan=running
+    )
     app.include_router(create_routes(backends, catalogue, client, admin_only(settings)))
-    app.include_router(create_explain_route(router, backends, catalogue, plane.keys, max_body_mb=settings.max_body_mb))
+    app.include_router(
+        create_explain_route(router, backends, catalogue, context.keys, max_body_mb=settings.max_body_mb)
+    )
     return app
 
 

@@ -123,12 +123,12 @@ class Ours:
     def choose(self, request: Request, now: float) -> int:
         """Ask the router, and tell it that the request went."""
         prompt = request.prompt
-        wants = RoutingRequest(CHAT, MODEL, stream=True, size=len(prompt), prompt=(prompt,))
+        routing_request = RoutingRequest(CHAT, MODEL, stream=True, size=len(prompt), prompt=(prompt,))
         # The gateway's times are those of a clock that has been running for a while.
-        choice = self._router.choose(wants, now + 1000.0)
+        choice = self._router.choose(routing_request, now + 1000.0)
         assert choice is not None
-        self._tickets[id(request)] = self._router.sent(choice, wants, now + 1000.0)
-        backend = choice.pair.backend
+        self._tickets[id(request)] = self._router.sent(choice, routing_request, now + 1000.0)
+        backend = choice.candidate.backend
         backend.in_flight += 1
         return self._backends.index(backend)
 

@@ -50,10 +50,10 @@ def create_explain_route(
         if endpoint is None:
             raise NotFound(f"No route {path!r} is relayed. Those that are: {', '.join(_BY_PATH)}.")
         body = await limited(request, limit_mb=max_body_mb, setting="MAX_BODY_MB").body()
-        wants = scan_json(body, endpoint, session_of(request.headers.raw))
-        told, error = explain(router, wants, backends, catalogue, time.perf_counter())
+        routing_request = scan_json(body, endpoint, session_of(request.headers.raw))
+        report, error = explain(router, routing_request, backends, catalogue, time.perf_counter())
         if error is None:
-            return told
-        return JSONResponse(told | error.body(), status_code=error.status, headers=error.headers)
+            return report
+        return JSONResponse(report | error.body(), status_code=error.status, headers=error.headers)
 
     return routes

@@ -20,7 +20,7 @@ class Body(Protocol):
     def add(self, data: bytes) -> None:
         """Take the next piece. Raises ApiError when it is too large, malformed or finds no room."""
 
-    def wants(self) -> RoutingRequest:
+    def routing_request(self) -> RoutingRequest:
         """What the whole body asks for. Raises InvalidRequest when it is malformed."""
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes] | None]:
@@ -68,7 +68,7 @@ class JsonBody:
         self._size = size
         self._pieces.append(data)
 
-    def wants(self) -> RoutingRequest:
+    def routing_request(self) -> RoutingRequest:
         """What the body asks for. Raises InvalidRequest when it is not a JSON object."""
         pieces = self._pieces
         self._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -82,7 +82,7 @@ class JsonBody:
 
     @property
     def data(self) -> bytes:
-        """All of it, once `wants` was asked."""
+        """All of it, once `routing_request` was asked."""
         return self._data
 
     def replaced(self, data: bytes) -> "JsonBody":
@@ -115,7 +115,7 @@ class FormBody:
         self._scanner.feed(data)
         self._upload.keep(data)
 
-    def wants(self) -> RoutingRequest:
+    def routing_request(self) -> RoutingRequest:
         """What the form asks for. Raises InvalidRequest when it is cut off or empty."""
         self._scanner.finish()
         return RoutingRequest(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self._upload.size)

@@ -49,7 +49,7 @@ class RawAudioBody:
         self._upload.count(data)
         self._upload.keep(data)
 
-    def wants(self) -> RoutingRequest:
+    def routing_request(self) -> RoutingRequest:
         """What the path asks for. Raises InvalidRequest when there is no recording."""
         if not self._upload.size:
             raise InvalidRequest("The body is empty. Send the recording as it is.", code="invalid_audio")

@@ -179,7 +179,7 @@ _ANSWER_DROPPED = frozenset({
 })  # fmt: skip
 
 
-def answer_headers(headers: HeaderList) -> bytes:
+def response_headers(headers: HeaderList) -> bytes:
     """The lines of a backend's answer (names in lower case) that go on to the client, each with its line end."""
     dropped = _ANSWER_DROPPED.union(*(_named(value) for name, value in headers if name == b"connection"))
     return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in dropped])

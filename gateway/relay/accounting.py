@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from gateway.relay.exchange import Exchange
 
 
-def record(exchange: "Exchange", forwarding: Failover | None) -> None:
+def account(exchange: "Exchange", forwarding: Failover | None) -> None:
     """Count and log one request; `forwarding` is what it did with its backends, None where it came to none."""
     ended = time.perf_counter()
-    plane, path, status = exchange.plane, exchange.endpoint.path, exchange.answer.status
+    context, path, status = exchange.context, exchange.endpoint.path, exchange.answer.status
     began = exchange.began
     first_byte, streamed = ended, None
     line = Line(path, status, round((ended - began) * 1000, 1), exchange.client.address, exchange.request_id, 0)
@@ -22,11 +22,11 @@ def record(exchange: "Exchange", forwarding: Failover | None) -> None:
         attempt = forwarding.attempt
         if attempt is not None:
             line.backend = attempt.backend.name
-            line.model = model = attempt.pair.offer.name
+            line.model = model = attempt.candidate.offer.name
             if forwarding.first_byte is not None:
                 first_byte = forwarding.first_byte
-                if forwarding.wants.stream:
+                if forwarding.request.stream:
                     streamed = model
-    plane.metrics.relaying -= 1
-    plane.metrics.count(path, status, first_byte - began, streamed)
-    plane.access_log.write(line)
+    context.metrics.relaying -= 1
+    context.metrics.count(path, status, first_byte - began, streamed)
+    context.access_log.write(line)

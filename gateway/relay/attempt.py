@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.backends.adaptive_timeouts import WORKING_S, first_byte_s, loop_lagged
 from gateway.backends.backend import Backend
-from gateway.relay.data_plane import Client
+from gateway.relay.data_plane import ClientConnection
 from gateway.routing import Candidate, RoutingRequest, Ticket
 from gateway.upstream.connection import Listener, UpstreamConnection
 
@@ -15,14 +15,25 @@ class Attempt:
     """Counts as in flight at its backend from `enter` on and holds `connection` once there is one, until `release`."""
 
     __slots__ = (
-        "_connecting", "_pieces", "_suspect", "backend", "connection", "held", "idle_s", "pair", "pause_s", "resent",
-        "sent", "since", "ticket",
+        "_connecting",
+        "_pieces",
+        "_suspect",
+        "backend",
+        "candidate",
+        "connection",
+        "held",
+        "idle_s",
+        "pause_s",
+        "resent",
+        "sent",
+        "since",
+        "ticket",
     )  # fmt: skip
 
-    def __init__(self, pair: Candidate, ticket: Ticket, at: float, *, suspect: bool = False) -> None:
+    def __init__(self, candidate: Candidate, ticket: Ticket, at: float, *, suspect: bool = False) -> None:
         """`at` is the monotonic time at which it is sent; a `suspect` is one that may have killed a backend before."""
-        self.pair = pair
-        self.backend: Backend = pair.backend
+        self.candidate = candidate
+        self.backend: Backend = candidate.backend
         self.ticket = ticket
         self.sent = at
         # From when the backend's silence counts.
@@ -94,21 +105,21 @@ class Attempt:
             wrote = True
         return wrote
 
-    def first_byte_by(self, wants: RoutingRequest, floor_s: float, cap_s: float, now: float) -> float:
+    def first_byte_by(self, request: RoutingRequest, floor_s: float, cap_s: float, now: float) -> float:
         """When its patience for the first byte ends, a monotonic time.
 
         An answer that is generated and comes as a whole has no first byte before its end: its backend has `cap_s`, and
         longer while it shows by anything that it works.
         """
         backend, ticket = self.backend, self.ticket
-        if not wants.shows_first_token:
+        if not request.shows_first_token:
             return max(self.since + cap_s, backend.last_sign + WORKING_S)
         pace = backend.load.first
         expected = pace.expected(ticket.ahead + ticket.work, now) if pace.known else None
         working = now - backend.last_sign < WORKING_S
         return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
 
-    def moves(self, client: Client, at: float) -> None:
+    def moves(self, client: ClientConnection, at: float) -> None:
         """Something of an answer that has begun has come at `at`, a monotonic time: its silence begins anew."""
         self.backend.last_byte = at
         deadline = at + self.idle_s

@@ -15,7 +15,7 @@ from gateway.bodies.body import JsonBody
 from gateway.bodies.spool import too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
-from gateway.relay.data_plane import NEVER, KnownRequest
+from gateway.relay.data_plane import NEVER, CachedRequest
 from gateway.relay.exchange import Exchange
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
 from gateway.relay.request_parser import RequestReader
@@ -56,12 +56,12 @@ class GatewayProtocol(RequestReader):
         """Take the connection."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else None
-        self._plane.connections.add(self)
-        self.deadline = now() + self._plane.limits.client_s
+        self._context.connections.add(self)
+        self.deadline = now() + self._context.limits.client_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: end what is going on for it."""
-        self._plane.connections.discard(self)
+        self._context.connections.discard(self)
         self._closing = True
         running, gathering, waiting = self._running, self._gathering, list(self.pipeline)
         self.pipeline.clear()
@@ -127,7 +127,7 @@ class GatewayProtocol(RequestReader):
             return
         exchange.add(body)
         if self._running is exchange:
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
 
     def on_message_complete(self) -> None:
         """The request is whole, or so llhttp believes of one that wants to upgrade."""
@@ -151,13 +151,13 @@ class GatewayProtocol(RequestReader):
         target, body, refusal = self.url, None, None
         try:
             self._check(endpoint, head)
-            body, target, head = self._plane.body_for(endpoint, target, head)
+            body, target, head = self._context.body_for(endpoint, target, head)
         except ApiError as error:
             refusal = error
-        exchange = Exchange(self, self._plane, endpoint, target, head, http11=http11, keep_alive=keep_alive)
+        exchange = Exchange(self, self._context, endpoint, target, head, http11=http11, keep_alive=keep_alive)
         exchange.body, exchange.refusal = body, refusal
         if refusal is None and keep_alive and head.repeats and endpoint.takes == "json":
-            self._learn = KnownRequest(endpoint, origin_form(target), head)
+            self._learn = CachedRequest(endpoint, origin_form(target), head)
         if refusal is not None:
             # Its body is dropped, unless it is too long for that or has not been sent yet.
             self._closing = head.expects_continue or head.chunked or (head.length or 0) > MAX_DRAINED
@@ -165,13 +165,13 @@ class GatewayProtocol(RequestReader):
             self._gathering = exchange
         self._enqueue(exchange)
 
-    def _begin_known(self, known: KnownRequest, data: bytes) -> None:
+    def _begin_known(self, known: CachedRequest, data: bytes) -> None:
         """A whole request whose head has been read before, when nothing else is going on on this connection."""
-        plain = try_fast_path(self, self._plane, known, data)
+        plain = try_fast_path(self, self._context, known, data)
         if plain is not None:
             self.cycle = self._running = plain  # type: ignore[assignment]  # as in _enqueue
             return
-        exchange = Exchange(self, self._plane, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
+        exchange = Exchange(self, self._context, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
         exchange.body = JsonBody.whole(known.endpoint, data, known.head.session)
         exchange.gathered = True
         self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
@@ -179,11 +179,11 @@ class GatewayProtocol(RequestReader):
 
     def _check(self, endpoint: Endpoint, head: Head) -> None:
         """Raise what the head alone already gives reason to refuse."""
-        refusal = self._plane.refusal(head)
+        refusal = self._context.refusal(head)
         if refusal is not None:
             raise refusal
         if head.length is not None:
-            limits, text = self._plane.limits, endpoint.takes == "json"
+            limits, text = self._context.limits, endpoint.takes == "json"
             most = limits.max_body if text else limits.max_upload
             if head.length > most:
                 raise too_large(most, "MAX_BODY_MB" if text else "MAX_UPLOAD_MB")
@@ -213,7 +213,7 @@ class GatewayProtocol(RequestReader):
         elif self._closing and exchange.refusal is not None:
             exchange.refuse(exchange.refusal)
         else:
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
             if exchange.expects_continue and exchange.refusal is None:
                 self.transport.write(CONTINUE)
 
@@ -235,7 +235,7 @@ class GatewayProtocol(RequestReader):
         self._closing = True
         if exchange.gathered or exchange.disconnected:
             self.transport.close()
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
         else:
             self._linger()
 
@@ -255,7 +255,7 @@ class GatewayProtocol(RequestReader):
             return
         self.server_state.total_requests += 1
         self._running = None
-        self.deadline = now + self._plane.limits.keep_alive_s
+        self.deadline = now + self._context.limits.keep_alive_s
 
     def on_response_complete(self) -> None:
         """An answer, relayed or not, is out: start the next request in line."""
@@ -266,17 +266,17 @@ class GatewayProtocol(RequestReader):
     def _go_on(self) -> None:
         """Take the next request, once the client has taken the answers: who only asks must not fill the memory."""
         if self.transport.is_closing():
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
             return
         if self.full:
             self.flow.pause_reading()
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
-            limits = self._plane.limits
+            limits = self._context.limits
             self.deadline = now() + (limits.client_s if self._in_head else limits.keep_alive_s)
 
     def _is_unread(self) -> bool:
@@ -287,7 +287,7 @@ class GatewayProtocol(RequestReader):
         if self._unread == before:
             self.transport.abort()
         else:
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
         return True
 
     def _break_off(self, error: ApiError) -> None:
@@ -304,7 +304,7 @@ class GatewayProtocol(RequestReader):
                 running.message_event.set()
                 self.transport.close()
                 return
-            exchange = Exchange(self, self._plane, _BROKEN, self.url or b"", Head(), http11=True, keep_alive=False)
+            exchange = Exchange(self, self._context, _BROKEN, self.url or b"", Head(), http11=True, keep_alive=False)
             exchange.refusal = error
             self._enqueue(exchange)
             return

@@ -34,7 +34,7 @@ MAX_REMEMBERED = 1024
 NEVER = float("inf")
 
 
-class Client(Protocol):
+class ClientConnection(Protocol):
     """A client's connection, as the clock and the exchange that answers on it see it."""
 
     transport: asyncio.Transport
@@ -57,7 +57,7 @@ class Client(Protocol):
         """The exchange has written its answer, or given it up."""
 
 
-class KnownRequest:
+class CachedRequest:
     """What the head of a request means that may pass: a relayed one with a JSON body, on a connection that stays."""
 
     __slots__ = ("endpoint", "head", "target")
@@ -103,9 +103,9 @@ class RelayContext:
     metrics: GatewayMetrics
     deaths: Quarantine
     budget: RetryBudget = field(default_factory=RetryBudget)
-    connections: set[Client] = field(default_factory=set)
+    connections: set[ClientConnection] = field(default_factory=set)
     # Requests that have passed every check that their heads alone decide.
-    known: HeaderCache[KnownRequest] = field(default_factory=HeaderCache)
+    known: HeaderCache[CachedRequest] = field(default_factory=HeaderCache)
     # Pairs of Host and Origin that may pass.
     _browsers: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
 

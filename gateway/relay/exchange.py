@@ -21,11 +21,11 @@ from gateway.backends.backend import Backend
 from gateway.bodies.body import Body
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head
-from gateway.relay.accounting import record
+from gateway.relay.accounting import account
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import NEVER, Client, RelayContext
+from gateway.relay.data_plane import NEVER, ClientConnection, RelayContext
 from gateway.relay.forwarding import Forwarding
-from gateway.relay.response import Answer, truth_of_request
+from gateway.relay.response import Response, provenance_headers
 from kit.errors import ApiError
 from kit.web.middleware import request_id_from
 
@@ -40,8 +40,8 @@ class Exchange:
 
     def __init__(
         self,
-        client: Client,
-        plane: RelayContext,
+        client: ClientConnection,
+        context: RelayContext,
         endpoint: Endpoint,
         target: bytes,
         head: Head,
@@ -56,17 +56,17 @@ class Exchange:
         self.refusal: ApiError | None = None
         self.body: Body | None = None
         self.client = client
-        self.plane = plane
+        self.context = context
         self.endpoint = endpoint
         self.target = target
         self.head = head
-        self.answer = Answer(client.transport, http11=http11, keep_alive=keep_alive)
+        self.answer = Response(client.transport, http11=http11, keep_alive=keep_alive)
         self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
-        self._cors = plane.cors(head) if head.origin else b""
+        self._cors = context.cors(head) if head.origin else b""
         # When its head was there, a monotonic time.
         self.began = time.perf_counter()
         self._forwarding: Forwarding | None = None
-        plane.metrics.relaying += 1
+        context.metrics.relaying += 1
 
     # What the client's connection calls.
 
@@ -97,10 +97,10 @@ class Exchange:
         self._forwarding = Forwarding(self, self.body)
         self._forwarding.start()
 
-    def take_over(self, body: Body, attempt: Attempt, queue_s: float) -> Forwarding:
+    def adopt(self, body: Body, attempt: Attempt, queue_s: float) -> Forwarding:
         """Go on with a request that was sent already, as Forwarding.take_over; returns what the answer is to go to."""
         self._forwarding = Forwarding(self, body)
-        self._forwarding.take_over(attempt, queue_s)
+        self._forwarding.adopt(attempt, queue_s)
         return self._forwarding
 
     def client_left(self) -> None:
@@ -135,10 +135,10 @@ class Exchange:
 
     # What the forwarding calls.
 
-    def truth(self, served: bytes = b"") -> bytes:
+    def provenance(self, served: bytes = b"") -> bytes:
         """All of our own header lines; `served` are those about the choice, where there was one."""
         attempts = self._forwarding.attempts if self._forwarding is not None else 0
-        return truth_of_request(served, attempts, self.request_id, self._cors)
+        return provenance_headers(served, attempts, self.request_id, self._cors)
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error, or end the answer that has begun with one."""
@@ -152,7 +152,7 @@ class Exchange:
         else:
             if not self.gathered:
                 self.keep_alive = False
-            self.answer.refuse(error, self.truth(), self.client.common_headers())
+            self.answer.refuse(error, self.provenance(), self.client.common_headers())
         self.done()
 
     def done(self) -> None:
@@ -163,5 +163,5 @@ class Exchange:
         self.client.deadline = NEVER
         # Let go of: the two know each other, and only the garbage collector would find that out.
         forwarding, self._forwarding = self._forwarding, None
-        record(self, forwarding)
+        account(self, forwarding)
         self.client.exchange_done(self)

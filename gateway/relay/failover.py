@@ -36,20 +36,32 @@ class Failover(ABC):
     """A request with its attempts. Ends by `exchange.done` or `exchange.refuse`, or with the client."""
 
     __slots__ = (
-        "_answer", "_body", "_carries", "_client", "_digest", "_exchange", "_limits", "_plane", "_queue_s", "_tries",
-        "attempt", "attempts", "first_byte", "wants",
+        "_answer",
+        "_body",
+        "_carries",
+        "_client",
+        "_context",
+        "_digest",
+        "_exchange",
+        "_limits",
+        "_queue_s",
+        "_tries",
+        "attempt",
+        "attempts",
+        "first_byte",
+        "request",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", body: Body) -> None:
         self._exchange = exchange
         self._client = exchange.client
-        self._plane = exchange.plane
-        self._limits = exchange.plane.limits
+        self._context = exchange.context
+        self._limits = exchange.context.limits
         self._answer = exchange.answer
         # What is sent: the client's own, or what asks for the rest of an answer; whether that holds what was said.
         self._body = body
         self._carries = False
-        self.wants = RoutingRequest(exchange.endpoint)
+        self.request = RoutingRequest(exchange.endpoint)
         # The present attempt, or the last one; how many there were; where another may go, once one has failed.
         self.attempt: Attempt | None = None
         self.attempts = 0
@@ -109,28 +121,28 @@ class Failover(ABC):
         if self._exchange.response_complete:
             return
         try:
-            choice = self._may_go().choose(self.wants, at, last_resort=True)
+            choice = self._may_go().choose(self.request, at, last_resort=True)
         except ApiError as reason:
             # The router's message names every backend that is down and why; only a deadline says more.
             raise (reason if isinstance(error, NoHealthyBackend) else error) from reason
         if choice is None:
             raise error
-        if not self._plane.budget.take(self._plane.metrics.relaying, at):
+        if not self._context.budget.take(self._context.metrics.relaying, at):
             raise type(error)(f"{error.message} Too many requests fail now to send this one again.")
         self._send_to(choice, at)
 
     def _may_go(self) -> Tries:
         """Where another attempt may go."""
         if self._tries is None:
-            self._tries = Tries(self._plane.router, self._limits.max_attempts)
+            self._tries = Tries(self._context.router, self._limits.max_attempts)
         if self.attempt is not None:
             self._tries.note(self.attempt.backend, self.attempts)
         return self._tries
 
     def _another(self, at: float, *, last_resort: bool = False) -> bool:
         """Whether there is another backend, and room in the budget to try it."""
-        there = self._may_go().another(self.wants, at, last_resort=last_resort)
-        return there and self._plane.budget.room(self._plane.metrics.relaying, at)
+        there = self._may_go().another(self.request, at, last_resort=last_resort)
+        return there and self._context.budget.room(self._context.metrics.relaying, at)
 
     # Deaths.
 
@@ -141,13 +153,13 @@ class Failover(ABC):
 
     def _check_record(self, at: float) -> None:
         """Raises CrashedBackend for a request of which backends have died."""
-        self._digest = self._plane.deaths.known(self._exchange.endpoint.path, self._told_by(), at)
+        self._digest = self._context.deaths.known(self._exchange.endpoint.path, self._told_by(), at)
 
     def _died(self, attempt: Attempt, at: float) -> bool:
         """The backend was lost with the request; whether it died of it, as far as can be told."""
         told_by = self._told_by()
         digest = self._digest = self._digest or digest_of(self._exchange.endpoint.path, told_by)
-        return self._plane.deaths.died(attempt.backend, digest, len(told_by), at, served_s=at - attempt.sent)
+        return self._context.deaths.died(attempt.backend, digest, len(told_by), at, served_s=at - attempt.sent)
 
     # Going on with an answer.
 
@@ -166,8 +178,8 @@ class Failover(ABC):
             return
         self._body = body.replaced(step.body)
         self._carries = step.carries
-        self.wants = self._body.wants()
-        self._may_go().go_on(self.wants, said.tokens, prefills=step.prefills)
+        self.request = self._body.routing_request()
+        self._may_go().go_on(self.request, said.tokens, prefills=step.prefills)
         log.warning("answer goes on elsewhere", request_id=exchange.request_id, why=error.message, tokens=said.tokens)
 
     def _rest(self) -> Continuation | Ending:
@@ -176,7 +188,7 @@ class Failover(ABC):
         assert attempt is not None
         if said is None or not isinstance(exchange.body, JsonBody):
             raise NotFaithful("only streams of chats and completions can be")
-        return go_on(exchange.endpoint.path, exchange.body.data, attempt.pair.offer.name, said)
+        return go_on(exchange.endpoint.path, exchange.body.data, attempt.candidate.offer.name, said)
 
     def _can_go_on(self) -> bool:
         """Whether another backend could go on with the answer, as far as is known before it is asked."""
@@ -184,7 +196,7 @@ class Failover(ABC):
             step = self._rest()
         except NotFaithful:
             return False
-        return isinstance(step, Ending) or self._may_go().can_go_on(self.wants, prefills=step.prefills)
+        return isinstance(step, Ending) or self._may_go().can_go_on(self.request, prefills=step.prefills)
 
     # Silence.
 
@@ -200,8 +212,8 @@ class Failover(ABC):
         attempt, limits = self.attempt, self._limits
         assert attempt is not None
         floor = limits.first_byte_floor_s
-        by = attempt.first_byte_by(self.wants, floor, limits.first_byte_s, at)
-        last = attempt.first_byte_by(self.wants, limits.first_byte_s, limits.first_byte_s, at)
+        by = attempt.first_byte_by(self.request, floor, limits.first_byte_s, at)
+        last = attempt.first_byte_by(self.request, limits.first_byte_s, limits.first_byte_s, at)
         if attempt.backend.state in SILENT and at - max(attempt.since, attempt.backend.last_sign) >= floor:
             by = at
         if at < by:

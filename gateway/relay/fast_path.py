@@ -16,7 +16,7 @@ from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
 from gateway.bodies.json_scan import scan_json
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import Client, KnownRequest, RelayContext
+from gateway.relay.data_plane import CachedRequest, ClientConnection, RelayContext
 from gateway.relay.exchange import Exchange
 from gateway.relay.forwarding import Forwarding
 from gateway.routing import Candidate, Ticket
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 now = time.perf_counter
 
 
-class FastPathClient(Client, Protocol):
+class FastPathConnection(ClientConnection, Protocol):
     """What a plain request needs of its client's connection beyond what an exchange does."""
 
     def become(self, exchange: Exchange) -> None:
@@ -44,7 +44,16 @@ class FastPathRequest:
     """One plain request. To its client's connection it looks like an exchange, to the backend's like a listener."""
 
     __slots__ = (
-        "_began", "_client", "_connection", "_data", "_known", "_pair", "_plane", "_sent", "_ticket", "request_id",
+        "_began",
+        "_candidate",
+        "_client",
+        "_connection",
+        "_context",
+        "_data",
+        "_known",
+        "_sent",
+        "_ticket",
+        "request_id",
     )  # fmt: skip
 
     # What uvicorn and the client's connection read of an exchange: it waits for its answer, from the start to the end.
@@ -55,21 +64,21 @@ class FastPathRequest:
 
     def __init__(
         self,
-        client: FastPathClient,
-        plane: RelayContext,
-        known: KnownRequest,
+        client: FastPathConnection,
+        context: RelayContext,
+        known: CachedRequest,
         data: bytes,
-        pair: Candidate,
+        candidate: Candidate,
         ticket: Ticket,
         connection: UpstreamConnection,
         began: float,
         sent: float,
     ) -> None:
         self._client = client
-        self._plane = plane
+        self._context = context
         self._known = known
         self._data = data
-        self._pair = pair
+        self._candidate = candidate
         self._ticket = ticket
         self._connection = connection
         # When its head was there, and when it was sent on; monotonic times.
@@ -79,21 +88,21 @@ class FastPathRequest:
 
     # What the backend's connection calls.
 
-    def on_answer(self, connection: UpstreamConnection) -> None:
+    def on_response(self, connection: UpstreamConnection) -> None:
         """Pass the answer on, count and log it: all that there is to do, where it is whole and well."""
-        known, client, plane, pair = connection.known, self._client, self._plane, self._pair
-        if known is None or client.full or (plane.deaths.records and plane.deaths.may_know(self._data)):
-            self._become()[1].on_answer(connection)
+        known, client, context, candidate = connection.known, self._client, self._context, self._candidate
+        if known is None or client.full or (context.deaths.records and context.deaths.may_know(self._data)):
+            self._become()[1].on_response(connection)
             return
         at = now()
-        backend: Backend = pair.backend
+        backend: Backend = candidate.backend
         backend.last_byte = at
         body = connection.take_body()
         client.transport.write(
             b"%b%d\r\n%bx-queue-ms: %.1f\r\nx-attempts: 1\r\nx-request-id: %b\r\n\r\n%b" % (
                 known.before_length,
                 len(body),
-                pair.served,
+                candidate.served,
                 (self._sent - self._began) * 1000,
                 self.request_id.encode(),
                 body,
@@ -105,10 +114,12 @@ class FastPathRequest:
         backend.outcomes["http_200"] += 1
         backend.succeeded()
         path, seconds = self._known.endpoint.path, at - self._began
-        plane.metrics.relaying -= 1
-        plane.metrics.count(path, 200, seconds, None)
+        context.metrics.relaying -= 1
+        context.metrics.count(path, 200, seconds, None)
         ms = int(seconds * 10_000.0 + 0.5) / 10.0  # several times as fast as round
-        plane.access_log.write(Line(path, 200, ms, client.address, self.request_id, 1, backend.name, pair.offer.name))
+        context.access_log.write(
+            Line(path, 200, ms, client.address, self.request_id, 1, backend.name, candidate.offer.name)
+        )
         client.plain_done(at)
 
     def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
@@ -146,22 +157,24 @@ class FastPathRequest:
 
     def on_stuck(self, backend: Backend) -> None:
         """This backend does nothing any more."""
-        if backend is self._pair.backend:
+        if backend is self._candidate.backend:
             self._become()[0].on_stuck(backend)
 
     # What is not plain any more.
 
     def _become(self) -> tuple[Exchange, Forwarding]:
         """The exchange that it becomes, waiting for the answer that this one has waited for."""
-        known, plane, connection = self._known, self._plane, self._connection
-        plane.metrics.relaying -= 1  # the exchange counts itself
-        exchange = Exchange(self._client, plane, known.endpoint, known.target, known.head, http11=True, keep_alive=True)
+        known, context, connection = self._known, self._context, self._connection
+        context.metrics.relaying -= 1  # the exchange counts itself
+        exchange = Exchange(
+            self._client, context, known.endpoint, known.target, known.head, http11=True, keep_alive=True
+        )
         exchange.request_id, exchange.began = self.request_id, self._began
         exchange.body = JsonBody.whole(known.endpoint, self._data, known.head.session)
         exchange.gathered = True
-        attempt = Attempt(self._pair, self._ticket, self._sent)
+        attempt = Attempt(self._candidate, self._ticket, self._sent)
         attempt.connection = connection
-        forwarding = exchange.take_over(exchange.body, attempt, self._sent - self._began)
+        forwarding = exchange.adopt(exchange.body, attempt, self._sent - self._began)
         if connection.listener is self:  # not where it has just ended
             connection.listener = forwarding
         self._client.become(exchange)
@@ -169,28 +182,28 @@ class FastPathRequest:
 
 
 def try_fast_path(
-    client: FastPathClient, plane: RelayContext, known: KnownRequest, data: bytes
+    client: FastPathConnection, context: RelayContext, known: CachedRequest, data: bytes
 ) -> FastPathRequest | None:
     """Send a request with the body `data` to its backend, if it is plain. If not, nothing has been done."""
     began = now()
     connection = None
     try:
         head = known.head
-        wants = scan_json(data, known.endpoint, head.session)
-        if wants.stream or head.origin or client.full or (plane.deaths.records and plane.deaths.may_know(data)):
+        request = scan_json(data, known.endpoint, head.session)
+        if request.stream or head.origin or client.full or (context.deaths.records and context.deaths.may_know(data)):
             return None
-        choice = plane.router.choose(wants, began)
+        choice = context.router.choose(request, began)
         if choice is None:
             return None
-        pair = choice.pair
-        if wants.model not in pair.offer.verbatim:
+        candidate = choice.candidate
+        if request.model not in candidate.offer.verbatim:
             return None
-        backend = pair.backend
+        backend = candidate.backend
         connection = backend.pool.take()
         if connection is None:
             return None
         sent = now()
-        ticket = plane.router.sent(choice, wants, sent)
+        ticket = context.router.sent(choice, request, sent)
     except ApiError:
         # Met again by an exchange, which answers with it.
         return None
@@ -202,10 +215,10 @@ def try_fast_path(
     # From here on it is at its backend, and nothing that follows may fail.
     backend.in_flight += 1
     backend.requests += 1
-    plane.metrics.relaying += 1
-    plane.budget.requests += 1
-    client.deadline = sent + plane.limits.first_byte_floor_s
-    plain = FastPathRequest(client, plane, known, data, pair, ticket, connection, began, sent)
+    context.metrics.relaying += 1
+    context.budget.requests += 1
+    client.deadline = sent + context.limits.first_byte_floor_s
+    plain = FastPathRequest(client, context, known, data, candidate, ticket, connection, began, sent)
     connection.begin(
         plain,
         b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (

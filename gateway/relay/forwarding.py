@@ -9,8 +9,8 @@ from gateway.backends.adaptive_timeouts import next_byte_s
 from gateway.http1.headers import origin_form
 from gateway.relay.attempt import Attempt
 from gateway.relay.failover import Failover
-from gateway.relay.response import truth_of_choice
-from gateway.relay.stream_passthrough import Passage
+from gateway.relay.response import choice_headers
+from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.routing import Choice
 from gateway.streams.continuation import ROUTES
 from gateway.upstream.connection import UpstreamConnection
@@ -35,25 +35,25 @@ class Forwarding(Failover):
 
     def _start(self) -> None:
         at = now()
-        self._plane.budget.requests += 1
-        self.wants = self._body.wants()
-        if self._plane.deaths.records:
+        self._context.budget.requests += 1
+        self.request = self._body.routing_request()
+        if self._context.deaths.records:
             self._check_record(at)
-        choice = self._plane.router.choose(self.wants, at)
+        choice = self._context.router.choose(self.request, at)
         assert choice is not None, "the first choice is never empty"
         sent = now()
         self._queue_s = sent - at
         self._send_to(choice, sent)
 
-    def take_over(self, attempt: Attempt, queue_s: float) -> None:
+    def adopt(self, attempt: Attempt, queue_s: float) -> None:
         """Go on with a request that was sent already; `queue_s` is how long the choice took, in seconds."""
-        self.wants = self._body.wants()
+        self.request = self._body.routing_request()
         self.attempt, self.attempts, self._queue_s = attempt, 1, queue_s
 
     def _send_to(self, choice: Choice, at: float) -> None:
         self.attempts += 1
-        ticket = self._plane.router.sent(choice, self.wants, at)
-        attempt = self.attempt = Attempt(choice.pair, ticket, at, suspect=self._digest is not None)
+        ticket = self._context.router.sent(choice, self.request, at)
+        attempt = self.attempt = Attempt(choice.candidate, ticket, at, suspect=self._digest is not None)
         attempt.enter()
         self._client.deadline = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
@@ -84,7 +84,7 @@ class Forwarding(Failover):
         # Held before anything can go wrong.
         attempt.connection = connection
         backend = attempt.backend
-        length, first, pieces = self._body.pieces(attempt.pair.upstream_model(self.wants.model))
+        length, first, pieces = self._body.pieces(attempt.candidate.upstream_model(self.request.model))
         head = b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             backend.before_target,
             origin_form(exchange.target),
@@ -108,7 +108,7 @@ class Forwarding(Failover):
             self.attempt.since = at = now()
             self._client.deadline = at + self._limits.first_byte_floor_s
 
-    def on_answer(self, connection: UpstreamConnection) -> None:
+    def on_response(self, connection: UpstreamConnection) -> None:
         """Pass on what has come."""
         answer, attempt, client = self._answer, self.attempt, self._client
         assert attempt is not None
@@ -132,17 +132,17 @@ class Forwarding(Failover):
             self.first_byte = at
             well = connection.status < 300
             attempt.ticket.first_byte(at, well=well)
-            if well and self.wants.stream:
+            if well and self.request.stream:
                 backend.ttft_s = at - attempt.sent
             self._begun(attempt, at)
-            served = truth_of_choice(attempt.pair.served, self._queue_s)
-            answer.begin(connection, data, self._exchange.truth(served))
+            served = choice_headers(attempt.candidate.served, self._queue_s)
+            answer.begin(connection, data, self._exchange.provenance(served))
         if connection.complete:
             attempt.complete(connection, f"http_{answer.status}")
             if answer.status < 400:
                 backend.succeeded()
-            if self._plane.deaths.records and answer.status < 500:
-                self._plane.deaths.cleared(self._exchange.endpoint.path, self._told_by())
+            if self._context.deaths.records and answer.status < 500:
+                self._context.deaths.cleared(self._exchange.endpoint.path, self._told_by())
             self._exchange.done()
         elif client.full:
             connection.pause()
@@ -152,13 +152,13 @@ class Forwarding(Failover):
         answer, attempt, client = self._answer, self.attempt, self._client
         if attempt is None or not answer.passes_as_it_is(body):
             connection.body.append(body)
-            self.on_answer(connection)
+            self.on_response(connection)
             return
         attempt.moves(client, now())
         client.transport.write(framed)
         if client.full:
             connection.pause()
-        connection.shortcut = Passage(attempt, client, answer.said)
+        connection.shortcut = StreamPassthrough(attempt, client, answer.said)
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """The connection broke before the answer was complete."""
@@ -204,7 +204,7 @@ class Forwarding(Failover):
     def _begun(self, attempt: Attempt, at: float) -> None:
         """From now on the answer may pause for only so long. Whoever sends something whole may take its time."""
         limits = self._limits
-        longest = attempt.backend.pauses.longest if self.wants.stream else None
+        longest = attempt.backend.pauses.longest if self.request.stream else None
         attempt.idle_s = next_byte_s(longest, limits.stream_idle_floor_s, limits.stream_idle_s)
         self._client.deadline = at + attempt.idle_s
 

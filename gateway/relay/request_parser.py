@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
-from gateway.relay.data_plane import NEVER, KnownRequest, RelayContext
+from gateway.relay.data_plane import NEVER, CachedRequest, RelayContext
 from kit.errors import ApiError, InvalidRequest
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ class RequestReader(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._plane: RelayContext = app_state["plane"]
+        self._context: RelayContext = app_state["context"]
         self.deadline = NEVER
         # The request whose turn it is.
         self._running: Any = None
@@ -45,7 +45,7 @@ class RequestReader(HttpToolsProtocol):
         self._closing = False
         # Whether the parser stands between two requests, and what is to be remembered of the one it reads.
         self._between = True
-        self._learn: KnownRequest | None = None
+        self._learn: CachedRequest | None = None
         # The request that is being read wants another protocol.
         self._upgrading = False
         # What a body in chunks took and what it came to, in bytes; the first is -1 where there is none.
@@ -54,7 +54,7 @@ class RequestReader(HttpToolsProtocol):
 
     # What becomes of requests.
 
-    def _begin_known(self, known: KnownRequest, data: bytes) -> None:
+    def _begin_known(self, known: CachedRequest, data: bytes) -> None:
         """A whole request whose head is known, and nothing else is going on; `data` is its body."""
         raise NotImplementedError
 
@@ -73,8 +73,8 @@ class RequestReader(HttpToolsProtocol):
         if self._closing:
             return
         if self._between and self._running is None and not self.pipeline:
-            found = self._plane.known.find(data)
-            if found is not None and len(data) - found[2] == found[1] <= self._plane.limits.max_body:
+            found = self._context.known.find(data)
+            if found is not None and len(data) - found[2] == found[1] <= self._context.limits.max_body:
                 self._begin_known(found[0], data[found[2] :])
                 return
         messages, in_head, between = self._messages, self._in_head, self._between
@@ -89,13 +89,13 @@ class RequestReader(HttpToolsProtocol):
             self._break_off(InvalidRequest("The chunks of the body are too small, or their extensions too long."))
         if in_head and self._in_head and messages == self._messages:
             self._head_bytes += len(data)
-            if self._head_bytes > self._plane.limits.max_head and not self._closing:
+            if self._head_bytes > self._context.limits.max_head and not self._closing:
                 self._break_off(self._head_too_large())
         learn = self._learn
         # Only of a request that begins where the data begins is the head the one that `learn` will find.
         alone = between and self._messages == messages + 1 and data.startswith(b"POST ")
         if learn is not None and alone and not self._closing:
-            self._plane.known.learn(data, learn, learn.head.length)
+            self._context.known.learn(data, learn, learn.head.length)
 
     def _feed(self, data: bytes) -> None:
         """Let the parser read; a request that wants to upgrade is read as what it is without (RFC 9110, 7.8)."""
@@ -127,7 +127,7 @@ class RequestReader(HttpToolsProtocol):
         self._head_bytes = 0
         self._messages += 1
         if self._running is None:
-            self.deadline = now() + self._plane.limits.client_s
+            self.deadline = now() + self._context.limits.client_s
 
     def on_url(self, url: bytes) -> None:
         """Collect the target."""
@@ -172,11 +172,11 @@ class RequestReader(HttpToolsProtocol):
 
     def _count_head(self, count: int) -> None:
         self._head_bytes += count
-        if self._head_bytes > self._plane.limits.max_head:
+        if self._head_bytes > self._context.limits.max_head:
             raise self._head_too_large()
 
     def _head_too_large(self) -> HeadTooLarge:
-        limit = self._plane.limits.max_head // 1024
+        limit = self._context.limits.max_head // 1024
         return HeadTooLarge(f"The head of the request is larger than {limit} KB. MAX_HEAD_KB of the gateway moves it.")
 
 

@@ -14,7 +14,7 @@ from kit.errors import ApiError
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 # An answer up to this length waits for its end, in bytes: until then another backend can still be asked.
-WHOLE = 256 * 1024
+MAX_BUFFERED = 256 * 1024
 
 
 class Framing(Enum):
@@ -29,7 +29,7 @@ class Framing(Enum):
 _LENGTH, _CHUNKED, _CLOSE = Framing
 
 
-class Answer:
+class Response:
     """The answer to one request. Nothing goes out before the first byte of a body is there, or a whole short one."""
 
     __slots__ = (
@@ -94,7 +94,12 @@ class Answer:
 
     def ready(self, connection: UpstreamConnection) -> bytes | None:
         """What may go out of what has come, or None when it must wait for more."""
-        if not connection.complete and not self.begun and connection.length is not None and connection.length <= WHOLE:
+        if (
+            not connection.complete
+            and not self.begun
+            and connection.length is not None
+            and connection.length <= MAX_BUFFERED
+        ):
             return None
         data = connection.take_body()
         if self._holder is not None:
@@ -107,8 +112,8 @@ class Answer:
                 self.said.keep(data)
         return data if data or connection.complete else None
 
-    def begin(self, connection: UpstreamConnection, data: bytes, truth: bytes) -> None:
-        """Send the head with the first piece of the body. `truth` are our own header lines."""
+    def begin(self, connection: UpstreamConnection, data: bytes, provenance: bytes) -> None:
+        """Send the head with the first piece of the body. `provenance` are our own header lines."""
         length: int | None = None
         # A length promised for events could not be kept once an error event must end them.
         if connection.length is not None and (self._holder is None or connection.complete):
@@ -123,7 +128,9 @@ class Answer:
         self._framing = framing
         self._verbatim = self._holder if framing is _CHUNKED else None
         self.begun = True
-        head = answer_head(connection.status, connection.forward, framing, length, truth, keep_alive=self.keep_alive)
+        head = response_head(
+            connection.status, connection.forward, framing, length, provenance, keep_alive=self.keep_alive
+        )
         self._transport.write(head + framed(data, framing, last=connection.complete))
 
     def passes_as_it_is(self, body: bytes) -> bool:
@@ -140,10 +147,10 @@ class Answer:
         assert self._framing is not None
         self._transport.write(framed(data, self._framing, last=last))
 
-    def refuse(self, error: ApiError, truth: bytes, common: HeaderList) -> None:
+    def refuse(self, error: ApiError, provenance: bytes, common: HeaderList) -> None:
         """Send an error as the whole answer. `common` are the headers that every answer of ours carries."""
         self.status = error.status
-        self._transport.write(error_answer(error, truth, common, keep_alive=self.keep_alive))
+        self._transport.write(error_response(error, provenance, common, keep_alive=self.keep_alive))
 
     def is_cut_short(self, connection: UpstreamConnection) -> bool:
         """Whether a stream that ends with its connection, as one without length or chunks does, lacks its end."""
@@ -164,28 +171,28 @@ class Answer:
             self._transport.abort()
 
 
-def truth_of_choice(served: bytes, queue_s: float) -> bytes:
+def choice_headers(served: bytes, queue_s: float) -> bytes:
     """Our own header lines about the choice. `served` are those that the candidate carries."""
     return b"%bx-queue-ms: %.1f\r\n" % (served, queue_s * 1000)
 
 
-def truth_of_request(served: bytes, attempts: int, request_id: str, cors: bytes) -> bytes:
+def provenance_headers(served: bytes, attempts: int, request_id: str, cors: bytes) -> bytes:
     """All of our own header lines; `served` are those about the choice, where there was one."""
     return b"%bx-attempts: %d\r\nx-request-id: %b\r\n%b" % (served, attempts, request_id.encode("latin-1"), cors)
 
 
-def answer_head(
-    status: int, forward: bytes, framing: Framing, length: int | None, truth: bytes, *, keep_alive: bool
+def response_head(
+    status: int, forward: bytes, framing: Framing, length: int | None, provenance: bytes, *, keep_alive: bool
 ) -> bytes:
-    """The head of a relayed answer: `forward`, the backend's own lines for the client, and `truth`, which are ours."""
+    """Return the head of a relayed response: `forward` are the backend's header lines, `provenance` are ours."""
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
     if framing is _LENGTH:
         # RFC 9110, 8.6: an answer without content has no length.
         if status not in (204, 304):
-            return b"%b%bcontent-length: %d\r\n%b%b" % (status_line(status), forward, length or 0, truth, end)
+            return b"%b%bcontent-length: %d\r\n%b%b" % (status_line(status), forward, length or 0, provenance, end)
     elif framing is _CHUNKED:
-        return b"%b%btransfer-encoding: chunked\r\n%b%b" % (status_line(status), forward, truth, end)
-    return b"%b%b%b%b" % (status_line(status), forward, truth, end)
+        return b"%b%btransfer-encoding: chunked\r\n%b%b" % (status_line(status), forward, provenance, end)
+    return b"%b%b%b%b" % (status_line(status), forward, provenance, end)
 
 
 def framed(data: bytes, framing: Framing, *, last: bool) -> bytes:
@@ -199,13 +206,13 @@ def framed(data: bytes, framing: Framing, *, last: bool) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def error_answer(error: ApiError, truth: bytes, common: HeaderList, *, keep_alive: bool) -> bytes:
+def error_response(error: ApiError, provenance: bytes, common: HeaderList, *, keep_alive: bool) -> bytes:
     """A whole answer that is an error, in the envelope."""
     body = error.encoded()
     lines = [status_line(error.status), b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
     lines += [b"%b: %b\r\n" % header for header in common]
     lines += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in error.headers.items()]
-    lines.append(truth)
+    lines.append(provenance)
     lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
     lines.append(body)
     return b"".join(lines)

@@ -28,7 +28,7 @@ class Tries:
             self._count = count
             self._tried.append(backend)
 
-    def choose(self, wants: RoutingRequest, now: float, *, last_resort: bool) -> Choice | None:
+    def choose(self, request: RoutingRequest, now: float, *, last_resort: bool) -> Choice | None:
         """The best backend not tried yet, or None when there is none or enough were tried.
 
         `last_resort` says that the request fails where there is none: then a doubtful one is better than that.
@@ -37,39 +37,44 @@ class Tries:
         """
         if self._count >= self._limit:
             return None
-        choice = self._router.choose(wants, now, tried=self._tried, last_resort=last_resort)
-        if choice is not None and self._model not in (None, choice.pair.offer.name):
+        choice = self._router.choose(request, now, tried=self._tried, last_resort=last_resort)
+        if choice is not None and self._model not in (None, choice.candidate.offer.name):
             # A fallback goes on with no other model's answer.
             return None
-        if choice is not None and self._prefills and not choice.pair.backend.prefills:
+        if choice is not None and self._prefills and not choice.candidate.backend.prefills:
             return None
         return choice
 
-    def another(self, wants: RoutingRequest, now: float, *, last_resort: bool = False) -> bool:
+    def another(self, request: RoutingRequest, now: float, *, last_resort: bool = False) -> bool:
         """Whether there is one."""
         try:
-            return self.choose(wants, now, last_resort=last_resort) is not None
+            return self.choose(request, now, last_resort=last_resort) is not None
         except ApiError:
             return False
 
-    def can_go_on(self, wants: RoutingRequest, *, prefills: bool) -> bool:
+    def can_go_on(self, request: RoutingRequest, *, prefills: bool) -> bool:
         """Whether a stream could go on at a backend other than the present one."""
         try:
-            pairs = self._router.ask(wants)
+            pairs = self._router.ask(request)
         except ApiError:
             return False
-        return any(pair.backend is not self._tried[-1] and (pair.backend.prefills or not prefills) for pair in pairs)
+        return any(
+            candidate.backend is not self._tried[-1] and (candidate.backend.prefills or not prefills)
+            for candidate in pairs
+        )
 
-    def go_on(self, wants: RoutingRequest, tokens: int, *, prefills: bool) -> None:
+    def go_on(self, request: RoutingRequest, tokens: int, *, prefills: bool) -> None:
         """A stream that has said `tokens` goes on elsewhere: the count begins anew if it came further since last time.
 
         With `prefills`, only backends that can continue a message count. Raises what routing raises.
         """
-        self._model = wants.model
+        self._model = request.model
         self._prefills = prefills
         if tokens > self._tokens:
             self._tokens = tokens
             self._limit = self._count + self._most
             del self._tried[:-1]
         if prefills:
-            self._tried += [pair.backend for pair in self._router.ask(wants) if not pair.backend.prefills]
+            self._tried += [
+                candidate.backend for candidate in self._router.ask(request) if not candidate.backend.prefills
+            ]

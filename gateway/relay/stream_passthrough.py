@@ -7,7 +7,7 @@ of them is what `Forwarding.on_chunks` does for whatever has come in whole chunk
 import time
 
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import Client
+from gateway.relay.data_plane import ClientConnection
 from gateway.streams.sse import ERROR_MARK
 from gateway.streams.transcript import FOLD, Transcript
 
@@ -24,12 +24,12 @@ for _size in range(2, MOST):
 now = time.perf_counter
 
 
-class Passage:
+class StreamPassthrough:
     """Of one attempt at one backend, once its events go out in the chunks that they come in."""
 
     __slots__ = ("_attempt", "_backend", "_client", "_held", "_said", "_write")
 
-    def __init__(self, attempt: Attempt, client: Client, said: Transcript | None) -> None:
+    def __init__(self, attempt: Attempt, client: ClientConnection, said: Transcript | None) -> None:
         """`said` is where what goes out is kept, where it is."""
         self._attempt = attempt
         self._backend = attempt.backend

@@ -17,8 +17,8 @@ def rendezvous(key: bytes, name: str) -> int:
     return (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 >> 16 & 0xFFFFFFFFFFFF
 
 
-def session_key(wants: RoutingRequest, hashes: Sequence[int]) -> bytes:
+def session_key(request: RoutingRequest, hashes: Sequence[int]) -> bytes:
     """What names the conversation: what the client says, else how the prompt begins; empty where neither does."""
-    if wants.session:
-        return wants.session
+    if request.session:
+        return request.session
     return hashes[0].to_bytes(4) if hashes else b""

@@ -14,21 +14,21 @@ from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
 
 
-def candidates(wants: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue) -> tuple[Candidate, ...]:
+def candidates(request: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue) -> tuple[Candidate, ...]:
     """Every backend that serves what is wanted, in whatever state.
 
     Raises InvalidRequest for a model of the wrong kind and ModelNotFound for one that nobody serves; where some
     backend has not told yet what it serves, NoHealthyBackend that names it.
     """
     pairs = [Candidate(backend, offer) for backend in backends for offer in backend.offers]
-    if wants.any_model:
-        return _any_model(wants, pairs, backends)
-    named = [pair for pair in pairs if wants.model in pair.offer.names]
+    if request.any_model:
+        return _any_model(request, pairs, backends)
+    named = [candidate for candidate in pairs if request.model in candidate.offer.names]
     if not named:
-        raise _unknown(wants.model or "", pairs, backends, catalogue)
-    fitting = tuple(pair for pair in named if pair.offer.kind in (None, *wants.endpoint.kinds))
+        raise _unknown(request.model or "", pairs, backends, catalogue)
+    fitting = tuple(candidate for candidate in named if candidate.offer.kind in (None, *request.endpoint.kinds))
     if not fitting:
-        raise _wrong_kind(wants, named[0].offer, pairs)
+        raise _wrong_kind(request, named[0].offer, pairs)
     return fitting
 
 
@@ -39,34 +39,34 @@ def available(among: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """
     among = tuple(among)
     usable = tuple(
-        replace(pair, busy=True) if pair.backend.state == "busy" else pair
-        for pair in among
-        if pair.backend.state in USABLE
+        replace(candidate, busy=True) if candidate.backend.state == "busy" else candidate
+        for candidate in among
+        if candidate.backend.state in USABLE
     )
     if usable:
         return usable
-    for pair in among:
-        if pair.backend.state == "loading":
-            raise _loading(pair)
+    for candidate in among:
+        if candidate.backend.state == "loading":
+            raise _loading(candidate)
     raise _down(among)
 
 
-def _any_model(wants: RoutingRequest, pairs: list[Candidate], backends: Iterable[Backend]) -> tuple[Candidate, ...]:
-    kinds: tuple[Kind, ...] = wants.endpoint.kinds
-    if wants.images and "multimodal" in kinds:
+def _any_model(request: RoutingRequest, pairs: list[Candidate], backends: Iterable[Backend]) -> tuple[Candidate, ...]:
+    kinds: tuple[Kind, ...] = request.endpoint.kinds
+    if request.images and "multimodal" in kinds:
         kinds = ("multimodal",)
     for kind in kinds:
-        fitting = [pair for pair in pairs if pair.offer.kind == kind]
+        fitting = [candidate for candidate in pairs if candidate.offer.kind == kind]
         # A foreign server whose kind nobody told is taken for what most are.
-        fitting += [pair for pair in pairs if pair.offer.kind is None and kind in ("llm", "multimodal")]
+        fitting += [candidate for candidate in pairs if candidate.offer.kind is None and kind in ("llm", "multimodal")]
         if fitting:
-            first_of_each = {pair.backend.name: pair for pair in reversed(fitting)}
+            first_of_each = {candidate.backend.name: candidate for candidate in reversed(fitting)}
             return tuple(reversed(first_of_each.values()))
         silent = [backend for backend in backends if not backend.offers and backend.target.kind in (None, kind)]
         if silent:
             raise _silent(f"No {kind} model answers yet", silent)
     raise ApiError(
-        f"This cluster has no {' or '.join(kinds)} model, which {wants.endpoint.path} needs. "
+        f"This cluster has no {' or '.join(kinds)} model, which {request.endpoint.path} needs. "
         "GET /services shows what it has; SERVICES of the gateway says where backends are.",
         status=404,
         type="invalid_request_error",
@@ -85,7 +85,7 @@ def _unknown(model: str, pairs: list[Candidate], backends: Iterable[Backend], ca
     ]
     if silent and (entry is not None or any(model in backend.target.models for backend in silent)):
         return _silent(f"No service serves {model!r} now", silent)
-    return ModelNotFound(model, {pair.offer.name for pair in pairs} | ({VIRTUAL_MODEL} if pairs else set()))
+    return ModelNotFound(model, {candidate.offer.name for candidate in pairs} | ({VIRTUAL_MODEL} if pairs else set()))
 
 
 def _silent(what: str, silent: Iterable[Backend]) -> NoHealthyBackend:
@@ -95,31 +95,33 @@ def _silent(what: str, silent: Iterable[Backend]) -> NoHealthyBackend:
     )
 
 
-def _wrong_kind(wants: RoutingRequest, offer: Offer, pairs: list[Candidate]) -> InvalidRequest:
-    fit = sorted({pair.offer.name for pair in pairs if pair.offer.kind in wants.endpoint.kinds})
+def _wrong_kind(request: RoutingRequest, offer: Offer, pairs: list[Candidate]) -> InvalidRequest:
+    fit = sorted({candidate.offer.name for candidate in pairs if candidate.offer.kind in request.endpoint.kinds})
     instead = f"Models that do: {', '.join(fit)}." if fit else "No model of this cluster does."
-    needs = " or ".join(wants.endpoint.kinds)
+    needs = " or ".join(request.endpoint.kinds)
     return InvalidRequest(
-        f"{wants.model!r} is of kind {offer.kind}; {wants.endpoint.path} needs {needs}. {instead}",
+        f"{request.model!r} is of kind {offer.kind}; {request.endpoint.path} needs {needs}. {instead}",
         param="model",
         code="wrong_model_kind",
     )
 
 
-def _loading(pair: Candidate) -> ModelLoading:
-    backend = pair.backend
+def _loading(candidate: Candidate) -> ModelLoading:
+    backend = candidate.backend
     done = "" if backend.progress is None else f" ({int(backend.progress * 100)} %)"
     detail = f": {backend.last_error.rstrip('.')}" if backend.last_error else ""
     return ModelLoading(
-        f"{pair.offer.name} is loading on {backend.name}{done}{detail}. Try again in a moment.",
+        f"{candidate.offer.name} is loading on {backend.name}{done}{detail}. Try again in a moment.",
         retry_after=backend.retry_after_s,
     )
 
 
 def _down(among: Iterable[Candidate]) -> NoHealthyBackend:
     pairs = list(among)
-    models = ", ".join(sorted({pair.offer.name for pair in pairs}))
-    reasons = "; ".join(f"{pair.backend.name} is {pair.backend.state} ({_reason(pair.backend)})" for pair in pairs)
+    models = ", ".join(sorted({candidate.offer.name for candidate in pairs}))
+    reasons = "; ".join(
+        f"{candidate.backend.name} is {candidate.backend.state} ({_reason(candidate.backend)})" for candidate in pairs
+    )
     return NoHealthyBackend(
         f"No healthy backend for {models}: {reasons}. Check GET /services and that service's log, then try again.",
         retry_after=2,

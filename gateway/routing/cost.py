@@ -28,12 +28,12 @@ IDLE = 2
 class ScoredCandidate:
     """One candidate on the scales."""
 
-    __slots__ = ("capacity", "cost", "kb", "pace", "pair", "within")
+    __slots__ = ("candidate", "capacity", "cost", "kb", "pace", "within")
 
     def __init__(
-        self, pair: Candidate, cost: float, capacity: float, kb: float, within: bool, pace: LatencyModel | None
+        self, candidate: Candidate, cost: float, capacity: float, kb: float, within: bool, pace: LatencyModel | None
     ) -> None:
-        self.pair = pair
+        self.candidate = candidate
         # The expected time to the first token, in seconds where anybody's pace is known.
         self.cost = cost
         self.capacity = capacity
@@ -47,7 +47,7 @@ class ScoredCandidate:
 
 def weigh(
     pairs: Sequence[Candidate],
-    wants: RoutingRequest,
+    request: RoutingRequest,
     now: float,
     hashes: Sequence[int] = (),
     bound: float | None = None,
@@ -58,10 +58,10 @@ def weigh(
     would put over `bound`, in requests in flight per capacity, gets no credit for it: affinity must not pile up work.
     None is no bound, and with fewer than IDLE in flight none is over it.
     """
-    size_kb = wants.size / KB
+    size_kb = request.size / KB
     weighed: list[ScoredCandidate] = []
-    for pair, pace in zip(pairs, _paces(pairs, wants), strict=True):
-        backend = pair.backend
+    for candidate, pace in zip(pairs, _paces(pairs, request), strict=True):
+        backend = candidate.backend
         load = backend.load
         in_flight = backend.in_flight + backend.elsewhere.in_flight
         capacity = backend.target.weight * backend.warmth(now)
@@ -74,22 +74,22 @@ def weigh(
             cost = pace.expected(cost, now) * load.slowed(now)
         if in_flight:
             cost *= 1.0 + RUNNING * in_flight / capacity
-        if pair.busy:
+        if candidate.busy:
             cost *= BUSY_FACTOR
-        weighed.append(ScoredCandidate(pair, cost, capacity, kb, within, pace))
+        weighed.append(ScoredCandidate(candidate, cost, capacity, kb, within, pace))
     return weighed
 
 
-def _paces(pairs: Sequence[Candidate], wants: RoutingRequest) -> Sequence[LatencyModel | None]:
+def _paces(pairs: Sequence[Candidate], request: RoutingRequest) -> Sequence[LatencyModel | None]:
     """What each is judged by: its own pace, else the best of the others', for this sort of answer, else the other."""
-    shows = wants.shows_first_token
+    shows = request.shows_first_token
     for sort in (shows, not shows):
-        paces = [pair.backend.load.first if sort else pair.backend.load.whole for pair in pairs]
+        paces = [candidate.backend.load.first if sort else candidate.backend.load.whole for candidate in pairs]
         known = [pace for pace in paces if pace.known]
         if len(known) == len(paces):
             return paces
         if known:
-            kb = wants.size / KB + REQUEST_OVERHEAD_KB
+            kb = request.size / KB + REQUEST_OVERHEAD_KB
             best = min(known, key=lambda pace: pace.base_s + pace.per_kb_s * kb)
             return [pace if pace.known else best for pace in paces]
     return [None] * len(pairs)

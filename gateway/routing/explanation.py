@@ -22,41 +22,42 @@ _WON: Mapping[Reason, str] = {
 
 
 def explain(
-    router: Router, wants: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue, now: float
+    router: Router, request: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue, now: float
 ) -> tuple[dict[str, Any], ApiError | None]:
     """What would happen to a request, and the error that it would get. `now` is a monotonic time."""
     backends = tuple(backends)
-    hashes, key = router.affinity(wants)
+    hashes, key = router.affinity(request)
     body: dict[str, Any] = {
-        "path": wants.endpoint.path,
-        "kinds": wants.endpoint.kinds,
-        "model": wants.model,
-        "images": wants.images,
-        "stream": wants.stream,
-        "size_kb": round(wants.size / KB, 2),
+        "path": request.endpoint.path,
+        "kinds": request.endpoint.kinds,
+        "model": request.model,
+        "images": request.images,
+        "stream": request.stream,
+        "size_kb": round(request.size / KB, 2),
         "affinity": {
-            "session": wants.session.decode("utf-8", "replace") or None,
+            "session": request.session.decode("utf-8", "replace") or None,
             "compared_kb": ENDS[len(hashes) - 1] / KB if hashes else 0,
         },
         "chosen": None,
         "served_model": None,
     }
     try:
-        usable = router.ask(wants)
+        usable = router.ask(request)
     except ApiError as error:
-        body |= {"why": error.message, "backends": [_told(one, wants, backends, catalogue) for one in backends]}
+        body |= {"why": error.message, "backends": [_told(one, request, backends, catalogue) for one in backends]}
         return body, error
-    weighed = router.weigh(wants, usable, hashes, key, now)
+    weighed = router.weigh(request, usable, hashes, key, now)
     if len(usable) == 1:
         best, why = weighed[0], "it is the only one that may answer"
     else:
-        best, reason = router.best(weighed, key, sticky=bool(wants.session))
+        best, reason = router.best(weighed, key, sticky=bool(request.session))
         why = _WON[reason]
-    if best.pair.instead_of is not None:
-        why += f"; {best.pair.offer.name} is a fallback of {best.pair.instead_of}, which nobody can answer with now"
-    body |= {"chosen": best.pair.backend.name, "served_model": best.pair.offer.name, "why": why}
-    scales = {one.pair.backend: one for one in weighed}
-    left_out = {pair.backend for pair in usable} - scales.keys()
+    if best.candidate.instead_of is not None:
+        served, requested = best.candidate.offer.name, best.candidate.instead_of
+        why += f"; {served} is a fallback of {requested}, which no backend can serve now"
+    body |= {"chosen": best.candidate.backend.name, "served_model": best.candidate.offer.name, "why": why}
+    scales = {one.candidate.backend: one for one in weighed}
+    left_out = {candidate.backend for candidate in usable} - scales.keys()
     rows = []
     for backend in backends:
         if backend in scales:
@@ -64,7 +65,7 @@ def explain(
         elif backend in left_out:
             rows.append(_row(backend, why="of many it was not drawn"))
         else:
-            rows.append(_told(backend, wants, backends, catalogue))
+            rows.append(_told(backend, request, backends, catalogue))
     # The best first, then those that could have been, then the others.
     rows.sort(key=lambda row: (not row["chosen"], row["expected_s"] is None, row["expected_s"] or 0.0))
     body["backends"] = rows
@@ -83,11 +84,11 @@ def _row(backend: Backend, *, why: str) -> dict[str, Any]:
 
 
 def _told(
-    backend: Backend, wants: RoutingRequest, backends: tuple[Backend, ...], catalogue: Catalogue
+    backend: Backend, request: RoutingRequest, backends: tuple[Backend, ...], catalogue: Catalogue
 ) -> dict[str, Any]:
     """A backend that may not answer, and why it may not."""
     try:
-        fitting = any(pair.backend is backend for pair in candidates(wants, backends, catalogue))
+        fitting = any(candidate.backend is backend for candidate in candidates(request, backends, catalogue))
     except ApiError:
         fitting = False
     if not backend.offers:
@@ -103,11 +104,11 @@ def _told(
 
 def _weighed(one: ScoredCandidate, best: ScoredCandidate, why: str, now: float) -> dict[str, Any]:
     """A backend that may answer, with what its expected time is made of."""
-    backend, load = one.pair.backend, one.pair.backend.load
+    backend, load = one.candidate.backend, one.candidate.backend.load
     waiting = load.waiting(now)
     row = _row(backend, why=why if one is best else _lost(one, best))
     row["chosen"] = one is best
-    row["model"] = one.pair.offer.name
+    row["model"] = one.candidate.offer.name
     known = one.pace is not None and one.pace.known
     row["expected_s"] = round(one.cost, 4) if known else None
     row["parts"] = {
@@ -119,7 +120,7 @@ def _weighed(one: ScoredCandidate, best: ScoredCandidate, why: str, now: float) 
         "slower_than_learnt": round(load.slowed(now), 2),
         "in_flight": backend.in_flight,
         "in_flight_factor": round(1.0 + RUNNING * backend.in_flight / one.capacity, 2),
-        "busy_factor": BUSY_FACTOR if one.pair.busy else 1.0,
+        "busy_factor": BUSY_FACTOR if one.candidate.busy else 1.0,
         "capacity": round(one.capacity, 2),
         "within_load_bound": one.within,
     }

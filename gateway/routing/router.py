@@ -36,10 +36,10 @@ MAX_QUESTIONS = 4096
 class Choice:
     """A backend for one request, with what was found out on the way to it."""
 
-    __slots__ = ("hashes", "kb", "pair")
+    __slots__ = ("candidate", "hashes", "kb")
 
-    def __init__(self, pair: Candidate, kb: float, hashes: Sequence[int] = ()) -> None:
-        self.pair = pair
+    def __init__(self, candidate: Candidate, kb: float, hashes: Sequence[int] = ()) -> None:
+        self.candidate = candidate
         # What the backend has not read before, in KB; how the prompt begins.
         self.kb = kb
         self.hashes = hashes
@@ -73,60 +73,66 @@ class Router:
         """Something about the backends has changed."""
         self._answers.clear()
 
-    def ask(self, wants: RoutingRequest) -> tuple[Candidate, ...]:
+    def ask(self, request: RoutingRequest) -> tuple[Candidate, ...]:
         """The backends that may answer now. Raises what `candidates` and `available` raise."""
         # A tuple is hashed and compared by native code, a dataclass is not.
-        question = (wants.endpoint, wants.model, wants.images, wants.stream)
+        question = (request.endpoint, request.model, request.images, request.stream)
         found = self._answers.get(question)
         if found is None:
-            found = self._usable(wants)
+            found = self._usable(request)
             if len(self._answers) >= MAX_QUESTIONS:
                 self._answers.clear()
             self._answers[question] = found
         return found
 
-    def _usable(self, wants: RoutingRequest) -> tuple[Candidate, ...]:
+    def _usable(self, request: RoutingRequest) -> tuple[Candidate, ...]:
         fitting: tuple[Candidate, ...] = ()
         try:
-            fitting = candidates(wants, self._backends, self._catalogue)
+            fitting = candidates(request, self._backends, self._catalogue)
             return available(fitting)
         except (ModelLoading, NoHealthyBackend, ModelNotFound) as error:
-            found = self._fallback(wants, ())
+            found = self._fallback(request, ())
             # Where only failed requests speak against a backend, and there is nobody else, it is better than none.
-            found = found or tuple(pair for pair in fitting if pair.backend.condition.is_doubtful)
+            found = found or tuple(candidate for candidate in fitting if candidate.backend.condition.is_doubtful)
             if found:
                 return found
-            names = self._fallbacks(wants)
+            names = self._fallbacks(request)
             if names:
                 error.message += f" Nor can its fallbacks answer now: {', '.join(names)}."
             raise
 
-    def _fallbacks(self, wants: RoutingRequest) -> tuple[str, ...]:
+    def _fallbacks(self, request: RoutingRequest) -> tuple[str, ...]:
         """The models that may answer in the place of the one that the request names, by the catalogue."""
-        if wants.any_model:
+        if request.any_model:
             return ()
-        entry = self._catalogue.find(wants.model or "")
+        entry = self._catalogue.find(request.model or "")
         return entry.fallbacks if entry else ()
 
-    def _fallback(self, wants: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:
+    def _fallback(self, request: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:
         """The untried backends of the first of those models that has any which may answer now."""
-        for name in self._fallbacks(wants):
+        for name in self._fallbacks(request):
             try:
-                found = available(candidates(replace(wants.question(), model=name), self._backends, self._catalogue))
+                found = available(candidates(replace(request.question(), model=name), self._backends, self._catalogue))
             except ApiError:
                 continue
-            left = tuple(replace(pair, instead_of=wants.model) for pair in found if pair.backend not in tried)
+            left = tuple(
+                replace(candidate, instead_of=request.model) for candidate in found if candidate.backend not in tried
+            )
             if left:
                 return left
         return ()
 
-    def _doubtful(self, wants: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:
+    def _doubtful(self, request: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:
         """The untried backends that only failed requests speak against."""
-        fitting = candidates(wants, self._backends, self._catalogue)
-        return tuple(pair for pair in fitting if pair.backend.condition.is_doubtful and pair.backend not in tried)
+        fitting = candidates(request, self._backends, self._catalogue)
+        return tuple(
+            candidate
+            for candidate in fitting
+            if candidate.backend.condition.is_doubtful and candidate.backend not in tried
+        )
 
     def choose(
-        self, wants: RoutingRequest, now: float, *, tried: Collection[Backend] = (), last_resort: bool = False
+        self, request: RoutingRequest, now: float, *, tried: Collection[Backend] = (), last_resort: bool = False
     ) -> Choice | None:
         """The best backend that is not in `tried`, or None when all are. `now` is a monotonic time.
 
@@ -134,46 +140,48 @@ class Router:
 
         Raises what `candidates` and `available` raise.
         """
-        found: Sequence[Candidate] = self.ask(wants)
+        found: Sequence[Candidate] = self.ask(request)
         if tried:
-            found = [pair for pair in found if pair.backend not in tried] or self._fallback(wants, tried)
+            found = [candidate for candidate in found if candidate.backend not in tried] or self._fallback(
+                request, tried
+            )
             if not found and last_resort:
-                found = self._doubtful(wants, tried)
+                found = self._doubtful(request, tried)
         if len(found) < 2:
-            return Choice(found[0], wants.size / KB) if found else None
-        hashes, key = self.affinity(wants)
-        best, _ = self.best(self.weigh(wants, found, hashes, key, now), key, sticky=bool(wants.session))
-        return Choice(best.pair, best.kb, hashes)
+            return Choice(found[0], request.size / KB) if found else None
+        hashes, key = self.affinity(request)
+        best, _ = self.best(self.weigh(request, found, hashes, key, now), key, sticky=bool(request.session))
+        return Choice(best.candidate, best.kb, hashes)
 
-    def sent(self, choice: Choice, wants: RoutingRequest, now: float) -> Ticket:
+    def sent(self, choice: Choice, request: RoutingRequest, now: float) -> Ticket:
         """The request goes where `choice` says. Tell the ticket when its first byte comes, and when it has ended."""
-        backend = choice.pair.backend
+        backend = choice.candidate.backend
         load = backend.load
         turn = self._turn
         if load.turn > turn:
             turn = self._turn = load.turn
         load.turn = turn + 1.0 / (backend.target.weight * backend.condition.warmth(now))
-        if choice.pair.instead_of is not None:
-            self.fallen_back[choice.pair.instead_of, choice.pair.offer.name] += 1
+        if choice.candidate.instead_of is not None:
+            self.fallen_back[choice.candidate.instead_of, choice.candidate.offer.name] += 1
         if choice.hashes:
             load.kept.read(choice.hashes, choice.kb)
-        return load.enter(choice.kb, now, shows=wants.shows_first_token)
+        return load.enter(choice.kb, now, shows=request.shows_first_token)
 
-    def affinity(self, wants: RoutingRequest) -> tuple[Sequence[int], bytes]:
+    def affinity(self, request: RoutingRequest) -> tuple[Sequence[int], bytes]:
         """How the prompt begins, and what names the conversation, both as far as they count here."""
         if self._affinity == "none":
             return (), b""
-        hashes = chain(wants.prompt) if self._affinity == "prefix" and wants.size >= ENDS[0] else ()
-        return hashes, session_key(wants, hashes)
+        hashes = chain(request.prompt) if self._affinity == "prefix" and request.size >= ENDS[0] else ()
+        return hashes, session_key(request, hashes)
 
     def weigh(
-        self, wants: RoutingRequest, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float
+        self, request: RoutingRequest, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float
     ) -> list[ScoredCandidate]:
         """What the request would cost at each of `pairs`, or at a few where they are many."""
         bound = self._bound(pairs, now) if key else None
         if len(pairs) > MANY:
             pairs = self._few(pairs, hashes, key)
-        return weigh(pairs, wants, now, hashes, bound)
+        return weigh(pairs, request, now, hashes, bound)
 
     def best(self, weighed: Sequence[ScoredCandidate], key: bytes, *, sticky: bool) -> tuple[ScoredCandidate, Reason]:
         """The cheapest; of those that count as equal the conversation's own, else the least loaded in their turns.
@@ -186,23 +194,23 @@ class Router:
             limit = least * (STICK[self._affinity] if sticky else TIE) + TIE_S
             drawn = [one for one in weighed if one.cost <= limit and one.within]
             if drawn:
-                own = max(drawn, key=lambda one: rendezvous(key, one.pair.backend.name))
+                own = max(drawn, key=lambda one: rendezvous(key, one.candidate.backend.name))
                 return own, "session" if sticky else "prefix" if len(drawn) > 1 else "soonest"
         limit = least * TIE + TIE_S
         tied = [one for one in weighed if one.cost <= limit]
         return (tied[0], "soonest") if len(tied) == 1 else (min(tied, key=self._order), "turn")
 
     def _order(self, one: ScoredCandidate) -> tuple[float, float]:
-        backend = one.pair.backend
+        backend = one.candidate.backend
         return (backend.in_flight + backend.elsewhere.in_flight) / one.capacity, max(backend.load.turn, self._turn)
 
     def _bound(self, pairs: Sequence[Candidate], now: float) -> float:
         """How many requests in flight, per capacity, a backend may have for affinity to draw to it."""
         in_flight = 1
         capacity = 0.0
-        for pair in pairs:
-            in_flight += pair.backend.in_flight + pair.backend.elsewhere.in_flight
-            capacity += pair.backend.target.weight * pair.backend.warmth(now)
+        for candidate in pairs:
+            in_flight += candidate.backend.in_flight + candidate.backend.elsewhere.in_flight
+            capacity += candidate.backend.target.weight * candidate.backend.warmth(now)
         return self._load_bound * in_flight / capacity
 
     def _few(self, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes) -> Sequence[Candidate]:
@@ -212,7 +220,7 @@ class Router:
         second = (first + 1 + int(self._draw() * (count - 1))) % count
         few = [pairs[first], pairs[second]]
         if hashes:
-            few.append(max(pairs, key=lambda pair: pair.backend.load.kept.saved(hashes)))
+            few.append(max(pairs, key=lambda candidate: candidate.backend.load.kept.saved(hashes)))
         if key:
-            few.append(max(pairs, key=lambda pair: rendezvous(key, pair.backend.name)))
+            few.append(max(pairs, key=lambda candidate: rendezvous(key, candidate.backend.name)))
         return list(dict.fromkeys(few))

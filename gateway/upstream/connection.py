@@ -11,13 +11,13 @@ from typing import Protocol, cast
 import httptools
 
 from gateway.http1.header_cache import HeaderCache
-from gateway.http1.headers import HeaderList, answer_headers, status_line
+from gateway.http1.headers import HeaderList, response_headers, status_line
 
 # What an answer's head may take, in bytes, and how much of one may come before its end is seen.
 MAX_HEAD = 256 * 1024
 
 
-class KnownAnswer:
+class CachedResponseHead:
     """What the head of a backend's answer means."""
 
     __slots__ = ("before_length", "chunked", "forward", "is_stream", "keep", "status")
@@ -36,7 +36,7 @@ class KnownAnswer:
 class Listener(Protocol):
     """The exchange that a connection works for."""
 
-    def on_answer(self, connection: "UpstreamConnection") -> None:
+    def on_response(self, connection: "UpstreamConnection") -> None:
         """Something of the answer has come: look at the connection's fields, and take `body`."""
 
     def on_chunks(self, connection: "UpstreamConnection", body: bytes, framed: bytes) -> None:
@@ -59,7 +59,7 @@ class Shortcut(Protocol):
 class Owner(Protocol):
     """The pool that a connection belongs to while no exchange has it."""
 
-    known: HeaderCache[KnownAnswer]
+    known: HeaderCache[CachedResponseHead]
 
     def put(self, connection: "UpstreamConnection") -> None:
         """Keep a connection for later."""
@@ -97,7 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_stream = False
         self.head_done = False
         # What its head means, where that was known and the whole answer, no stream, came with it.
-        self.known: KnownAnswer | None = None
+        self.known: CachedResponseHead | None = None
         self.length: int | None = None
         self.chunked = False
         self.complete = False
@@ -195,7 +195,7 @@ class UpstreamConnection(asyncio.Protocol):
                     return
             elif self._read_known(data):
                 self.any_byte = True
-                listener.on_answer(self)
+                listener.on_response(self)
                 return
         first = not self.any_byte
         self.any_byte = True
@@ -214,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if first:
             self._learn(data)
-        listener.on_answer(self)
+        listener.on_response(self)
 
     def _read_known(self, data: bytes) -> bool:
         """Read what needs no parser: a known head, with its whole body where that has a length, or with chunks."""
@@ -257,7 +257,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _learn(self, data: bytes) -> None:
         """Remember the head of an answer that the parser has read, all of it from `data`."""
         if self.status == 200 and data.startswith(b"HTTP/1.1 200") and (self.chunked or (self.complete and self._keep)):
-            known = KnownAnswer(
+            known = CachedResponseHead(
                 self.status, self.forward, is_stream=self.is_stream, chunked=self.chunked, keep=self._keep
             )
             self._pool.known.learn(data, known, self.length)
@@ -272,7 +272,7 @@ class UpstreamConnection(asyncio.Protocol):
             # RFC 9112, 6.3: without a length the body ends with the connection.
             self.complete = True
             self._keep = False
-            self.listener.on_answer(self)
+            self.listener.on_response(self)
             return
         self._tell_lost("it closed the connection" if exc is None else f"the connection broke: {exc}")
 
@@ -321,7 +321,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.status = status
         self.head_done = True
-        self.forward = answer_headers(self._headers)
+        self.forward = response_headers(self._headers)
         self.is_stream = any(
             name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in self._headers
         )

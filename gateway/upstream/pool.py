@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gateway.discovery.target import Target
 from gateway.http1.header_cache import HeaderCache
-from gateway.upstream.connection import KnownAnswer, UpstreamConnection
+from gateway.upstream.connection import CachedResponseHead, UpstreamConnection
 from gateway.upstream.socket_options import tune
 
 # The most that idle connections to one backend may number.
@@ -23,7 +23,7 @@ class Pool:
         self._tls = ssl.create_default_context() if target.tls else None
         self._closed = False
         # The heads of its answers.
-        self.known: HeaderCache[KnownAnswer] = HeaderCache()
+        self.known: HeaderCache[CachedResponseHead] = HeaderCache()
         # Called when the backend ends a connection that was idle: it may have died.
         self.on_idle_lost: Callable[[], None] | None = None
 

@@ -41,14 +41,14 @@ class RunningGateway:
         self.writers: list[asyncio.StreamWriter] = []
 
     @property
-    def plane(self) -> RelayContext:
+    def context(self) -> RelayContext:
         """Its data plane."""
-        plane: RelayContext = self.server.lifespan.state["plane"]
-        return plane
+        context: RelayContext = self.server.lifespan.state["context"]
+        return context
 
     def backend(self, name: str) -> Backend:
         """One of its backends."""
-        found = self.plane.backends.get(name)
+        found = self.context.backends.get(name)
         assert found is not None
         return found
 

@@ -229,7 +229,7 @@ async def test_access_log_that_cannot_be_written_costs_no_request(
     gateway = await start_gateway(await start_backend())
     monkeypatch.setattr(access_log, "MAX_HELD", 2)
     log = AccessLog("gateway", as_json=True, enabled=True, stream=Full())
-    gateway.plane.access_log = log
+    gateway.context.access_log = log
     for _ in range(4):
         assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400
     assert log.lost == 4

@@ -39,7 +39,7 @@ async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: Star
     assert row(told, "slow")["expected_s"] > 3 * row(told, "fast")["expected_s"]
     assert row(told, "embedding")["why"] == "it serves no model that the request could mean"
     assert fast.requests == slow.requests == []
-    assert all(backend.in_flight == 0 for backend in gateway.plane.backends)
+    assert all(backend.in_flight == 0 for backend in gateway.context.backends)
 
 
 async def test_the_choice_is_the_real_one(start_backend: StartBackend, start_gateway: StartGateway) -> None:

@@ -44,9 +44,9 @@ def test_next_byte() -> None:
 
 async def learn(gateway: RunningGateway) -> None:
     """Some streams on every backend, so that it is known how fast they are."""
-    for _ in range(2 * len(gateway.plane.backends)):
+    for _ in range(2 * len(gateway.context.backends)):
         assert (await gateway.chat("qwen", stream=True)).status_code == 200
-    assert all(backend.load.first.known for backend in gateway.plane.backends)
+    assert all(backend.load.first.known for backend in gateway.context.backends)
 
 
 async def test_late_first_token_goes_elsewhere(start_backend: StartBackend, start_gateway: StartGateway) -> None:

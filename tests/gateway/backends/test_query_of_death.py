@@ -50,7 +50,7 @@ async def test_it_costs_two_backends_of_four(
     assert (again.status_code, error_code(again)) == (502, "request_crashed_backend")
     assert "is not sent again for" in again.json()["error"]["message"]
     assert again.headers["x-attempts"] == "0"
-    await gateway.until(lambda: sum(backend.state == "healthy" for backend in gateway.plane.backends) == 2)
+    await gateway.until(lambda: sum(backend.state == "healthy" for backend in gateway.context.backends) == 2)
     assert (await chat(gateway, {"messages": []})).status_code == 200
     await gateway.until(lambda: settled(gateway))
 
@@ -79,10 +79,10 @@ async def test_it_is_forgotten_in_time(start_backend: StartBackend, start_gatewa
     assert error_code(await chat(gateway, BOOM)) == "request_crashed_backend"
     for backend in backends:
         backend.switches.crash_on = ""
-    digest = next(iter(gateway.plane.deaths.records.values()))
+    digest = next(iter(gateway.context.deaths.records.values()))
     await gateway.until(lambda: digest.until < time.perf_counter())
     assert (await chat(gateway, BOOM)).status_code == 200
-    assert not gateway.plane.deaths.records
+    assert not gateway.context.deaths.records
 
 
 async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -94,7 +94,7 @@ async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, st
     await backends[0].wait_for(4)
     await backends[0].stop()
     assert {answer.status_code for answer in await asyncio.gather(*work)} == {200}
-    assert not gateway.plane.deaths.records
+    assert not gateway.context.deaths.records
     await gateway.until(lambda: settled(gateway))
 
 
@@ -259,6 +259,6 @@ async def test_an_innocent_loss_is_forgotten(start_backend: StartBackend, start_
     backend = await start_backend(crash_on="boom")
     gateway = await start_gateway(backend, quarantine=1, max_attempts=1)
     assert (await chat(gateway, BOOM)).status_code >= 500
-    assert gateway.plane.deaths.records
-    await gateway.until(lambda: not gateway.plane.deaths.records)
-    assert gateway.plane.deaths._lengths == {}
+    assert gateway.context.deaths.records
+    await gateway.until(lambda: not gateway.context.deaths.records)
+    assert gateway.context.deaths._lengths == {}

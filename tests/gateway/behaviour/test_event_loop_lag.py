@@ -30,9 +30,9 @@ async def test_standing_still_costs_no_request(
     one, two = await start_backend("one", ttft=0.05), await start_backend("two", ttft=0.05)
     gateway = await start_gateway(one, two, max_attempts=1, **{"poll_interval": 0.05, limit: LIMIT_S})
     states: set[str] = set()
-    gateway.plane.backends.on_change(lambda: states.update(one.state for one in gateway.plane.backends))
+    gateway.context.backends.on_change(lambda: states.update(one.state for one in gateway.context.backends))
     asked = [asyncio.create_task(gateway.chat("qwen", stream=bool(number % 2))) for number in range(40)]
-    await gateway.until(lambda: gateway.plane.metrics.relaying > 0)
+    await gateway.until(lambda: gateway.context.metrics.relaying > 0)
     time.sleep(STANDS_S)  # noqa: ASYNC251  # the stall itself, not a wait for anything
     answers = await asyncio.gather(*asked)
     assert [answer.status_code for answer in answers] == [200] * 40

@@ -14,9 +14,9 @@ from tests.support.backend import FakeBackend
 
 def settled(gateway: RunningGateway) -> bool:
     """Whether nothing is in flight and every upstream connection lies idle in its pool."""
-    return gateway.plane.metrics.relaying == 0 and all(
+    return gateway.context.metrics.relaying == 0 and all(
         backend.in_flight == 0 and backend.pool.open_count == backend.pool.idle_count
-        for backend in gateway.plane.backends
+        for backend in gateway.context.backends
     )
 
 
@@ -247,7 +247,7 @@ async def test_client_that_leaves_in_the_middle_of_its_body(
     gateway = await start_gateway(backend)
     _, writer = await gateway.raw()
     writer.write(post({"model": "qwen", "messages": []})[:-3])
-    await gateway.until(lambda: gateway.plane.metrics.relaying == 1)
+    await gateway.until(lambda: gateway.context.metrics.relaying == 1)
     writer.close()
     await gateway.until(lambda: settled(gateway))
     assert not backend.requests
@@ -264,7 +264,7 @@ async def test_slow_reader_pauses_the_backend(start_backend: StartBackend, start
 
     def full() -> bool:
         nonlocal client
-        client = next(iter(gateway.plane.connections), None)
+        client = next(iter(gateway.context.connections), None)
         return client is not None and client.full
 
     await gateway.until(full)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.relay.response import WHOLE
+from gateway.relay.response import MAX_BUFFERED
 from gateway.routing import Candidate, RoutingRequest
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
@@ -56,14 +56,14 @@ async def test_bug_is_answered(
 ) -> None:
     """An error that nobody foresaw is a 500 with the request's id, wherever it happens, and nothing stays in flight."""
     gateway = await start_gateway(await start_backend("one", reset=True), await start_backend("two", reset=True))
-    ask, asked = gateway.plane.router.ask, 0
+    ask, asked = gateway.context.router.ask, 0
 
     def broken(wants: RoutingRequest) -> tuple[Candidate, ...]:
         nonlocal asked
         asked += 1
         return ask(wants) if asked < when else (1 / 0,)  # type: ignore[return-value]
 
-    monkeypatch.setattr(gateway.plane.router, "ask", broken)
+    monkeypatch.setattr(gateway.context.router, "ask", broken)
     answer = await gateway.chat("qwen")
     assert answer.status_code == 500
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
@@ -79,12 +79,12 @@ async def test_bug_in_the_plain_way_is_answered(
     gateway = await start_gateway(await start_backend())
     for _ in range(2):
         assert (await gateway.chat("qwen")).status_code == 200
-    assert len(gateway.plane.known) == 1
+    assert len(gateway.context.known) == 1
     with monkeypatch.context() as broken:
         if where == "scan":
             broken.setattr("gateway.relay.fast_path.scan_json", lambda *_: 1 / 0)
         else:
-            broken.setattr(gateway.plane.router, where, lambda *_: 1 / 0)
+            broken.setattr(gateway.context.router, where, lambda *_: 1 / 0)
         answer = await gateway.chat("qwen")
         assert answer.status_code == status
         assert status == 200 or answer.headers["x-request-id"] in answer.json()["error"]["message"]
@@ -94,7 +94,7 @@ async def test_bug_in_the_plain_way_is_answered(
 
 async def test_cut_stream_that_promised_a_length(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """Events sent with a length and cut: the error event comes, and the next answer is not mixed into it."""
-    gateway = await start_gateway(await start_backend(reset_after=2, stream_length=2 * WHOLE))
+    gateway = await start_gateway(await start_backend(reset_after=2, stream_length=2 * MAX_BUFFERED))
     for number in range(2):
         answer = await gateway.chat("qwen", stream=True, user=str(number))
         assert answer.text.endswith("\n\n")

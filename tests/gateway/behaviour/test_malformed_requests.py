@@ -28,7 +28,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
             writer.write(good)
             await reader.readuntil(b"\r\n\r\n")
             writer.close()
-        assert len(gateway.plane.known) == 3
+        assert len(gateway.context.known) == 3
         backend.requests.clear()
         yield gateway, backend
 
@@ -205,7 +205,7 @@ async def test_malformed_request(shared: tuple[RunningGateway, FakeBackend], nam
     assert b"connection: close" in head.lower()
     assert b'{"error": {"message": ' in body
     assert not backend.requests
-    await gateway.until(lambda: gateway.plane.metrics.relaying == 0)
+    await gateway.until(lambda: gateway.context.metrics.relaying == 0)
 
 
 SOFT: dict[str, tuple[bytes, int]] = {

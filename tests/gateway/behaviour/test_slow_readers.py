@@ -27,8 +27,8 @@ def asking(gateway: RunningGateway) -> socket.socket:
 
 async def filled(gateway: RunningGateway, client: socket.socket) -> Any:
     """The gateway's connection for this client, once it can write no more to it."""
-    await gateway.until(lambda: gateway.plane.connections)
-    (connection,) = gateway.plane.connections
+    await gateway.until(lambda: gateway.context.connections)
+    (connection,) = gateway.context.connections
     await asyncio.get_running_loop().sock_sendall(client, REQUEST)
     sent = 1
     while not connection.full:
@@ -74,5 +74,5 @@ async def test_who_never_reads_is_cut_off(
     connection, _ = await filled(gateway, client)
     if closing:
         connection.transport.close()
-    await gateway.until(lambda: not gateway.plane.connections)
+    await gateway.until(lambda: not gateway.context.connections)
     client.close()

@@ -57,7 +57,7 @@ async def test_form_is_sent_again_whole(start_backend: StartBackend, start_gatew
     assert len(backend.work_connections) == 3
     assert all(sound in request.body for request in backend.requests)
     assert len({len(request.body) for request in backend.requests}) == 1
-    assert gateway.plane.spool.left == 8192 << 20
+    assert gateway.context.spool.left == 8192 << 20
     assert gateway.backend("transcription").failures == 0
 
 

@@ -113,7 +113,7 @@ async def test_large_requests_wait_for_room(start_backend: StartBackend, start_g
     whole = post(body, "Connection: close")
     reader, writer = await gateway.raw()
     writer.write(whole[:-1])
-    await gateway.until(lambda: gateway.plane.memory.left < 200_000)
+    await gateway.until(lambda: gateway.context.memory.left < 200_000)
     refused = await gateway.send_raw(whole)
     assert refused.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 5\r\n" in refused
@@ -121,7 +121,7 @@ async def test_large_requests_wait_for_room(start_backend: StartBackend, start_g
     writer.write(whole[-1:])
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     assert (await gateway.send_raw(whole)).startswith(b"HTTP/1.1 200 ")
-    assert gateway.plane.memory.left == 1024 * 1024
+    assert gateway.context.memory.left == 1024 * 1024
 
 
 BOUNDARY = b"xYz"
@@ -215,7 +215,7 @@ def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
     form = part("file", b"\x01" * size) + part("model", b"fast") + part("language", b"en") + END
     for start in range(0, len(form), 100_000):
         body.add(form[start : start + 100_000])
-    assert body.wants() == RoutingRequest(AUDIO, "fast")
+    assert body.routing_request() == RoutingRequest(AUDIO, "fast")
     for _ in range(2):
         assert gather(body, None) == form
         assert gather(body, "Systran/whisper") == form.replace(b"\r\nfast\r\n", b"\r\nSystran/whisper\r\n")
@@ -227,7 +227,7 @@ def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
     """A form that names no model gets a part in front."""
     body = FormBody(AUDIO, HEAD, MB, Spool(tmp_path, MB))
     body.add(FILE + END)
-    assert body.wants().model is None
+    assert body.routing_request().model is None
     assert gather(body, "w") == part("model", b"w") + FILE + END
 
 

@@ -190,7 +190,7 @@ async def test_recording_is_sent_again(start_backend: StartBackend, start_gatewa
     response = await gateway.http.post("/transcribe/whisper", content=sound, headers={"content-type": "audio/wav"})
     assert (response.status_code, response.headers["x-served-by"]) == (200, "b")
     assert form_of(good.requests[0])["file"] == sound
-    assert gateway.plane.spool.left == 8192 * MB
+    assert gateway.context.spool.left == 8192 * MB
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.gateway.running import HANG_S
 CLIENT = "openai@7.57.0"
 FLOWS = Path(__file__).with_name("openai_client.mjs")
 INSTALL_S = 120.0
-WHOLE = "token0 token1 token2 token3 "
+MAX_BUFFERED = "token0 token1 token2 token3 "
 
 pytestmark = pytest.mark.engines
 
@@ -63,9 +63,9 @@ async def test_its_flows(folder: Path, start_backend: StartBackend, start_gatewa
     assert {"cluster", "qwen", "tinyllama", "minilm", "whisper"} <= set(found.pop("models"))
     assert found.pop("transcription").endswith("model whisper")
     assert found == {
-        "chat": WHOLE,
+        "chat": MAX_BUFFERED,
         "served": "qwen",
-        "stream": WHOLE,
+        "stream": MAX_BUFFERED,
         "embedding": pytest.approx([0.6, 0.8]),
         "unknown": ["NotFoundError", 404, "model_not_found"],
         "stranger": ["AuthenticationError", 401, "invalid_api_key"],

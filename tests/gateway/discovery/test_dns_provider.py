@@ -56,7 +56,7 @@ async def embed(gateway: RunningGateway) -> str:
 
 def healthy(gateway: RunningGateway, *names: str) -> Callable[[], bool]:
     """Whether exactly these backends are there, and well."""
-    return lambda: {one.name: one.state for one in gateway.plane.backends} == dict.fromkeys(names, "healthy")
+    return lambda: {one.name: one.state for one in gateway.context.backends} == dict.fromkeys(names, "healthy")
 
 
 async def test_every_address_is_a_replica(
@@ -94,7 +94,7 @@ async def test_scaling_up_and_down(
     # The one that leaves had the plain name: the other takes it over without a moment of being unknown.
     resolver.answers["embedding"] = [B]
     served = set()
-    while len(gateway.plane.backends) > 1:
+    while len(gateway.context.backends) > 1:
         served.add(await embed(gateway))
     served.add(await embed(gateway))
     assert served <= {"embedding", "embedding-2"}

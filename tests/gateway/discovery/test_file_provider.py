@@ -73,7 +73,7 @@ def entry(backend: FakeBackend, name: str = "", **more: object) -> str:
 
 
 def names(gateway: RunningGateway) -> list[str]:
-    return [backend.name for backend in gateway.plane.backends]
+    return [backend.name for backend in gateway.context.backends]
 
 
 async def test_backends_come_change_and_go(
@@ -84,7 +84,7 @@ async def test_backends_come_change_and_go(
     gateway = await watching(entry(one))
     assert names(gateway) == ["one"]
     services.replace(entry(one) + entry(two))
-    await gateway.until(lambda: [one.state for one in gateway.plane.backends] == ["healthy", "healthy"])
+    await gateway.until(lambda: [one.state for one in gateway.context.backends] == ["healthy", "healthy"])
     known = gateway.backend("one")
     services.replace(entry(one, weight=3) + entry(two))
     await gateway.until(lambda: gateway.backend("one").target.weight == 3)
@@ -178,7 +178,7 @@ async def test_reload_under_load(
                 else:
                     await gateway.until(
                         lambda expected=expected: (
-                            {one.name: one.target.url for one in gateway.plane.backends} == expected
+                            {one.name: one.target.url for one in gateway.context.backends} == expected
                         )
                     )
                 # Work goes on between any two changes.
@@ -186,7 +186,7 @@ async def test_reload_under_load(
             stop.set()
     assert failures == []
     assert answered >= RELOADS * CLIENTS
-    assert all(backend.in_flight == 0 for backend in gateway.plane.backends)
+    assert all(backend.in_flight == 0 for backend in gateway.context.backends)
 
 
 async def test_services_by_dns(

@@ -20,7 +20,7 @@ def states_of(gateway: RunningGateway, name: str) -> list[str]:
     """The states that the backend has from now on, filled while time passes."""
     backend = gateway.backend(name)
     states = [str(backend.state)]
-    gateway.plane.backends.on_change(lambda: states.append(str(backend.state)))
+    gateway.context.backends.on_change(lambda: states.append(str(backend.state)))
     return states
 
 

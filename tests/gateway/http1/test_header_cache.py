@@ -97,7 +97,7 @@ async def test_a_known_request_is_answered_as_the_first(
                 assert head.startswith(b"HTTP/1.1 200 ")
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
                 await reader.readexactly(int(length[16:]))
-    assert len(gateway.plane.known) == 1
+    assert len(gateway.context.known) == 1
     assert {one.body for one in backend.requests} == {one.partition(b"\r\n\r\n")[2] for one in (first, second)}
 
 
@@ -112,7 +112,7 @@ class Listening:
         # What was told of the head, with each piece.
         self.heads: set[tuple[int, bytes, bool]] = set()
 
-    def on_answer(self, connection: UpstreamConnection) -> None:
+    def on_response(self, connection: UpstreamConnection) -> None:
         self.heads.add((connection.status, connection.forward, connection.is_stream))
         self.body += connection.take_body()
 

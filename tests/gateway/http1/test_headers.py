@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.http1.headers import Head, answer_headers, origin_form, read_head, split_target
+from gateway.http1.headers import Head, origin_form, read_head, response_headers, split_target
 from kit.errors import ApiError
 
 
@@ -112,10 +112,10 @@ def test_answer_headers_are_cleaned() -> None:
         (b"set-cookie", b"a=b"),
         (b"x-other", b"1"),
     ]
-    assert answer_headers(headers) == b"content-type: a/b\r\nx-other: 1\r\n"
+    assert response_headers(headers) == b"content-type: a/b\r\nx-other: 1\r\n"
 
 
 def test_answer_headers_named_in_connection_are_dropped() -> None:
     """What a backend declares to be between it and us stays there."""
     headers = [(b"connection", b"Keep-Alive, X-Hop"), (b"x-hop", b"1"), (b"x-end", b"2"), (b"connection", b"x-two")]
-    assert answer_headers([*headers, (b"x-two", b"3")]) == b"x-end: 2\r\n"
+    assert response_headers([*headers, (b"x-two", b"3")]) == b"x-end: 2\r\n"

@@ -69,7 +69,7 @@ async def warmed(gateway: RunningGateway, plain: list[bool]) -> RawClient:
 
 def counted(gateway: RunningGateway) -> dict[str, float]:
     """What was counted of requests to the backends, by series."""
-    page = gateway.plane.metrics.exposition().decode().splitlines()
+    page = gateway.context.metrics.exposition().decode().splitlines()
     told = [line.rpartition(" ") for line in page if "completions" in line or line.startswith("gateway_backend_")]
     return {name: float(value) for name, _, value in told if "seconds" not in name or "count" in name}
 
@@ -100,8 +100,8 @@ async def test_nobody_can_tell(
     doubled = {name: 2 * value for name, value in counts[0].items() if name.endswith("_total") or "200" in name}
     assert doubled
     assert {name: counts[1][name] for name in doubled} == doubled
-    assert gateway.plane.metrics.relaying == gateway.backend("llm-primary").in_flight == 0
-    gateway.plane.access_log.flush()
+    assert gateway.context.metrics.relaying == gateway.backend("llm-primary").in_flight == 0
+    gateway.context.access_log.flush()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"access"' in line]
     changing = {"request_id", "ms", "timestamp"}
     told = [{name: value for name, value in line.items() if name not in changing} for line in lines]
@@ -138,7 +138,7 @@ async def test_another_answer_than_expected_is_passed_on(
     assert status == switches.get("fail_status", 200)
     assert headers["x-served-by"] == "llm-primary"
     assert len(body) > switches.get("pad", 0)
-    assert gateway.plane.metrics.relaying == gateway.backend("llm-primary").in_flight == 0
+    assert gateway.context.metrics.relaying == gateway.backend("llm-primary").in_flight == 0
 
 
 @pytest.mark.parametrize("fault", ["reset", "garbage", "fail_rate"])
@@ -168,7 +168,7 @@ async def test_another_backend_is_asked(
     assert plain == [True]
     assert (status, headers["x-served-by"], headers["x-attempts"]) == (200, "b", "2")
     assert gateway.backend("a").failures == 1
-    assert gateway.plane.metrics.relaying == gateway.backend("a").in_flight == gateway.backend("b").in_flight == 0
+    assert gateway.context.metrics.relaying == gateway.backend("a").in_flight == gateway.backend("b").in_flight == 0
 
 
 async def test_a_connection_that_was_just_closed_is_no_failure(
@@ -193,12 +193,12 @@ async def test_a_death_makes_only_its_like_unusual(
     client = await warmed(gateway, plain)
     backend, body = gateway.backend("llm-primary"), REQUEST.partition(b"\r\n\r\n")[2]
     path, at = "/v1/chat/completions", time.perf_counter()
-    gateway.plane.deaths.died(backend, digest_of(path, body), len(body), at, served_s=0.1)
-    assert gateway.plane.deaths.records
+    gateway.context.deaths.died(backend, digest_of(path, body), len(body), at, served_s=0.1)
+    assert gateway.context.deaths.records
     other = post({"model": "qwen", "messages": [{"role": "user", "content": "Hello"}]})
     assert [(await client.ask(one))[0] for one in (other, REQUEST, other)] == [200] * 3
     assert plain == [True, False, True]
-    assert not gateway.plane.deaths.records
+    assert not gateway.context.deaths.records
     assert (await client.ask())[0] == 200
     assert plain == [True, False, True, True]
 
@@ -224,7 +224,7 @@ async def test_the_client_leaves(start_backend: StartBackend, start_gateway: Sta
     one = gateway.backend("llm-primary")
     await gateway.until(lambda: one.in_flight == 0)
     assert one.outcomes["client_left"] == 1
-    assert gateway.plane.metrics.relaying == 0
+    assert gateway.context.metrics.relaying == 0
     assert not one.load.generating
 
 
@@ -293,7 +293,7 @@ async def answered_with_another_behind(
 ) -> tuple[RawClient, GatewayProtocol]:
     """A client whose plain request was answered when `behind` had come already; what is relayed from then on hangs."""
     client = await warmed(gateway, plain)
-    (connection,) = gateway.plane.connections
+    (connection,) = gateway.context.connections
     assert isinstance(connection, GatewayProtocol)
     backend.switches.ttft = 0.1
     client.writer.write(REQUEST)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.relay.stream_passthrough import MOST, Passage
+from gateway.relay.stream_passthrough import MOST, StreamPassthrough
 from gateway.streams.transcript import FOLD
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartGateway
@@ -147,13 +147,13 @@ async def streaming(start_gateway: StartGateway, **settings: Any) -> AsyncIterat
 def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each read was taken the short way."""
     took: list[bool] = []
-    takes = Passage.takes
+    takes = StreamPassthrough.takes
 
-    def watched(self: Passage, data: bytes) -> bool:
+    def watched(self: StreamPassthrough, data: bytes) -> bool:
         took.append(takes(self, data))
         return took[-1]
 
-    monkeypatch.setattr(Passage, "takes", watched)
+    monkeypatch.setattr(StreamPassthrough, "takes", watched)
     return took
 
 
@@ -207,7 +207,7 @@ async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]
             if number in (5, 9):
                 # Longer than a stream may be silent here: nobody can go on with it, so it is borne, and more than once.
                 await asyncio.sleep(1.2)
-        (exchange,) = [client._running for client in gateway.plane.connections if client._running]
+        (exchange,) = [client._running for client in gateway.context.connections if client._running]
         said = exchange.answer.said
         assert len(said.held) < FOLD
         assert all(piece.startswith(b"data: ") and piece.endswith(b"\n\n") for piece in said.held)

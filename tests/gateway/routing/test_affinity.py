@@ -31,9 +31,9 @@ def send(router: Router, request: RoutingRequest, *, stays: bool = False) -> Bac
     assert choice is not None
     ticket = router.sent(choice, request, 100.0)
     if stays:
-        choice.pair.backend.in_flight += 1
+        choice.candidate.backend.in_flight += 1
     ticket.ended()
-    return choice.pair.backend
+    return choice.candidate.backend
 
 
 def test_a_beginning_goes_where_it_was_read() -> None:

@@ -45,7 +45,7 @@ from tests.gateway.plain import CATALOGUE, CHAT, KINDS, full_cluster, make_backe
 def test_route_and_name_fix_the_candidates(path: str, model: str | None, images: bool, chosen: set[str]) -> None:
     """The route fixes the kind, a name the backends; pictures need a multimodal model where the choice is ours."""
     found = candidates(wants(path, model, images=images), full_cluster(), CATALOGUE)
-    assert {pair.backend.name for pair in found} == chosen
+    assert {candidate.backend.name for candidate in found} == chosen
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_no_service_of_the_kind_at_all() -> None:
 def test_text_goes_to_a_vision_model_where_there_is_no_other() -> None:
     """A cluster of vision models only answers text with them."""
     found = candidates(wants(CHAT), [make_backend("s-llava", "llava")], CATALOGUE)
-    assert [pair.offer.name for pair in found] == ["llava"]
+    assert [candidate.offer.name for candidate in found] == ["llava"]
 
 
 @pytest.mark.parametrize("state", ["loading", "unhealthy", "draining", "stuck"])
@@ -105,7 +105,7 @@ def test_only_usable_states_get_requests(state: State) -> None:
     """Loading, dead, stuck and drained backends get nothing while another is well."""
     bad, good = make_backend("bad", "qwen", state=state), make_backend("good", "qwen")
     found = available(candidates(wants(CHAT, "qwen"), [bad, good], CATALOGUE))
-    assert [pair.backend.name for pair in found] == ["good"]
+    assert [candidate.backend.name for candidate in found] == ["good"]
 
 
 def test_all_down_names_each() -> None:
@@ -133,8 +133,8 @@ def test_loading_tells_progress() -> None:
 def test_own_service_knows_its_names(requested: str | None, written: str | None) -> None:
     """Our own services get every name they know unchanged, and their own name for `cluster`."""
     backend = make_backend("a", "qwen")
-    pair = Candidate(backend, backend.offers[0])
-    assert pair.upstream_model(requested) == written
+    candidate = Candidate(backend, backend.offers[0])
+    assert candidate.upstream_model(requested) == written
 
 
 @pytest.mark.parametrize(("requested", "written"), [("org/qwen", None), ("qwen", "org/qwen"), (None, "org/qwen")])
@@ -142,10 +142,10 @@ def test_foreign_server_gets_its_own_name(requested: str | None, written: str | 
     """A foreign server gets the name that it lists, also when the request named none."""
     target = make_target("f", "http://127.0.0.1:1")
     backend = Backend(target, Pool(target))
-    pair = Candidate(backend, offer_of_id("org/qwen", CATALOGUE.find("org/qwen"), None))
-    assert pair.offer.kind == "llm"
-    assert pair.offer.name == "qwen"
-    assert pair.upstream_model(requested) == written
+    candidate = Candidate(backend, offer_of_id("org/qwen", CATALOGUE.find("org/qwen"), None))
+    assert candidate.offer.kind == "llm"
+    assert candidate.offer.name == "qwen"
+    assert candidate.upstream_model(requested) == written
 
 
 def test_foreign_server_of_unknown_kind() -> None:
@@ -165,4 +165,4 @@ def test_router_remembers_until_told() -> None:
     assert router.ask(asked) is router.ask(wants(CHAT, "qwen"))
     backends[0].observe("unhealthy", "died")
     router.forget()
-    assert [pair.backend.name for pair in router.ask(asked)] == ["b"]
+    assert [candidate.backend.name for candidate in router.ask(asked)] == ["b"]

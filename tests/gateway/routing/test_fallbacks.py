@@ -26,7 +26,7 @@ def served(router: Router, model: str) -> str:
     choice = router.choose(request, 1.0)
     assert choice is not None
     router.sent(choice, request, 1.0)
-    return choice.pair.offer.name
+    return choice.candidate.offer.name
 
 
 def test_in_their_order_and_only_while_needed() -> None:

@@ -21,13 +21,13 @@ def send(router: Router, request: RoutingRequest = REQUEST, now: float = 1.0) ->
     choice = router.choose(request, now)
     assert choice is not None
     router.sent(choice, request, now)
-    choice.pair.backend.in_flight += 1
-    return choice.pair.backend
+    choice.candidate.backend.in_flight += 1
+    return choice.candidate.backend
 
 
 def chosen(choice: Choice | None) -> Backend:
     assert choice is not None
-    return choice.pair.backend
+    return choice.candidate.backend
 
 
 def test_fastest_wins() -> None:
@@ -69,7 +69,7 @@ def test_equals_take_turns() -> None:
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
         router.sent(choice, REQUEST, 1.0).ended()
-        order.append(choice.pair.backend.name)
+        order.append(choice.candidate.backend.name)
     assert order == ["a", "b", "c", "a", "b", "c"]
 
 
@@ -83,11 +83,11 @@ def test_weights_share_out() -> None:
             choice = router.choose(REQUEST, 1.0)
             assert choice is not None
             ticket = router.sent(choice, REQUEST, 1.0)
-            names[choice.pair.backend.name] += 1
+            names[choice.candidate.backend.name] += 1
             if idle:
                 ticket.ended()
             else:
-                choice.pair.backend.in_flight += 1
+                choice.candidate.backend.in_flight += 1
         assert names == {"heavy": 30, "light": 10}
 
 
@@ -106,7 +106,7 @@ def test_a_newcomer_does_not_catch_up() -> None:
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
         router.sent(choice, REQUEST, 1.0).ended()
-        names[choice.pair.backend.name] += 1
+        names[choice.candidate.backend.name] += 1
     assert names == {"a": 3, "b": 3, "c": 3}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.relay.stream_passthrough import Passage
+from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.streams.continuation import Ending, NotFaithful, go_on
 from gateway.streams.sse import cut_at_failure
 from gateway.streams.transcript import FOLD, Transcript
@@ -75,15 +75,15 @@ async def test_goes_on_from_chunks_that_passed_as_they_came(
 ) -> None:
     """Where the head of the answer was known, chunks are not framed again: what they said is known all the same."""
     passed: list[bytes] = []
-    takes = Passage.takes
+    takes = StreamPassthrough.takes
 
-    def watched(self: Passage, data: bytes) -> bool:
+    def watched(self: StreamPassthrough, data: bytes) -> bool:
         if takes(self, data):
             passed.append(data)
             return True
         return False
 
-    monkeypatch.setattr(Passage, "takes", watched)
+    monkeypatch.setattr(StreamPassthrough, "takes", watched)
     first, second = await pair(start_backend)
     gateway = await start_gateway(first, second)
     gateway.backend("second").drain(True)
@@ -213,7 +213,7 @@ async def test_killed(start_backend: StartBackend, start_gateway: StartGateway, 
     await first.wait_for(3)
     for _ in range(len(first.requests) * 4):
         first.gate.release()
-    await gateway.until(lambda: any(backend.last_byte for backend in gateway.plane.backends))
+    await gateway.until(lambda: any(backend.last_byte for backend in gateway.context.backends))
     await first.stop()
     for answer in await asyncio.gather(*streams):
         assert list(tokens_of(answer.content)) == list(range(TOKENS))

@@ -9,7 +9,7 @@ async def test_first_tokens_are_counted_by_model(start_backend: StartBackend, st
     """Each streamed answer counts once, under the model that gave it; whole answers and failures do not."""
     tiny = await start_backend("llm-secondary", model="tinyllama")
     gateway = await start_gateway(await start_backend(aliases="fast"), tiny)
-    value = gateway.plane.metrics.registry.get_sample_value
+    value = gateway.context.metrics.registry.get_sample_value
     await gateway.chat("qwen", stream=True)
     await gateway.chat("fast", stream=True)
     await gateway.chat("qwen")
