@@ -27,7 +27,7 @@ from bench.embedding_peers import MODEL, Server, infinity, ours
 from bench.load import FOLDER, ROOT
 from bench.programs import end_when_told, free_port, is_healthy
 from bench.report import last_line, median_ratio, table
-from quickstart.packages import packaged_folder
+from quickstart.models.packaged_models import packaged_folder
 
 FIGURES = (
     "vs_infinity_torch_1", "vs_infinity_torch_32", "vs_infinity_onnx_1", "vs_infinity_onnx_32",

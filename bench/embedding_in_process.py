@@ -19,7 +19,7 @@ def main() -> None:
     """Load the engine as the service does, then answer commands until stdin ends."""
     from bench.load import FOLDER
     from kit.config.settings import load_settings
-    from services.embedding.opening import open_engine
+    from services.embedding.engines.engine_selection import open_engine
     from services.embedding.settings import EmbeddingSettings
 
     folder, texts = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())

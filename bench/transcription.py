@@ -28,7 +28,7 @@ from bench.load import FOLDER, ROOT
 from bench.programs import Program, end_when_told, free_port, is_healthy
 from bench.report import last_line, median_ratio, table
 from bench.speech import Recording, recordings, word_errors
-from quickstart.packages import packaged_folder
+from quickstart.models.packaged_models import packaged_folder
 
 FIGURES = (
     "vs_batched_in_process", "vs_sequential_in_process", "vs_faster_whisper_server", "wer_points_over_sequential",

@@ -11,16 +11,16 @@ from typing import NoReturn
 from kit.config.catalogue import Catalogue
 from kit.config.settings import SettingsError
 from quickstart import preflight, smoke
-from quickstart.board import Board
 from quickstart.home import HomeError, check_disk, make_home
-from quickstart.logs import follow
+from quickstart.models.packaged_models import PackagesError
+from quickstart.models.publish import PublishError, choose_source, publish, write_catalogue
 from quickstart.options import ROOT, Options, parse
-from quickstart.packages import PackagesError
 from quickstart.plan import Plan, make_plan
-from quickstart.processes import ManagerError, ProcessError, Supervisor
-from quickstart.publish import PublishError, choose_source, publish, write_catalogue
-from quickstart.ready import PUBLISH_SHARE, NotReadyError, wait_listening, wait_ready
-from quickstart.running import stop_left_over
+from quickstart.processes.log_follower import follow
+from quickstart.processes.readiness import PUBLISH_SHARE, NotReadyError, wait_listening, wait_ready
+from quickstart.processes.session import stop_left_over
+from quickstart.processes.supervisor import ManagerError, ProcessError, Supervisor
+from quickstart.progress_display import Board
 
 EXPECTED = (
     HomeError,

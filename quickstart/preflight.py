@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from quickstart.plan import LOOPBACK, Program
-from quickstart.running import running_session
+from quickstart.processes.session import running_session
 
 
 class PreflightError(Exception):

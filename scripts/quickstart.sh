@@ -12,6 +12,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(find_python)
 # Before anything is installed: a wrong option, a folder or a disk that will not do, --help, which ends it, and --stop.
 "$python" -m quickstart.home "$@"
-case " $* " in *" --help "* | *" -h "*) exit ;; *" --stop "*) exec "$python" -m quickstart.running "$@" ;; esac
+case " $* " in *" --help "* | *" -h "*) exit ;; *" --stop "*) exec "$python" -m quickstart.processes.session "$@" ;; esac
 "$python" -m quickstart.install requirements/quickstart.txt
 exec .venv/bin/python -m quickstart "$@"

@@ -7,11 +7,11 @@ from fastapi import FastAPI
 
 from kit.config.catalogue import Kind
 from kit.service.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
-from services.embedding import opening
-from services.embedding.batching import Batcher
-from services.embedding.choosing import BatchLimits
-from services.embedding.engine import TextEngine
-from services.embedding.metrics import BatchMetrics
+from services.embedding.batching.batch_selection import BatchLimits
+from services.embedding.batching.batcher import Batcher
+from services.embedding.batching.metrics import BatchMetrics
+from services.embedding.engines import engine_selection
+from services.embedding.engines.interface import TextEngine
 from services.embedding.routes import create_routes
 from services.embedding.settings import EmbeddingSettings
 
@@ -21,7 +21,7 @@ OpenEngine = Callable[[Path, Kind, EmbeddingSettings, Report], TextEngine]
 
 def create_app(
     settings: EmbeddingSettings,
-    open_engine: OpenEngine = opening.open_engine,
+    open_engine: OpenEngine = engine_selection.open_engine,
     end: Callable[[], None] = end_process,
 ) -> FastAPI:
     """Make the application; the model loads once it runs. `end` is called when the engine has died.

@@ -11,9 +11,9 @@ from kit.errors import NotFound
 from kit.service.service import ModelService
 from kit.web.body import BodyMemory, limited
 from kit.web.disconnect import cancel_on_disconnect
-from services.embedding import answers
-from services.embedding.batching import Batcher
-from services.embedding.inputs import (
+from services.embedding import responses
+from services.embedding.batching.batcher import Batcher
+from services.embedding.input_validation import (
     B,
     EmbeddingBody,
     RerankBody,
@@ -52,7 +52,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         batcher = batcher_of("embedding")
         work = embedding_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
-        content = await answers.embeddings(rows, model=model, format=body.encoding_format, dimensions=body.dimensions)
+        content = await responses.embeddings(rows, model=model, format=body.encoding_format, dimensions=body.dimensions)
         return Response(content, media_type="application/json")
 
     @routes.post("/v1/rerank", openapi_extra=_documented(RerankBody))
@@ -64,7 +64,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         work, documents = rerank_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
-            answers.rerank(
+            responses.rerank(
                 rows,
                 id=f"rerank-{secrets.token_hex(8)}",
                 model=model,
@@ -83,7 +83,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         work = score_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
-            answers.scores(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
+            responses.scores(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
         )
 
     return routes

@@ -19,7 +19,7 @@ from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from kit.service.gpu_metrics import GpuGauges
 from kit.web.metrics import HttpMetrics
-from services.embedding.metrics import BatchMetrics
+from services.embedding.batching.metrics import BatchMetrics
 from services.transcription.metrics import SpeechMetrics
 
 ROOT = Path(__file__).resolve().parents[2]

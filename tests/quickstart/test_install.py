@@ -72,7 +72,7 @@ def test_an_environment_of_another_python_is_made_anew(tmp_path: Path, monkeypat
 
 def test_installer_needs_nothing_installed() -> None:
     """install, options and running run in a bare Python, with no third-party package in sight."""
-    program = "import quickstart.home, quickstart.install, quickstart.options, quickstart.running"
+    program = "import quickstart.home, quickstart.install, quickstart.options, quickstart.processes.session"
     subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from kit.config.catalogue import Catalogue
+from quickstart.models.publish import PACKAGED, SHIPPED, choose_source, write_catalogue
 from quickstart.options import parse
 from quickstart.plan import OFFLINE, Plan, make_plan
-from quickstart.publish import PACKAGED, SHIPPED, choose_source, write_catalogue
 
 DOCUMENTED = {
     "registry": 8090,

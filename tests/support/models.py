@@ -1,11 +1,10 @@
 """The real small models of the tests, as folders: the quickstart's packaged copies, made once and kept."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-from quickstart.packages import packaged_folder
+from quickstart.models.packaged_models import packaged_folder
+from quickstart.models.tiny_llava import make_in_subprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 # Shared with the quickstart, so that neither makes them twice. MODELS_HOME moves them.
@@ -20,10 +19,5 @@ def folder(name: str) -> Path:
 def tiny_llava() -> Path:
     """The folder of a LLaVA of random weights, made the first time."""
     made = HOME / "llava"
-    if not (made / "config.json").exists():
-        # In a process of its own: torch's memory goes back when it is done.
-        program = (
-            "import sys; from pathlib import Path; from quickstart.tiny_llava import make; make(Path(sys.argv[1]))"
-        )
-        subprocess.run([sys.executable, "-c", program, str(made)], cwd=ROOT, check=True)
+    make_in_subprocess(made)
     return made

@@ -12,7 +12,7 @@ import pytest
 
 from kit.config.settings import load_settings
 from services.embedding.app import OpenEngine, create_app
-from services.embedding.engine import TextEngine
+from services.embedding.engines.interface import TextEngine
 from services.embedding.settings import EmbeddingSettings
 from tests.kit.served import serve, wait_healthy
 from tests.services.embedding.fake_engine import FakeEngine

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.embedding.engine import Text, Tokens
+from services.embedding.engines.interface import Text, Tokens
 
 WAIT_S = 10
 

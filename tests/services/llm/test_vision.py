@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from kit.config.catalogue import Entry
-from quickstart.tiny_llava import make
+from quickstart.models.tiny_llava import make
 from services.llm import requests
 from services.llm.generation import Generations, Limits, Run
 from services.llm.image_source import ImageSource, Places

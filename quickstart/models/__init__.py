@@ -1,0 +1,1 @@
+"""The quickstart's models: from the Hugging Face Hub or from packages, published to the registry."""

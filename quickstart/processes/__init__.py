@@ -1,0 +1,1 @@
+"""The cluster's processes: supervision, sessions, readiness and logs."""

@@ -1,0 +1,184 @@
+"""The cluster's processes under supervisord: started one by one, restarted when they die, ended together."""
+
+import hashlib
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import Faults, SupervisorTransport
+
+from kit.web.server import EXIT_CONFIG
+from quickstart.options import ROOT
+from quickstart.plan import Program
+from quickstart.processes.session import config_file, end, pid_file
+
+START_TIMEOUT_S = 15
+# Seconds that a program must live for supervisord to count it as started.
+COUNTS_AFTER_S = 2
+# A program that has died so often while the cluster starts will not come: memory is short, say.
+MAX_DEATHS = 3
+GROUP = "cluster"
+MAX_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
+
+
+class ProcessError(Exception):
+    """A process could not be started or has given up; the message says which, why, and where its log is."""
+
+
+class ManagerError(Exception):
+    """The process manager itself is gone; the message says so and what to do."""
+
+
+class Supervisor:
+    """supervisord in a session of its own, so that Ctrl-C reaches us alone and we end it in order.
+
+    Use as a context manager: leaving it stops every process, whatever happened.
+    """
+
+    def __init__(self, home: Path, programs: Iterable[Program]) -> None:
+        self._programs = {program.name: program for program in programs}
+        self.logs = home / "logs"
+        self._pid_file = pid_file(home)
+        self._config = config_file(home)
+        self._socket = _socket_path(home)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pids: dict[str, int] = {}
+        self._deaths: Counter[str] = Counter()
+        self._transport = SupervisorTransport(None, None, serverurl=f"unix://{self._socket}")
+        self._rpc = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
+
+    def __enter__(self) -> "Supervisor":
+        """Start supervisord, with no program running yet. Raises ProcessError."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        for program in self._programs:
+            (self.logs / f"{program}.log").write_bytes(b"")
+        self._config.write_text(self._configuration())
+        command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(self._config)]
+        log = self.logs / "supervisord.log"
+        log.write_bytes(b"")
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            self._connect()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str) -> None:
+        """Start one program; its readiness shows in its `/health`. Raises ManagerError."""
+        self._ask("startProcess", f"{GROUP}:{name}", False)
+
+    def check(self, *, starting: bool = False) -> None:
+        """Raises ProcessError when a program has given up: its configuration is wrong or it died again and again.
+
+        While the cluster is `starting`, three deaths are enough, however far apart. Raises ManagerError.
+        """
+        for info in self._ask("getAllProcessInfo"):
+            name, pid = str(info["name"]), int(info["pid"])
+            if info["statename"] == "FATAL" or (info["statename"] == "EXITED" and info["exitstatus"] != 0):
+                raise ProcessError(self._last_words(name, "has stopped"))
+            if pid:
+                self._deaths[name] += self._pids.setdefault(name, pid) != pid
+                self._pids[name] = pid
+            if starting and self._deaths[name] >= MAX_DEATHS:
+                raise ProcessError(self._last_words(name, f"has died {MAX_DEATHS} times (is memory short?)"))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._rpc.supervisor, method)(*arguments)
+        except (OSError, http.client.HTTPException, xmlrpc.client.Fault) as error:
+            if isinstance(error, xmlrpc.client.Fault) and error.faultCode != Faults.SHUTDOWN_STATE:
+                raise
+            self._transport.close()
+            raise ManagerError(
+                "The process manager has ended, by scripts/quickstart.sh --stop or because it was killed; everything "
+                f"else has been ended too. Its log is {self.logs / 'supervisord.log'}. "
+                "Start again with: scripts/quickstart.sh"
+            ) from error
+
+    def stop(self) -> None:
+        """End every program (SIGTERM, later SIGKILL) and supervisord. Returns when none is left."""
+        if self._process is None:
+            return
+        self._transport.close()
+        end(self._process.pid, self._process)
+        self._process = None
+        self._socket.unlink(missing_ok=True)
+        self._pid_file.unlink(missing_ok=True)
+
+    def _connect(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self._rpc.supervisor.getState()
+            except (OSError, xmlrpc.client.Error) as error:
+                self._transport.close()
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = self.logs / "supervisord.log"
+                    raise ProcessError(f"supervisord did not start:\n{log.read_text().strip()[-1500:]}") from error
+                time.sleep(0.05)
+            else:
+                return
+
+    def _last_words(self, name: str, what: str) -> str:
+        log = self.logs / f"{name}.log"
+        try:
+            lines = log.read_text(errors="replace").splitlines()[-12:]
+        except OSError as error:
+            return f"{name} {what}, and its log {log} cannot be read: {error.strerror}."
+        return f"{name} {what}. The end of its log, {log}:\n\n" + "\n".join(f"  {line}" for line in lines)
+
+    def _configuration(self) -> str:
+        sections = [
+            f"[supervisord]\nnodaemon=true\nlogfile={os.devnull}\nlogfile_maxbytes=0\nloglevel=warn\n"
+            f"pidfile={_escaped(self._pid_file)}\n",
+            f"[unix_http_server]\nfile={_escaped(self._socket)}\nchmod=0600\n",
+            "[rpcinterface:supervisor]\n"
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
+        ]
+        # In one group they are stopped at once; groups are stopped one after the other, a second each.
+        sections.append(f"[group:{GROUP}]\nprograms={','.join(self._programs)}\n")
+        for program in self._programs.values():
+            environment = ",".join(f'{key}="{_escaped(value)}"' for key, value in program.environment.items())
+            command = " ".join(f'"{_escaped(part)}"' for part in program.command)
+            sections.append(
+                f"[program:{program.name}]\ncommand={command}\ndirectory={_escaped(ROOT)}\n"
+                f"environment={environment}\nautostart=false\nautorestart=unexpected\n"
+                # A wrong setting or a taken port does not mend itself: such an exit is not tried again.
+                f"exitcodes=0,{EXIT_CONFIG}\n"
+                f"startsecs={COUNTS_AFTER_S}\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
+                f"redirect_stderr=true\nstdout_logfile={_escaped(self.logs / program.name)}.log\n"
+                "stdout_logfile_maxbytes=20MB\nstdout_logfile_backups=1\n"
+            )
+        return "\n".join(sections)
+
+
+def _socket_path(home: Path) -> Path:
+    path = home / "supervisord.sock"
+    if len(str(path).encode()) <= MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"gpu-cluster-{os.getuid()}-{digest}.sock"
+
+
+def _escaped(value: str | Path) -> str:
+    """supervisord expands `%(name)s` in its configuration. Raises ProcessError for what it cannot quote."""
+    text = str(value)
+    if '"' in text or "\n" in text or ";" in text:
+        raise ProcessError(f"{text!r} holds a quote, semicolon or line break, which supervisord cannot take. Move it.")
+    return text.replace("%", "%%")

@@ -1,0 +1,1 @@
+"""Dynamic batching: texts of concurrent requests share the engine's batches."""

@@ -1,0 +1,1 @@
+"""Inference engines for embedding models and cross-encoders: PyTorch and OpenVINO."""

@@ -1,0 +1,80 @@
+"""The engine on PyTorch: sentence-transformers, with pooling and normalisation from the model's own files."""
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from services.embedding.engines.interface import Text, Tokens
+from services.embedding.engines.text_model import TextModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+# In tokens. On a CPU as OpenVINO's; a GPU computes thousands of tokens in the time in which it is told what to do.
+BATCH_COST_CPU = 64
+BATCH_COST_GPU = 4096
+
+
+class TorchEngine:
+    """An embedding model or a cross-encoder where PyTorch has put it."""
+
+    name = "sentence-transformers"
+
+    def __init__(self, model: TextModel) -> None:
+        self._model: TextModel | None = model
+        self.device = str(model.model.device)
+        self.batch_cost = BATCH_COST_CPU if self.device == "cpu" else BATCH_COST_GPU
+        self.max_tokens = model.max_tokens
+        self.vocabulary = model.vocabulary
+        self.dimensions = model.dimensions
+        self.prompts = model.prompts
+
+    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
+        """See `TextEngine.tokenize`."""
+        return self._loaded.tokenize(texts, prompt=prompt, cut=cut)
+
+    def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
+        """See `TextEngine.run`."""
+        return _by_prompt_length(batch, self._compute)
+
+    def _compute(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
+        import torch
+
+        padded = self._loaded.padded(batch)
+        features = {name: torch.from_numpy(array).to(self.device) for name, array in padded.arrays.items()}
+        with torch.inference_mode():
+            rows: NDArray[np.float32] = self._loaded.forward(features, padded.prompt_length).cpu().numpy()
+        return rows
+
+    @property
+    def _loaded(self) -> TextModel:
+        assert self._model is not None, "used after it was closed"
+        return self._model
+
+    async def aclose(self) -> None:
+        """Drop the weights and give the GPU's memory back."""
+        self._model = None
+        gc.collect()
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _by_prompt_length(
+    batch: Sequence[Tokens], run: Callable[[Sequence[Tokens]], "NDArray[np.float32]"]
+) -> "NDArray[np.float32]":
+    """Run the batch in groups of one prompt length: pooling that leaves the prompt out takes one length per call."""
+    lengths = {item.prompt_length for item in batch}
+    if len(lengths) == 1:
+        return run(batch)
+    import numpy as np
+
+    order = sorted(range(len(batch)), key=lambda index: batch[index].prompt_length)
+    groups = [run([item for item in batch if item.prompt_length == length]) for length in sorted(lengths)]
+    rows = np.concatenate(groups)
+    unsorted = np.empty_like(rows)
+    unsorted[order] = rows
+    return unsorted

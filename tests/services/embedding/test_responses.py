@@ -1,0 +1,66 @@
+"""The bodies of answers."""
+
+import base64
+import json
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from services.embedding import responses
+from services.embedding.batching.jobs import Rows
+
+ROWS = Rows(list(np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)), tokens=123)
+
+
+async def body(format: Literal["float", "base64"], dimensions: int | None = None) -> dict[str, object]:
+    parsed: dict[str, object] = json.loads(
+        await responses.embeddings(ROWS, model="tiny", format=format, dimensions=dimensions)
+    )
+    return parsed
+
+
+async def test_float() -> None:
+    """Numbers come back as they were computed, in order, with the usage."""
+    answer = await body("float")
+    assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123}
+    data = answer["data"]
+    assert isinstance(data, list)
+    assert [item["index"] for item in data] == list(range(40))
+    assert np.array_equal(np.array([item["embedding"] for item in data], dtype=np.float32), np.stack(ROWS.rows))
+
+
+@pytest.mark.parametrize("dimensions", [None, 3])
+async def test_base64_is_little_endian_float32(dimensions: int | None) -> None:
+    """Both encodings hold the same numbers."""
+    floats = (await body("float", dimensions))["data"]
+    coded = (await body("base64", dimensions))["data"]
+    assert isinstance(floats, list)
+    assert isinstance(coded, list)
+    for one, other in zip(floats, coded, strict=True):
+        decoded = np.frombuffer(base64.b64decode(other["embedding"]), dtype="<f4")
+        assert np.array_equal(decoded, np.array(one["embedding"], dtype=np.float32))
+
+
+def test_shortened_has_length_one() -> None:
+    """Fewer dimensions are the first ones, scaled to length 1; zeros stay zeros."""
+    row = np.array([3, 4, 12], dtype=np.float32)
+    assert responses.shortened(row, 2).tolist() == pytest.approx([0.6, 0.8])
+    assert responses.shortened(row, 3) is row
+    assert responses.shortened(np.zeros(3, dtype=np.float32), 2).tolist() == [0, 0]
+
+
+def test_rerank_is_sorted() -> None:
+    """Best first, ties in the request's order, only the top when asked, documents only when asked."""
+    rows = Rows([np.array([score], dtype=np.float32) for score in (0.25, 0.75, 0.25, 0.5)], tokens=9)
+    answer = responses.rerank(
+        rows, id="rerank-1", model="tiny", documents=["a", "b", "c", "d"], top_n=3, with_documents=True
+    )
+    assert [(item["index"], item["relevance_score"], item["document"]["text"]) for item in answer["results"]] == [
+        (1, 0.75, "b"),
+        (3, 0.5, "d"),
+        (0, 0.25, "a"),
+    ]
+    bare = responses.rerank(rows, id="r", model="tiny", documents=["a"] * 4, top_n=None, with_documents=False)
+    assert [item["index"] for item in bare["results"]] == [1, 3, 0, 2]
+    assert "document" not in bare["results"][0]
