@@ -3,8 +3,8 @@
 from kit.web.no_arguments import refuse_arguments
 from kit.web.server import listen, make, prepare, raise_open_files_limit, serve, server_config
 from services.llm.app import create
+from services.llm.graceful_stop import TELLING_S, InterruptingServer
 from services.llm.settings import LlmSettings
-from services.llm.stopping import TELLING_S, InterruptingServer
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from kit.config.catalogue import Entry
 from kit.errors import ApiError
 from kit.service.service import ModelService, Report, create_service_app, in_daemon_thread
 from kit.web.app import readable_by_pages
-from services.llm.choosing import choose_engine
 from services.llm.dispatch import Dispatcher
+from services.llm.engine_selection import choose_engine
 from services.llm.settings import LlmSettings
 
 

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from kit.errors import InvalidRequest
 from services.llm.messages import read_messages
 from services.llm.options import Options, Sampling, flag, integer, read_options, shown
-from services.llm.prompt_ending import read_ending
+from services.llm.prompt_suffix import read_ending
 from services.llm.responses_input import read_input
 
 CANNOT = "The transformers engine of this service cannot do that; a service with the vLLM engine can."

@@ -14,7 +14,7 @@ from services.llm.generation import Generations, Job, Runner
 from services.llm.image_source import ImageSource
 from services.llm.images import check_count, decode
 from services.llm.messages import image_parts
-from services.llm.prompt_ending import EndingAsAsked
+from services.llm.prompt_suffix import EndingAsAsked
 from services.llm.requests import Ability, Work
 from services.llm.transformers_model import Loaded
 

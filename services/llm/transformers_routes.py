@@ -16,15 +16,15 @@ from kit.web.app import create_app
 from kit.web.body import limited
 from kit.web.disconnect import cancel_on_disconnect
 from kit.web.guard import KeyRing
-from services.llm import answers, requests
+from services.llm import requests, response_formats
 from services.llm.event_stream import EventStream
 from services.llm.generation import STOPPING, Job
+from services.llm.graceful_stop import INTERRUPTED
 from services.llm.messages import read_messages
 from services.llm.options import flag
-from services.llm.prompt_ending import read_ending
+from services.llm.prompt_suffix import read_ending
 from services.llm.requests import Ability, Work
 from services.llm.settings import LlmSettings
-from services.llm.stopping import INTERRUPTED
 from services.llm.transformers_engine import Route, TransformersEngine
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
         request: Request,
         route: Route,
         read: Callable[[dict[str, Any], Ability], Work],
-        shape_of: Callable[[dict[str, Any], Work], answers.Shape],
+        shape_of: Callable[[dict[str, Any], Work], response_formats.Shape],
     ) -> HttpResponse:
         body = await body_of(request)
         work = read(body, engine.ability)
@@ -82,7 +82,7 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> HttpResponse:
         return await answer(
-            request, "chat", requests.chat, lambda _, work: answers.Chat(include_usage=work.include_usage)
+            request, "chat", requests.chat, lambda _, work: response_formats.Chat(include_usage=work.include_usage)
         )
 
     @app.post("/v1/completions")
@@ -91,12 +91,12 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
             request,
             "completion",
             requests.completion,
-            lambda _, work: answers.Completion(include_usage=work.include_usage),
+            lambda _, work: response_formats.Completion(include_usage=work.include_usage),
         )
 
     @app.post("/v1/responses")
     async def responses(request: Request) -> HttpResponse:
-        return await answer(request, "response", requests.response, lambda body, _: answers.Response(body))
+        return await answer(request, "response", requests.response, lambda body, _: response_formats.Response(body))
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
@@ -127,7 +127,9 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
     return app
 
 
-async def _fold(engine: TransformersEngine, route: Route, work: Work, job: Job, shape: answers.Shape) -> dict[str, Any]:
+async def _fold(
+    engine: TransformersEngine, route: Route, work: Work, job: Job, shape: response_formats.Shape
+) -> dict[str, Any]:
     async with contextlib.aclosing(_events(await engine.start(route, work, job))) as events:
         async for event in events:
             shape.add(event, cut=job.finish_reason == "length")
@@ -136,21 +138,21 @@ async def _fold(engine: TransformersEngine, route: Route, work: Work, job: Job, 
     return shape.folded()
 
 
-async def _stream(texts: AsyncIterator[str], job: Job, shape: answers.Shape) -> AsyncIterator[bytes]:
+async def _stream(texts: AsyncIterator[str], job: Job, shape: response_formats.Shape) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(_events(texts)) as events:
         async for event in events:
             for out in shape.stream(event, cut=job.finish_reason == "length"):
-                yield answers.encode(out)
+                yield response_formats.encode(out)
     if job.error is not None and shape.ends_with_done:
         yield b"data: " + json.dumps(_failed(job).body()).encode() + b"\n\n"
     if shape.ends_with_done:
-        yield answers.DONE
+        yield response_formats.DONE
 
 
 async def _events(texts: Any) -> AsyncGenerator[dict[str, Any], None]:
     async with contextlib.aclosing(texts):
         async for text in texts:
-            for event in answers.read_events(text):
+            for event in response_formats.read_events(text):
                 yield event
 
 

@@ -25,8 +25,8 @@ from kit.errors import install_http_error_handler
 from kit.service.service import Report, in_daemon_thread
 from kit.web.metrics import HttpMetrics
 from services.llm import vllm_media
+from services.llm.graceful_stop import INTERRUPTED
 from services.llm.image_source import ImageSource
-from services.llm.stopping import INTERRUPTED
 from services.llm.vllm_arguments import command_line, parse, prepare_environment
 from services.llm.vllm_failures import Causes, explain
 

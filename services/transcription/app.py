@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from kit.service.service import ModelService, Report, create_service_app, end_process, in_daemon_thread
 from services.transcription import whisper
 from services.transcription.engine import SpeechEngine
-from services.transcription.jobs import Jobs
 from services.transcription.metrics import SpeechMetrics
+from services.transcription.recognition_queue import Jobs
 from services.transcription.routes import create_routes
 from services.transcription.settings import TranscriptionSettings
 

@@ -14,12 +14,12 @@ from kit.errors import ApiError, InvalidRequest
 from kit.service.service import ModelService
 from kit.web.body import limited
 from kit.web.disconnect import cancel_on_disconnect
-from services.transcription import formats
+from services.transcription import response_formats
 from services.transcription.audio import check
 from services.transcription.engine import Info, Options, Segment, Task
-from services.transcription.form import Wish, file_of, model_of, wish_of
-from services.transcription.hearing import Hearing
-from services.transcription.jobs import Jobs
+from services.transcription.recognition import Hearing
+from services.transcription.recognition_queue import Jobs
+from services.transcription.request_form import Wish, file_of, model_of, wish_of
 from services.transcription.settings import TranscriptionSettings
 
 # Uploads up to this size stay in memory; the rest waits on disk.
@@ -80,7 +80,7 @@ def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) 
                 raise
         async with jobs.hear(file, Options(vad=settings.vad_filter, coarse=True)) as hearing:
             _info, segments = await cancel_on_disconnect(request, _all(hearing))
-        return JSONResponse({"text": formats.text_of(segments)})
+        return JSONResponse({"text": response_formats.text_of(segments)})
 
     return routes
 
@@ -96,10 +96,14 @@ async def _answer(request: Request, hearing: Hearing, wish: Wish) -> Response:
     async with hearing:
         info, segments = await cancel_on_disconnect(request, _all(hearing))
     if wish.format == "json":
-        return JSONResponse(formats.simple(info, segments))
+        return JSONResponse(response_formats.simple(info, segments))
     if wish.format == "verbose_json":
-        return JSONResponse(formats.verbose(info, segments, task=wish.options.task, granularities=wish.granularities))
-    text = {"text": formats.text_of, "srt": formats.srt, "vtt": formats.vtt}[wish.format](segments)
+        return JSONResponse(
+            response_formats.verbose(info, segments, task=wish.options.task, granularities=wish.granularities)
+        )
+    text = {"text": response_formats.text_of, "srt": response_formats.srt, "vtt": response_formats.vtt}[wish.format](
+        segments
+    )
     return PlainTextResponse(text if wish.format != "text" else text + "\n")
 
 
@@ -129,11 +133,11 @@ async def _events(hearing: Hearing) -> AsyncIterator[bytes]:
             text = segment.text if said else segment.text.lstrip()
             if text:
                 said += text
-                yield formats.delta(text)
+                yield response_formats.delta(text)
     except ApiError as error:
-        yield formats.failed(error.body())
+        yield response_formats.failed(error.body())
         return
-    yield formats.done(said)
+    yield response_formats.done(said)
 
 
 async def _spooled(request: Request) -> BinaryIO:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.service.service import Report
-from services.transcription import together
+from services.transcription import short_clip_batching
 from services.transcription.audio import RATE, as_float
-from services.transcription.cutting import PART_S, moved, parts
 from services.transcription.engine import WINDOW_S, Info, Options, Segment, Word
+from services.transcription.segmentation import PART_S, moved, parts
 from services.transcription.settings import ComputeType
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class WhisperEngine:
 
     def together(self, recordings: "Sequence[Samples]", options: Options) -> list[list[Segment] | None]:
         """See `SpeechEngine.together`."""
-        heard = together.hear(
+        heard = short_clip_batching.hear(
             self._batched, recordings, options, beam_size=self._beam_size, batch_size=self._batch_size
         )
         return [None if found is None else [_segment(segment) for segment in found] for found in heard]

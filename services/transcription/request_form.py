@@ -12,8 +12,8 @@ from starlette.datastructures import FormData, UploadFile
 
 from kit.errors import InvalidRequest
 from services.transcription.engine import Options, SpeechEngine, Task
-from services.transcription.formats import Format, Granularity
 from services.transcription.languages import code_of
+from services.transcription.response_formats import Format, Granularity
 
 STREAMABLE = ("json", "text")
 # Answers that tell nothing of when something was said.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from services.transcription.audio import RATE
-from services.transcription.cutting import moved, parts
 from services.transcription.engine import Segment, Word
+from services.transcription.segmentation import moved, parts
 
 
 @pytest.mark.parametrize("seconds", [0.1, 5, 9.9, 10])

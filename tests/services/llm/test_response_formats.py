@@ -7,8 +7,8 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from services.llm import answers
-from services.llm.answers import Chat, Shape
+from services.llm import response_formats
+from services.llm.response_formats import Chat, Shape
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "tiny"}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -81,29 +81,29 @@ def test_completions_are_streamed_and_folded() -> None:
         {**head, "choices": [{"text": "a", "index": 0}]},
         {**head, "choices": [{"text": "", "index": 0, "finish_reason": "stop"}], "usage": USAGE},
     ]
-    answer = folded(answers.Completion(), events, cut=True)
+    answer = folded(response_formats.Completion(), events, cut=True)
     Completion.model_validate(answer)
     assert answer["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": "length"}]
-    assert streamed(answers.Completion(include_usage=True), events)[-1]["usage"] == USAGE
+    assert streamed(response_formats.Completion(include_usage=True), events)[-1]["usage"] == USAGE
 
 
 def test_a_response_that_was_cut_is_incomplete() -> None:
     whole = {"id": "resp_1", "created_at": 7.5, "status": "completed", "output": [], "model": "tiny"}
     event = {"type": "response.completed", "sequence_number": 3, "response": whole}
-    out = streamed(answers.Response({"instructions": "be brief"}), [event], cut=True)
+    out = streamed(response_formats.Response({"instructions": "be brief"}), [event], cut=True)
     assert out[0]["type"] == "response.incomplete"
     assert out[0]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
-    answer = folded(answers.Response({"instructions": "be brief"}), [event])
+    answer = folded(response_formats.Response({"instructions": "be brief"}), [event])
     assert (answer["status"], answer["created_at"], answer["instructions"]) == ("completed", 7, "be brief")
 
 
 def test_events_are_read_from_what_a_handler_writes_at_once() -> None:
     text = 'data: {"a": 1}\n\ndata: {"b": 2}\n\ndata: {"error": "it "broke""}\n\ndata: {"error": "x"}\n\n'
-    assert list(answers.read_events(text)) == [{"a": 1}, {"b": 2}]
+    assert list(response_formats.read_events(text)) == [{"a": 1}, {"b": 2}]
 
 
 def test_events_of_the_responses_api_carry_their_name() -> None:
-    assert answers.encode({"type": "response.created"}) == (
+    assert response_formats.encode({"type": "response.created"}) == (
         b'event: response.created\ndata: {"type":"response.created"}\n\n'
     )
-    assert answers.encode({"id": "ü"}) == 'data: {"id":"ü"}\n\n'.encode()
+    assert response_formats.encode({"id": "ü"}) == 'data: {"id":"ü"}\n\n'.encode()

@@ -17,8 +17,8 @@ from kit.service.engine_failures import EngineFailures
 from kit.service.service import in_daemon_thread
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import WINDOW_S, Info, Options, SpeechEngine
-from services.transcription.hearing import End, Hearing, Job
 from services.transcription.metrics import SpeechMetrics
+from services.transcription.recognition import End, Hearing, Job
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from kit.web.server import server_config
-from services.llm.stopping import TELLING_S, InterruptingServer
+from services.llm.graceful_stop import TELLING_S, InterruptingServer
 from tests.services.llm.process import ServiceProcess, interrupted
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kit.errors import InvalidRequest
 from services.llm import requests
-from services.llm.prompt_ending import EndingAsAsked, read_ending
+from services.llm.prompt_suffix import EndingAsAsked, read_ending
 
 GO_ON: dict[str, Any] = {"continue_final_message": True, "add_generation_prompt": False}
 JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]

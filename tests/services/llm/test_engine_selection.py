@@ -10,7 +10,7 @@ import pytest
 from kit.config.catalogue import Entry
 from kit.config.settings import SettingsError, load_settings
 from services.llm.app import create, engine_arguments
-from services.llm.choosing import choose_engine, has
+from services.llm.engine_selection import choose_engine, has
 from services.llm.settings import LlmSettings
 from services.llm.vllm_arguments import command_line, environment_defaults
 from services.llm.vllm_media import CONNECTOR

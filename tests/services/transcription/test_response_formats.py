@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.transcription import formats
+from services.transcription import response_formats
 from services.transcription.engine import Info, Segment, Word
 
 INFO = Info("de", 7261.25)
@@ -25,7 +25,7 @@ SEGMENTS = [
 
 def test_simple() -> None:
     """json: the text without its leading blank, and the billed seconds."""
-    assert formats.simple(INFO, SEGMENTS) == {
+    assert response_formats.simple(INFO, SEGMENTS) == {
         "text": "Guten Tag. A < B --> C & so on",
         "usage": {"type": "duration", "seconds": 7262},
     }
@@ -33,22 +33,22 @@ def test_simple() -> None:
 
 def test_silence() -> None:
     """Without segments every format is empty, and none fails."""
-    assert formats.simple(INFO, [])["text"] == ""
-    assert formats.srt([]) == ""
-    assert formats.vtt([]) == "WEBVTT\n"
-    assert formats.verbose(INFO, [], task="transcribe", granularities=["word", "segment"])["words"] == []
+    assert response_formats.simple(INFO, [])["text"] == ""
+    assert response_formats.srt([]) == ""
+    assert response_formats.vtt([]) == "WEBVTT\n"
+    assert response_formats.verbose(INFO, [], task="transcribe", granularities=["word", "segment"])["words"] == []
 
 
 def test_srt() -> None:
     """SubRip: numbers, commas, hours; an arrow in the text begins no cue."""
-    assert formats.srt(SEGMENTS) == (
+    assert response_formats.srt(SEGMENTS) == (
         "1\n00:00:00,000 --> 00:00:01,500\nGuten Tag.\n\n2\n01:00:00,000 --> 02:01:01,000\nA < B -> C & so on\n"
     )
 
 
 def test_vtt() -> None:
     """WebVTT: header, full stops, and no tag or entity from the text."""
-    assert formats.vtt(SEGMENTS) == (
+    assert response_formats.vtt(SEGMENTS) == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nGuten Tag.\n\n"
         "01:00:00.000 --> 02:01:01.000\nA &lt; B -&gt; C &amp; so on\n"
     )
@@ -56,16 +56,16 @@ def test_vtt() -> None:
 
 def test_long_clock() -> None:
     """A hundred hours need three digits."""
-    assert "100:00:00.000 --> " in formats.vtt([Segment(0, 0, 360_000.0, 360_001.0, "late")])
+    assert "100:00:00.000 --> " in response_formats.vtt([Segment(0, 0, 360_000.0, 360_001.0, "late")])
 
 
 @pytest.mark.parametrize(
     ("granularities", "segments", "words"),
     [([], True, False), (["segment"], True, False), (["word"], False, True), (["word", "segment"], True, True)],
 )
-def test_verbose(granularities: list[formats.Granularity], segments: bool, words: bool) -> None:
+def test_verbose(granularities: list[response_formats.Granularity], segments: bool, words: bool) -> None:
     """verbose_json: OpenAI's fields, with the wished granularities and the language's English name."""
-    body = formats.verbose(INFO, SEGMENTS, task="transcribe", granularities=granularities)
+    body = response_formats.verbose(INFO, SEGMENTS, task="transcribe", granularities=granularities)
     assert (body["task"], body["language"], body["duration"]) == ("transcribe", "german", 7261.25)
     assert ("segments" in body, "words" in body) == (segments, words)
     if words:
@@ -80,15 +80,15 @@ def test_verbose(granularities: list[formats.Granularity], segments: bool, words
 
 def test_translation_is_english() -> None:
     """A translation's language is what it was translated into."""
-    assert formats.verbose(INFO, [], task="translate", granularities=[])["language"] == "english"
+    assert response_formats.verbose(INFO, [], task="translate", granularities=[])["language"] == "english"
 
 
 def test_events() -> None:
     """Streamed events are OpenAI's, one JSON object in one `data:` line each."""
     for event, expected in (
-        (formats.delta("größer\nals"), {"type": "transcript.text.delta", "delta": "größer\nals"}),
-        (formats.done("all"), {"type": "transcript.text.done", "text": "all"}),
-        (formats.failed({"error": {"message": "no"}}), {"error": {"message": "no"}}),
+        (response_formats.delta("größer\nals"), {"type": "transcript.text.delta", "delta": "größer\nals"}),
+        (response_formats.done("all"), {"type": "transcript.text.done", "text": "all"}),
+        (response_formats.failed({"error": {"message": "no"}}), {"error": {"message": "no"}}),
     ):
         assert event.endswith(b"\n\n")
         assert event.count(b"\n") == 2
