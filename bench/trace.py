@@ -116,8 +116,8 @@ async def gateway(backends: Sequence[FakeBackend]) -> AsyncIterator[int]:
         catalogue = Path(folder, "models.yaml")
         await asyncio.to_thread(catalogue.write_text, CATALOGUE)
         services = ",".join(f"{backend.name}={backend.url}" for backend in backends)
-        settings: dict[str, Any] = {"services": services, "catalogue": catalogue, "poll_interval": 300}
-        app = create(GatewaySettings(**settings))
+        settings: dict[str, Any] = {"services": services, "catalogue": catalogue, "log_level": "error"}
+        app = create(GatewaySettings(poll_interval=300, **settings))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, **SERVER_OPTIONS))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
