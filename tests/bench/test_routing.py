@@ -15,6 +15,7 @@ from bench.routing.scenarios import (
     PREFIXES,
     STRAGGLER,
     SUDDEN,
+    Scenario,
     prefix_figures,
     straggler_figures,
 )
@@ -51,11 +52,10 @@ def test_affinity_is_what_saves() -> None:
 
 
 @pytest.mark.parametrize("scenario", [MIXED, MANY, SUDDEN], ids=lambda scenario: scenario.name)
-def test_better_than_counting(scenario: object) -> None:
+def test_better_than_counting(scenario: Scenario) -> None:
     """Where backends differ, the 99th percentile is well below that of the fewest requests in flight."""
-    assert scenario in (MIXED, MANY, SUDDEN)
-    ours = scenario.run(OURS, REQUESTS, 1).quantile(0.99)  # type: ignore[attr-defined]
-    counting = scenario.run("least request", REQUESTS, 1).quantile(0.99)  # type: ignore[attr-defined]
+    ours = scenario.run(OURS, REQUESTS, 1).quantile(0.99)
+    counting = scenario.run("least request", REQUESTS, 1).quantile(0.99)
     assert ours < 0.7 * counting
 
 
@@ -94,7 +94,9 @@ async def test_the_live_server_is_the_simulated_one() -> None:
     live, served = LiveServer(100.0), []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.append(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        served.append(task)
         await live.serve(reader, writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

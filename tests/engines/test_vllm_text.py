@@ -86,7 +86,10 @@ def test_a_forced_tool_is_called_with_arguments_of_its_schema(client: openai.Ope
 
 def test_a_tool_that_the_model_chooses_by_itself_is_read_out_of_its_words(client: openai.OpenAI) -> None:
     """So small a model seldom calls one: what it says is given, and that it is a call must be noticed."""
-    lenient = {**WEATHER, "function": {**WEATHER["function"], "strict": False}}  # strict has a constraint of its own
+    lenient: Any = {
+        **WEATHER,
+        "function": {**WEATHER["function"], "strict": False},
+    }  # strict has a constraint of its own
     said = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
     answer = client.chat.completions.create(
         model=MODEL,

@@ -87,8 +87,9 @@ async def running(
     catalogue = folder / "models.yaml"
     catalogue.write_text(CATALOGUE)
     listed = services or ",".join(f"{backend.name}={backend.url}" for backend in backends)
-    settings = {"poll_interval": 0.2, "poll_timeout": 2.0, "log_format": "json", "log_level": "warning"} | settings
-    app = create(GatewaySettings(services=listed, catalogue=catalogue, **settings))
+    defaults = {"poll_interval": 0.2, "poll_timeout": 2.0, "log_format": "json", "log_level": "warning"}
+    settings = {**defaults, **settings, "services": listed, "catalogue": catalogue}
+    app = create(GatewaySettings(**settings))
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, **SERVER_OPTIONS)
     config.load()
     server = uvicorn.Server(config)

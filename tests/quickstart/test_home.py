@@ -1,5 +1,6 @@
 """Where the state is kept: what is said of a folder or a disk that will not do."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +41,13 @@ def test_stopping_makes_no_folder(tmp_path: Path) -> None:
 def test_a_full_disk_is_refused_unless_the_models_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the folder's own disk that is measured, and before any model is fetched."""
     asked = []
-    usage = home.shutil.disk_usage
-    monkeypatch.setattr(home.shutil, "disk_usage", lambda path: asked.append(path) or usage(path))
+    usage = shutil.disk_usage
+
+    def disk_usage(path: Path) -> object:
+        asked.append(path)
+        return usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     monkeypatch.setattr(home, "NEEDED_GB", 10**9)
     with pytest.raises(home.HomeError, match=r"GB free and the .*models need .* --home"):
         home.check_disk(tmp_path)

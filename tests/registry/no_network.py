@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -68,7 +69,7 @@ def _load_everything(work: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
     assert tokenizer.decode(tokenizer("hello world")["input_ids"]) == "hello world"
-    model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+    model: Any = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
     asked = tokenizer("The capital of France is", return_tensors="pt")
     answer = tokenizer.decode(model.generate(**asked, max_new_tokens=8, do_sample=False)[0])
     assert "Paris" in answer, answer
@@ -80,7 +81,7 @@ def _load_everything(work: Path) -> None:
     assert embedding.shape == (384,)
     print("SentenceTransformer", flush=True)
 
-    from faster_whisper import WhisperModel
+    from faster_whisper import WhisperModel  # type: ignore[import-untyped]  # ships no types
 
     whisper = WhisperModel("Systran/faster-whisper-base", device="cpu", compute_type="int8")
     segments, _ = whisper.transcribe("quickstart/sentence.wav", language="en")

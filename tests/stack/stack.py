@@ -92,7 +92,7 @@ class Stack:
         services: dict[str, Any] = self.ask(8080, "/services")["services"]
         return services
 
-    def until(self, condition: Callable[[], bool], what: str, within: float = READY_S) -> None:
+    def until(self, condition: Callable[..., object], what: str, within: float = READY_S) -> None:
         """Wait until the condition holds; while the other side does not answer it does not hold."""
         deadline = time.monotonic() + within
         while True:

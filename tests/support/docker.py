@@ -94,7 +94,7 @@ class Container:
         docker("stop", f"--time={int(within)}", self.id, timeout=within + COMMAND_S)
         return int(self.state["ExitCode"])
 
-    def until(self, condition: Callable[[], bool], what: str, within: float) -> None:
+    def until(self, condition: Callable[..., object], what: str, within: float) -> None:
         """Wait until the condition holds. Raises AssertionError with the log if it does not, or the container ends."""
         deadline = time.monotonic() + within
         while not condition():

@@ -147,10 +147,11 @@ def _by_ending(table: dict[str, Any], path: str) -> Any:
 
 def wait_for_job(url: str, name: str) -> dict[str, Any]:
     """The model when its job has ended."""
-    return wait_until(lambda: _ended(plain_http.get(f"{url}/models/{name}").json()))
+    model: dict[str, Any] = wait_until(lambda: _ended(plain_http.get(f"{url}/models/{name}").json()))
+    return model
 
 
-def wait_until(check: Callable[[], Any], seconds: float = JOB_S) -> Any:
+def wait_until(check: Callable[..., Any], seconds: float = JOB_S) -> Any:
     """The first true value of `check`, asked again and again; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -159,6 +160,16 @@ def wait_until(check: Callable[[], Any], seconds: float = JOB_S) -> Any:
             return value
         time.sleep(0.01)
     raise AssertionError(f"{check} was not true within {seconds} s")
+
+
+def set_when(event: threading.Event, check: Callable[[], Any]) -> threading.Thread:
+    """Return a thread, not started, that sets `event` when `check` is true."""
+
+    def run() -> None:
+        wait_until(check)
+        event.set()
+
+    return threading.Thread(target=run)
 
 
 def _ended(model: dict[str, Any]) -> dict[str, Any] | None:

@@ -54,7 +54,7 @@ def test_canary_brings_it_back() -> None:
         assert made.wants_canary(100.0)
         made.canary_answered("no answer", 100.0)
         assert made.reason == "no answer"
-        assert made.state != "healthy"
+        assert str(made.state) != "healthy"
         made.canary_answered(None, 200.0)
         assert made.state == "healthy"
         assert not made.wants_canary(1000.0)

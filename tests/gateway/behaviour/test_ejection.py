@@ -29,7 +29,7 @@ async def test_liar_is_ejected_and_comes_back(
     gateway = await start_gateway(liar, good, poll_interval=0.05)
     backend = gateway.backend("liar")
     async with asyncio.timeout(HANG_S):
-        while backend.state == "healthy":
+        while str(backend.state) == "healthy":
             await gateway.chat("qwen")
     assert backend.state == "unhealthy"
     assert backend.failures == IN_A_ROW
@@ -46,7 +46,7 @@ async def test_liar_is_ejected_and_comes_back(
         in (await gateway.http.get("/metrics")).text
     )
     liar.switches.fail_rate, liar.switches.reset = 0.0, False
-    await gateway.until(lambda: backend.state == "healthy")
+    await gateway.until(lambda: str(backend.state) == "healthy")
     assert backend.last_error is None
     assert backend.requests == IN_A_ROW
     await gateway.until(lambda: settled(gateway))

@@ -258,6 +258,7 @@ async def test_slow_reader_pauses_the_backend(start_backend: StartBackend, start
     backend = await start_backend(pad=30_000_000, framing="chunked")
     gateway = await start_gateway(backend)
     reader, writer = await gateway.raw()
+    assert isinstance(writer.transport, asyncio.Transport)
     writer.transport.pause_reading()
     writer.write(post({"model": "qwen", "messages": []}, "Connection: close"))
     client = None
@@ -306,7 +307,7 @@ async def test_chaos_leaves_nothing_behind(start_backend: StartBackend, start_ga
         assert "token3" in answer.text or '"error"' in answer.text
     await gateway.until(lambda: settled(gateway))
     for backend in backends:
-        await gateway.until(lambda b=backend: gateway.backend(b.name).pool.open_count <= len(b.open))  # type: ignore[misc]
+        await gateway.until(lambda b=backend: gateway.backend(b.name).pool.open_count <= len(b.open))
 
 
 async def test_fake_backend_dies_as_by_kill(start_backend: StartBackend) -> None:

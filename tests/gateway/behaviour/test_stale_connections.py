@@ -1,6 +1,7 @@
 """Requests on connections that the backend has just ended: sent again on a fresh one, whatever their body."""
 
 import asyncio
+import os
 import socket
 
 import httpx2
@@ -74,14 +75,14 @@ async def test_dead_connection_is_not_written_to_the_end(
     await backend.stop()
     await backend.start()
     read = 0
-    pread = spool.os.pread
+    pread = os.pread
 
     def counted(descriptor: int, count: int, offset: int) -> bytes:
         nonlocal read
         read += 1
         return pread(descriptor, count, offset)
 
-    monkeypatch.setattr(spool.os, "pread", counted)
+    monkeypatch.setattr(os, "pread", counted)
     sound = b"\x00\xffRIFF" * (40 * IN_MEMORY // 6)
     assert (await upload(gateway, sound)).status_code == 200
     pieces = len(sound) // spool.PIECE + 1

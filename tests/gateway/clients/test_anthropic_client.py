@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+from anthropic.types import MessageParam
 
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
 from tests.support.anthropic_backend import TOKENS, AnthropicBackend
 
-HELLO = [{"role": "user", "content": "Hi"}]
+HELLO: list[MessageParam] = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture

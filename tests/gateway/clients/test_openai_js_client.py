@@ -27,7 +27,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     made = tmp_path_factory.mktemp("openai-js")
-    command = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--no-package-lock", "--prefix", made, CLIENT]
+    command = [
+        "npm",
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--no-save",
+        "--no-package-lock",
+        "--prefix",
+        str(made),
+        CLIENT,
+    ]
     try:
         installed = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
     except subprocess.TimeoutExpired:

@@ -31,7 +31,7 @@ async def begin(gateway: RunningGateway, *backends: FakeBackend, stream: bool) -
     async with asyncio.timeout(HANG_S):
         while True:
             asked = asyncio.create_task(gateway.chat("qwen", stream=stream))
-            await gateway.until(lambda asked=asked: asked.done() or len(first.requests) > seen)  # type: ignore[misc]
+            await gateway.until(lambda asked=asked: asked.done() or len(first.requests) > seen)
             if not asked.done():
                 return asked
 
@@ -137,6 +137,7 @@ async def test_slow_client_is_not_a_stuck_backend(start_backend: StartBackend, s
     gateway = await start_gateway(backend, **FAST)
     states = states_of(gateway, "only")
     _, writer = await gateway.raw()
+    assert isinstance(writer.transport, asyncio.Transport)
     writer.transport.pause_reading()
     writer.write(post({"model": "qwen", "messages": []}))
     await gateway.until(lambda: gateway.backend("only").pool.paused_count == 1)

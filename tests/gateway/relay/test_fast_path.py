@@ -10,7 +10,7 @@ import pytest
 from gateway.backends.query_of_death import digest_of
 from gateway.relay import client_protocol
 from gateway.relay.client_protocol import GatewayProtocol
-from gateway.relay.fast_path import FastPathRequest
+from gateway.relay.fast_path import FastPathRequest, try_fast_path
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.support.backend import FakeBackend
@@ -22,7 +22,6 @@ REQUEST = post({"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]
 def plain(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request whose head was known was plain."""
     found: list[bool] = []
-    try_fast_path = client_protocol.try_fast_path
 
     def noted(*given: Any) -> FastPathRequest | None:
         began = try_fast_path(*given)
@@ -156,10 +155,12 @@ async def test_another_backend_is_asked(
     client = await warmed(gateway, plain)
     ill.switches.fail_status = 503
     setattr(ill.switches, fault, 1.0 if fault == "fail_rate" else True)
-    try_fast_path = client_protocol.try_fast_path
+
+    module: Any = client_protocol
+    counted = module.try_fast_path
 
     def sent(*given: Any) -> FastPathRequest | None:
-        began = try_fast_path(*given)
+        began: FastPathRequest | None = counted(*given)
         gateway.backend("b").drain(False)
         return began
 
@@ -248,7 +249,7 @@ async def test_the_server_stops(start_backend: StartBackend, start_gateway: Star
     client.writer.write(REQUEST)
     await backend.wait_for(3)
     for connection in gateway.server.server_state.connections:
-        connection.shutdown()  # type: ignore[union-attr]  # of HTTP, all of them
+        connection.shutdown()
     status, headers, _ = await client.answer()
     assert (plain, status, headers["connection"]) == ([True], 200, "close")
     assert await client.eof() == b""
@@ -338,7 +339,7 @@ async def test_the_server_stops_when_what_follows_is_under_way(
     gateway = await start_gateway(backend, max_attempts=1)
     client, connection = await answered_with_another_behind(gateway, backend, plain, REQUEST, pad)
     await backend.wait_for(4)
-    connection.shutdown()  # type: ignore[no-untyped-call]  # uvicorn's own
+    connection.shutdown()
     await backend.stop()
     status, headers, _ = await client.answer()
     assert (status, headers["connection"]) == (503, "close")

@@ -207,7 +207,8 @@ async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]
             if number in (5, 9):
                 # Longer than a stream may be silent here: nobody can go on with it, so it is borne, and more than once.
                 await asyncio.sleep(1.2)
-        (exchange,) = [client._running for client in gateway.context.connections if client._running]
+        clients: Any = gateway.context.connections
+        (exchange,) = [client._running for client in clients if client._running]
         said = exchange.answer.said
         assert len(said.held) < FOLD
         assert all(piece.startswith(b"data: ") and piece.endswith(b"\n\n") for piece in said.held)

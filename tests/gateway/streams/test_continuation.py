@@ -21,7 +21,10 @@ from tests.support.backend import FakeBackend
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-ASKED = {CHAT: {"messages": [{"role": "user", "content": "Hi"}]}, COMPLETIONS: {"prompt": "Once upon a time "}}
+ASKED: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    COMPLETIONS: {"prompt": "Once upon a time "},
+}
 TOKENS = 40
 
 
@@ -234,7 +237,7 @@ async def test_killed(start_backend: StartBackend, start_gateway: StartGateway, 
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 async def test_ends_in_an_error_event(
-    start_backend: StartBackend, start_gateway: StartGateway, asked: dict[str, object], reason: str
+    start_backend: StartBackend, start_gateway: StartGateway, asked: dict[str, Any], reason: str
 ) -> None:
     """What cannot be gone on with faithfully ends in an error event that says why; no other backend is asked."""
     first, second = await pair(start_backend, reset_after=3)

@@ -74,7 +74,7 @@ class Gateway:
             for client in clients:
                 client.close()
 
-    def until(self, condition: Callable[[], Any]) -> None:
+    def until(self, condition: Callable[..., object]) -> None:
         """Wait for what happens in other processes."""
         deadline = time.monotonic() + HANG_S
         while not condition():

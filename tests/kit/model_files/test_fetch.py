@@ -20,7 +20,7 @@ from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
-from tests.support.hub import Switches, contents, serving, serving_registry, small_repo, wait_until
+from tests.support.hub import Switches, contents, serving, serving_registry, set_when, small_repo, wait_until
 
 REPO = "test/small"
 WEIGHTS = "model.safetensors"
@@ -170,7 +170,7 @@ def test_parts_come_in_parallel_and_lie_in_order(
     """The first part held back: the others are asked for meanwhile, and the file is right."""
     monkeypatch.setattr("kit.model_files.file_download.PART", 500_000)
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
-    opener = threading.Thread(target=lambda: (wait_until(lambda: len(weights_requests(registry)) == 6), gate.set()))
+    opener = set_when(gate, lambda: len(weights_requests(registry)) == 6)
     opener.start()
     assert contents(fetch()) == contents(registry.folder)
     opener.join()
@@ -192,7 +192,7 @@ def test_many_big_files_come_as_a_stream_each(
     registry.switches.cuts_left["c.safetensors"] = 1
     gate = registry.switches.gate[".safetensors"] = threading.Event()
     asked = registry.switches.requests
-    opener = threading.Thread(target=lambda: (wait_until(lambda: len(asked(".safetensors")) == 4), gate.set()))
+    opener = set_when(gate, lambda: len(asked(".safetensors")) == 4)
     opener.start()
     assert contents(fetch()) == contents(folder)
     opener.join()
@@ -355,7 +355,7 @@ def test_one_that_waits_can_be_stopped(registry: Registry, fetch: Fetch) -> None
     first.start()
     wait_until(lambda: registry.switches.requests(f"/{WEIGHTS}"))
     second = Fetch(fetch.url, fetch.cache)
-    threading.Thread(target=lambda: (wait_until(lambda: "waiting" in second.told), second.stop.set())).start()
+    set_when(second.stop, lambda: "waiting" in second.told).start()
     assert "Stopped" in str(failure(second))
     gate.set()
     first.join()

@@ -71,7 +71,7 @@ async def test_a_resolver_that_hangs_is_asked_once(resolver: FakeResolver) -> No
     assert resolver.asked["x"] == 1
     resolver.hanging["x"].set()
     both = await asyncio.gather(lookup.addresses(5), lookup.addresses(5))
-    assert both == [("10.0.0.9",), ("10.0.0.9",)]
+    assert list(both) == [("10.0.0.9",), ("10.0.0.9",)]
     assert resolver.asked["x"] == 1
 
 

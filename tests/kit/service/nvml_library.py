@@ -56,7 +56,9 @@ class Library:
 
     def _read(self, argument: Any) -> Any:
         if isinstance(argument, pynvml.c_nvmlDevice_t):
-            return self._handles[ctypes.cast(argument, ctypes.c_void_p).value - 1]
+            number = ctypes.cast(argument, ctypes.c_void_p).value
+            assert number is not None
+            return self._handles[number - 1]
         return argument.value
 
     def _write(self, place: Any, result: Any) -> None:

@@ -95,10 +95,9 @@ async def test_health_follows_the_mirror(fetch: Fetch) -> None:
     """Its words as the detail, its progress as the first half of fetching; never backwards."""
     async with fetch(Registry(mirroring(0), mirroring(35), mirroring(80), "ready")) as loading:
         waits = [report for report in loading.reports if report[1].startswith("waiting: ")]
-        assert waits[1] == (
-            pytest.approx(0.35 * MIRROR_SHARE),
-            "waiting: tiny is being mirrored: 35 % of 9.0 MB, 1.0 MB/s, 6 s left",
-        )
+        share, detail = waits[1]
+        assert share == pytest.approx(0.35 * MIRROR_SHARE)
+        assert detail == "waiting: tiny is being mirrored: 35 % of 9.0 MB, 1.0 MB/s, 6 s left"
         shares = [share for share, _ in loading.reports]
         assert shares == sorted(shares)
         assert shares[-1] == FETCH_SHARE

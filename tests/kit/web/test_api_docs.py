@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from kit.web.api_docs import PAGE
-from tests.kit.web.test_middleware import bare_app
+from tests.kit.served import bare_app
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def python_with(version: str) -> str:
     done = home / "complete"
     if not done.exists():
         venv.create(home, with_pip=True, clear=True)
-        install = [home / "bin" / "python", "-m", "pip", "install", "--quiet", f"huggingface_hub=={version}"]
+        install = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", f"huggingface_hub=={version}"]
         subprocess.run(install, check=True, timeout=WITHIN_S)
         done.touch()
     return str(home / "bin" / "python")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -27,7 +28,7 @@ def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
     """A registry over an empty folder whose catalogue has the source's model as `small`."""
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text(f"small: {{kind: llm, hf_repo: {REPO}}}\n")
-    given = {"hf_endpoint": source.url, "catalogue": catalogue, "mirror_missing": True}
+    given: dict[str, Any] = {"hf_endpoint": source.url, "catalogue": catalogue, "mirror_missing": True}
     with serving_registry(tmp_path / "mirror", **given) as url:
         yield url
 

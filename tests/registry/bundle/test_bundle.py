@@ -75,8 +75,10 @@ def test_ordinary_tools_can_read_it(origin: Library, tmp_path: Path) -> None:
         joined = f"cat blobs/sha256/{digest}* | sha256sum"
         told = subprocess.run(["sh", "-c", joined], cwd=out, capture_output=True, text=True, check=True).stdout
         assert told.split()[0] == digest
-    told = subprocess.run(["grep", "-c", '^{"name": "volume-', MANIFEST], cwd=tmp_path / "bundle", capture_output=True)
-    assert int(told.stdout) == len(bundle.volumes)
+    counted = subprocess.run(
+        ["grep", "-c", '^{"name": "volume-', MANIFEST], cwd=tmp_path / "bundle", capture_output=True
+    )
+    assert int(counted.stdout) == len(bundle.volumes)
 
 
 def test_archives_of_images_travel_along(origin: Library, tmp_path: Path) -> None:

@@ -58,7 +58,12 @@ def test_what_is_wanted_waits_for_no_other() -> None:
         return file.path
 
     one = crew(bring, "a", "b", parallel=1, most=2)
-    client = threading.Thread(target=lambda: begun.wait(10) and one.want("b"))
+
+    def ask() -> None:
+        begun.wait(10)
+        one.want("b")
+
+    client = threading.Thread(target=ask)
     client.start()
     assert sorted(run(one)) == ["a", "b"]
     client.join()

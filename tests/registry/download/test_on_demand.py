@@ -26,7 +26,7 @@ def serve(source: Source, tmp_path: Path) -> Serve:
     """Serve a registry over an empty folder whose catalogue has the source's model as `small`."""
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text(f"small: {{kind: llm, hf_repo: {REPO}, aliases: [tiny]}}\n")
-    given = {"hf_endpoint": source.url, "catalogue": catalogue, "mirror_missing": True}
+    given: dict[str, Any] = {"hf_endpoint": source.url, "catalogue": catalogue, "mirror_missing": True}
     return lambda **settings: serving_registry(tmp_path / "mirror", **(given | settings))
 
 

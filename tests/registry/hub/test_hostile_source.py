@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -22,7 +23,7 @@ PATHS = [
     *("a\x00b", "a\nb", "a\rb", "\x1b[2J", "a\u202eb", "a\u2028b", " a", "a ", "a/ b", "x" * 241, "x/" * 600 + "x"),
     *("a/..", "../../names/small.json", "..\\..\\x", "\ud800"),
 ]  # fmt: skip
-ENTRIES = [
+ENTRIES: list[dict[str, Any]] = [
     *({"size": -1}, {"size": 10**15}, {"size": "many"}, {"size": None}, {"size": 1.5}, {"size": True}),
     *({"oid": "../x"}, {"oid": ""}, {"oid": None}, {"path": None}, {"path": 7}, {"path": ["a"]}),
     *({"lfs": {"oid": "../../x", "size": 2}}, {"lfs": {"oid": SHA256, "size": -1}}, {"lfs": "x"}, {"lfs": {"oid": 7}}),

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def stored(store: Store, path: str, data: bytes) -> FileEntry:
 
 
 def publish(library: Library, name: str, files: list[FileEntry], *, repo: str = "o/r", **more: str) -> Manifest:
-    options = {"revision": "main", "commit": COMMIT, **more}
+    options: dict[str, Any] = {"revision": "main", "commit": COMMIT, **more}
     return library.publish(name=name, repo=repo, files=files, source=SOURCE, **options)
 
 
@@ -41,7 +42,7 @@ def test_a_model_is_found_by_name_repository_and_revision(library: Library) -> N
 
 def test_an_alias_of_the_catalogue_leads_to_its_model(store: Store) -> None:
     """By name, alias and repository."""
-    entry = Entry(name="minilm", kind="embedding", hf_repo="o/r", aliases=("embedding",))  # type: ignore[call-arg]  # the rest has defaults
+    entry = Entry(name="minilm", kind="embedding", hf_repo="o/r", aliases=("embedding",))
     library = Library(store, Catalogue([entry]))
     publish(library, "minilm", [stored(store, "a", b"1")])
     assert library.find_repo("embedding") == "o/r"

@@ -67,7 +67,7 @@ def test_deleted_after_the_publisher_looked(
 def test_published_before_gc_looks(apart: Library, published: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest is there when gc looks for roots, after it announced: every blob is spared."""
     apart.delete("small", spare=lambda: {file.sha256 for file in published.files})
-    announce = gc.announced
+    announce = deletion_intents.announced
 
     @contextlib.contextmanager
     def publishing_first(store: Store, wanted: list[str]) -> Iterator[object]:

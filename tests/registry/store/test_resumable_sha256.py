@@ -22,7 +22,7 @@ def test_goes_on_to_the_same_digest(cut: int, end: int) -> None:
     first = ResumableSha256()
     first.update(CONTENT[:cut])
     second = ResumableSha256(first.state, cut)
-    second.update(bytearray(CONTENT[cut:end]))
+    second.update(memoryview(bytearray(CONTENT[cut:end])))
     assert second.hexdigest() == hashlib.sha256(CONTENT[:end]).hexdigest()
     assert second.hexdigest() == second.hexdigest()
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -105,7 +106,11 @@ def test_too_few_bytes_are_no_blob(store: Store) -> None:
 
 def test_what_is_unfinished_can_be_dropped(store: Store) -> None:
     """By digest, or as it was listed; a second time changes nothing."""
-    for drop in (lambda: store.drop_upload(DIGEST), lambda: store.drop_unfinished(unfinished(store)[0])):
+    drops: list[Callable[[], None]] = [
+        lambda: store.drop_upload(DIGEST),
+        lambda: store.drop_unfinished(unfinished(store)[0]),
+    ]
+    for drop in drops:
         with begin(store) as upload:
             feed(upload, parts=1)
         assert len(unfinished(store)) == 1

@@ -55,6 +55,8 @@ class StubEngine:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x-engine", b"stub")]})
         await send({"type": "http.response.body", "body": answer})
 
+    async def interrupt(self) -> None: ...
+
     async def aclose(self) -> None:
         self.closed = True
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from openai.types.chat import ChatCompletion
 
 from tests.services.llm.typed import check_every_format
 
@@ -94,7 +95,7 @@ def test_each_request_of_a_batch_is_sampled_by_its_own_rules(client: openai.Open
     ]
 
     def ask(kind: dict[str, Any]) -> str | None:
-        answer = client.chat.completions.create(model=MODEL, messages=COUNT, max_tokens=12, **kind)
+        answer: ChatCompletion = client.chat.completions.create(model=MODEL, messages=COUNT, max_tokens=12, **kind)
         return answer.choices[0].message.content
 
     alone = [ask(kind) for kind in kinds]

@@ -62,7 +62,7 @@ def test_only_tokens_that_are_allowed_are_chosen(options: dict[str, Any], possib
 @pytest.mark.parametrize(
     "penalty", [{"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 9.0}]
 )
-def test_penalties_push_away_from_what_was_said(penalty: dict[str, float]) -> None:
+def test_penalties_push_away_from_what_was_said(penalty: dict[str, Any]) -> None:
     sampler = Sampler(Sampling(temperature=0, **penalty), prompt=[], ends=[])
     assert [sampler.choose(scores()) for _ in range(2)] == [0, 1]
 

@@ -152,8 +152,8 @@ async def test_decoded_images_do_not_wait_with_their_request(folder: Path) -> No
     try:
         await engine.start("chat", work, job)
         gc.collect()
-        images = [thing for thing in gc.get_objects() if issubclass(type(thing), Image.Image)]
-        assert (80, 60) not in [image.size for image in images]
+        living = [thing for thing in gc.get_objects() if issubclass(type(thing), Image.Image)]
+        assert (80, 60) not in [image.size for image in living]
         assert "base64" not in repr(work)
     finally:
         job.cancel()
