@@ -1,6 +1,6 @@
 """A Hugging Face Hub that misbehaves by plan: what a download meets on a bad day. Contents follow from a seed.
 
-It speaks what a mirror asks (`/revision`, `/tree`, ranged `/resolve`), counts the bytes that it hands out of each file,
+It speaks what a mirror asks (`/revision`, ranged `/resolve`), counts the bytes that it hands out of each file,
 and does one mischief at a time to the files' contents.
 """
 
@@ -106,8 +106,8 @@ class FaultyHub:
         """Answer one request."""
         path = request.path.partition("?")[0]
         try:
-            if found := re.fullmatch(r"/api/models/(.+)/(revision|tree)/([^/]+)", path):
-                self._answer_api(request, found[1], found[2])
+            if found := re.fullmatch(r"/api/models/(.+)/revision/([^/]+)", path):
+                self._answer_api(request, found[1])
             elif found := re.fullmatch(r"/(.+)/resolve/([0-9a-f]{40})/(.+)", path):
                 files = {file.path: file for file in self.repos.get(found[1], ())}
                 self._answer_file(request, files[found[3]])
@@ -116,19 +116,17 @@ class FaultyHub:
         except (BrokenPipeError, ConnectionResetError):
             request.close_connection = True  # the other side was killed: that is what this is for
 
-    def _answer_api(self, request: BaseHTTPRequestHandler, repo: str, verb: str) -> None:
+    def _answer_api(self, request: BaseHTTPRequestHandler, repo: str) -> None:
         files = self.repos[repo]
         commit = commit_of(files)
-        document: object = {"id": repo, "sha": commit}
-        if verb == "tree":
-            document = [
-                {
-                    **{"type": "file", "path": file.path, "size": file.size, "oid": "0" * 40},
-                    "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134},
-                }
-                for file in files
-            ]
-        body = json.dumps(document).encode()
+        siblings = [
+            {
+                **{"rfilename": file.path, "size": file.size, "blobId": "0" * 40},
+                "lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134},
+            }
+            for file in files
+        ]
+        body = json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode()
         request.send_response(200)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(body)))

@@ -22,18 +22,17 @@ from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Jobs
 from registry.download.mirror import Mirror
 from registry.download.on_demand import OnDemand
-from registry.hub.client import Hub
+from registry.hub.client import source_client
 from registry.open_store import open_library
 from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
-from registry.store.part_size import MAX_OBJECT
 
 log = structlog.get_logger(__name__)
 
 RESUME_AGAIN_S = 5.0
 # A source or a store that is away for a minute ends no download.
-RETRY_POLICY = RetryPolicy(tries=8)
+RETRY_POLICY = RetryPolicy(max_attempts=8)
 # The longest body is a list of paths of one repository.
 MAX_BODY_MB = 4
 
@@ -44,13 +43,13 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     lanes = DownloadLimits(
-        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), patience=RETRY_POLICY
+        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), retries=RETRY_POLICY
     )
     mirror = Mirror(
         library,
         jobs,
-        lambda: Hub(
-            settings.hf_endpoint, token, RETRY_POLICY, stall_s=settings.hf_stall_seconds, max_file_size=MAX_OBJECT
+        lambda: source_client(
+            settings.hf_endpoint, token, file_retries=RETRY_POLICY, read_timeout_s=settings.hf_stall_seconds
         ),
         lanes,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),

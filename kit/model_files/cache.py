@@ -1,9 +1,9 @@
-"""The local cache of model files: a folder per commit that appears when it is complete, and what was verified.
+"""The local cache of model files: one folder per commit, published when complete, with a record of verified files.
 
 <cache>/<org--name>/<commit>/          the files, exactly as in the repository
 <cache>/<org--name>/<commit>.json      size, time and digest of each file when it was last verified
-<cache>/<org--name>/<commit>.part/     a fetch under way (its record beside it)
-<cache>/<org--name>/refs.json          which commit a revision was last
+<cache>/<org--name>/<commit>.part/     a fetch in progress (with its own record beside it)
+<cache>/<org--name>/refs.json          the last known commit of each revision
 <cache>/<org--name>/lock               held by the process that fetches
 """
 
@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.config.hub_names import repo_folder
-from kit.model_files.registry_source import CHUNK, Listing, RemoteFile
+from kit.hub.listing import Listing, RemoteFile
 from kit.net.retry import check_stop
 
+CHUNK = 1 << 20
 LOCK_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a file looked like when its digest was last found right: while size and time stay, so does the content."""
+    """A file's state when its digest was last verified. The content counts as unchanged while size and time are."""
 
     size: int
     mtime_ns: int
@@ -34,7 +35,7 @@ class Verified:
 
 
 class VerifiedFolder:
-    """A folder of files and the record of what was verified in it. Not for several threads at once."""
+    """A folder of files with a record of the verified ones. Not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +43,7 @@ class VerifiedFolder:
         self._verified = _read_record(self.record)
 
     def has(self, file: RemoteFile, stop: threading.Event) -> bool:
-        """Whether `file` is here and right. Reads it only when it is not the file that was verified last."""
+        """Return whether `file` is here and intact. Reads it only if it changed since it was verified."""
         try:
             found = (self.folder / file.path).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -56,21 +57,22 @@ class VerifiedFolder:
             while chunk := stream.read(CHUNK):
                 check_stop(stop)
                 hasher.update(chunk)
-        if not file.is_proved_by(hasher):
+        if not file.matches(hasher):
             return False
         self.remember(file)
         return True
 
     def remember(self, file: RemoteFile) -> None:
-        """Note that `file` was just verified."""
+        """Record that `file` was just verified."""
         found = (self.folder / file.path).stat()
         self._verified[file.path] = Verified(found.st_size, found.st_mtime_ns, file.digest)
         document = {path: vars(verified) for path, verified in self._verified.items()}
         write_json(self.record, document)
 
-    def recorded(self) -> list[RemoteFile]:
-        """The files that the record knows."""
-        return [RemoteFile(path, verified.size, verified.digest) for path, verified in self._verified.items()]
+    def is_intact(self, stop: threading.Event) -> bool:
+        """Return whether all recorded files are here and intact, and there is a record."""
+        files = [RemoteFile.with_digest(path, known.size, known.digest) for path, known in self._verified.items()]
+        return bool(files) and all(self.has(file, stop) for file in files)
 
     def forget(self) -> None:
         """Remove the record."""
@@ -82,7 +84,7 @@ class ModelCache:
     """The cache of one repository."""
 
     def __init__(self, cache: Path, repo: str) -> None:
-        """Make the folder if need be. Raises OSError."""
+        """Create the folder if needed. Raises OSError."""
         self._home = cache.expanduser().absolute() / repo_folder(repo)
         self._home.mkdir(parents=True, exist_ok=True)
 
@@ -92,7 +94,7 @@ class ModelCache:
         return self._home
 
     def complete(self, listing: Listing, stop: threading.Event) -> Path | None:
-        """The folder of this commit if every file of `listing` is in it and right, else None."""
+        """Return the folder of this commit if every file of `listing` is in it and intact, else None."""
         final = self._final(listing.commit)
         if not final.is_dir():
             return None
@@ -100,29 +102,27 @@ class ModelCache:
         return final if all(verified.has(file, stop) for file in listing.files) else None
 
     def last_complete(self, revision: str, stop: threading.Event) -> Path | None:
-        """The folder that `revision` was when it was last fetched, if all of it is still there and right."""
+        """Return the folder of the last known commit of `revision` if it is still intact, else None."""
         commit = _read_json(self._home / "refs.json").get(revision)
         final = self._final(str(commit))
         if commit is None or not final.is_dir():
             return None
-        verified = VerifiedFolder(final)
-        files = verified.recorded()
-        return final if files and all(verified.has(file, stop) for file in files) else None
+        return final if VerifiedFolder(final).is_intact(stop) else None
 
-    def note_revision(self, revision: str, commit: str) -> None:
-        """Remember what `revision` is, for a start without the registry."""
+    def record_revision(self, revision: str, commit: str) -> None:
+        """Record the commit of `revision`, for a start without the registry."""
         refs = _read_json(self._home / "refs.json")
         if refs.get(revision) != commit:
             write_json(self._home / "refs.json", refs | {revision: commit})
 
     def part(self, listing: Listing) -> VerifiedFolder:
-        """The folder in which this commit is being put together."""
+        """Return the folder in which this commit is assembled."""
         folder = self._home / f"{listing.commit}.part"
         folder.mkdir(exist_ok=True)
         return VerifiedFolder(folder)
 
     def publish(self, listing: Listing, part: VerifiedFolder) -> Path:
-        """Give the complete `part` its final name, or move what was missing into the folder that has it."""
+        """Rename the complete `part` to its final name, or move its files into an existing final folder."""
         final = self._final(listing.commit)
         if final.is_dir():
             verified = VerifiedFolder(final)
@@ -143,9 +143,9 @@ class ModelCache:
 
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-        """Hold this repository's lock, across processes. Calls `waiting` while another holds it.
+        """Hold this repository's lock, across processes. Calls `waiting` while another process holds it.
 
-        The system lets go of the lock when its holder dies, however it dies.
+        The system releases the lock when its holder ends, even by SIGKILL.
         """
         with (self._home / "lock").open("w") as file:
             while True:
@@ -163,7 +163,7 @@ class ModelCache:
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Replace the file at `path` whole."""
+    """Replace the file at `path` atomically."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.write_text(json.dumps(dict(document)), encoding="utf-8")
@@ -173,7 +173,7 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    """The object in the file at `path`; empty when there is none, or a damaged one: it is only a memory."""
+    """Return the object in the file at `path`, empty if it is missing or damaged: losing it only costs time."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -1,7 +1,7 @@
-"""Big files in parts: several on their way at once, handed on in order, in memory that is bounded for all together.
+"""Large files in parts: several fetched at once, yielded in order, in memory that is bounded over all files together.
 
-A part's memory is taken before its fetch begins, in the order of the file, so the first part that is missing always
-has its memory and every file goes on, however little there is.
+A part's memory is reserved before its fetch begins, in the order of the file: the first missing part always has memory,
+so every file makes progress, however small the budget.
 """
 
 import mmap
@@ -17,70 +17,70 @@ POLL_S = 0.2
 
 
 class TooLong(Exception):
-    """A stream has more bytes than was said."""
+    """A stream has more bytes than announced."""
 
 
 class Part:
-    """Memory for one piece of a file. Who has it gives it back, once, by `release`."""
+    """The bytes of a file from `start` on. Its consumer must call `release` once."""
 
-    def __init__(self, buffers: "Buffers", memory: mmap.mmap, start: int, length: int) -> None:
+    def __init__(self, start: int, view: memoryview, on_release: Callable[[], None] = lambda: None) -> None:
         self.start = start
-        self.view = memoryview(memory)[:length]
-        self._memory = memory
-        self._buffers = buffers
+        self.view = view
+        self._on_release = on_release
         self._released = False
 
     def release(self) -> None:
-        """Give the memory back; a second time changes nothing."""
+        """Return the memory to its pool; further calls do nothing."""
         if not self._released:
             self._released = True
             self.view.release()
-            self._buffers.give_back(self._memory)
+            self._on_release()
 
 
-class Buffers:
-    """Memory for parts, at most `budget` bytes of it at once, or one part that is larger. Safe for many threads.
+class BufferPool:
+    """Memory for parts: at most `budget` bytes at once, or a single larger part. Safe for many threads.
 
-    Anonymous maps, used again and again: what malloc keeps of freed buffers of this size is as much again.
+    Anonymous memory maps, reused: malloc would keep as much again of freed buffers of this size.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._out = 0
+        self._in_use = 0
         self._waiting = 0
         self._free: list[mmap.mmap] = []
         self._changed = threading.Condition()
 
-    def take(self, start: int, length: int, *, wait_s: float) -> Part | None:
-        """Memory for the `length` bytes of a file from `start`; None when there is no room within `wait_s` seconds.
+    def acquire(self, start: int, length: int, *, wait_s: float) -> Part | None:
+        """Return a part of `length` bytes of a file from `start`, or None if no memory is free within `wait_s` seconds.
 
-        Who does not wait gets none while others do: a file with parts on their way makes room for one that has none.
+        A caller that does not wait gets nothing while others wait: a file with parts in flight yields to one without.
         """
         with self._changed:
-            if wait_s <= 0 and self.is_waited_for:
+            if wait_s <= 0 and self.has_waiters:
                 return None
             self._waiting += 1
             try:
-                if not self._changed.wait_for(lambda: self._out == 0 or self._out + length <= self._budget, wait_s):
+                if not self._changed.wait_for(
+                    lambda: self._in_use == 0 or self._in_use + length <= self._budget, wait_s
+                ):
                     return None
             finally:
                 self._waiting -= 1
             memory = self._reuse(length) or mmap.mmap(-1, max(length, 1))
-            self._out += len(memory)
-        return Part(self, memory, start, length)
+            self._in_use += len(memory)
+        return Part(start, memoryview(memory)[:length], lambda: self._release(memory))
 
     @property
-    def is_waited_for(self) -> bool:
-        """Whether somebody waits for memory now."""
+    def has_waiters(self) -> bool:
+        """Whether a caller is waiting for memory."""
         return self._waiting > 0
 
-    def give_back(self, memory: mmap.mmap) -> None:
-        """Called by `Part.release`."""
+    def _release(self, memory: mmap.mmap) -> None:
         with self._changed:
-            self._out -= len(memory)
+            self._in_use -= len(memory)
             self._free.append(memory)
-            if self._out == 0:
-                self._free.clear()  # nothing is going on: the system may have it
+            if self._in_use == 0:
+                self._free.clear()  # idle: return it to the system
             self._changed.notify_all()
 
     def _reuse(self, length: int) -> mmap.mmap | None:
@@ -88,28 +88,28 @@ class Buffers:
             if len(memory) == length:
                 self._free.remove(memory)
                 return memory
-        self._free.clear()  # of other sizes: they would come on top of the budget
+        self._free.clear()  # maps of other sizes would add to the budget
         return None
 
 
 Fill = Callable[[memoryview, int, threading.Event], None]
 
 
-def in_order(
+def parts_in_order(
     fill: Fill, start: int, size: int, part_size: int,
-    *, buffers: Buffers, pool: Executor, ahead: int, stop: threading.Event,
+    *, buffers: BufferPool, pool: Executor, ahead: int, stop: threading.Event,
 ) -> Generator[Part]:  # fmt: skip
     """Yield the parts of a file from byte `start` to `size`, in order; `fill(view, start, abandoned)` fetches one.
 
-    Up to `ahead` are fetched at once, in `pool`. Each part is the consumer's to release. When nobody wants the parts
-    any more, `abandoned` is set, and `fill` should end early. Raises what `fill` raises, and Cancelled.
+    Up to `ahead` parts are fetched at once, in `pool`. The consumer releases each part. When the generator is closed,
+    `abandoned` is set, and `fill` should return early. Raises what `fill` raises, and Cancelled.
     """
     abandoned = threading.Event()
     pending: deque[tuple[Future[None], Part]] = deque()
     try:
         while start < size or pending:
             if start < size and len(pending) < ahead:
-                part = buffers.take(start, min(part_size, size - start), wait_s=0.0 if pending else POLL_S)
+                part = buffers.acquire(start, min(part_size, size - start), wait_s=0.0 if pending else POLL_S)
                 if part is not None:
                     pending.append((pool.submit(fill, part.view, start, abandoned), part))
                     start += len(part.view)
@@ -119,7 +119,7 @@ def in_order(
                     continue
             future, part = pending[0]
             if start < size and len(pending) < ahead and wait((future,), POLL_S).not_done:
-                continue  # other files may have given memory back
+                continue  # memory may have been released meanwhile
             future.result()
             pending.popleft()
             yield part
@@ -129,14 +129,14 @@ def in_order(
             future.cancel()
         for future, part in pending:
             if not future.cancelled():
-                future.exception()  # it writes into the part: wait for its end
+                future.exception()  # `fill` writes into the part until it returns
             part.release()
 
 
-def cut(chunks: Iterable[bytes | memoryview], size: int, part_size: int, *, buffers: Buffers) -> Iterator[Part]:
-    """Cut a stream of `size` bytes into parts of `part_size`, the last one shorter. Each is the consumer's to release.
+def cut(chunks: Iterable[bytes | memoryview], size: int, part_size: int, *, buffers: BufferPool) -> Iterator[Part]:
+    """Cut a stream of `size` bytes into parts of `part_size`, the last one shorter. The consumer releases each part.
 
-    Ends early where `chunks` do. Raises TooLong at its end when there are more than `size` bytes.
+    Ends early if `chunks` do. Raises TooLong after the last part if there are more than `size` bytes.
     """
     source = iter(chunks)
     rest: bytes | memoryview = b""
@@ -144,13 +144,13 @@ def cut(chunks: Iterable[bytes | memoryview], size: int, part_size: int, *, buff
     while done < size:
         part = None
         while part is None:
-            part = buffers.take(done, min(part_size, size - done), wait_s=POLL_S)
+            part = buffers.acquire(done, min(part_size, size - done), wait_s=POLL_S)
         filled, length = 0, len(part.view)
         try:
-            while filled < length and (piece := rest or next(source, b"")):
-                count = min(len(piece), length - filled)
-                part.view[filled : filled + count] = piece[:count]
-                rest = piece[count:]
+            while filled < length and (chunk := rest or next(source, b"")):
+                count = min(len(chunk), length - filled)
+                part.view[filled : filled + count] = chunk[:count]
+                rest = chunk[count:]
                 filled += count
         except BaseException:
             part.release()
@@ -165,7 +165,7 @@ def cut(chunks: Iterable[bytes | memoryview], size: int, part_size: int, *, buff
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of `data`, however often the system has to be asked. Raises OSError."""
+    """Write all of `data`, in as many system calls as needed. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

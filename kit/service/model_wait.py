@@ -1,6 +1,5 @@
-"""A service waiting for its model's files: for a registry that is not up, a model that is not there yet, the bytes."""
+"""Fetching a service's model files, with retries for as long as the registry is down or mirrors the model."""
 
-import asyncio
 import threading
 import time
 from pathlib import Path
@@ -9,24 +8,24 @@ import structlog
 
 from kit.config.catalogue import Entry
 from kit.model_files.fetch import ModelFilesError, fetch_model
+from kit.net.retry import RetryPolicy, retry
 from kit.service.daemon_thread import in_daemon_thread
 from kit.service.load_state import Loading
 
 log = structlog.get_logger(__name__)
 
-# Fetching is the first half of the progress that /health shows, loading the second. Where the registry has to mirror
-# the model first, that is the first half of fetching.
+# Fetching is the first half of the progress in /health, loading the second. If the registry has to mirror the model
+# first, that is the first half of fetching.
 FETCH_SHARE = 0.5
 MIRROR_SHARE = 0.25
 
-RETRY_FIRST_S = 1.0
-RETRY_MOST_S = 15.0
-# A reason that changes with every question, since it tells how far the registry is, is logged this often.
-TELL_EVERY_S = 10.0
+RETRIES = RetryPolicy(max_attempts=None, initial_backoff_s=1.0, max_backoff_s=15.0)
+# The mirror's progress changes with every attempt; it is logged this often.
+LOG_PROGRESS_EVERY_S = 10.0
 
 
-class Fetching:
-    """Fetches one model's files, however long that takes, and tells `loading` how far it is."""
+class ModelWait:
+    """Fetches one model's files, however long that takes, and reports the progress to `loading`."""
 
     def __init__(
         self,
@@ -45,25 +44,15 @@ class Fetching:
         self._token = token
         self._cache = cache
         self._mirrored = 0.0
-        self._told = ""
-        self._tell_at = 0.0
+        self._logged = ""
+        self._log_progress_at = 0.0
 
     async def folder(self) -> Path:
-        """The folder with the verified files. Raises ModelFilesError when waiting cannot help."""
-        delay = RETRY_FIRST_S
-        while True:
-            try:
-                return await in_daemon_thread(self._fetch)
-            except ModelFilesError as error:
-                if not error.may_pass:
-                    raise
-                if error.progress is not None:
-                    self._mirrored = MIRROR_SHARE * error.progress
-                self._tell(error)
-                self._loading.report(self._mirrored, f"waiting: {error}")
-                pause = delay if error.retry_after_s is None else error.retry_after_s
-            await asyncio.sleep(min(pause, RETRY_MOST_S))
-            delay = min(delay * 2, RETRY_MOST_S)
+        """Return the folder with the verified files. Raises ModelFilesError if retries cannot help."""
+        return await in_daemon_thread(self._fetch_with_retries)
+
+    def _fetch_with_retries(self) -> Path:
+        return retry(self._fetch, RETRIES, self._stop, on=ModelFilesError, before_retry=self._before_retry)
 
     def _fetch(self) -> Path:
         return fetch_model(
@@ -78,13 +67,21 @@ class Fetching:
     def _report(self, done: float, detail: str) -> None:
         self._loading.report(self._mirrored + done * (FETCH_SHARE - self._mirrored), detail)
 
-    def _tell(self, error: ModelFilesError) -> None:
+    def _before_retry(self, error: Exception) -> None:
+        if not (isinstance(error, ModelFilesError) and error.is_transient):
+            raise error
+        if error.progress is not None:
+            self._mirrored = MIRROR_SHARE * error.progress
+        self._log(error)
+        self._loading.report(self._mirrored, f"waiting: {error}")
+
+    def _log(self, error: ModelFilesError) -> None:
         reason, now = str(error), time.monotonic()
-        if reason == self._told or (error.progress is not None and now < self._tell_at):
+        if reason == self._logged or (error.progress is not None and now < self._log_progress_at):
             return
-        self._told = reason
+        self._logged = reason
         if error.progress is None:
-            log.warning("model files not there yet", model=self._entry.name, reason=reason)
+            log.warning("model files not available yet", model=self._entry.name, reason=reason)
         else:
-            self._tell_at = now + TELL_EVERY_S
+            self._log_progress_at = now + LOG_PROGRESS_EVERY_S
             log.info("waiting for the registry", model=self._entry.name, reason=reason)

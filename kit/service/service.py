@@ -26,7 +26,7 @@ from kit.service.daemon_thread import in_daemon_thread
 from kit.service.gpu import GpuReader
 from kit.service.gpu_metrics import GpuGauges
 from kit.service.load_state import Loading
-from kit.service.model_wait import FETCH_SHARE, Fetching
+from kit.service.model_wait import FETCH_SHARE, ModelWait
 from kit.web.app import HttpSettings, create_app
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics
@@ -189,7 +189,7 @@ class ModelService(Generic[E]):
 
     async def _fetch(self) -> Path:
         token = self.settings.registry_token
-        fetching = Fetching(
+        wait = ModelWait(
             self.entry,
             self.loading,
             self._stop,
@@ -197,7 +197,7 @@ class ModelService(Generic[E]):
             token=token.get_secret_value() if token else None,
             cache=self.settings.model_cache,
         )
-        return await fetching.folder()
+        return await wait.folder()
 
     def _report_load(self, done: float, detail: str) -> None:
         self.loading.report(FETCH_SHARE + done * (1 - FETCH_SHARE), detail)

@@ -5,21 +5,20 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterable
-from contextlib import closing
 
 from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import BadName
+from kit.hub.client import HubClient
 from kit.net.retry import TransientError
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
 from registry.commands.progress_table import ProgressTable, summary
 from registry.commands.registry_client import RegistryClient, RegistryClientError
-from registry.hub.client import Hub, HubError
+from registry.hub.client import HubError, source_client
 from registry.hub.file_selection import choose_files
 from registry.models.library import Library
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
-from registry.store.part_size import MAX_OBJECT
 from registry.units import human_bytes
 
 EXIT_SOME_FAILED = 1
@@ -81,7 +80,7 @@ def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Print a line per model: its name, bytes, bytes that are not in the store yet, and why that is not known."""
     library = open_library(settings)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with closing(Hub(settings.hf_endpoint, token, max_file_size=MAX_OBJECT)) as hub:
+    with source_client(settings.hf_endpoint, token) as hub:
         for entry in chosen_entries(library.catalogue, options.names):
             try:
                 size, missing = _size(library, hub, entry)
@@ -90,7 +89,7 @@ def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
                 print(entry.name, "?", "?", error, sep="\t", flush=True)  # noqa: T201  # the same
 
 
-def _size(library: Library, hub: Hub, entry: Entry) -> tuple[int, int]:
+def _size(library: Library, hub: HubClient, entry: Entry) -> tuple[int, int]:
     """The bytes of the model, and those of its files that the store lacks. Asks the Hub only when it must."""
     pointer = library.name(entry.name)
     if pointer is not None and pointer.repo == entry.hf_repo and entry.revision in (pointer.revision, pointer.commit):

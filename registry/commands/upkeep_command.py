@@ -5,20 +5,18 @@ import datetime
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 
 from kit.net.retry import TransientError
 from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
 from registry.commands.bundle_command import EXIT_REFUSED, key_of
 from registry.commands.progress_bar import ProgressBar
-from registry.hub.client import Hub, HubError
+from registry.hub.client import HubError, source_client
 from registry.models.library import Library
 from registry.models.manifest import FileEntry
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import Bytes, StoreError
-from registry.store.part_size import MAX_OBJECT
 from registry.upkeep.gc import clear_up
 from registry.upkeep.readiness import findings
 from registry.upkeep.scrub import (
@@ -85,7 +83,7 @@ def _from_bundle(library: Library, damages: list[Damage], options: argparse.Name
 def _from_source(settings: RegistrySettings, library: Library, damages: list[Damage]) -> list[Damage]:
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     left = []
-    with closing(Hub(settings.hf_endpoint, token, max_file_size=MAX_OBJECT)) as hub:
+    with source_client(settings.hf_endpoint, token) as hub:
 
         def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[Bytes]:
             # Here Ctrl-C is what ends it.

@@ -5,18 +5,19 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
 
-from kit.net.part_stream import Buffers, Part, in_order
-from kit.net.range_client import RangedFile
-from kit.net.retry import RetryPolicy, check_stop, pause
+from kit.hub import file_download
+from kit.hub.listing import RemoteFile
+from kit.net.part_stream import Part, parts_in_order
+from kit.net.ranged_file import RangedFile
+from kit.net.retry import Attempts, RetryPolicy, check_stop
 from registry.download.arrival import Arrival
 from registry.download.bandwidth import BandwidthLimit
 from registry.download.progress import Progress
-from registry.hub.client import HubError, SourceFile
+from registry.hub.client import HubError
 from registry.models.manifest import FileEntry, entry_of, git_blob_sha1
 from registry.store.interface import DigestMismatch, Store, StoreDown
 from registry.store.part_size import MIN_PART
@@ -36,16 +37,14 @@ class DamagedFile(Exception):
     """A file whose bytes were not what the source itself promised, each time; the message says how."""
 
 
-class DownloadLimits:
-    """What all downloads share: memory, connections, the allowed speed, and one fetch per blob."""
+class DownloadLimits(file_download.DownloadLimits):
+    """Shared by all downloads: memory, connections, bandwidth, and a lock per blob."""
 
-    def __init__(self, *, parts: int, bytes_per_second: float | None, patience: RetryPolicy) -> None:
-        """At most `parts` parts are on their way at once: that many connections, that much memory."""
-        self.parts = parts
-        self.buffers = Buffers(parts * MIN_PART)
-        self.pool = ThreadPoolExecutor(parts, thread_name_prefix="fetch-part")
-        self.pace = BandwidthLimit(bytes_per_second)
-        self.patience = patience
+    def __init__(self, *, parts: int, bytes_per_second: float | None, retries: RetryPolicy) -> None:
+        """At most `parts` parts of MIN_PART bytes are in flight at once; a larger part counts for several."""
+        super().__init__(parts, MIN_PART)
+        self.bandwidth = BandwidthLimit(bytes_per_second)
+        self.retries = retries
         self._busy: set[str] = set()
         self._changed = threading.Condition()
 
@@ -63,16 +62,12 @@ class DownloadLimits:
                 self._busy.discard(digest)
                 self._changed.notify_all()
 
-    def close(self) -> None:
-        """Begin nothing more."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
 
 class FileFetch:
     """Brings `file` from `source` into `store`."""
 
     def __init__(
-        self, file: SourceFile, source: RangedFile, store: Store, lanes: DownloadLimits, progress: Progress,
+        self, file: RemoteFile, source: RangedFile, store: Store, lanes: DownloadLimits, progress: Progress,
         stop: threading.Event, counts: Callable[[str], None], arrives: Callable[[str], Arrival],
     ) -> None:  # fmt: skip
         """`counts` is told of a digest that is only known on arrival; `arrives` makes what others read a try by."""
@@ -90,7 +85,7 @@ class FileFetch:
 
         The others are HubError, TransientError, StoreError, Cancelled.
         """
-        file, fetches, breaks = self._file, 0, 0
+        file, fetches, attempts = self._file, 0, Attempts(self._lanes.retries, self._stop)
         while True:
             check_stop(self._stop)
             before = self._counted.kept
@@ -102,12 +97,12 @@ class FileFetch:
                 if fetches == FETCHES:
                     raise DamagedFile(f"{FETCHES} times ({error})") from error
             except StoreDown as error:
-                breaks = 1 if self._counted.kept > before else breaks + 1
-                if breaks >= self._lanes.patience.tries:
+                log.info("waiting for the store", file=file.path, reason=str(error))
+                try:
+                    attempts.backoff(error, progress=self._counted.kept > before)
+                except BaseException:
                     self._counted.at(0)
                     raise
-                log.info("waiting for the store", file=file.path, reason=str(error))
-                pause(error, breaks, self._stop, self._lanes.patience)
             except BaseException:
                 self._counted.at(0)
                 raise
@@ -126,7 +121,7 @@ class FileFetch:
                 self._whole(file.sha256)
             else:
                 self._in_parts(file.sha256)
-        return entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.lfs)
+        return entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.is_lfs)
 
     def _in_parts(self, digest: str) -> None:
         with self._store.upload(digest, self._file.size, self._stop) as upload, self._arriving(digest) as arrival:
@@ -198,9 +193,9 @@ class FileFetch:
 
     def _parts(self, start: int, part_size: int, arrival: Arrival | None = None) -> Generator[Part]:
         lanes = self._lanes
-        return in_order(
+        return parts_in_order(
             partial(self._fill, arrival), start, self._file.size, part_size,
-            buffers=lanes.buffers, pool=lanes.pool, ahead=lanes.parts, stop=self._stop,
+            buffers=lanes.buffers, pool=lanes.pool, ahead=lanes.connections, stop=self._stop,
         )  # fmt: skip
 
     def _fill(self, arrival: Arrival | None, view: memoryview, start: int, abandoned: threading.Event) -> None:
@@ -213,7 +208,7 @@ class FileFetch:
             if start == 0 and arrival is not None:
                 arrival.comes(view[:done])
             self._counted.advance(count)
-            self._lanes.pace.wait(count, self._stop)
+            self._lanes.bandwidth.wait(count, self._stop)
 
         self._source.fill(view, start, self._stop, on_bytes)
 

@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kit.config.hub_names import check_name, check_repo, check_revision
 from kit.errors import InvalidRequest, ModelNotFound
+from kit.hub.client import HubClient
 from kit.net.retry import check_stop
 from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Job, JobConflict, Jobs, unreadable
 from registry.download.model_download import MirrorRequest, Transfer
-from registry.hub.client import Hub
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry
 from registry.safety.policy import Policy
@@ -50,7 +50,7 @@ class Mirror:
         self,
         library: Library,
         jobs: Jobs,
-        new_hub: Callable[[], Hub],
+        new_hub: Callable[[], HubClient],
         lanes: DownloadLimits,
         policy: Policy,
         *,

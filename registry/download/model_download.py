@@ -13,13 +13,15 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from kit.config.hub_names import BadName, repo_folder
-from kit.net.retry import TransientError, pause
+from kit.hub.client import HubClient
+from kit.hub.file_queue import FileQueue
+from kit.hub.listing import Listing, RemoteFile
+from kit.net.retry import TransientError, retry
 from registry.download.arrival import Arrival
 from registry.download.file_download import DamagedFile, DownloadLimits, FileFetch
-from registry.download.file_queue import Crew
 from registry.download.partial_model import UnderWay
 from registry.download.progress import Progress
-from registry.hub.client import Hub, HubError, Listing, SourceFile
+from registry.hub.client import HubError
 from registry.hub.file_selection import choose_files
 from registry.models.library import MAIN, BlobsMissing, Library
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of
@@ -67,7 +69,7 @@ class Transfer:
     """
 
     def __init__(
-        self, hub: Hub, library: Library, wanted: MirrorRequest, progress: Progress, stop: threading.Event,
+        self, hub: HubClient, library: Library, wanted: MirrorRequest, progress: Progress, stop: threading.Event,
         lanes: DownloadLimits,
         policy: Policy, *, parallel: int,
     ) -> None:  # fmt: skip
@@ -101,7 +103,7 @@ class Transfer:
             self._when_store_is_up(lambda: stack.enter_context(self._room(files)))
             return self._bring(listing, files, publishing)
 
-    def _bring(self, listing: Listing, files: list[SourceFile], publishing: Publishing) -> Manifest:
+    def _bring(self, listing: Listing, files: list[RemoteFile], publishing: Publishing) -> Manifest:
         wanted = self._wanted
         total = human_bytes(sum(file.size for file in files))
         log.info(
@@ -132,14 +134,12 @@ class Transfer:
         return Source(kind="hub", place=self._hub.endpoint)
 
     def _when_store_is_up(self, step: Callable[[], T]) -> T:
-        """Do a step that may be done twice; again while the store is away, as long as its patience lasts."""
-        for tries in range(1, self._lanes.patience.tries):
-            try:
-                return step()
-            except StoreDown as error:
-                log.info("waiting for the store", model=self._wanted.name, reason=str(error))
-                pause(error, tries, self._stop, self._lanes.patience)
-        return step()
+        """Run an idempotent step, with retries while the store is unavailable."""
+
+        def before_retry(error: Exception) -> None:
+            log.info("waiting for the store", model=self._wanted.name, reason=str(error))
+
+        return retry(step, self._lanes.retries, self._stop, on=StoreDown, before_retry=before_retry)
 
     def _look_at(self, entry: FileEntry) -> ScanResult:
         try:
@@ -162,20 +162,20 @@ class Transfer:
         code.digests = self.digests
         code.run(publishing)
 
-    def _room(self, files: list[SourceFile]) -> AbstractContextManager[None]:
+    def _room(self, files: list[RemoteFile]) -> AbstractContextManager[None]:
         store = self._library.store
         absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
         blobs = {file.sha256 or f"{self._wanted.name}/{file.path}": file.size for file in absent}
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
         return self._library.room.promised(self._wanted.name, blobs, begun=begun)
 
-    def _fetch_all(self, listing: Listing, files: list[SourceFile]) -> list[DownloadedFile]:
+    def _fetch_all(self, listing: Listing, files: list[RemoteFile]) -> list[DownloadedFile]:
         """Fetch the files, several at once. The first failure ends the others.
 
         First those without which nobody may hear of the model, then the small ones, then the largest.
         """
 
-        def bring(file: SourceFile) -> DownloadedFile:
+        def bring(file: RemoteFile) -> DownloadedFile:
             entry = self._fetch(listing, file)
             brought = DownloadedFile(entry, self._when_store_is_up(partial(self._look_at, entry)))
             self.under_way.is_brought(entry, alone=not brought.found.code_repos)
@@ -187,27 +187,27 @@ class Transfer:
 
         awaited = {file.path for file in files if file.sha256 is None or needs_scan(file.path, self._policy)}
         in_turn = sorted(files, key=lambda file: (file.path not in awaited, file.size > MIN_PART, -file.size))
-        crew = Crew(in_turn, bring, self._stop, parallel=self._parallel, most=self._lanes.parts)
-        self.under_way.on_wanted = crew.want
+        queue = FileQueue(in_turn, bring, self._stop, parallel=self._parallel, max_parallel=self._lanes.connections)
+        self.under_way.on_wanted = queue.prioritize
         self.under_way.begins(self._draft(listing.commit, files), awaited)
-        return crew.run(tell, every_s=TELL_EVERY_S)
+        return queue.run(tell, every_s=TELL_EVERY_S)
 
-    def _draft(self, commit: str, files: list[SourceFile]) -> Manifest:
+    def _draft(self, commit: str, files: list[RemoteFile]) -> Manifest:
         known = tuple(
-            entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.lfs)
+            entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.is_lfs)
             for file in files
             if file.sha256 is not None
         )
         return Manifest(repo=self._wanted.repo, commit=commit, files=known, source=self._source(), created=utc_now())
 
-    def _arrives(self, file: SourceFile, digest: str) -> Arrival:
+    def _arrives(self, file: RemoteFile, digest: str) -> Arrival:
         store, policy = self._library.store, self._policy
         arrival = Arrival(store, digest, file.size, may_stream=lambda head: may_stream(head, policy))
         if not needs_scan(file.path, policy):
             self.under_way.comes(file.path, arrival)
         return arrival
 
-    def _fetch(self, listing: Listing, file: SourceFile) -> FileEntry:
+    def _fetch(self, listing: Listing, file: RemoteFile) -> FileEntry:
         """One file. What goes wrong is told with its name."""
         wanted, store = self._wanted, self._library.store
         source = self._hub.file(wanted.repo, listing.commit, file.path)

@@ -19,7 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kit.net.part_stream import Buffers, TooLong, cut
+from kit.net.part_stream import BufferPool, TooLong, cut
 from registry.store.interface import (
     Blob,
     Bytes,
@@ -89,7 +89,7 @@ class S3Store:
         self._asking = session.client("s3", endpoint_url=endpoint, config=config.merge(impatient))
         self._public = session.client("s3", endpoint_url=public_endpoint or endpoint, config=config)
         self.senders = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part")
-        self._buffers = Buffers(BUFFERS)
+        self._buffers = BufferPool(BUFFERS)
         self._lock = threading.Lock()
         self._made = False
 

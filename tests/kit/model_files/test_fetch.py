@@ -1,4 +1,4 @@
-"""Model files: fetched, verified, resumed, shared; against a real registry that can be made to misbehave."""
+"""Model files: fetched, verified, resumed, shared; against a real registry with injected faults."""
 
 import random
 import shutil
@@ -13,8 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from kit.config.catalogue import Catalogue, Entry
+from kit.hub.listing import RemoteFile
 from kit.model_files.fetch import ModelFilesError, fetch_model
-from kit.model_files.registry_source import RegistrySource, RemoteFile
+from kit.model_files.registry_source import registry_client
 from kit.net.retry import RetryPolicy
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
@@ -39,7 +40,7 @@ class Registry:
 
 @dataclass
 class Fetch:
-    """Calls fetch_model for the small model and keeps what it reported."""
+    """Calls fetch_model for the small model and records its reports."""
 
     url: str
     cache: Path
@@ -58,7 +59,7 @@ class Fetch:
         self.reports.append((share, text))
 
     @property
-    def told(self) -> str:
+    def texts(self) -> str:
         return "\n".join(text for _, text in self.reports)
 
 
@@ -88,7 +89,7 @@ def home(fetch: Fetch) -> Path:
     return fetch.cache / "test--small"
 
 
-def test_the_folder_holds_exactly_the_models_files(registry: Registry, fetch: Fetch) -> None:
+def test_folder_holds_exactly_the_models_files(registry: Registry, fetch: Fetch) -> None:
     """Every byte, nothing else, in a folder named by the commit; progress runs from 0 to 1."""
     folder = fetch()
     assert folder == home(fetch) / registry.manifest.commit
@@ -96,13 +97,13 @@ def test_the_folder_holds_exactly_the_models_files(registry: Registry, fetch: Fe
     shares = [share for share, _ in fetch.reports]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
-    assert "fetching model.safetensors 100 % of 3.0 MB" in fetch.told
+    assert "fetching model.safetensors 100 % of 3.0 MB" in fetch.texts
 
 
-def test_a_second_start_fetches_and_reads_nothing(
+def test_second_start_fetches_and_reads_nothing(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Size and time are those of the verification: no byte is asked for, no byte is hashed."""
+    """Size and time are unchanged since the verification: no byte is requested, no byte is hashed."""
     folder = fetch()
     registry.switches.seen.clear()
     monkeypatch.setattr("hashlib.sha256", None)
@@ -110,8 +111,8 @@ def test_a_second_start_fetches_and_reads_nothing(
     assert [path for _, path, _ in registry.switches.seen] == [f"/api/models/{REPO}/revision/main"]
 
 
-def test_a_touched_file_is_read_again_but_not_fetched(registry: Registry, fetch: Fetch) -> None:
-    """Another time, the same content: verified anew."""
+def test_touched_file_is_verified_again_but_not_fetched(registry: Registry, fetch: Fetch) -> None:
+    """Its content is the same, only its time changed."""
     folder = fetch()
     (folder / WEIGHTS).touch()
     registry.switches.seen.clear()
@@ -120,8 +121,8 @@ def test_a_touched_file_is_read_again_but_not_fetched(registry: Registry, fetch:
 
 
 @pytest.mark.parametrize("damage", ["changed", "short", "gone", "no-record"])
-def test_a_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: str) -> None:
-    """Only the damaged file comes again."""
+def test_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: str) -> None:
+    """Only the damaged file is fetched again."""
     folder = fetch()
     weights = folder / WEIGHTS
     if damage == "changed":
@@ -139,11 +140,14 @@ def test_a_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: s
     assert [path.name for path in home(fetch).iterdir() if "part" in path.name] == []
 
 
-def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped after the first part: the next fetch asks for the rest of that file, and for no finished one."""
-    monkeypatch.setattr("kit.model_files.file_download.PART", 1_000_000)
-    monkeypatch.setattr("kit.model_files.fetch.FILES", 1)
+def test_partial_file_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the first part: the next fetch requests the rest of that file, and no finished file."""
+    monkeypatch.setattr("kit.model_files.fetch.PART_BYTES", 1_000_000)
+    monkeypatch.setattr("kit.model_files.fetch.FILES_IN_PARALLEL", 1)
     original = fetch._report
+    part = home(fetch) / f"{registry.manifest.commit}.part"
+    part.mkdir(parents=True)
+    shutil.copy(registry.folder / "tokenizer.json", part)
 
     def stop_after_a_part(share: float, text: str) -> None:
         original(share, text)
@@ -152,7 +156,7 @@ def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeyp
 
     fetch._report = stop_after_a_part  # type: ignore[method-assign]  # this test listens in
     error = failure(fetch)
-    assert error.may_pass
+    assert error.is_transient
     assert "Stopped" in str(error)
     assert not (home(fetch) / registry.manifest.commit).exists()
     fetch.stop.clear()
@@ -161,14 +165,14 @@ def test_what_is_half_there_is_resumed(registry: Registry, fetch: Fetch, monkeyp
     assert contents(fetch()) == contents(registry.folder)
     starts = {headers["range"].removeprefix("bytes=").partition("-")[0] for headers in weights_requests(registry)}
     assert starts == {"1000000", "2000000"}
-    assert registry.switches.requests("/config.json") == []
+    assert registry.switches.requests("/tokenizer.json") == []
 
 
-def test_parts_come_in_parallel_and_lie_in_order(
+def test_parts_are_fetched_in_parallel_and_written_in_order(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first part held back: the others are asked for meanwhile, and the file is right."""
-    monkeypatch.setattr("kit.model_files.file_download.PART", 500_000)
+    """While the first part is held back the others are requested, and the file is right."""
+    monkeypatch.setattr("kit.model_files.fetch.PART_BYTES", 500_000)
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     opener = set_when(gate, lambda: len(weights_requests(registry)) == 6)
     opener.start()
@@ -176,13 +180,12 @@ def test_parts_come_in_parallel_and_lie_in_order(
     opener.join()
 
 
-def test_many_big_files_come_as_a_stream_each(
+def test_many_large_files_are_one_stream_each(
     registry: Registry, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One request per file, whatever the size of parts; what a cut took is asked for from there on, and no more."""
-    monkeypatch.setattr("kit.model_files.file_download.PART", 50_000)
-    monkeypatch.setattr("kit.model_files.fetch.PART", 50_000)
-    monkeypatch.setattr("kit.model_files.file_download.PIECE", 10_000)
+    """One request per file, whatever the part size; after an interruption only the rest is requested."""
+    monkeypatch.setattr("kit.model_files.fetch.PART_BYTES", 50_000)
+    monkeypatch.setattr("kit.hub.file_download.CHUNK", 10_000)
     folder = small_repo(tmp_path / "many")
     (folder / WEIGHTS).unlink()
     for name in "abcd":
@@ -200,12 +203,10 @@ def test_many_big_files_come_as_a_stream_each(
     assert [headers["range"] for headers in asked("/c.safetensors")] == ["bytes=0-399999", "bytes=120000-399999"]
 
 
-def test_a_long_stream_is_asked_for_span_by_span(
-    registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What lies in a span comes with one request, the rest with the next, and what was written is whole."""
-    monkeypatch.setattr("kit.model_files.file_download.SPAN", 1_000_000)
-    monkeypatch.setattr("kit.model_files.fetch.CONNECTIONS", 1)
+def test_long_stream_is_requested_in_spans(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request per span, and the file is complete."""
+    monkeypatch.setattr("kit.hub.file_download.SPAN", 1_000_000)
+    monkeypatch.setattr("kit.model_files.fetch.PARTS_IN_PARALLEL", 1)
     assert contents(fetch()) == contents(registry.folder)
     assert [headers["range"] for headers in weights_requests(registry)] == [
         "bytes=0-999999", "bytes=1000000-1999999", "bytes=2000000-2999999",
@@ -216,16 +217,16 @@ def weights_requests(registry: Registry) -> list[dict[str, str]]:
     return registry.switches.requests(f"/{WEIGHTS}")
 
 
-def test_a_cut_stream_goes_on_by_itself(registry: Registry, fetch: Fetch) -> None:
-    """Two cuts in one file: three requests, each for what is missing."""
+def test_interrupted_stream_resumes(registry: Registry, fetch: Fetch) -> None:
+    """Two interruptions of one file: three requests, each for the missing rest."""
     registry.switches.cut_after[WEIGHTS] = 1_200_000
     registry.switches.cuts_left[WEIGHTS] = 2
     assert contents(fetch()) == contents(registry.folder)
     assert len(registry.switches.requests(f"/{WEIGHTS}")) == 3
 
 
-def test_a_wrong_beginning_does_not_stay(registry: Registry, fetch: Fetch) -> None:
-    """Half a file of wrong bytes from before is found by the digest, thrown away, and the file fetched whole."""
+def test_damaged_partial_file_is_replaced(registry: Registry, fetch: Fetch) -> None:
+    """Wrong bytes from an earlier fetch fail the digest, are removed, and the whole file is fetched."""
     part = home(fetch) / f"{registry.manifest.commit}.part"
     part.mkdir(parents=True)
     (part / WEIGHTS).write_bytes(b"x" * 1000)
@@ -234,31 +235,30 @@ def test_a_wrong_beginning_does_not_stay(registry: Registry, fetch: Fetch) -> No
 
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
-def test_a_corrupted_file_is_named_and_no_folder_appears(registry: Registry, fetch: Fetch, path: str) -> None:
-    """A registry whose bytes are not what it promises: an error that trying again does not cure."""
+def test_corrupted_file_is_named_and_not_published(registry: Registry, fetch: Fetch, path: str) -> None:
+    """The registry's bytes do not match its own digest: a permanent error."""
     registry.switches.corrupt.add(f"/{path}")
     error = failure(fetch)
-    assert not error.may_pass
+    assert not error.is_transient
     assert f"{path} of {REPO} arrived damaged" in str(error)
     assert f"POST {registry.url}/models/small/verify" in str(error)
     assert not (home(fetch) / registry.manifest.commit).exists()
 
 
-def test_small_files_are_proved_by_gits_id_where_there_is_no_sha256(registry: Registry, fetch: Fetch) -> None:
-    """As with the Hub itself: a listing without our `sha256`, a wrong small file is found all the same."""
-    with RegistrySource(registry.url, None) as source:
-        entry = Entry.model_validate({"name": "small", "kind": "llm", "hf_repo": REPO})
-        listing = source.listing(entry)
+def test_small_files_without_sha256_are_verified_by_git_id(registry: Registry, fetch: Fetch) -> None:
+    """As listed by huggingface.co, whose listings have no `sha256` of small files."""
+    with registry_client(registry.url, None, model="small") as client:
+        listing = client.listing(REPO, "main", threading.Event())
     config = next(file for file in registry.manifest.files if file.path == "config.json")
-    remote = RemoteFile(config.path, config.size, f"git-sha1:{config.git_sha1}")
+    remote = RemoteFile(config.path, config.size, sha256=None, git_sha1=config.git_sha1)
     hasher = remote.hasher()
     hasher.update((registry.folder / "config.json").read_bytes())
-    assert remote.is_proved_by(hasher)
+    assert remote.matches(hasher)
     assert len(listing.files) == len(registry.manifest.files)
 
 
-def test_a_moved_revision_gets_a_new_folder(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:
-    """The old folder stays as it is for whoever uses it."""
+def test_moved_revision_gets_a_new_folder(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:
+    """The old folder stays for services that still use it."""
     old = fetch()
     changed = small_repo(tmp_path / "changed", seed="new")
     manifest = import_folder(registry.library, changed, name="small", repo=REPO, revision="main")
@@ -268,60 +268,62 @@ def test_a_moved_revision_gets_a_new_folder(registry: Registry, fetch: Fetch, tm
     assert contents(old) == contents(registry.folder)
 
 
-def test_patterns_of_the_catalogue_choose_files(registry: Registry, fetch: Fetch) -> None:
-    """Only those are fetched."""
+def test_catalogue_patterns_select_files(registry: Registry, fetch: Fetch) -> None:
+    """Other files are not fetched."""
     fetch.fields = {"allow_patterns": ["*.json"], "ignore_patterns": ["1_Pooling/"]}
     assert set(contents(fetch())) == {"config.json", "tokenizer.json"}
 
 
-def test_a_registry_that_is_down_may_come_back(tmp_path: Path) -> None:
-    """Nothing in the cache: the error names the address, and waiting can help."""
+def test_registry_down_is_transient(tmp_path: Path) -> None:
+    """With an empty cache: the error names the address."""
     error = failure(Fetch("http://127.0.0.1:9", tmp_path / "cache"))
-    assert error.may_pass
+    assert error.is_transient
     assert "http://127.0.0.1:9" in str(error)
 
 
-def test_without_the_registry_a_complete_folder_is_used(registry: Registry, fetch: Fetch) -> None:
-    """Verified before and untouched since: a service starts without the registry."""
+def test_complete_folder_is_used_without_the_registry(registry: Registry, fetch: Fetch) -> None:
+    """If it is intact, a service starts without the registry."""
     folder = fetch()
     fetch.url = "http://127.0.0.1:9"
     assert fetch() == folder
-    assert "files from before" in fetch.told
+    assert "files from before" in fetch.texts
     (folder / WEIGHTS).write_bytes(b"?" * 3_000_000)
-    assert failure(fetch).may_pass
+    assert failure(fetch).is_transient
 
 
-def test_a_model_that_is_not_mirrored_may_come(registry: Registry, fetch: Fetch) -> None:
-    """The error says how to get it."""
+def test_missing_model_is_transient(registry: Registry, fetch: Fetch) -> None:
+    """The error says how to mirror it."""
     fetch.fields = {"hf_repo": "test/other"}
     error = failure(fetch)
-    assert error.may_pass
+    assert error.is_transient
     assert "scripts/offline-setup.sh" in str(error)
     assert registry.url in str(error)
 
 
-@pytest.mark.parametrize(("status", "may_pass"), [(401, False), (403, False), (500, True), (503, True), (429, True)])
-def test_refusals_and_failures_are_told_apart(registry: Registry, fetch: Fetch, status: int, may_pass: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "is_transient"), [(401, False), (403, False), (500, True), (503, True), (429, True)]
+)
+def test_refusal_is_permanent_and_failure_transient(
+    registry: Registry, fetch: Fetch, status: int, is_transient: bool
+) -> None:
     """A wrong key stays wrong; a failing registry may recover."""
     registry.switches.status[f"/api/models/{REPO}/revision/main"] = (status, {})
     error = failure(fetch)
-    assert error.may_pass is may_pass
+    assert error.is_transient is is_transient
     assert registry.url in str(error)
 
 
-def test_what_the_registry_says_of_a_file_is_told(
-    registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its message says what is wrong and what to do; a number alone sends people to its log."""
-    monkeypatch.setattr("kit.model_files.registry_source.RETRY_POLICY", RetryPolicy(tries=1))
+def test_registrys_error_message_is_shown(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is wrong and what to do; a status code alone does not."""
+    monkeypatch.setattr("kit.model_files.registry_source.RETRY_POLICY", RetryPolicy(max_attempts=1))
     (weights,) = (file for file in registry.manifest.files if file.path == WEIGHTS)
     local = registry.library.store.local_path(weights.sha256)
     assert local is not None
     local.unlink()
-    assert f"answered 500 for {WEIGHTS}: The bytes of {WEIGHTS} are gone from the store." in str(failure(fetch))
+    assert f"returned 500 for {WEIGHTS}: The bytes of {WEIGHTS} are gone from the store." in str(failure(fetch))
 
 
-def test_a_key_is_sent(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:
+def test_token_is_sent(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:
     """REGISTRY_TOKEN opens a registry with API_KEYS."""
     with serving_registry(tmp_path / "store", api_keys="k") as url:
         fetch.url = url
@@ -330,8 +332,8 @@ def test_a_key_is_sent(registry: Registry, fetch: Fetch, tmp_path: Path) -> None
         assert contents(fetch()) == contents(registry.folder)
 
 
-def test_two_at_once_fetch_once(registry: Registry, fetch: Fetch) -> None:
-    """The second waits, says so, and finds the files there."""
+def test_concurrent_fetches_download_once(registry: Registry, fetch: Fetch) -> None:
+    """The second waits, reports that, and finds the files complete."""
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     second = Fetch(fetch.url, fetch.cache)
     folders: list[Path] = []
@@ -339,7 +341,7 @@ def test_two_at_once_fetch_once(registry: Registry, fetch: Fetch) -> None:
     for thread in threads:
         thread.start()
         wait_until(lambda: registry.switches.requests(f"/{WEIGHTS}"))
-    waiting = wait_until(lambda: next((each for each in (fetch, second) if "waiting for another" in each.told), None))
+    waiting = wait_until(lambda: next((each for each in (fetch, second) if "waiting for another" in each.texts), None))
     assert waiting is second
     gate.set()
     for thread in threads:
@@ -348,46 +350,46 @@ def test_two_at_once_fetch_once(registry: Registry, fetch: Fetch) -> None:
     assert len(registry.switches.requests(f"/{WEIGHTS}")) == 1
 
 
-def test_one_that_waits_can_be_stopped(registry: Registry, fetch: Fetch) -> None:
-    """`stop` ends the wait for another process."""
+def test_stop_ends_the_wait_for_another_fetch(registry: Registry, fetch: Fetch) -> None:
+    """The other fetch continues."""
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     first = threading.Thread(target=fetch)
     first.start()
     wait_until(lambda: registry.switches.requests(f"/{WEIGHTS}"))
     second = Fetch(fetch.url, fetch.cache)
-    set_when(second.stop, lambda: "waiting" in second.told).start()
+    set_when(second.stop, lambda: "waiting" in second.texts).start()
     assert "Stopped" in str(failure(second))
     gate.set()
     first.join()
 
 
-def test_no_room_is_said_before_anything_is_fetched(
+def test_full_disk_is_reported_before_fetching(
     registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sizes are known: what is missing, what is free, what to do."""
+    """The error says how much is missing and free, and what to do."""
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1_000_000))
     error = failure(fetch)
-    assert not error.may_pass
+    assert not error.is_transient
     assert "needs 3.0 MB more, 1.0 MB are free" in str(error)
     assert registry.switches.requests(f"/{WEIGHTS}") == []
 
 
-def test_an_unusable_cache_is_said(registry: Registry, tmp_path: Path) -> None:
+def test_unusable_cache_is_reported(registry: Registry, tmp_path: Path) -> None:
     """A file where the folder should be."""
     (tmp_path / "cache").write_text("not a folder")
     error = failure(Fetch(registry.url, tmp_path / "cache"))
-    assert not error.may_pass
+    assert not error.is_transient
     assert "MODEL_CACHE" in str(error)
 
 
 @pytest.mark.parametrize("path", ["../../escaped", "/etc/x", "a/../../x", "a\\..\\x"])
-def test_a_hostile_listing_writes_nothing(fetch: Fetch, path: str) -> None:
-    """A registry that names a file outside the folder is refused before anything is written."""
+def test_malicious_listing_writes_nothing(fetch: Fetch, path: str) -> None:
+    """A listing with a path outside the folder is rejected before anything is written."""
     listing = {"sha": "a" * 40, "siblings": [{"rfilename": path, "size": 1, "blobId": "b" * 40}]}
     with serving(Starlette(routes=[Route("/{path:path}", lambda _: JSONResponse(listing))])) as url:
         fetch.url = url
         error = failure(fetch)
-    assert not error.may_pass
+    assert not error.is_transient
     assert repr(path) in str(error)
     assert list(home(fetch).iterdir()) == []

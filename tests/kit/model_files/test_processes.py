@@ -1,4 +1,4 @@
-"""Model files shared by processes: killed, racing, out of disk."""
+"""Model files shared by processes: races, SIGKILL, full disk."""
 
 import resource
 import subprocess
@@ -30,7 +30,7 @@ try:
     print(fetch_model(entry, registry_url=sys.argv[1], token=None, cache=Path(sys.argv[2]),
                       report=lambda share, text: print(text, flush=True), stop=threading.Event()))
 except ModelFilesError as error:
-    print("failed", error.may_pass, error)
+    print("failed", error.is_transient, error)
 """
 
 
@@ -53,7 +53,7 @@ class Running:
         return process
 
     def end(self) -> None:
-        """Leave no process."""
+        """Kill all processes."""
         for process in self._processes:
             process.kill()
             process.wait()
@@ -78,8 +78,8 @@ def last_line(process: "subprocess.Popen[str]") -> str:
     return output.strip().splitlines()[-1]
 
 
-def test_processes_that_race_fetch_once(running: Running) -> None:
-    """Three services of one model start at the same moment: one fetch, three times the same whole folder."""
+def test_racing_processes_fetch_once(running: Running) -> None:
+    """Three services of one model start at once: one fetch, the same complete folder for each."""
     processes = [running.fetch() for _ in range(3)]
     folders = {last_line(process) for process in processes}
     assert folders == {str(running.cache / "test--small" / running.manifest.commit)}
@@ -87,24 +87,24 @@ def test_processes_that_race_fetch_once(running: Running) -> None:
     assert len(running.switches.requests(f"/{WEIGHTS}")) == 1
 
 
-def test_a_killed_fetch_is_taken_over(running: Running) -> None:
-    """kill -9 in the middle of a file: the process that waited goes on, without the files that were there."""
+def test_killed_fetch_is_resumed_by_the_waiting_process(running: Running) -> None:
+    """SIGKILL in the middle of a file: the waiting process continues, without fetching finished files again."""
     gate = running.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     killed = running.fetch()
     wait_until(lambda: running.switches.requests(f"/{WEIGHTS}"))
-    heir = running.fetch()
-    assert heir.stdout is not None
-    while "waiting for another process" not in heir.stdout.readline():
-        assert heir.poll() is None
+    successor = running.fetch()
+    assert successor.stdout is not None
+    while "waiting for another process" not in successor.stdout.readline():
+        assert successor.poll() is None
     killed.kill()
     killed.wait()
     gate.set()
-    assert contents(Path(last_line(heir))) == contents(running.folder)
+    assert contents(Path(last_line(successor))) == contents(running.folder)
     assert len(running.switches.requests("/config.json")) == 2  # the model's own, and 1_Pooling's
 
 
-def test_a_disk_that_fills_up_on_the_way(running: Running) -> None:
-    """The system refuses the next byte: a clear error, no folder; with room again it goes on."""
+def test_disk_that_fills_up_during_the_fetch(running: Running) -> None:
+    """A clear error and no folder; with free space the next fetch resumes."""
     full = running.fetch(limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)))
     line = last_line(full)
     assert line.startswith("failed False The disk of")

@@ -1,12 +1,13 @@
-"""What a service tells of a registry that refuses."""
+"""Error messages about a registry that refuses a request."""
 
 import pytest
 
-from kit.model_files.registry_source import MAX_REASON, _reason
+from kit.hub.client import HubRequest
+from kit.model_files.registry_source import MAX_REASON, RegistryErrors
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reason"),
     [
         (b'{"error": {"message": "A\\nB\\u001b[1m."}}', ": A B [1m."),
         (b'{"error": {"message": "' + b"x" * 4000 + b'"}}', f": {'x' * MAX_REASON} ..."),
@@ -18,6 +19,8 @@ from kit.model_files.registry_source import MAX_REASON, _reason
         (b"", "."),
     ],
 )
-def test_a_reason_is_one_short_line(body: bytes, told: str) -> None:
-    """Whatever answers in the registry's place: a line of a log, with nothing in it that a terminal obeys."""
-    assert _reason(body) == told
+def test_reason_is_one_short_printable_line(body: bytes, reason: str) -> None:
+    """No control characters reach the terminal, whatever the server sends."""
+    request = HubRequest("http://r/x", "org/m", "main", "x")
+    error = RegistryErrors("http://r", "m").refused(request, 500, {}, body)
+    assert str(error) == f"The registry at http://r returned 500 for x{reason}"

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Response
 
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import ApiError, ModelNotFound, NotFound
+from kit.net.retry import RetryPolicy
 from kit.service import model_wait
 from kit.service.service import ModelService, Report, ServiceSettings, create_service_app, in_daemon_thread
 from tests.kit.served import bare_app, serve
@@ -227,7 +228,7 @@ def hub(files: dict[str, bytes], *, there: Callable[[], bool] = lambda: True) ->
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_wait, "RETRY_FIRST_S", 0.02)
+    monkeypatch.setattr(model_wait, "RETRIES", RetryPolicy(None, initial_backoff_s=0.02))
 
 
 async def waiting_for(client: httpx2.AsyncClient, text: str) -> None:

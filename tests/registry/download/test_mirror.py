@@ -308,7 +308,7 @@ def test_a_store_that_goes_away_for_a_moment_ends_no_download(
 
         def once(self: FileStore, *arguments: Any, **options: Any) -> Any:
             # Not the note that the request itself writes before there is a job.
-            in_job = threading.current_thread().name.startswith("bring" if name == "read_blob" else "job-")
+            in_job = threading.current_thread().name.startswith("fetch-file" if name == "read_blob" else "job-")
             if in_job and fails.setdefault(name, 0) < 2:
                 fails[name] += 1
                 raise StoreDown("away")
@@ -316,7 +316,7 @@ def test_a_store_that_goes_away_for_a_moment_ends_no_download(
 
         return once
 
-    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(tries=4, first_pause_s=0.01))
+    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(max_attempts=4, initial_backoff_s=0.01))
     with serving_registry(tmp_path / "there", hf_endpoint=source.url) as url:
         for name in ("put_document", "blob_size", "read_blob"):
             monkeypatch.setattr(FileStore, name, failing(name))

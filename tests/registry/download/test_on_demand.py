@@ -11,7 +11,7 @@ import structlog
 
 from kit.config.catalogue import Catalogue
 from kit.model_files.fetch import fetch_model
-from kit.model_files.registry_source import NotThereYet
+from kit.model_files.registry_source import NotMirrored
 from registry.download import model_download, on_demand
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.support import plain_http
@@ -143,13 +143,13 @@ def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: st
             entry, registry_url=mirror, token=None, cache=tmp_path / "cache", report=print, stop=threading.Event()
         )
 
-    with pytest.raises(NotThereYet):
+    with pytest.raises(NotMirrored):
         fetch()
     wait_until(lambda: plain_http.get(f"{mirror}/models/small").json()["progress"]["files_done"] > 0)
-    with pytest.raises(NotThereYet, match=r"^small is being mirrored: 0 % of 3\.0 MB") as caught:
+    with pytest.raises(NotMirrored, match=r"^small is being mirrored: 0 % of 3\.0 MB") as caught:
         fetch()
-    assert caught.value.may_pass
-    assert caught.value.retry_after_s == on_demand.ASK_AGAIN_S
+    assert caught.value.is_transient
+    assert caught.value.retry_after == on_demand.ASK_AGAIN_S
     assert caught.value.progress is not None
     assert 0 <= caught.value.progress < 0.01
     gate.set()

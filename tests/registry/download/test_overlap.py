@@ -238,7 +238,7 @@ def test_a_source_that_dies_is_told(
     big: Source, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client is cut off, not left hanging, and the next question says why; then it goes on where it was."""
-    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(tries=2, first_pause_s=0.01))
+    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(max_attempts=2, initial_backoff_s=0.01))
     settings: dict[str, Any] = {"hf_endpoint": big.url, "catalogue": catalogue, "mirror_missing": True}
     with serving_registry(tmp_path / "mirror", **settings) as url:
         with Reader(url + FILE) as reader:

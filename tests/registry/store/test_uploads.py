@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kit.net.part_stream import Buffers
+from kit.net.part_stream import BufferPool
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.interface import DigestMismatch, Store, Unfinished, Upload
@@ -25,9 +25,9 @@ def begin(store: Store, digest: str = DIGEST) -> Upload:
 
 
 def feed(upload: Upload, content: bytes = CONTENT, *, parts: int = 100) -> None:
-    buffers, start = Buffers(1 << 30), upload.done
+    buffers, start = BufferPool(1 << 30), upload.done
     while start < SIZE and parts > 0:
-        part = buffers.take(start, min(upload.part_size, SIZE - start), wait_s=0)
+        part = buffers.acquire(start, min(upload.part_size, SIZE - start), wait_s=0)
         assert part is not None
         part.view[:] = content[start : start + len(part.view)]
         start += len(part.view)
@@ -124,11 +124,11 @@ def test_what_is_unfinished_can_be_dropped(store: Store) -> None:
 
 def test_a_part_out_of_order_is_refused(store: Store) -> None:
     """The hash goes through the bytes in order: a gap is a bug, told at once."""
-    buffers = Buffers(1 << 30)
+    buffers = BufferPool(1 << 30)
     with begin(store) as upload:
-        part = buffers.take(5, 10, wait_s=0)
+        part = buffers.acquire(5, 10, wait_s=0)
         assert part is not None
         with pytest.raises(ValueError, match="not the next part"):
             upload.write(part)
         upload.drop()
-    assert buffers.take(0, 1 << 30, wait_s=0) is not None
+    assert buffers.acquire(0, 1 << 30, wait_s=0) is not None
