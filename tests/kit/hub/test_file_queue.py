@@ -53,8 +53,12 @@ def test_prioritized_file_does_not_wait_for_others() -> None:
             prioritized.set()
         return file.path
 
+    def prioritize() -> None:
+        assert begun.wait(10)
+        one.prioritize("b")
+
     one = queue(fetch, "a", "b", max_parallel=2)
-    client = threading.Thread(target=lambda: begun.wait(10) and one.prioritize("b"))
+    client = threading.Thread(target=prioritize)
     client.start()
     assert sorted(one.run()) == ["a", "b"]
     client.join()
