@@ -27,7 +27,7 @@ import uvloop
 from bench.options import at_least
 from bench.report import last_line
 from gateway.app import SERVER_OPTIONS, create
-from gateway.backends.backend import offer_of_id
+from gateway.backends.offers import offer_of_id
 from gateway.relay.client_protocol import GatewayProtocol
 from gateway.relay.data_plane import RelayContext
 from gateway.settings import GatewaySettings
@@ -186,7 +186,7 @@ class Fuzz:
         self.answered += bool(answer)
         assert not answer or answer.startswith(b"HTTP/1.1 "), answer
         assert self._context.metrics.relaying == 0, "a request is still counted as being relayed"
-        assert self._backend.in_flight == 0, "a request is still counted as in flight"
+        assert self._backend.traffic.in_flight == 0, "a request is still counted as in flight"
         assert not self._context.connections, "the connection is still there"
         assert not self.bugs, self.bugs
 
@@ -223,7 +223,7 @@ async def fuzzing(seed: int) -> AsyncIterator[Fuzz]:
         await server.lifespan.startup()
         context: RelayContext = server.lifespan.state["context"]
         backend = next(iter(context.backends))
-        backend.offer(tuple(offer_of_id("m", None, kind) for kind in ("llm", "transcription", "embedding")))
+        backend.set_offers(tuple(offer_of_id("m", None, kind) for kind in ("llm", "transcription", "embedding")))
         backend.observe("healthy")
         fuzz = Fuzz(server, context, random.Random(seed))
 

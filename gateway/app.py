@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from fastapi import FastAPI
 
 from gateway.api.explain import create_explain_route
 from gateway.api.routes import create_routes
-from gateway.backends.backend import Backends
+from gateway.backends.backend_table import Backends
+from gateway.backends.clock import Clock
 from gateway.backends.query_of_death import Quarantine
 from gateway.bodies.memory_budget import BodyMemory
 from gateway.bodies.spool import MB, Spool
@@ -45,7 +47,7 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
     Raises SettingsError when the catalogue or the services file cannot be used.
     """
     catalogue = Catalogue.load(settings.catalogue)
-    backends = Backends(settings.keys_of_backends())
+    backends = Backends(settings.keys_of_backends(), Clock(monotonic=time.perf_counter, wall=time.time))
     router = Router(
         backends, catalogue, affinity=settings.affinity, load_bound=settings.affinity_load_bound, draw=random.random
     )
@@ -134,7 +136,7 @@ def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provid
         return DnsProvider(
             targets,
             taken=taken,
-            answers=backends.answers,
+            answers=backends.is_responding,
             interval_s=settings.poll_interval,
             timeout_s=settings.poll_timeout,
         )
@@ -150,7 +152,7 @@ def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provid
             FileProvider(
                 settings.services_file,
                 taken=names,
-                asked=backends.asked,
+                asked=backends.was_probed,
                 make_dns=lambda target, taken: by_dns((target,), taken),
                 look_s=settings.poll_interval,
             )

@@ -80,7 +80,14 @@ PROGRAMS = {
 }
 
 # Packages that decide from the state they are given.
-PURE = ("gateway.http1", "gateway.endpoints", "gateway.streams", "gateway.routing", "registry.units")
+PURE = (
+    "gateway.http1",
+    "gateway.endpoints",
+    "gateway.streams",
+    "gateway.routing",
+    "gateway.backends",
+    "registry.units",
+)
 IO_MODULES = (
     "aiohttp", "asyncio", "boto3", "fastapi", "h11", "httpcore", "httpcore2", "httptools", "httpx", "httpx2", "os",
     "pathlib.Path", "random", "requests", "select", "selectors", "shutil", "socket", "sqlite3", "ssl", "starlette",

@@ -2,13 +2,16 @@
 
 import hashlib
 import random
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from bench.routing.servers import Server
 from bench.routing.workload import Request
-from gateway.backends.backend import Backend, offer_of_entry
+from gateway.backends.backend import Backend
+from gateway.backends.clock import Clock
 from gateway.backends.load import Ticket
+from gateway.backends.offers import offer_of_entry
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.routing import Router, RoutingRequest
@@ -113,8 +116,8 @@ class Ours:
         self._backends: list[Backend] = []
         for server in servers:
             target = make_target(server.name, "http://127.0.0.1:1")
-            backend = Backend(target, Pool(target))
-            backend.offer((offer_of_entry(entry),))
+            backend = Backend(target, Pool(target), Clock(time.perf_counter, time.time))
+            backend.set_offers((offer_of_entry(entry),))
             backend.observe("healthy")
             self._backends.append(backend)
         self._router = Router(self._backends, catalogue, affinity=affinity, draw=random.Random(seed).random)
@@ -128,15 +131,12 @@ class Ours:
         choice = self._router.choose(routing_request, now + 1000.0)
         assert choice is not None
         self._tickets[id(request)] = self._router.sent(choice, routing_request, now + 1000.0)
-        backend = choice.candidate.backend
-        backend.in_flight += 1
-        return self._backends.index(backend)
+        return self._backends.index(choice.candidate.backend)
 
     def first_token(self, request: Request, now: float) -> None:
         """Tell the ticket."""
-        self._tickets[id(request)].first_byte(now + 1000.0, well=True)
+        self._tickets[id(request)].first_byte(now + 1000.0, ok=True)
 
     def ended(self, request: Request, server: int, now: float) -> None:
-        """Tell the ticket, and count."""
-        self._tickets.pop(id(request)).ended()
-        self._backends[server].in_flight -= 1
+        """End the ticket."""
+        self._tickets.pop(id(request)).end("http_200")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from gateway.backends.backend import Backends
+from gateway.backends.backend_table import Backends
 from gateway.bodies.json_scan import scan_json
 from gateway.endpoints import ENDPOINTS, Endpoint
 from gateway.http1.headers import session_of

@@ -10,7 +10,8 @@ from fastapi.responses import HTMLResponse
 
 from gateway.api import views
 from gateway.api.single_flight import SingleFlight
-from gateway.backends.backend import Backend, Backends
+from gateway.backends.backend import Backend
+from gateway.backends.backend_table import Backends
 from gateway.endpoints import ENDPOINTS, Endpoint, Takes
 from kit.config.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
@@ -48,14 +49,14 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     async def drain(name: str) -> Any:
         """Send this backend nothing more; what is in flight ends by itself."""
         backend = _find(name)
-        backend.drain(True)
+        backend.set_draining(True)
         return views.describe(backend)
 
     @routes.post("/services/{name}/resume", dependencies=[admin])
     async def resume(name: str) -> Any:
         """Put a drained backend back into rotation."""
         backend = _find(name)
-        backend.drain(False)
+        backend.set_draining(False)
         return views.describe(backend)
 
     @routes.get("/gpu-stats")

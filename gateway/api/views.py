@@ -7,8 +7,10 @@ from typing import Any
 
 import httpx2
 
-from gateway.backends.backend import Backend, Backends, Offer
+from gateway.backends.backend import Backend
+from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import USABLE
+from gateway.backends.offers import Offer
 from gateway.health.backend_client import ask
 from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
@@ -34,7 +36,7 @@ def services(backends: Backends) -> dict[str, Any]:
 
 def describe(backend: Backend) -> dict[str, Any]:
     """The backend's entry of GET /services."""
-    ttft_s = backend.ttft_s
+    traffic, peers, probe, ttft_s = backend.traffic, backend.peers, backend.last_probe, backend.load.ttft_s
     return {
         "url": backend.target.url,
         **({"address": backend.target.address} if backend.target.by_dns else {}),
@@ -42,16 +44,16 @@ def describe(backend: Backend) -> dict[str, Any]:
         "models": [offer.name for offer in backend.offers],
         "state": backend.state,
         "healthy": backend.state in USABLE,
-        "response_time_ms": backend.response_time_ms,
+        "response_time_ms": probe.response_time_ms,
         "ttft_ms": None if ttft_s is None else round(ttft_s * 1000, 1),
-        "in_flight": backend.in_flight + backend.elsewhere.in_flight,
+        "in_flight": traffic.in_flight + peers.in_flight,
         "queued": backend.queued,
-        "requests": backend.requests + backend.elsewhere.requests,
-        "failures": backend.failures + backend.elsewhere.failures,
-        "last_check": backend.last_check,
+        "requests": traffic.requests + peers.requests,
+        "failures": traffic.failures + peers.failures,
+        "last_check": probe.finished_at,
         "last_error": backend.last_error,
         "since": backend.since,
-        **({} if backend.progress is None else {"progress": backend.progress}),
+        **({} if probe.progress is None else {"progress": probe.progress}),
     }
 
 

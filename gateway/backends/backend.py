@@ -1,337 +1,195 @@
-"""The backends: what each is, how it is, and what it is doing now. Plain data, no I/O but the pool it carries."""
+"""One backend: its identity and offers, with its health, its traffic and its load estimates as parts. Pure."""
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway.backends.adaptive_timeouts import InterTokenGap
-from gateway.backends.health_state import Condition, State, Verdict
-from gateway.backends.load import Load
+from gateway.backends.clock import Clock
+from gateway.backends.health_state import HealthState, State, Verdict
+from gateway.backends.load import Load, Ticket
+from gateway.backends.offers import Offer
+from gateway.backends.traffic import FRESH_S, EngineQueue, PeerTraffic, Traffic
 from gateway.discovery.target import Target
 from gateway.upstream.pool import Pool
-from kit.config.catalogue import Entry, Kind
+from kit.config.catalogue import Kind
 
 log = structlog.get_logger(__name__)
 
-# Engines that continue a message when a request asks for it in vLLM's way (gateway.continuation): vLLM, SGLang and the
-# transformers of services/llm.
-PREFILL = frozenset({"vllm", "sglang", "transformers"})
-
-# For how long what a backend's metrics said of its queue is shown, in seconds.
-FRESH_S = 5.0
-
-now = time.perf_counter
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One model that a backend serves.
-
-    `name` is what the cluster calls it, `upstream` what the backend calls it. `names` are all names that a request may
-    use. The backend itself understands those in `verbatim`; None among them means that it needs no name.
-    """
-
-    name: str
-    upstream: str
-    kind: Kind | None
-    names: frozenset[str]
-    verbatim: frozenset[str | None]
+# Engines that continue a message when a request asks for it in vLLM's way (gateway.streams.continuation): vLLM, SGLang
+# and the transformers of services/llm.
+PREFILL_ENGINES = frozenset({"vllm", "sglang", "transformers"})
 
 
 @dataclass(slots=True)
-class Elsewhere:
-    """What other workers on our port do at a backend, as they told last."""
+class ProbeResult:
+    """The last health probe. `response_time_ms` is None without a response; `progress` of loading is from 0 to 1."""
 
-    in_flight: int = 0
-    queued: int = 0
-    waiting_kb: float = 0.0
-    requests: int = 0
-    failures: int = 0
-    # When one of them last saw it work, a monotonic time.
-    last_sign: float = 0.0
+    finished_at: str | None = None
+    response_time_ms: float | None = None
+    progress: float | None = None
 
 
-def _nobody() -> None:
-    """Before the poller has taken a backend in, nobody looks."""
+def _ignore() -> None:
+    """Do nothing: the default callback."""
 
 
 class Backend:
-    """One backend's state and counters. Written by health polls and by the exchanges that use it."""
+    """One backend of the cluster.
+
+    Each part has one writer: `last_probe` the health probe, `health` probes and request outcomes, `traffic` and `load`
+    the tickets of relayed requests, `engine_queue` the stall detector, `peers` the state sync between workers.
+    """
 
     def __init__(
-        self, target: Target, pool: Pool, key: str | None = None, on_change: Callable[[], None] = _nobody
+        self, target: Target, pool: Pool, clock: Clock, key: str | None = None, on_change: Callable[[], None] = _ignore
     ) -> None:
         self.name = target.name
         self.target = target
         self.pool = pool
         self.key = key
-        # What stands in every request to it, before the target and after it.
+        # Constant parts of every request head, before and after the request target, and of every response head.
         self.before_target = b"POST " + target.path.encode()
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         self.after_target = f" HTTP/1.1\r\nHost: {target.authority}\r\n{authorization}".encode()
         self.served_by = f"x-served-by: {target.name}\r\n".encode()
-        self._on_change = on_change
-        self.condition = Condition()
-        self._shown: State | None = None
-        self.since = now_iso()
-        # What it serves; empty until it first told, kept when it goes down, so that errors can name it.
+        # Empty until the first successful probe; kept while the backend is down, so that errors can name its models.
         self.offers: tuple[Offer, ...] = ()
-        # The engine's name, as far as it tells one.
+        # The engine's name, if the backend reports one.
         self.engine: str | None = None
-        self.last_check: str | None = None
-        self.response_time_ms: float | None = None
-        self.progress: float | None = None
-        self.retry_after_s = 2.0
-        # When an operator said last whether it is draining, a monotonic time.
-        self.drained_at = 0.0
-        # Work: this worker's own, and the others'.
-        self.elsewhere = Elsewhere()
-        self.in_flight = 0
-        self.requests = 0
-        self.failures = 0
-        # What routing decides by.
+
+        self.last_probe = ProbeResult()
+        self.health = HealthState()
+        self.traffic = Traffic()
+        self.peers = PeerTraffic()
+        self.engine_queue = EngineQueue()
         self.load = Load()
-        # Requests in flight that may have killed a backend before (gateway.deaths).
-        self.suspects = 0
-        self.pauses = InterTokenGap()
-        # When it last sent a byte, and when its own counters were last seen to grow; monotonic times.
-        self.last_byte = self.last_progress = 0.0
-        # What its own metrics said of how many requests wait there, and when.
-        self.waiting_told: tuple[int, float] = (0, -FRESH_S)
-        # How long the first byte of its last streamed answer took, in seconds.
-        self.ttft_s: float | None = None
-        self.outcomes: Counter[str] = Counter()
-        # How often it was taken out though it answered polls: because its requests failed, or because it was stuck.
-        self.ejections: Counter[str] = Counter()
-        # Set by the health poller: asks it to look now, not at the next interval.
-        self.suspect: Callable[[], None] = _nobody
+
+        self.clock = clock
+        self.since = clock.iso()
+        self._published_state: State | None = None
+        self._on_change = on_change
+        # Wakes the health poller before its interval ends; set by the poller.
+        self.probe_soon: Callable[[], None] = _ignore
 
     @property
     def state(self) -> State:
-        """The state as the contract names it."""
-        return self.condition.state
+        """The state as shown by GET /services."""
+        return self.health.state
 
     @property
     def last_error(self) -> str | None:
-        """Why it is not better."""
-        return self.condition.reason
-
-    @property
-    def draining(self) -> bool:
-        """Whether an operator took it out."""
-        return self.condition.draining
-
-    @property
-    def queued(self) -> int:
-        """How many requests wait for their first token: by its own word where that is fresh, else of those it has."""
-        at = now()
-        count, told = self.waiting_told
-        return count if at - told < FRESH_S else self.load.queued(at) + self.elsewhere.queued
-
-    @property
-    def last_sign(self) -> float:
-        """When it was last seen to work, by whichever worker, a monotonic time."""
-        return max(self.last_byte, self.last_progress, self.elsewhere.last_sign)
-
-    @property
-    def wants_canary(self) -> bool:
-        """Whether it is idle and would take requests, were it not for what became of the last ones."""
-        return self.in_flight + self.elsewhere.in_flight == 0 and self.condition.wants_canary(now())
-
-    @property
-    def prefills(self) -> bool:
-        """Whether it can go on with a message that another backend has begun."""
-        return self.engine in PREFILL
+        """The reason for a state other than healthy."""
+        return self.health.reason
 
     @property
     def kind(self) -> Kind | None:
-        """The kind of what it serves, as far as that is known."""
+        """The kind of its models, None if unknown."""
         return self.target.kind or next((offer.kind for offer in self.offers if offer.kind), None)
 
+    @property
+    def can_prefill(self) -> bool:
+        """Whether its engine can continue a message that another backend has begun."""
+        return self.engine in PREFILL_ENGINES
+
+    @property
+    def queued(self) -> int:
+        """Requests without a first token: from the engine's metrics if fresh, else our own estimate."""
+        now = self.clock.monotonic()
+        own, peers = self.engine_queue, self.peers
+        if now - max(own.read_at, peers.engine_read_at) < FRESH_S:
+            return own.waiting if own.read_at >= peers.engine_read_at else peers.engine_waiting
+        return self.load.queued(now) + peers.queued
+
+    @property
+    def last_sign_at(self) -> float:
+        """Monotonic time at which any worker last received a byte or saw progress."""
+        return max(self.traffic.last_byte_at, self.engine_queue.progress_at, self.peers.last_sign_at)
+
+    @property
+    def needs_canary(self) -> bool:
+        """Whether it is idle and only the outcome of earlier requests keeps new ones away."""
+        if self.traffic.in_flight + self.peers.in_flight:
+            return False
+        return self.health.needs_canary(self.clock.monotonic())
+
+    def admit(self, unread_kb: float, now: float, *, shows_first_token: bool, is_suspect: bool = False) -> Ticket:
+        """Count a request that is sent now; see `Load.admit`."""
+        return self.load.admit(self.traffic, unread_kb, now, shows_first_token=shows_first_token, is_suspect=is_suspect)
+
     def observe(self, state: State, error: str | None = None, *, progress: float | None = None) -> None:
-        """Take in what a poll or a connection has shown. Logs changes only."""
-        if state == "unhealthy" and self.condition.answers_polls:
-            self.load.restarted()
-        self.condition.observe(state, error, now())
-        self.progress = progress
-        self._changed()
+        """Record what a probe or a connection attempt showed. Logs state changes only, as do the methods below."""
+        if state == "unhealthy" and self.health.passes_probes:
+            self.load.forget_prefixes()
+        self.health.observe(state, error, self.clock.monotonic())
+        self.last_probe.progress = progress
+        self._publish()
 
-    def failed(self, outcome: str, reason: str) -> None:
-        """A request to it has failed, and not by the client's fault. `reason` begins with a sentence that says why.
+    def record_failure(self, outcome: str, reason: str) -> None:
+        """Count a request that failed by the backend's fault. The first sentence of `reason` says why.
 
-        `outcome` is how it is counted; those taken away because it is stuck have failed for one and the same reason.
+        Requests moved off a stuck backend (`outcome` "stuck") count as failed, but not towards the circuit breaker.
         """
-        self.failures += 1
-        if outcome != "stuck" and self.condition.breaker.failed(reason.partition(". ")[0], now()):
-            self.ejections["failures"] += 1
-            self._changed()
+        self.traffic.failures += 1
+        if outcome != "stuck" and self.health.record_failure(reason.partition(". ")[0], self.clock.monotonic()):
+            self._publish()
 
-    def succeeded(self) -> None:
-        """A request to it was answered to the end."""
-        if self.condition.breaker.succeeded(now()):
-            self._changed()
+    def record_success(self) -> None:
+        """Record a request that got its whole response."""
+        if self.health.record_success(self.clock.monotonic()):
+            self._publish()
 
-    def be_stuck(self, reason: str | None) -> None:
-        """It answers polls and does not work, because of `reason`; None: it works again. Logs changes only."""
-        if reason is not None and not self.condition.is_stuck:
-            self.ejections["stuck"] += 1
-        self.condition.be_stuck(reason)
-        self._changed()
+    def set_stuck(self, reason: str | None) -> None:
+        """Mark it as passing probes but making no progress, because of `reason`; None clears the mark."""
+        self.health.set_stuck(reason)
+        self._publish()
 
-    def others_found(self, verdict: Verdict | None) -> None:
-        """Another worker on our port takes it for stuck or failing, or none does any more. Logs changes only."""
-        if verdict != self.condition.others:
-            self.condition.others = verdict
-            self._changed()
+    def set_peer_verdict(self, verdict: Verdict | None) -> None:
+        """Record that another worker found it stuck or failing, or that none does."""
+        if verdict != self.health.peer_verdict:
+            self.health.peer_verdict = verdict
+            self._publish()
 
-    def canary_answered(self, error: str | None) -> None:
-        """A canary has shown that it works, or `error`. Logs changes only."""
-        self.condition.canary_answered(error, now())
-        self._changed()
+    def record_canary(self, error: str | None) -> None:
+        """Record a canary request's result, None for success."""
+        self.health.record_canary(error, self.clock.monotonic())
+        self._publish()
 
-    def drain(self, on: bool, *, at: float | None = None) -> None:
-        """Take the backend out of rotation, or put it back. What is in flight ends by itself.
+    def set_draining(self, on: bool, *, at: float | None = None) -> None:
+        """Take the backend out of rotation, or put it back; requests in flight finish.
 
-        `at` is when an operator said so, now by default.
+        `at` is the monotonic time of the operator's request, now by default.
         """
-        self.condition.draining = on
-        self.drained_at = time.monotonic() if at is None else at
-        self._changed()
+        self.health.draining = on
+        self.health.drain_set_at = self.clock.monotonic() if at is None else at
+        self._publish()
 
-    def offer(self, offers: tuple[Offer, ...]) -> None:
-        """Take in what the backend serves."""
+    def set_offers(self, offers: tuple[Offer, ...]) -> None:
+        """Record the models that it serves."""
         if offers == self.offers:
             return
         self.offers = offers
         self._on_change()
-        log.info("models learnt", backend=self.name, models=[offer.name for offer in offers])
+        log.info("models changed", backend=self.name, models=[offer.name for offer in offers])
 
-    def warmth(self, now: float) -> float:
-        """How much of its capacity it has so shortly after its start, of (0, 1]. `now` is a monotonic time."""
-        return self.condition.warmth(now)
+    def inherit_state_from(self, replaced: "Backend") -> None:
+        """Keep the state of the backend that had this name until the first probe."""
+        self.health.inherit_state_from(replaced.health)
+        self._published_state, self.since = replaced._published_state, replaced.since
 
-    def stand_in(self, before: "Backend") -> None:
-        """Be in the state of the one that had its name, until it has been asked itself."""
-        self.condition.stand_in(before.condition)
-        self._shown, self.since = before._shown, before.since
+    def adopt(self, other: "Backend") -> None:
+        """Take over everything known of the same server under another name."""
+        self.offers, self.engine = other.offers, other.engine
+        self.inherit_state_from(other)
+        self.health.adopt(other.health)
+        self.last_probe, self.load = replace(other.last_probe), other.load
 
-    def take_over(self, twin: "Backend") -> None:
-        """Be what `twin` is, the same server under another name: what was learnt of it holds."""
-        self.offers, self.engine = twin.offers, twin.engine
-        self.stand_in(twin)
-        self.condition.take_over(twin.condition)
-        self.drained_at = twin.drained_at
-        self.last_check, self.response_time_ms, self.progress = twin.last_check, twin.response_time_ms, twin.progress
-        self.load, self.pauses, self.ttft_s = twin.load, twin.pauses, twin.ttft_s
-
-    def _changed(self) -> None:
-        before, after = self._shown, self.state
+    def _publish(self) -> None:
+        before, after = self._published_state, self.state
         if after == before:
             return
-        self._shown = after
-        self.since = now_iso()
+        self._published_state = after
+        self.since = self.clock.iso()
         self._on_change()
         level = log.warning if after in ("unhealthy", "stuck") else log.info
         level("backend state", backend=self.name, before=before or "unknown", after=after, reason=self.last_error)
-
-
-def _ignore(_: Backend) -> None:
-    """Before the poller is there, arrivals concern nobody."""
-
-
-class Backends:
-    """All backends by name, in the order of their arrival. A discovery provider's sink."""
-
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        """`keys` are the bearer keys to send, by backend name."""
-        self._keys = keys
-        self._backends: dict[str, Backend] = {}
-        self._watchers: list[Callable[[], None]] = []
-        self.on_arrival: Callable[[Backend], None] = _ignore
-        self.on_departure: Callable[[Backend], None] = _ignore
-
-    def on_change(self, watcher: Callable[[], None]) -> None:
-        """Call `watcher` whenever a state, a model list or the set of backends changes."""
-        self._watchers.append(watcher)
-
-    def upsert(self, target: Target) -> None:
-        """Add the backend of this name, or replace it, at its place in the order, when anything about it differs.
-
-        One that has moved by configuration is believed to be as it was until it has been asked: so no request is lost
-        between the two.
-        """
-        present = self._backends.get(target.name)
-        if present is not None and present.target.differs_only_in_weight(target):
-            present.target = target  # `doubt` may differ too
-            return
-        key = self._keys.get(target.name) or self._keys.get(target.service)
-        backend = Backend(target, Pool(target), key, self._changed)
-        if present is not None:
-            backend.offers = present.offers  # so that errors can name what it had
-            if not target.by_dns:
-                backend.stand_in(present)
-            self._leave(present)
-        twin = next((one for one in self if one.target.is_same_place(target)), None)
-        if twin is not None:
-            backend.take_over(twin)
-        self._backends[target.name] = backend
-        self.on_arrival(backend)
-        self._changed()
-
-    def remove(self, name: str) -> None:
-        """Forget the backend of this name, if there is one. Its exchanges go on to their end."""
-        backend = self._backends.pop(name, None)
-        if backend is not None:
-            self._leave(backend)
-            self._changed()
-
-    def answers(self, name: str) -> bool:
-        """Whether the backend of this name answered when it was last asked, well or not."""
-        backend = self._backends.get(name)
-        return backend is not None and backend.response_time_ms is not None
-
-    def asked(self, name: str) -> bool:
-        """Whether the backend of this name has been asked how it is, with whatever result."""
-        backend = self._backends.get(name)
-        return backend is not None and backend.last_check is not None
-
-    def get(self, name: str) -> Backend | None:
-        """The backend of this name, or None."""
-        return self._backends.get(name)
-
-    def __iter__(self) -> Iterator[Backend]:
-        return iter(self._backends.values())
-
-    def __len__(self) -> int:
-        return len(self._backends)
-
-    def _leave(self, backend: Backend) -> None:
-        self.on_departure(backend)
-        backend.pool.close()
-
-    def _changed(self) -> None:
-        for watcher in self._watchers:
-            watcher()
-
-
-def offer_of_entry(entry: Entry, *, kind: Kind | None = None) -> Offer:
-    """What one of our own services serves: it knows all names of its entry, and needs none."""
-    names = frozenset(entry.names)
-    return Offer(entry.name, entry.name, kind or entry.kind, names, names | {None})
-
-
-def offer_of_id(model: str, entry: Entry | None, kind: Kind | None) -> Offer:
-    """What a foreign server lists as `model`; `entry` is the catalogue's entry for it, where there is one."""
-    names = frozenset(entry.names) | {model} if entry else frozenset({model})
-    return Offer(
-        entry.name if entry else model, model, kind or (entry.kind if entry else None), names, frozenset({model})
-    )
-
-
-def now_iso() -> str:
-    """The present moment, UTC, to the millisecond."""
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

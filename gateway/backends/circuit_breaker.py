@@ -1,107 +1,106 @@
-"""Whether a backend may be trusted with requests, judged by how those that it was sent have ended. Pure.
+"""Circuit breaker of one backend, driven by the outcomes of its requests. Pure.
 
-    closed    it may: five failures in a row, or more than half of the last twenty or so, open it
-    open      it may not; after a pause, twice as long each time that it opens again soon, it is half open
-    half open a canary is asked if the backend is idle, and if not, a request that ends well will do: either closes it;
-              a canary that fails opens it for twice the pause
+    closed     requests are routed here; five failures in a row, or more than half of about the last twenty, open it
+    open       no requests; after a pause, doubled each time it reopens soon, it becomes half-open
+    half-open  a canary request is sent if the backend is idle; its success, or that of any request in flight, closes
+               it; a failed canary opens it again for twice the pause
 
-Where nobody else is left, routing sends requests to open ones too; as many that end well in a row as have to fail to
-open it close it without a pause.
+As a last resort, routing also sends requests to open backends; as many successes in a row as failures open the breaker
+close it without a pause.
 
-The thresholds are those of Envoy's outlier detection (`consecutive_5xx`, 5) and resilience4j's window (50 % of 20 or
-more). Only a backend's own failures count (refused, reset, silent, 5xx): a 4xx is the client's, and says nothing.
+The thresholds follow Envoy's outlier detection (`consecutive_5xx`, 5) and resilience4j's window (50 % of 20 or more).
+Only failures of the backend count (refused, reset, timed out, 5xx): a 4xx is the client's fault.
 
 Sources: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier,
 https://resilience4j.readme.io/docs/circuitbreaker
 """
 
-# Failures in a row that open it.
-IN_A_ROW = 5
-# The weight of the latest outcome in the share of failures, and how many outcomes there must have been.
-FORGET = 0.05
+# Consecutive failures that open it.
+MAX_CONSECUTIVE_FAILURES = 5
+# Weight of the latest outcome in the failure rate, the outcomes needed before the rate counts, and its limit.
+OUTCOME_WEIGHT = 0.05
 MIN_OUTCOMES = 20
-MAX_FAILURES = 0.5
+MAX_FAILURE_RATE = 0.5
 # The first pause and the longest one, in seconds.
 PAUSE_S = 2.0
 MAX_PAUSE_S = 60.0
-# Who has been well for so long begins with the first pause again, in seconds.
-FORGIVEN_S = 60.0
+# After this long closed, the next pause is the first one again, in seconds.
+PAUSE_RESET_S = 60.0
 
 
-class Breaker:
-    """One backend's. `now` is a monotonic time."""
+class CircuitBreaker:
+    """One backend's circuit breaker. `now` is a monotonic time."""
 
-    __slots__ = ("_closed_at", "_due", "_in_a_row", "_outcomes", "_pause_s", "_share", "reason")
+    __slots__ = ("_closed_at", "_consecutive", "_failure_rate", "_half_open_at", "_outcomes", "_pause_s", "reason")
 
     def __init__(self) -> None:
-        # Why it is open, None where it is closed.
+        # Why it is open, None while it is closed.
         self.reason: str | None = None
-        self._in_a_row = 0
+        # Consecutive failures while closed, consecutive successes while open.
+        self._consecutive = 0
         self._outcomes = 0
-        self._share = 0.0
+        self._failure_rate = 0.0
         self._pause_s = 0.0
-        self._due = 0.0
+        self._half_open_at = 0.0
         self._closed_at = float("-inf")
 
     @property
     def is_open(self) -> bool:
-        """Whether it keeps requests away."""
+        """Whether it is open or half-open."""
         return self.reason is not None
 
-    def is_due(self, now: float) -> bool:
-        """Whether it is half open."""
-        return self.is_open and now >= self._due
+    def is_half_open(self, now: float) -> bool:
+        """Whether the pause is over."""
+        return self.is_open and now >= self._half_open_at
 
-    def succeeded(self, now: float) -> bool:
-        """A request has ended well; whether that closed it."""
+    def record_success(self, now: float) -> bool:
+        """Record a successful request; return whether it closed the breaker."""
         if self.is_open:
-            # How many in a row, of failures while it is closed and of successes while it is open.
-            self._in_a_row += 1
-            if not self.is_due(now) and self._in_a_row < IN_A_ROW:
+            self._consecutive += 1
+            if not self.is_half_open(now) and self._consecutive < MAX_CONSECUTIVE_FAILURES:
                 return False
             self.close(now)
             return True
-        self._in_a_row = 0
+        self._consecutive = 0
         self._outcomes += 1
-        self._share *= 1.0 - FORGET
+        self._failure_rate *= 1.0 - OUTCOME_WEIGHT
         return False
 
-    def failed(self, reason: str, now: float) -> bool:
-        """A request has failed; whether that opened it."""
+    def record_failure(self, reason: str, now: float) -> bool:
+        """Record a failed request; return whether it opened the breaker."""
         if self.is_open:
-            self._in_a_row = 0
+            self._consecutive = 0
             return False
-        self._in_a_row += 1
+        self._consecutive += 1
         self._outcomes += 1
-        self._share += FORGET * (1.0 - self._share)
-        if self._in_a_row >= IN_A_ROW:
-            self._open(f"it answers health polls, but the last {self._in_a_row} requests failed: {reason}", now)
-        elif self._outcomes >= MIN_OUTCOMES and self._share > MAX_FAILURES:
-            self._open(
-                f"it answers health polls, but {self._share:.0%} of the latest requests failed, at last: {reason}", now
-            )
+        self._failure_rate += OUTCOME_WEIGHT * (1.0 - self._failure_rate)
+        if self._consecutive >= MAX_CONSECUTIVE_FAILURES:
+            self._open(f"it passes health probes, but the last {self._consecutive} requests failed: {reason}", now)
+        elif self._outcomes >= MIN_OUTCOMES and self._failure_rate > MAX_FAILURE_RATE:
+            rate = f"{self._failure_rate:.0%} of the latest requests"
+            self._open(f"it passes health probes, but {rate} failed, most recently: {reason}", now)
         return self.is_open
 
     def _open(self, reason: str, now: float) -> None:
-        again = self._pause_s > 0.0 and now - self._closed_at < FORGIVEN_S
-        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S) if again else PAUSE_S
-        self._due = now + self._pause_s
-        self._in_a_row = 0
+        reopened = self._pause_s > 0.0 and now - self._closed_at < PAUSE_RESET_S
+        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S) if reopened else PAUSE_S
+        self._half_open_at = now + self._pause_s
+        self._consecutive = 0
         self.reason = reason
 
-    def hasten(self, now: float) -> None:
-        """It may have been replaced: do not wait for the end of the pause."""
-        self._due = min(self._due, now)
+    def end_pause(self, now: float) -> None:
+        """Become half-open now: the process behind it may have been replaced."""
+        self._half_open_at = min(self._half_open_at, now)
 
-    def canary_failed(self, reason: str, now: float) -> None:
-        """It is still not well."""
+    def reopen(self, reason: str, now: float) -> None:
+        """Open for twice the last pause, after a failed canary."""
         self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
-        self._due = now + self._pause_s
+        self._half_open_at = now + self._pause_s
         self.reason = reason
 
     def close(self, now: float) -> None:
-        """It is well again: of what was before, only the length of the pause is remembered for a while."""
+        """Close it; only the length of the pause is kept, for PAUSE_RESET_S."""
         self.reason = None
-        self._in_a_row = self._outcomes = 0
-        self._share = 0.0
+        self._consecutive = self._outcomes = 0
+        self._failure_rate = 0.0
         self._closed_at = now

@@ -1,139 +1,155 @@
-"""How one backend is, put together from all that is known: polls, what became of requests, progress, an operator. Pure.
+"""Health of one backend, combined from probes, request outcomes, progress and the operator. Pure.
 
-    draining    an operator took it out
-    loading     as its polls say; busy, unhealthy too
-    stuck       it answers polls and does not work (gateway.progress)
-    unhealthy   it answers polls and its requests fail (gateway.breaker)
+    draining    an operator took it out of rotation
+    loading     reported by probes, as are busy and unhealthy
+    stuck       it passes probes but makes no progress (gateway.health.stall_detector)
+    unhealthy   it passes probes but its requests fail (gateway.backends.circuit_breaker)
     healthy     none of these
 
-The first that holds is the state. All times are monotonic, in seconds.
+The first that applies is the state. All times are monotonic, in seconds.
 """
 
+from collections import Counter
 from typing import Literal
 
-from gateway.backends.circuit_breaker import Breaker
+from gateway.backends.circuit_breaker import CircuitBreaker
 
 State = Literal["healthy", "loading", "busy", "stuck", "unhealthy", "draining"]
 
-# The states in which a backend may be sent a request; `busy` only where nothing better is.
+# States in which a backend may get requests; a `busy` one only if nothing better is available.
 USABLE: frozenset[State] = frozenset({"healthy", "busy"})
-# What a backend is taken to be capable of in the moment of its start, as a share of what it is later.
-COLD = 0.1
-# What a worker's own requests have shown of a backend that answers polls, with the reason.
+# Capacity right after a start, as a share of the full one.
+COLD_CAPACITY = 0.1
+# What a worker's own requests have shown of a backend that passes probes, with the reason.
 Verdict = tuple[Literal["stuck", "unhealthy"], str]
 
 
-class Condition:
-    """One backend's. `slow_start_s` and `is_new` are set once it is known how it came."""
+class HealthState:
+    """One backend's health. The poller sets `slow_start_s` and `is_new` when it starts to probe the backend."""
 
-    __slots__ = ("_error", "_observed", "_observed_before", "_stuck", "_warm_from", "breaker", "draining",
-                 "is_new", "others", "slow_start_s")  # fmt: skip
+    __slots__ = (
+        "_error", "_observed", "_stuck_reason", "_warm_from", "_was_observed", "breaker", "drain_set_at", "draining",
+        "ejections", "is_new", "peer_verdict", "slow_start_s",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        # What polls and connections have shown, with the reason; whether there was any poll before.
+        # The result of the last probe or connection attempt, with the reason.
         self._observed: State = "unhealthy"
-        self._error: str | None = "not asked yet"
-        self._observed_before = False
-        # What requests have shown; why it is stuck, None where it is not.
-        self.breaker = Breaker()
-        self._stuck: str | None = None
-        # The verdict of another worker on our port. It holds here, too, until that one takes it back.
-        self.others: Verdict | None = None
+        self._error: str | None = "not probed yet"
+        self._was_observed = False
+        self.breaker = CircuitBreaker()
+        self._stuck_reason: str | None = None
+        # The verdict of another worker on our port; it applies here until that worker revokes it.
+        self.peer_verdict: Verdict | None = None
         self.draining = False
-        # Since when it takes requests after a start, and for how long it then warms up.
+        # When an operator last set or cleared `draining`.
+        self.drain_set_at = 0.0
+        # How often it was taken out of rotation though it passed probes: for "failures" or because it was "stuck".
+        self.ejections: Counter[str] = Counter()
+        # When the slow start began, and how long it takes.
         self._warm_from = float("-inf")
         self.slow_start_s = 0.0
-        # Whether it came when others were at work already; of those that came with the gateway, all are equally cold.
+        # Whether it was added after the gateway started; those present from the start are equally cold.
         self.is_new = False
 
     @property
     def state(self) -> State:
-        """The state as the contract names it."""
+        """The state as shown by GET /services."""
         if self.draining:
             return "draining"
         if self._observed not in USABLE:
             return self._observed
-        against = self._against
-        return self._observed if against is None else against[0]
+        verdict = self._worst_verdict
+        return self._observed if verdict is None else verdict[0]
 
     @property
     def reason(self) -> str | None:
-        """Why it is not better, None where that is not known or there is nothing to say."""
+        """The reason for the state, None if unknown or not needed."""
         if self._observed not in USABLE:
             return self._error
-        against = self._against
-        return self._error if against is None else against[1]
+        verdict = self._worst_verdict
+        return self._error if verdict is None else verdict[1]
 
     @property
     def verdict(self) -> Verdict | None:
-        """What our own requests have shown, None where nothing speaks against it."""
-        if self._stuck is not None:
-            return "stuck", self._stuck
+        """What this worker's own requests have shown, None if nothing is wrong."""
+        if self._stuck_reason is not None:
+            return "stuck", self._stuck_reason
         return ("unhealthy", self.breaker.reason) if self.breaker.reason is not None else None
 
     @property
-    def _against(self) -> Verdict | None:
-        """The graver one of our own verdict and that of others."""
-        own, others = self.verdict, self.others
-        return others if own is None or (others is not None and others[0] == "stuck") else own
+    def _worst_verdict(self) -> Verdict | None:
+        own, peer = self.verdict, self.peer_verdict
+        return peer if own is None or (peer is not None and peer[0] == "stuck") else own
 
     @property
-    def answers_polls(self) -> bool:
-        """Whether polls found it fit to take requests."""
+    def passes_probes(self) -> bool:
+        """Whether the last probe found it usable."""
         return self._observed in USABLE
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it does not work on what it has."""
-        return self._stuck is not None
+        """Whether it makes no progress on its requests."""
+        return self._stuck_reason is not None
 
     @property
-    def is_doubtful(self) -> bool:
-        """Whether only failed requests speak against it: where there is nobody else, it is better than none."""
-        return self.answers_polls and self.state == "unhealthy"
+    def is_last_resort(self) -> bool:
+        """Whether only failed requests made it unhealthy, so that it may be tried if nothing else is left."""
+        return self.passes_probes and self.state == "unhealthy"
 
-    def wants_canary(self, now: float) -> bool:
-        """Whether it would take requests, were it not for what became of the last ones."""
-        return self._observed == "healthy" and (self.is_stuck or self.breaker.is_due(now))
+    def needs_canary(self, now: float) -> bool:
+        """Whether only the outcome of earlier requests keeps new ones away, and a canary may be sent."""
+        return self._observed == "healthy" and (self.is_stuck or self.breaker.is_half_open(now))
 
     def observe(self, state: State, error: str | None, now: float) -> None:
-        """Take in what a poll or a connection has shown."""
-        if state in USABLE and not self.answers_polls and (self._observed_before or self.is_new):
+        """Record the result of a probe or a connection attempt."""
+        if state in USABLE and not self.passes_probes and (self._was_observed or self.is_new):
             self._warm_from = now
-            # What failed before may have been another process: a canary is to tell, at once.
-            self.breaker.hasten(now)
+            # Earlier failures may be those of another process: send a canary at once.
+            self.breaker.end_pause(now)
         self._observed, self._error = state, error
-        self._observed_before = True
+        self._was_observed = True
 
-    def be_stuck(self, reason: str | None) -> None:
-        """It does not work, because of `reason`; None: it works again."""
-        self._stuck = reason
+    def record_failure(self, reason: str, now: float) -> bool:
+        """Record a failed request; return whether it opened the circuit breaker."""
+        opened = self.breaker.record_failure(reason, now)
+        if opened:
+            self.ejections["failures"] += 1
+        return opened
 
-    def canary_answered(self, error: str | None, now: float) -> None:
-        """A canary has shown that it works, or `error`."""
+    def record_success(self, now: float) -> bool:
+        """Record a successful request; return whether it closed the circuit breaker."""
+        return self.breaker.record_success(now)
+
+    def set_stuck(self, reason: str | None) -> None:
+        """Mark it as making no progress, because of `reason`; None clears the mark."""
+        if reason is not None and self._stuck_reason is None:
+            self.ejections["stuck"] += 1
+        self._stuck_reason = reason
+
+    def record_canary(self, error: str | None, now: float) -> None:
+        """Record a canary request's result, None for success."""
         if error is None:
             self.breaker.close(now)
-            self._stuck = None
+            self._stuck_reason = None
             self._warm_from = now
         elif self.is_stuck:
-            self._stuck = error
+            self._stuck_reason = error
         else:
-            self.breaker.canary_failed(error, now)
+            self.breaker.reopen(error, now)
 
     def warmth(self, now: float) -> float:
-        """How much of its capacity it has so shortly after its start, of (0, 1].
-
-        A fresh engine compiles and has nothing cached: it gets its share of the requests little by little.
-        """
+        """Return the share of its capacity to use, of (0, 1]: a fresh engine compiles and its caches are empty."""
         age, slow = now - self._warm_from, self.slow_start_s
-        return 1.0 if age >= slow or slow == 0.0 else max(age / slow, COLD)
+        return 1.0 if age >= slow or slow == 0.0 else max(age / slow, COLD_CAPACITY)
 
-    def stand_in(self, before: "Condition") -> None:
-        """Be as another backend of this name was, until this one has been asked itself."""
-        self._observed, self._error, self._observed_before = before._observed, before._error, before._observed_before
-        self.draining = before.draining
+    def inherit_state_from(self, replaced: "HealthState") -> None:
+        """Keep the state of the backend that had this name until the first probe."""
+        self._observed, self._error, self._was_observed = replaced._observed, replaced._error, replaced._was_observed
+        self.draining = replaced.draining
 
-    def take_over(self, twin: "Condition") -> None:
-        """Be as the same server is under another name. What its requests show holds for both from now on."""
-        self.stand_in(twin)
-        self.breaker, self._stuck, self._warm_from = twin.breaker, twin._stuck, twin._warm_from
+    def adopt(self, other: "HealthState") -> None:
+        """Take over the health of the same server under another name; the circuit breaker is shared from now on."""
+        self.inherit_state_from(other)
+        self.drain_set_at = other.drain_set_at
+        self.breaker, self._stuck_reason, self._warm_from = other.breaker, other._stuck_reason, other._warm_from

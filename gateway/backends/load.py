@@ -1,133 +1,160 @@
-"""What a backend has to do for us, and how long it takes for it: what routing decides by. Pure.
+"""Per-backend queue and latency estimates used by routing. Pure.
 
-Work is counted in KB of request that the backend has not read before, and each request counts for one more: a short one
-is not free. What waits for its first byte stands in the way of the next request; what generates already, hardly.
+Work is measured in KB of request that the backend has not read before, plus a fixed cost per request. A request without
+a first byte delays the next one; a request that is being generated hardly does.
 """
 
 from collections import deque
 
+from gateway.backends.adaptive_timeouts import InterTokenGap
 from gateway.backends.latency_model import LatencyModel
 from gateway.backends.prefix_index import PrefixIndex
+from gateway.backends.traffic import Traffic
 
-# What a request costs besides its length, in KB.
+# The fixed cost of a request, in KB.
 REQUEST_OVERHEAD_KB = 1.0
-# For how long an answer that comes as a whole is taken to wait for its first token where nothing is known, in seconds.
-UNKNOWN_S = 1.0
+# How long an unstreamed response is assumed to wait for its first token before any was measured, in seconds.
+UNKNOWN_WAIT_S = 1.0
 
 
 class Ticket:
-    """One request's place at a backend, from sending to the end."""
+    """One request at one backend: its place in the queue and in the counters, from sending to `end`."""
 
-    __slots__ = ("_load", "ahead", "at", "shows", "until", "waits", "work")
+    __slots__ = (
+        "_is_suspect", "_load", "_traffic", "ahead_kb", "assumed_read_at", "is_open", "is_pending", "sent_at",
+        "shows_first_token", "work_kb",
+    )  # fmt: skip
 
-    def __init__(self, load: "Load", at: float, work: float, shows: bool) -> None:
+    def __init__(
+        self, load: "Load", traffic: Traffic, now: float, work_kb: float, shows_first_token: bool, is_suspect: bool
+    ) -> None:
         self._load = load
-        self.at = at
-        self.work = work
-        self.ahead = load.waiting_kb
-        # Whether its first byte tells that the prompt has been read; where not, it is taken as read at `until`.
-        self.shows = shows
-        self.until = 0.0
-        self.waits = True
+        self._traffic = traffic
+        self._is_suspect = is_suspect
+        self.sent_at = now
+        self.work_kb = work_kb
+        self.ahead_kb = load.pending_kb
+        # Whether its first byte shows that the prompt has been read; if not, it counts as read at `assumed_read_at`.
+        self.shows_first_token = shows_first_token
+        self.assumed_read_at = 0.0
+        self.is_pending = True
+        self.is_open = True
+        traffic.in_flight += 1
+        traffic.requests += 1
+        if is_suspect:
+            traffic.suspects += 1
 
-    def first_byte(self, now: float, *, well: bool) -> None:
-        """The first byte has come. Only an answer that went `well` teaches: an error is quick."""
+    def first_byte(self, now: float, *, ok: bool) -> None:
+        """Record the first byte. Only an `ok` response is learnt from, because errors are fast."""
         load = self._load
-        if well:
-            pace = load.first if self.shows else load.whole
-            pace.observe(self.ahead + self.work, now - self.at, now)
-        load.let_go(self)
+        if ok:
+            model = load.first_token if self.shows_first_token else load.whole_response
+            model.observe(self.ahead_kb + self.work_kb, now - self.sent_at, now)
+        load.dequeue(self)
 
-    def answered(self, now: float) -> None:
-        """A whole answer has come at once, and well."""
-        self.first_byte(now, well=True)
-        self.ended()
-
-    def ended(self) -> None:
-        """It is no longer at the backend, for whatever reason."""
-        self._load.let_go(self)
-        if not self.shows:
-            self._load.generating.discard(self)
+    def end(self, outcome: str) -> None:
+        """Leave the backend and count the outcome. Further calls have no effect."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        load, traffic = self._load, self._traffic
+        load.dequeue(self)
+        if not self.shows_first_token:
+            load.generating.discard(self)
+        traffic.in_flight -= 1
+        traffic.outcomes[outcome] += 1
+        if self._is_suspect:
+            traffic.suspects -= 1
 
 
 class Load:
-    """One backend's work, as far as this gateway knows it."""
+    """Queue and latency estimates of one backend, from this worker's requests."""
 
-    __slots__ = ("_shown", "_unseen", "first", "generating", "kept", "turn", "waiting_kb", "whole")
+    __slots__ = (
+        "_assumed", "_shown", "first_token", "gaps", "generating", "next_turn", "pending_kb", "prefixes", "ttft_s",
+        "whole_response",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        # Seconds to the first token, and to the whole of an answer that is not streamed.
-        self.first = LatencyModel()
-        self.whole = LatencyModel()
-        # The work of the requests that wait for their first token, in KB.
-        self.waiting_kb = 0.0
-        # When its turn comes again among equals; see Router.
-        self.turn = 0.0
-        self.kept = PrefixIndex()
+        # Seconds to the first token, and to a whole response that is not streamed.
+        self.first_token = LatencyModel()
+        self.whole_response = LatencyModel()
+        self.gaps = InterTokenGap()
+        self.prefixes = PrefixIndex()
+        # Seconds to the first byte of the last streamed response.
+        self.ttft_s: float | None = None
+        # Work of the requests without a first token, in KB.
+        self.pending_kb = 0.0
+        # Virtual start time of its next turn among equals, see Router.
+        self.next_turn = 0.0
+        # Pending requests whose first byte shows the first token, oldest first, and those where that is assumed.
         self._shown: dict[Ticket, None] = {}
-        # The requests whose answers are generated and come as a whole, up to their end.
+        self._assumed: deque[Ticket] = deque()
+        # Requests with a generated response that is not streamed, until they end.
         self.generating: set[Ticket] = set()
-        self._unseen: deque[Ticket] = deque()
 
-    def restarted(self) -> None:
-        """Its process has ended: what it had cached is gone."""
-        self.kept = PrefixIndex()
+    def forget_prefixes(self) -> None:
+        """Discard the prefix index: the process has ended, and its cache with it."""
+        self.prefixes = PrefixIndex()
 
-    def enter(self, kb: float, now: float, *, shows: bool) -> Ticket:
-        """A request with `kb` that it has not read before is on its way."""
-        if self._unseen:
-            self.waiting(now)
-        ticket = Ticket(self, now, kb + REQUEST_OVERHEAD_KB, shows)
-        if shows:
+    def admit(
+        self, traffic: Traffic, unread_kb: float, now: float, *, shows_first_token: bool, is_suspect: bool = False
+    ) -> Ticket:
+        """Count a request that is sent now, with `unread_kb` of prompt that the backend has not read before."""
+        if self._assumed:
+            self.pending(now)
+        ticket = Ticket(self, traffic, now, unread_kb + REQUEST_OVERHEAD_KB, shows_first_token, is_suspect)
+        if shows_first_token:
             self._shown[ticket] = None
         else:
             self.generating.add(ticket)
-            first = self.first
-            ticket.until = now + (first.expected(ticket.ahead + ticket.work, now) if first.known else UNKNOWN_S)
-            self._unseen.append(ticket)
-        self.waiting_kb += ticket.work
+            model = self.first_token
+            wait_s = model.expected(ticket.ahead_kb + ticket.work_kb, now) if model.is_known else UNKNOWN_WAIT_S
+            ticket.assumed_read_at = now + wait_s
+            self._assumed.append(ticket)
+        self.pending_kb += ticket.work_kb
         return ticket
 
-    def let_go(self, ticket: Ticket) -> None:
-        """The request waits for its first token no longer."""
-        if ticket.waits:
-            ticket.waits = False
-            if ticket.shows:
+    def dequeue(self, ticket: Ticket) -> None:
+        """Remove a request from the queue of those without a first token."""
+        if ticket.is_pending:
+            ticket.is_pending = False
+            if ticket.shows_first_token:
                 self._shown.pop(ticket, None)
-            # Sums of floats drift: nobody waiting is nothing waiting.
-            self.waiting_kb = self.waiting_kb - ticket.work if self._shown or self._unseen else 0.0
+            # Reset to zero when empty: sums of floats drift.
+            self.pending_kb = self.pending_kb - ticket.work_kb if self._shown or self._assumed else 0.0
 
-    def waiting(self, now: float) -> float:
-        """The work that waits for its first token, in KB."""
-        unseen = self._unseen
-        while unseen:
-            first = unseen[0]
-            if first.waits and first.until > now:
+    def pending(self, now: float) -> float:
+        """Return the work without a first token, in KB."""
+        assumed = self._assumed
+        while assumed:
+            oldest = assumed[0]
+            if oldest.is_pending and oldest.assumed_read_at > now:
                 break
-            unseen.popleft()
-            if first.waits:
-                self.let_go(first)
-        return self.waiting_kb
+            assumed.popleft()
+            if oldest.is_pending:
+                self.dequeue(oldest)
+        return self.pending_kb
 
-    def slowed(self, now: float) -> float:
-        """How many times slower than learnt it must be by now, at least 1: its oldest request still has no byte."""
+    def slowdown(self, now: float) -> float:
+        """Return by how much its oldest request without a byte exceeds the expected wait, as a factor of at least 1."""
         oldest = next(iter(self._shown), None)
         expected = self.expected_wait(now)
-        return max((now - oldest.at) / expected, 1.0) if oldest is not None and expected else 1.0
+        return max((now - oldest.sent_at) / expected, 1.0) if oldest is not None and expected else 1.0
 
     def expected_wait(self, now: float) -> float | None:
-        """The seconds that its oldest request without a first byte was to take; None where that is not known."""
+        """Return the expected seconds to the first byte of its oldest request without one, None if unknown."""
         oldest = next(iter(self._shown), None)
-        if oldest is None or not self.first.known:
+        if oldest is None or not self.first_token.is_known:
             return None
-        return self.first.expected(oldest.ahead + oldest.work, now)
+        return self.first_token.expected(oldest.ahead_kb + oldest.work_kb, now)
 
     @property
-    def awaited(self) -> bool:
-        """Whether some request waits for a first byte that tells that it has been read."""
+    def awaits_first_byte(self) -> bool:
+        """Whether a request is pending whose first byte shows that it has been read."""
         return bool(self._shown)
 
     def queued(self, now: float) -> int:
-        """How many requests wait for their first token, as far as that can be told."""
-        self.waiting(now)
-        return len(self._shown) + sum(ticket.waits for ticket in self._unseen)
+        """Return the estimated number of requests without a first token."""
+        self.pending(now)
+        return len(self._shown) + sum(ticket.is_pending for ticket in self._assumed)

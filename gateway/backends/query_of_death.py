@@ -132,8 +132,8 @@ class Quarantine:
         """
         death = self._last.get(backend.name)
         if death is None or now - death.began > TOGETHER_S or now - served_s > death.last:
-            silent = death is not None and backend.last_byte <= death.last
-            death = self._last[backend.name] = _Death(now, backend.suspects, death, silent_since=silent)
+            silent = death is not None and backend.traffic.last_byte_at <= death.last
+            death = self._last[backend.name] = _Death(now, backend.traffic.suspects, death, silent_since=silent)
             if death.before is not None:
                 death.before.before = None
         death.last = now

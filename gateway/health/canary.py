@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx2
 
-from gateway.backends.backend import Backend, Offer
+from gateway.backends.backend import Backend
+from gateway.backends.offers import Offer
 from gateway.health.backend_client import ask
 
 # How long the answer may take, in seconds: one token of an idle engine.

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import httpx2
 import structlog
 
-from gateway.backends.backend import Backend, Backends, now
+from gateway.backends.backend import Backend
+from gateway.backends.backend_table import Backends
 from gateway.health.canary import ask_canary
 from gateway.health.probe import Polls
 from gateway.health.stall_detector import NEVER, ProgressWatch
@@ -53,8 +54,8 @@ class Poller:
 
     async def start(self) -> None:
         """Poll the backends there are, and those that come. Returns when each has been asked once."""
-        self._backends.on_arrival = self._begin
-        self._backends.on_departure = self._end
+        self._backends.on_added = self._begin
+        self._backends.on_removed = self._end
         for backend in self._backends:
             self._begin(backend)
         await asyncio.gather(*(polls.first.wait() for polls in self._polls.values()))
@@ -69,13 +70,17 @@ class Poller:
 
     def _begin(self, backend: Backend) -> None:
         wake = asyncio.Event()
-        backend.suspect = wake.set
+        backend.probe_soon = wake.set
         backend.pool.on_idle_lost = wake.set
-        backend.condition.slow_start_s = self._timing.slow_start_s
-        backend.condition.is_new = self._started
+        backend.health.slow_start_s = self._timing.slow_start_s
+        backend.health.is_new = self._started
         polls = self._polls[backend] = Polls(self._client, backend, self._catalogue, self._timing.timeout_s)
         watch = ProgressWatch(
-            self._client, backend, floor_s=self._timing.stuck_after_s, timeout_s=self._timing.timeout_s, clock=now
+            self._client,
+            backend,
+            floor_s=self._timing.stuck_after_s,
+            timeout_s=self._timing.timeout_s,
+            clock=backend.clock.monotonic,
         )
         self._tasks[backend] = asyncio.create_task(self._run(polls, watch, wake), name=f"poll {backend.name}")
 
@@ -91,8 +96,8 @@ class Poller:
                 await polls.once()
                 polls.first.set()
                 too_long = await watch.look(polls.misses)
-                if polls.backend.wants_canary:
-                    polls.backend.canary_answered(await ask_canary(self._client, polls.backend))
+                if polls.backend.needs_canary:
+                    polls.backend.record_canary(await ask_canary(self._client, polls.backend))
             except Exception as error:
                 log.error("poll failed", backend=polls.backend.name, exc_info=error)
                 polls.first.set()

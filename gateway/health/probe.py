@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 import httpx2
 
 from gateway.backends.adaptive_timeouts import loop_lagged
-from gateway.backends.backend import Backend, Offer, now_iso, offer_of_entry, offer_of_id
+from gateway.backends.backend import Backend
+from gateway.backends.offers import Offer, offer_of_entry, offer_of_id
 from gateway.health.backend_client import ask
 from kit.config.catalogue import Catalogue
 
@@ -47,7 +48,7 @@ class Polls:
         if backend.target.is_nowhere:
             self.absences += 1
             self._down(backend.target.doubt or "it has no address")
-            backend.last_check = now_iso()
+            backend.last_probe.finished_at = backend.clock.iso()
             return
         began = time.perf_counter()
         try:
@@ -65,12 +66,12 @@ class Polls:
             self._gone(f"no answer: {error or type(error).__name__}")
         else:
             self.misses = self.absences = 0
-            backend.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
+            backend.last_probe.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
             if foreign:
                 self._take_foreign(response, models)
             else:
                 self._take_ours(response)
-        backend.last_check = now_iso()
+        backend.last_probe.finished_at = backend.clock.iso()
         self._healthy_before = backend.state == "healthy"
         self._count += 1
 
@@ -85,8 +86,8 @@ class Polls:
         backend = self.backend
         self.misses += 1
         reason = f"no answer to /health within {self._timeout_s:g} s"
-        recent = time.perf_counter() - backend.last_sign < RECENT_S
-        working = backend.in_flight > 0 and backend.state in ("healthy", "busy")
+        recent = time.perf_counter() - backend.last_sign_at < RECENT_S
+        working = backend.traffic.in_flight > 0 and backend.state in ("healthy", "busy")
         if working and (recent or self.misses < MISSES_WHILE_BUSY):
             backend.observe("busy", reason)
         else:
@@ -98,7 +99,7 @@ class Polls:
         self._down(self.backend.target.doubt or reason)
 
     def _down(self, reason: str) -> None:
-        self.backend.response_time_ms = None
+        self.backend.last_probe.response_time_ms = None
         self.backend.observe("unhealthy", reason)
 
     def _take_ours(self, response: httpx2.Response) -> None:
@@ -110,7 +111,7 @@ class Polls:
         backend.engine = engine if _is_name(engine) else None
         offers = self._offers_of_ours(body)
         if offers:
-            backend.offer(offers)
+            backend.set_offers(offers)
         if response.is_success and status in ("healthy", "ok", None):
             if backend.offers:
                 backend.observe("healthy")
@@ -152,7 +153,7 @@ class Polls:
         backend.engine = _owner(models) or backend.engine
         ids = backend.target.models or _ids(models)
         if ids:
-            backend.offer(self._offers_of_ids(ids))
+            backend.set_offers(self._offers_of_ids(ids))
         elif not backend.offers:
             self._down("it answers, but /v1/models lists no model; name them in SERVICES (models=...)")
             return

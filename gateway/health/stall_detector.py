@@ -61,7 +61,7 @@ class ProgressWatch:
         have been silent for too long, if it stays so.
         """
         backend, now = self._backend, self._clock()
-        self._lives(backend.last_sign)
+        self._lives(backend.last_sign_at)
         if not self._has_work():
             self._work_since = None
             return NEVER
@@ -69,7 +69,7 @@ class ProgressWatch:
             self._work_since = now
         if 0 < misses < MISSES_WHILE_BUSY:
             return 0.0
-        if not misses and now - max(self._work_since, backend.last_byte) < self._floor_s * LOOK_FROM:
+        if not misses and now - max(self._work_since, backend.traffic.last_byte_at) < self._floor_s * LOOK_FROM:
             self._work = ()
             return self._floor_s
         answer = await self._told()
@@ -77,38 +77,38 @@ class ProgressWatch:
         if told.work and told.work != self._work:
             # The first look only remembers.
             if self._work:
-                backend.last_progress = self._clock()
-                self._lives(backend.last_progress)
+                backend.engine_queue.progress_at = self._clock()
+                self._lives(backend.engine_queue.progress_at)
             self._work = told.work
             return self._floor_s
         # It may have answered, or its clients may have gone, while it was asked.
-        silent = self._clock() - max(self._work_since, backend.last_sign)
+        silent = self._clock() - max(self._work_since, backend.last_sign_at)
         limit = self._limit_of_mute(now) if mute else self._limit(told, now)
         if limit is None or not self._has_work():
             return NEVER
         if silent < limit:
             return limit - silent
-        if not backend.condition.is_stuck:
+        if not backend.health.is_stuck:
             self._stuck_at = now
         answers = "neither health polls nor /metrics, and" if mute else "health polls, but"
         also = " and no progress in its metrics" if told.work else ""
-        backend.be_stuck(f"it answers {answers} sent no byte{also} for {silent:.3g} s with requests in flight")
+        backend.set_stuck(f"it answers {answers} sent no byte{also} for {silent:.3g} s with requests in flight")
         return NEVER
 
     def _has_work(self) -> bool:
         """Whether a byte is to be expected of it: not of one that is down, nor of one that is not read from."""
         backend = self._backend
-        return backend.condition.answers_polls and backend.in_flight > backend.pool.paused_count
+        return backend.health.passes_probes and backend.traffic.in_flight > backend.pool.paused_count
 
     def _lives(self, sign: float) -> None:
         """It gave a sign of life at `sign`: since it was found to be stuck?"""
-        if self._backend.condition.is_stuck and sign > self._stuck_at:
-            self._backend.be_stuck(None)
+        if self._backend.health.is_stuck and sign > self._stuck_at:
+            self._backend.set_stuck(None)
 
     def _limit(self, told: EngineReport, now: float) -> float | None:
         """How long a silence may be, in seconds; None for as long as it likes."""
         load = self._backend.load
-        expected = load.expected_wait(now) if load.awaited else self._backend.pauses.longest
+        expected = load.expected_wait(now) if load.awaits_first_byte else load.gaps.longest
         if not told.by_steps and (load.generating or expected is None):
             return None
         return max(self._floor_s, PATIENCE * (expected or 0.0))
@@ -116,9 +116,9 @@ class ProgressWatch:
     def _limit_of_mute(self, now: float) -> float | None:
         """The same of one that answers no question either: only streams tell anything by their silence."""
         backend, load = self._backend, self._backend.load
-        expected = load.expected_wait(now) if load.awaited else None
-        known = [seconds for seconds in (expected, backend.pauses.longest) if seconds is not None]
-        if not known or backend.in_flight <= len(load.generating):
+        expected = load.expected_wait(now) if load.awaits_first_byte else None
+        known = [seconds for seconds in (expected, load.gaps.longest) if seconds is not None]
+        if not known or backend.traffic.in_flight <= len(load.generating):
             return None
         return max(min(MUTE_S, self._floor_s), PATIENCE * max(known))
 
@@ -131,5 +131,6 @@ class ProgressWatch:
             return None
         told = read(answer.text) if answer.is_success else NOTHING
         if told.waiting is not None:
-            self._backend.waiting_told = told.waiting, self._clock()
+            queue = self._backend.engine_queue
+            queue.waiting, queue.read_at = told.waiting, self._clock()
         return told

@@ -27,6 +27,6 @@ def account(exchange: "Exchange", forwarding: Failover | None) -> None:
                 first_byte = forwarding.first_byte
                 if forwarding.request.stream:
                     streamed = model
-    context.metrics.relaying -= 1
+    exchange.ticket.end()
     context.metrics.count(path, status, first_byte - began, streamed)
     context.access_log.write(line)

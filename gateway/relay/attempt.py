@@ -12,12 +12,11 @@ from gateway.upstream.connection import Listener, UpstreamConnection
 
 
 class Attempt:
-    """Counts as in flight at its backend from `enter` on and holds `connection` once there is one, until `release`."""
+    """Holds its ticket and, once it is open, its connection until `release`."""
 
     __slots__ = (
         "_connecting",
         "_pieces",
-        "_suspect",
         "backend",
         "candidate",
         "connection",
@@ -30,12 +29,11 @@ class Attempt:
         "ticket",
     )  # fmt: skip
 
-    def __init__(self, candidate: Candidate, ticket: Ticket, at: float, *, suspect: bool = False) -> None:
-        """`at` is the monotonic time at which it is sent; a `suspect` is one that may have killed a backend before."""
+    def __init__(self, candidate: Candidate, ticket: Ticket) -> None:
         self.candidate = candidate
         self.backend: Backend = candidate.backend
         self.ticket = ticket
-        self.sent = at
+        self.sent = at = ticket.sent_at
         # From when the backend's silence counts.
         self.since = at
         # In an answer that has begun: how long it may be silent, and how long it was at most, in seconds.
@@ -43,20 +41,12 @@ class Attempt:
         self.pause_s = 0.0
         # Whether the first connection had just ended, so that a second one was opened.
         self.resent = False
-        self._suspect = suspect
         # Set before `begin`.
         self.connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._pieces: Iterator[bytes] | None = None
         # Until it is released.
         self.held = True
-
-    def enter(self) -> None:
-        """Count it."""
-        self.backend.in_flight += 1
-        self.backend.requests += 1
-        if self._suspect:
-            self.backend.suspects += 1
 
     def connect(
         self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
@@ -113,15 +103,15 @@ class Attempt:
         """
         backend, ticket = self.backend, self.ticket
         if not request.shows_first_token:
-            return max(self.since + cap_s, backend.last_sign + WORKING_S)
-        pace = backend.load.first
-        expected = pace.expected(ticket.ahead + ticket.work, now) if pace.known else None
-        working = now - backend.last_sign < WORKING_S
+            return max(self.since + cap_s, backend.last_sign_at + WORKING_S)
+        model = backend.load.first_token
+        expected = model.expected(ticket.ahead_kb + ticket.work_kb, now) if model.is_known else None
+        working = now - backend.last_sign_at < WORKING_S
         return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
 
     def moves(self, client: ClientConnection, at: float) -> None:
         """Something of an answer that has begun has come at `at`, a monotonic time: its silence begins anew."""
-        self.backend.last_byte = at
+        self.backend.traffic.last_byte_at = at
         deadline = at + self.idle_s
         # Where `idle_s` was set since, the deadline was moved with it.
         pause = deadline - client.deadline
@@ -133,7 +123,7 @@ class Attempt:
         """The answer is whole: the connection may be used again."""
         self.connection = None
         if self.pause_s:
-            self.backend.pauses.observe(self.pause_s)
+            self.backend.load.gaps.observe(self.pause_s)
         connection.release(whole_request_sent=self._pieces is None)
         self.release(outcome)
 
@@ -157,8 +147,4 @@ class Attempt:
         self._pieces = None
         if connection is not None:
             connection.abort()
-        self.ticket.ended()
-        self.backend.in_flight -= 1
-        if self._suspect:
-            self.backend.suspects -= 1
-        self.backend.outcomes[outcome] += 1
+        self.ticket.end(outcome)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.backends.adaptive_timeouts import loop_lagged
-from gateway.backends.backend import Backend, Backends
+from gateway.backends.backend import Backend
+from gateway.backends.backend_table import Backends
 from gateway.backends.query_of_death import Quarantine
 from gateway.bodies import raw_audio
 from gateway.bodies.body import Body, FormBody, JsonBody
@@ -168,7 +169,7 @@ class RelayContext:
     def move_stuck(self) -> None:
         """What waits at a backend that does nothing any more goes elsewhere, as soon as that is known."""
         for backend in self.backends:
-            if backend.state == "stuck" and backend.in_flight:
+            if backend.state == "stuck" and backend.traffic.in_flight:
                 for connection in list(self.connections):
                     connection.on_stuck(backend)
 

@@ -26,6 +26,7 @@ from gateway.relay.attempt import Attempt
 from gateway.relay.data_plane import NEVER, ClientConnection, RelayContext
 from gateway.relay.forwarding import Forwarding
 from gateway.relay.response import Response, provenance_headers
+from gateway.relay.retry_budget import RequestTicket
 from kit.errors import ApiError
 from kit.web.middleware import request_id_from
 
@@ -48,7 +49,9 @@ class Exchange:
         *,
         http11: bool,
         keep_alive: bool,
+        ticket: RequestTicket | None = None,
     ) -> None:
+        """`ticket` is that of a request which has been sent already."""
         self.response_complete = False
         self.disconnected = False
         # Whether the body is whole; what to answer instead of relaying; what the body is gathered in.
@@ -66,7 +69,7 @@ class Exchange:
         # When its head was there, a monotonic time.
         self.began = time.perf_counter()
         self._forwarding: Forwarding | None = None
-        context.metrics.relaying += 1
+        self.ticket = ticket or RequestTicket(context.metrics, context.budget)
 
     # What the client's connection calls.
 

@@ -102,10 +102,10 @@ class Failover(ABC):
 
     def _go_elsewhere(self, attempt: Attempt, outcome: str, error: ApiError, died: bool) -> None:
         backend, at = attempt.backend, now()
-        backend.failed(outcome, error.message)
+        backend.record_failure(outcome, error.message)
         convicted = died and self._died(attempt, at)
         attempt.release(outcome)
-        backend.suspect()
+        backend.probe_soon()
         if convicted:
             raise CrashedBackend(
                 f"{error.message} It is the second backend that was lost with this request, which is sent to no third. "
@@ -127,7 +127,7 @@ class Failover(ABC):
             raise (reason if isinstance(error, NoHealthyBackend) else error) from reason
         if choice is None:
             raise error
-        if not self._context.budget.take(self._context.metrics.relaying, at):
+        if not self._exchange.ticket.take_retry(at):
             raise type(error)(f"{error.message} Too many requests fail now to send this one again.")
         self._send_to(choice, at)
 
@@ -142,7 +142,7 @@ class Failover(ABC):
     def _another(self, at: float, *, last_resort: bool = False) -> bool:
         """Whether there is another backend, and room in the budget to try it."""
         there = self._may_go().another(self.request, at, last_resort=last_resort)
-        return there and self._context.budget.room(self._context.metrics.relaying, at)
+        return there and self._exchange.ticket.can_retry(at)
 
     # Deaths.
 
@@ -214,7 +214,7 @@ class Failover(ABC):
         floor = limits.first_byte_floor_s
         by = attempt.first_byte_by(self.request, floor, limits.first_byte_s, at)
         last = attempt.first_byte_by(self.request, limits.first_byte_s, limits.first_byte_s, at)
-        if attempt.backend.state in SILENT and at - max(attempt.since, attempt.backend.last_sign) >= floor:
+        if attempt.backend.state in SILENT and at - max(attempt.since, attempt.backend.last_sign_at) >= floor:
             by = at
         if at < by:
             self._client.deadline = min(by, at + floor)

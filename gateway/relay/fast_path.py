@@ -19,6 +19,7 @@ from gateway.relay.attempt import Attempt
 from gateway.relay.data_plane import CachedRequest, ClientConnection, RelayContext
 from gateway.relay.exchange import Exchange
 from gateway.relay.forwarding import Forwarding
+from gateway.relay.retry_budget import RequestTicket
 from gateway.routing import Candidate, Ticket
 from gateway.telemetry.access_log import Line
 from gateway.upstream.connection import UpstreamConnection
@@ -51,7 +52,7 @@ class FastPathRequest:
         "_context",
         "_data",
         "_known",
-        "_sent",
+        "_place",
         "_ticket",
         "request_id",
     )  # fmt: skip
@@ -69,21 +70,21 @@ class FastPathRequest:
         known: CachedRequest,
         data: bytes,
         candidate: Candidate,
-        ticket: Ticket,
+        place: Ticket,
         connection: UpstreamConnection,
         began: float,
-        sent: float,
     ) -> None:
         self._client = client
         self._context = context
         self._known = known
         self._data = data
         self._candidate = candidate
-        self._ticket = ticket
+        self._place = place
+        self._ticket = RequestTicket(context.metrics, context.budget)
+        self._ticket.sent()
         self._connection = connection
-        # When its head was there, and when it was sent on; monotonic times.
+        # When its head was there, a monotonic time.
         self._began = began
-        self._sent = sent
         self.request_id = request_id_from(None)
 
     # What the backend's connection calls.
@@ -96,25 +97,24 @@ class FastPathRequest:
             return
         at = now()
         backend: Backend = candidate.backend
-        backend.last_byte = at
+        backend.traffic.last_byte_at = at
         body = connection.take_body()
         client.transport.write(
             b"%b%d\r\n%bx-queue-ms: %.1f\r\nx-attempts: 1\r\nx-request-id: %b\r\n\r\n%b" % (
                 known.before_length,
                 len(body),
                 candidate.served,
-                (self._sent - self._began) * 1000,
+                (self._place.sent_at - self._began) * 1000,
                 self.request_id.encode(),
                 body,
             )
         )  # fmt: skip
         connection.release()
-        self._ticket.answered(at)
-        backend.in_flight -= 1
-        backend.outcomes["http_200"] += 1
-        backend.succeeded()
+        self._place.first_byte(at, ok=True)
+        self._place.end("http_200")
+        backend.record_success()
         path, seconds = self._known.endpoint.path, at - self._began
-        context.metrics.relaying -= 1
+        self._ticket.end()
         context.metrics.count(path, 200, seconds, None)
         ms = int(seconds * 10_000.0 + 0.5) / 10.0  # several times as fast as round
         context.access_log.write(
@@ -165,16 +165,22 @@ class FastPathRequest:
     def _become(self) -> tuple[Exchange, Forwarding]:
         """The exchange that it becomes, waiting for the answer that this one has waited for."""
         known, context, connection = self._known, self._context, self._connection
-        context.metrics.relaying -= 1  # the exchange counts itself
         exchange = Exchange(
-            self._client, context, known.endpoint, known.target, known.head, http11=True, keep_alive=True
+            self._client,
+            context,
+            known.endpoint,
+            known.target,
+            known.head,
+            http11=True,
+            keep_alive=True,
+            ticket=self._ticket,
         )
         exchange.request_id, exchange.began = self.request_id, self._began
         exchange.body = JsonBody.whole(known.endpoint, self._data, known.head.session)
         exchange.gathered = True
-        attempt = Attempt(self._candidate, self._ticket, self._sent)
+        attempt = Attempt(self._candidate, self._place)
         attempt.connection = connection
-        forwarding = exchange.adopt(exchange.body, attempt, self._sent - self._began)
+        forwarding = exchange.adopt(exchange.body, attempt, self._place.sent_at - self._began)
         if connection.listener is self:  # not where it has just ended
             connection.listener = forwarding
         self._client.become(exchange)
@@ -203,7 +209,7 @@ def try_fast_path(
         if connection is None:
             return None
         sent = now()
-        ticket = context.router.sent(choice, request, sent)
+        place = context.router.sent(choice, request, sent)
     except ApiError:
         # Met again by an exchange, which answers with it.
         return None
@@ -213,12 +219,8 @@ def try_fast_path(
             connection.abort()
         return None
     # From here on it is at its backend, and nothing that follows may fail.
-    backend.in_flight += 1
-    backend.requests += 1
-    context.metrics.relaying += 1
-    context.budget.requests += 1
     client.deadline = sent + context.limits.first_byte_floor_s
-    plain = FastPathRequest(client, context, known, data, candidate, ticket, connection, began, sent)
+    plain = FastPathRequest(client, context, known, data, candidate, place, connection, began)
     connection.begin(
         plain,
         b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (

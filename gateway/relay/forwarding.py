@@ -35,7 +35,7 @@ class Forwarding(Failover):
 
     def _start(self) -> None:
         at = now()
-        self._context.budget.requests += 1
+        self._exchange.ticket.sent()
         self.request = self._body.routing_request()
         if self._context.deaths.records:
             self._check_record(at)
@@ -52,9 +52,8 @@ class Forwarding(Failover):
 
     def _send_to(self, choice: Choice, at: float) -> None:
         self.attempts += 1
-        ticket = self._context.router.sent(choice, self.request, at)
-        attempt = self.attempt = Attempt(choice.candidate, ticket, at, suspect=self._digest is not None)
-        attempt.enter()
+        ticket = self._context.router.sent(choice, self.request, at, is_suspect=self._digest is not None)
+        attempt = self.attempt = Attempt(choice.candidate, ticket)
         self._client.deadline = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
         if connection is None:
@@ -118,7 +117,7 @@ class Forwarding(Failover):
         if connection.complete and answer.said is not None and answer.is_cut_short(connection):
             self.on_lost(connection, "it closed the connection in the middle of a stream")
             return
-        backend.last_byte = at = now()
+        backend.traffic.last_byte_at = at = now()
         data = answer.ready(connection)
         if answer.failure is not None:
             self._told_of_failure(attempt, data, answer.failure)
@@ -131,16 +130,16 @@ class Forwarding(Failover):
         else:
             self.first_byte = at
             well = connection.status < 300
-            attempt.ticket.first_byte(at, well=well)
+            attempt.ticket.first_byte(at, ok=well)
             if well and self.request.stream:
-                backend.ttft_s = at - attempt.sent
+                backend.load.ttft_s = at - attempt.sent
             self._begun(attempt, at)
             served = choice_headers(attempt.candidate.served, self._queue_s)
             answer.begin(connection, data, self._exchange.provenance(served))
         if connection.complete:
             attempt.complete(connection, f"http_{answer.status}")
             if answer.status < 400:
-                backend.succeeded()
+                backend.record_success()
             if self._context.deaths.records and answer.status < 500:
                 self._context.deaths.cleared(self._exchange.endpoint.path, self._told_by())
             self._exchange.done()
@@ -189,7 +188,7 @@ class Forwarding(Failover):
                 self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status} to what remained."))
                 return False
             at = now()
-            attempt.ticket.first_byte(at, well=True)
+            attempt.ticket.first_byte(at, ok=True)
             self._begun(attempt, at)
             answer.rejoin(carried=self._carries)
             return True
@@ -197,14 +196,14 @@ class Forwarding(Failover):
             if status in ELSEWHERE and self._another(now(), last_resort=True):
                 self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
                 return False
-            backend.failed(f"http_{status}", f"{backend.name} answered {status}")
+            backend.record_failure(f"http_{status}", f"{backend.name} answered {status}")
         answer.accept(connection, keeps=self._exchange.endpoint.path in ROUTES)
         return True
 
     def _begun(self, attempt: Attempt, at: float) -> None:
         """From now on the answer may pause for only so long. Whoever sends something whole may take its time."""
         limits = self._limits
-        longest = attempt.backend.pauses.longest if self.request.stream else None
+        longest = attempt.backend.load.gaps.longest if self.request.stream else None
         attempt.idle_s = next_byte_s(longest, limits.stream_idle_floor_s, limits.stream_idle_s)
         self._client.deadline = at + attempt.idle_s
 

@@ -10,12 +10,49 @@ https://linkerd.io/2/tasks/configuring-retries, Envoy's `CircuitBreakers.Thresho
 """
 
 import math
+from typing import Protocol
 
 SHARE = 0.2
 PER_S = 10.0
 BURST = 2
 # In how many seconds it is forgotten that more were in flight, to 1/e: those of one failure end one after the other.
 FORGET_S = 10.0
+
+
+class InFlightGauge(Protocol):
+    """The metrics that count relayed requests in flight."""
+
+    relaying: int
+
+
+class RequestTicket:
+    """One relayed request in the counters: in flight until `end`, and earning retries for all once it is `sent`."""
+
+    __slots__ = ("_budget", "_gauge", "_is_open")
+
+    def __init__(self, gauge: InFlightGauge, budget: "RetryBudget") -> None:
+        self._gauge = gauge
+        self._budget = budget
+        self._is_open = True
+        gauge.relaying += 1
+
+    def sent(self) -> None:
+        """Count the request in the retry budget. Call it once, when the request is first sent."""
+        self._budget.requests += 1
+
+    def can_retry(self, now: float) -> bool:
+        """Whether the retry budget allows one more retry."""
+        return self._budget.room(self._gauge.relaying, now)
+
+    def take_retry(self, now: float) -> bool:
+        """Take one retry from the budget; return whether it was allowed."""
+        return self._budget.take(self._gauge.relaying, now)
+
+    def end(self) -> None:
+        """Stop counting the request as in flight. Further calls have no effect."""
+        if self._is_open:
+            self._is_open = False
+            self._gauge.relaying -= 1
 
 
 class RetryBudget:

@@ -41,7 +41,7 @@ class Tries:
         if choice is not None and self._model not in (None, choice.candidate.offer.name):
             # A fallback goes on with no other model's answer.
             return None
-        if choice is not None and self._prefills and not choice.candidate.backend.prefills:
+        if choice is not None and self._prefills and not choice.candidate.backend.can_prefill:
             return None
         return choice
 
@@ -59,7 +59,7 @@ class Tries:
         except ApiError:
             return False
         return any(
-            candidate.backend is not self._tried[-1] and (candidate.backend.prefills or not prefills)
+            candidate.backend is not self._tried[-1] and (candidate.backend.can_prefill or not prefills)
             for candidate in pairs
         )
 
@@ -76,5 +76,5 @@ class Tries:
             del self._tried[:-1]
         if prefills:
             self._tried += [
-                candidate.backend for candidate in self._router.ask(request) if not candidate.backend.prefills
+                candidate.backend for candidate in self._router.ask(request) if not candidate.backend.can_prefill
             ]

@@ -27,12 +27,12 @@ now = time.perf_counter
 class StreamPassthrough:
     """Of one attempt at one backend, once its events go out in the chunks that they come in."""
 
-    __slots__ = ("_attempt", "_backend", "_client", "_held", "_said", "_write")
+    __slots__ = ("_attempt", "_client", "_held", "_said", "_traffic", "_write")
 
     def __init__(self, attempt: Attempt, client: ClientConnection, said: Transcript | None) -> None:
         """`said` is where what goes out is kept, where it is."""
         self._attempt = attempt
-        self._backend = attempt.backend
+        self._traffic = attempt.backend.traffic
         self._client = client
         self._said = said
         self._held: list[bytes] = said.held if said is not None else []
@@ -51,7 +51,7 @@ class StreamPassthrough:
             return False
         self._write(data)
         # As Attempt.moves, without the call.
-        self._backend.last_byte = at = now()
+        self._traffic.last_byte_at = at = now()
         attempt, client = self._attempt, self._client
         deadline = at + attempt.idle_s
         pause = deadline - client.deadline

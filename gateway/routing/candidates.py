@@ -7,8 +7,9 @@ every model of the kind will do.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gateway.backends.backend import Backend, Offer
+from gateway.backends.backend import Backend
 from gateway.backends.health_state import USABLE
+from gateway.backends.offers import Offer
 from gateway.routing.request import Candidate, RoutingRequest
 from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Kind
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
@@ -108,11 +109,11 @@ def _wrong_kind(request: RoutingRequest, offer: Offer, pairs: list[Candidate]) -
 
 def _loading(candidate: Candidate) -> ModelLoading:
     backend = candidate.backend
-    done = "" if backend.progress is None else f" ({int(backend.progress * 100)} %)"
+    done = "" if backend.last_probe.progress is None else f" ({int(backend.last_probe.progress * 100)} %)"
     detail = f": {backend.last_error.rstrip('.')}" if backend.last_error else ""
     return ModelLoading(
         f"{candidate.offer.name} is loading on {backend.name}{done}{detail}. Try again in a moment.",
-        retry_after=backend.retry_after_s,
+        retry_after=2,
     )
 
 

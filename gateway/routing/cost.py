@@ -63,15 +63,15 @@ def weigh(
     for candidate, pace in zip(pairs, _paces(pairs, request), strict=True):
         backend = candidate.backend
         load = backend.load
-        in_flight = backend.in_flight + backend.elsewhere.in_flight
-        capacity = backend.target.weight * backend.warmth(now)
+        in_flight = backend.traffic.in_flight + backend.peers.in_flight
+        capacity = backend.target.weight * backend.health.warmth(now)
         kb = size_kb
         within = bound is None or in_flight < max(ceil(bound * capacity), IDLE)
         if hashes and within:
-            kb -= load.kept.saved(hashes)
-        cost = (load.waiting(now) + backend.elsewhere.waiting_kb) / capacity + kb + REQUEST_OVERHEAD_KB
+            kb -= load.prefixes.cached_kb(hashes)
+        cost = (load.pending(now) + backend.peers.waiting_kb) / capacity + kb + REQUEST_OVERHEAD_KB
         if pace is not None:
-            cost = pace.expected(cost, now) * load.slowed(now)
+            cost = pace.expected(cost, now) * load.slowdown(now)
         if in_flight:
             cost *= 1.0 + RUNNING * in_flight / capacity
         if candidate.busy:
@@ -84,12 +84,14 @@ def _paces(pairs: Sequence[Candidate], request: RoutingRequest) -> Sequence[Late
     """What each is judged by: its own pace, else the best of the others', for this sort of answer, else the other."""
     shows = request.shows_first_token
     for sort in (shows, not shows):
-        paces = [candidate.backend.load.first if sort else candidate.backend.load.whole for candidate in pairs]
-        known = [pace for pace in paces if pace.known]
+        paces = [
+            candidate.backend.load.first_token if sort else candidate.backend.load.whole_response for candidate in pairs
+        ]
+        known = [pace for pace in paces if pace.is_known]
         if len(known) == len(paces):
             return paces
         if known:
             kb = request.size / KB + REQUEST_OVERHEAD_KB
             best = min(known, key=lambda pace: pace.base_s + pace.per_kb_s * kb)
-            return [pace if pace.known else best for pace in paces]
+            return [pace if pace.is_known else best for pace in paces]
     return [None] * len(pairs)

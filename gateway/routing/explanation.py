@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.backends.backend import Backend
 from gateway.backends.health_state import USABLE
-from gateway.backends.prefix_index import ENDS, KB
+from gateway.backends.prefix_index import KB, PREFIX_LENGTHS
 from gateway.routing.candidates import candidates
 from gateway.routing.cost import BUSY_FACTOR, RUNNING, ScoredCandidate
 from gateway.routing.request import RoutingRequest
@@ -36,7 +36,7 @@ def explain(
         "size_kb": round(request.size / KB, 2),
         "affinity": {
             "session": request.session.decode("utf-8", "replace") or None,
-            "compared_kb": ENDS[len(hashes) - 1] / KB if hashes else 0,
+            "compared_kb": PREFIX_LENGTHS[len(hashes) - 1] / KB if hashes else 0,
         },
         "chosen": None,
         "served_model": None,
@@ -105,21 +105,25 @@ def _told(
 def _weighed(one: ScoredCandidate, best: ScoredCandidate, why: str, now: float) -> dict[str, Any]:
     """A backend that may answer, with what its expected time is made of."""
     backend, load = one.candidate.backend, one.candidate.backend.load
-    waiting = load.waiting(now)
+    waiting = load.pending(now)
     row = _row(backend, why=why if one is best else _lost(one, best))
     row["chosen"] = one is best
     row["model"] = one.candidate.offer.name
-    known = one.pace is not None and one.pace.known
+    known = one.pace is not None and one.pace.is_known
     row["expected_s"] = round(one.cost, 4) if known else None
     row["parts"] = {
-        "pace": "unknown" if one.pace is None else "its own" if one.pace in (load.first, load.whole) else "borrowed",
+        "pace": "unknown"
+        if one.pace is None
+        else "its own"
+        if one.pace in (load.first_token, load.whole_response)
+        else "borrowed",
         "base_s": round(one.pace.base_s, 4) if one.pace else None,
         "per_kb_s": round(one.pace.per_kb_s, 5) if one.pace else None,
         "unread_kb": round(one.kb, 2),
         "waiting_kb": round(waiting, 2),
-        "slower_than_learnt": round(load.slowed(now), 2),
-        "in_flight": backend.in_flight,
-        "in_flight_factor": round(1.0 + RUNNING * backend.in_flight / one.capacity, 2),
+        "slower_than_learnt": round(load.slowdown(now), 2),
+        "in_flight": backend.traffic.in_flight,
+        "in_flight_factor": round(1.0 + RUNNING * backend.traffic.in_flight / one.capacity, 2),
         "busy_factor": BUSY_FACTOR if one.candidate.busy else 1.0,
         "capacity": round(one.capacity, 2),
         "within_load_bound": one.within,

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from gateway.backends.backend import Backend, Offer
+from gateway.backends.backend import Backend
+from gateway.backends.offers import Offer
 from gateway.endpoints import Endpoint
 from kit.config.catalogue import VIRTUAL_MODEL
 

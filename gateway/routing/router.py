@@ -7,7 +7,7 @@ from typing import Literal
 
 from gateway.backends.backend import Backend
 from gateway.backends.load import Ticket
-from gateway.backends.prefix_index import ENDS, KB, chain
+from gateway.backends.prefix_index import KB, PREFIX_LENGTHS, prefix_hashes
 from gateway.routing.affinity import rendezvous, session_key
 from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import ScoredCandidate, weigh
@@ -93,7 +93,7 @@ class Router:
         except (ModelLoading, NoHealthyBackend, ModelNotFound) as error:
             found = self._fallback(request, ())
             # Where only failed requests speak against a backend, and there is nobody else, it is better than none.
-            found = found or tuple(candidate for candidate in fitting if candidate.backend.condition.is_doubtful)
+            found = found or tuple(candidate for candidate in fitting if candidate.backend.health.is_last_resort)
             if found:
                 return found
             names = self._fallbacks(request)
@@ -128,7 +128,7 @@ class Router:
         return tuple(
             candidate
             for candidate in fitting
-            if candidate.backend.condition.is_doubtful and candidate.backend not in tried
+            if candidate.backend.health.is_last_resort and candidate.backend not in tried
         )
 
     def choose(
@@ -153,25 +153,30 @@ class Router:
         best, _ = self.best(self.weigh(request, found, hashes, key, now), key, sticky=bool(request.session))
         return Choice(best.candidate, best.kb, hashes)
 
-    def sent(self, choice: Choice, request: RoutingRequest, now: float) -> Ticket:
-        """The request goes where `choice` says. Tell the ticket when its first byte comes, and when it has ended."""
+    def sent(self, choice: Choice, request: RoutingRequest, now: float, *, is_suspect: bool = False) -> Ticket:
+        """Record that the request is sent where `choice` says; end the ticket when it is no longer there.
+
+        A suspect was at another backend when that crashed.
+        """
         backend = choice.candidate.backend
         load = backend.load
         turn = self._turn
-        if load.turn > turn:
-            turn = self._turn = load.turn
-        load.turn = turn + 1.0 / (backend.target.weight * backend.condition.warmth(now))
+        if load.next_turn > turn:
+            turn = self._turn = load.next_turn
+        load.next_turn = turn + 1.0 / (backend.target.weight * backend.health.warmth(now))
         if choice.candidate.instead_of is not None:
             self.fallen_back[choice.candidate.instead_of, choice.candidate.offer.name] += 1
         if choice.hashes:
-            load.kept.read(choice.hashes, choice.kb)
-        return load.enter(choice.kb, now, shows=request.shows_first_token)
+            load.prefixes.add(choice.hashes, choice.kb)
+        return backend.admit(choice.kb, now, shows_first_token=request.shows_first_token, is_suspect=is_suspect)
 
     def affinity(self, request: RoutingRequest) -> tuple[Sequence[int], bytes]:
         """How the prompt begins, and what names the conversation, both as far as they count here."""
         if self._affinity == "none":
             return (), b""
-        hashes = chain(request.prompt) if self._affinity == "prefix" and request.size >= ENDS[0] else ()
+        hashes = (
+            prefix_hashes(request.prompt) if self._affinity == "prefix" and request.size >= PREFIX_LENGTHS[0] else ()
+        )
         return hashes, session_key(request, hashes)
 
     def weigh(
@@ -202,15 +207,17 @@ class Router:
 
     def _order(self, one: ScoredCandidate) -> tuple[float, float]:
         backend = one.candidate.backend
-        return (backend.in_flight + backend.elsewhere.in_flight) / one.capacity, max(backend.load.turn, self._turn)
+        return (backend.traffic.in_flight + backend.peers.in_flight) / one.capacity, max(
+            backend.load.next_turn, self._turn
+        )
 
     def _bound(self, pairs: Sequence[Candidate], now: float) -> float:
         """How many requests in flight, per capacity, a backend may have for affinity to draw to it."""
         in_flight = 1
         capacity = 0.0
         for candidate in pairs:
-            in_flight += candidate.backend.in_flight + candidate.backend.elsewhere.in_flight
-            capacity += candidate.backend.target.weight * candidate.backend.warmth(now)
+            in_flight += candidate.backend.traffic.in_flight + candidate.backend.peers.in_flight
+            capacity += candidate.backend.target.weight * candidate.backend.health.warmth(now)
         return self._load_bound * in_flight / capacity
 
     def _few(self, pairs: Sequence[Candidate], hashes: Sequence[int], key: bytes) -> Sequence[Candidate]:
@@ -220,7 +227,7 @@ class Router:
         second = (first + 1 + int(self._draw() * (count - 1))) % count
         few = [pairs[first], pairs[second]]
         if hashes:
-            few.append(max(pairs, key=lambda candidate: candidate.backend.load.kept.saved(hashes)))
+            few.append(max(pairs, key=lambda candidate: candidate.backend.load.prefixes.cached_kb(hashes)))
         if key:
             few.append(max(pairs, key=lambda candidate: rendezvous(key, candidate.backend.name)))
         return list(dict.fromkeys(few))

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from gateway.backends.backend import Backends
+from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import USABLE, State
 from gateway.telemetry.merge_exposition import added_up
 from kit.web.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
@@ -151,19 +151,19 @@ class BackendCollector(Collector):
             up.add_metric([name], float(backend.state in USABLE))
             for one in STATES:
                 state.add_metric([name, one], float(backend.state == one))
-            in_flight.add_metric([name], backend.in_flight)
+            in_flight.add_metric([name], backend.traffic.in_flight)
             sockets.add_metric([name, "idle"], backend.pool.idle_count)
             sockets.add_metric([name, "active"], backend.pool.open_count - backend.pool.idle_count)
-            requests.add_metric([name], backend.requests)
+            requests.add_metric([name], backend.traffic.requests)
             queued.add_metric([name], backend.queued)
             for reason in ("failures", "stuck"):
-                ejections.add_metric([name, reason], backend.ejections[reason])
-            for outcome, count in sorted(backend.outcomes.items()):
+                ejections.add_metric([name, reason], backend.health.ejections[reason])
+            for outcome, count in sorted(backend.traffic.outcomes.items()):
                 outcomes.add_metric([name, outcome], count)
-            if backend.ttft_s is not None:
-                ttft.add_metric([name], backend.ttft_s)
-            if backend.response_time_ms is not None:
-                poll.add_metric([name], backend.response_time_ms / 1000)
+            if backend.load.ttft_s is not None:
+                ttft.add_metric([name], backend.load.ttft_s)
+            if backend.last_probe.response_time_ms is not None:
+                poll.add_metric([name], backend.last_probe.response_time_ms / 1000)
         fallbacks = CounterMetricFamily(
             "gateway_fallbacks", "Requests sent to a fallback of the model that they named.", labels=["model", "served"]
         )

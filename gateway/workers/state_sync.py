@@ -9,15 +9,17 @@ import asyncio
 import math
 import os
 import signal
+import time
 from collections.abc import Iterable
-from operator import itemgetter
 
 import msgspec
 import structlog
 
-from gateway.backends.backend import Backend, Backends, Elsewhere, now
+from gateway.backends.backend import Backend
+from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import Verdict
 from gateway.backends.query_of_death import Conviction, Quarantine
+from gateway.backends.traffic import PeerTraffic
 from gateway.telemetry.merge_exposition import added_up, counted
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.workers.shared_memory import CLOSED, SharedSlots, StateUpdate
@@ -42,7 +44,8 @@ class _Told(msgspec.Struct, array_like=True):
     failures: int
     last_sign: float
     # What the backend's own metrics said of its queue, and when.
-    waiting_told: tuple[int, float]
+    engine_waiting: int
+    engine_read_at: float
     verdict: Verdict | None
     draining: bool
     drained_at: float
@@ -97,7 +100,7 @@ class Sharing:
     def tell(self) -> None:
         """Write what has changed."""
         backends = {_key(backend): self._of(backend) for backend in self._backends}
-        told = _encode(_Page(backends, self._deaths.convictions(now())))
+        told = _encode(_Page(backends, self._deaths.convictions(time.perf_counter())))
         if told != self._written:
             self._written = told
             if not self._boards.write(self._worker, StateUpdate.NOW, told):
@@ -105,47 +108,50 @@ class Sharing:
 
     def _of(self, backend: Backend) -> _Told:
         before = self._before.get(_key(backend))
+        last_sign = max(backend.traffic.last_byte_at, backend.engine_queue.progress_at)
         return _Told(
-            in_flight=backend.in_flight,
-            queued=backend.load.queued(now()),
-            waiting_kb=round(backend.load.waiting_kb, 1),
-            requests=backend.requests + (before.requests if before else 0),
-            failures=backend.failures + (before.failures if before else 0),
-            last_sign=math.floor(max(backend.last_byte, backend.last_progress) * SIGNS_PER_S) / SIGNS_PER_S,
-            waiting_told=backend.waiting_told,
-            verdict=backend.condition.verdict,
-            draining=backend.draining,
-            drained_at=backend.drained_at,
+            in_flight=backend.traffic.in_flight,
+            queued=backend.load.queued(time.perf_counter()),
+            waiting_kb=round(backend.load.pending_kb, 1),
+            requests=backend.traffic.requests + (before.requests if before else 0),
+            failures=backend.traffic.failures + (before.failures if before else 0),
+            last_sign=math.floor(last_sign * SIGNS_PER_S) / SIGNS_PER_S,
+            engine_waiting=backend.engine_queue.waiting,
+            engine_read_at=backend.engine_queue.read_at,
+            verdict=backend.health.verdict,
+            draining=backend.health.draining,
+            drained_at=backend.health.drain_set_at,
         )
 
     def take(self) -> None:
         """Take in what the others have told."""
         pages = [_read(self._boards, other) for other in self._others]
         told = [page.backends for page in pages]
-        self._deaths.join([one for page in pages for one in page.convictions], now())
+        self._deaths.join([one for page in pages for one in page.convictions], time.perf_counter())
         alive = [self._boards.connections(other) != CLOSED for other in self._others]
         for backend in self._backends:
             key = _key(backend)
-            elsewhere, verdict = Elsewhere(), None
+            peers, verdict = PeerTraffic(), None
             before = self._before.get(key)
             if before is not None:
-                elsewhere.requests, elsewhere.failures = before.requests, before.failures
+                peers.requests, peers.failures = before.requests, before.failures
             for there, lives in zip((one.get(key) for one in told), alive, strict=True):
                 if there is None:
                     continue
-                elsewhere.requests += there.requests
-                elsewhere.failures += there.failures
+                peers.requests += there.requests
+                peers.failures += there.failures
                 if lives:
-                    elsewhere.in_flight += there.in_flight
-                    elsewhere.queued += there.queued
-                    elsewhere.waiting_kb += there.waiting_kb
-                    elsewhere.last_sign = max(elsewhere.last_sign, there.last_sign)
-                    backend.waiting_told = max(backend.waiting_told, there.waiting_told, key=itemgetter(1))
+                    peers.in_flight += there.in_flight
+                    peers.queued += there.queued
+                    peers.waiting_kb += there.waiting_kb
+                    peers.last_sign_at = max(peers.last_sign_at, there.last_sign)
+                    if there.engine_read_at > peers.engine_read_at:
+                        peers.engine_waiting, peers.engine_read_at = there.engine_waiting, there.engine_read_at
                     verdict = verdict or there.verdict
-                if there.drained_at > backend.drained_at:
-                    backend.drain(there.draining, at=there.drained_at)
-            backend.elsewhere = elsewhere
-            backend.others_found(verdict)
+                if there.drained_at > backend.health.drain_set_at:
+                    backend.set_draining(there.draining, at=there.drained_at)
+            backend.peers = peers
+            backend.set_peer_verdict(verdict)
 
     def tell_metrics(self) -> None:
         """Write the metrics, with what those counted that were here before."""

@@ -14,13 +14,14 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.backends.backend import Backends
+from gateway.backends.backend_table import Backends
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from kit.service.gpu_metrics import GpuGauges
 from kit.web.metrics import HttpMetrics
 from services.embedding.batching.metrics import BatchMetrics
 from services.transcription.metrics import SpeechMetrics
+from tests.gateway.plain import CLOCK
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -61,14 +62,14 @@ def metrics_of(expression: str) -> set[str]:
 def exported() -> set[str]:
     """The names of all samples that our programs export once they have something to tell."""
     gateway = GatewayMetrics()
-    backends = Backends({})
+    backends = Backends({}, CLOCK)
     for target in parse_services("llm-primary=http://127.0.0.1:1"):
         backends.upsert(target)
     backend = backends.get("llm-primary")
     assert backend is not None
-    backend.outcomes["http_200"] += 1
-    backend.ttft_s = 0.1
-    backend.response_time_ms = 1.0
+    backend.traffic.outcomes["http_200"] += 1
+    backend.load.ttft_s = 0.1
+    backend.last_probe.response_time_ms = 1.0
     gateway.registry.register(BackendCollector(backends, {("qwen", "tinyllama"): 1}))
     gateway.count("/v1/chat/completions", 200, 0.1, "qwen")
     service = HttpMetrics("service")

@@ -1,10 +1,13 @@
 """Backends and requests as plain objects: what routing is tested with, without a socket."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backends.backend import Backend, Offer, offer_of_entry, offer_of_id
+from gateway.backends.backend import Backend
+from gateway.backends.clock import Clock
 from gateway.backends.health_state import State
+from gateway.backends.offers import Offer, offer_of_entry, offer_of_id
 from gateway.discovery.target import make_target
 from gateway.endpoints import BY_PATH
 from gateway.routing import RoutingRequest
@@ -24,6 +27,7 @@ ENTRIES = [
     for name, kind in KINDS.items()
 ]
 CATALOGUE = Catalogue(ENTRIES)
+CLOCK = Clock(monotonic=time.perf_counter, wall=time.time)
 
 
 def make_backend(
@@ -31,12 +35,12 @@ def make_backend(
 ) -> Backend:
     """A backend that serves catalogue models, or foreign ids where the catalogue has none."""
     target = replace(make_target(name, "http://127.0.0.1:1", kind=kind), weight=weight)
-    backend = Backend(target, Pool(target))
+    backend = Backend(target, Pool(target), CLOCK)
     offers: list[Offer] = []
     for model in models:
         entry = CATALOGUE.find(model)
         offers.append(offer_of_entry(entry) if entry else offer_of_id(model, None, kind))
-    backend.offer(tuple(offers))
+    backend.set_offers(tuple(offers))
     backend.observe(state, None if state == "healthy" else f"{state} for a test")
     return backend
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.backends.backend import Backends
+from gateway.backends.backend_table import Backends
 from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
@@ -19,6 +19,7 @@ from gateway.telemetry.access_log import AccessLog, Line
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import BadGateway
 from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.plain import CLOCK
 
 
 def test_services_grammar() -> None:
@@ -98,7 +99,7 @@ def test_keys_without_a_key_are_refused(value: str) -> None:
 
 async def test_discovery_upserts_and_removes() -> None:
     """The sink adds, keeps what is unchanged, replaces what differs, and removes."""
-    backends = Backends({})
+    backends = Backends({}, CLOCK)
     changes: list[None] = []
     backends.on_change(lambda: changes.append(None))
     await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).begin(backends)

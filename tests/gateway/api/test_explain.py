@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.backends.traffic import Traffic
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code
 
@@ -29,7 +30,7 @@ async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: Star
     now = time.perf_counter()
     for name, seconds in (("fast", 0.05), ("slow", 0.4)):
         load = gateway.backend(name).load
-        load.enter(1.0, now, shows=True).first_byte(now + seconds, well=True)
+        load.admit(Traffic(), 1.0, now, shows_first_token=True).first_byte(now + seconds, ok=True)
     told = await explained(gateway, {"model": "qwen", "messages": MESSAGES, "stream": True})
     assert told["chosen"] == "fast"
     assert told["served_model"] == "qwen"
@@ -39,7 +40,7 @@ async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: Star
     assert row(told, "slow")["expected_s"] > 3 * row(told, "fast")["expected_s"]
     assert row(told, "embedding")["why"] == "it serves no model that the request could mean"
     assert fast.requests == slow.requests == []
-    assert all(backend.in_flight == 0 for backend in gateway.context.backends)
+    assert all(backend.traffic.in_flight == 0 for backend in gateway.context.backends)
 
 
 async def test_the_choice_is_the_real_one(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -74,7 +75,7 @@ async def test_why_nobody_can(start_backend: StartBackend, start_gateway: StartG
     primary = await start_backend(health="loading")
     draining = await start_backend("llm-secondary")
     gateway = await start_gateway(primary, draining)
-    gateway.backend("llm-secondary").drain(True)
+    gateway.backend("llm-secondary").set_draining(True)
     body = {"model": "qwen", "messages": MESSAGES}
     told = await gateway.http.post("/explain", json=body)
     real = await gateway.http.post("/v1/chat/completions", json=body)

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from gateway.backends.adaptive_timeouts import (
-    FIRST_FACTOR,
-    NEXT_FACTOR,
+    FIRST_BYTE_FACTOR,
+    NEXT_BYTE_FACTOR,
     WORKING_FACTOR,
     InterTokenGap,
     first_byte_s,
@@ -23,8 +23,8 @@ def test_first_byte() -> None:
     """Several times what was learned, between floor and cap, longer for one that is at work; unknown is the cap."""
     assert first_byte_s(None, 5.0, 60.0) == 60.0
     assert first_byte_s(0.01, 5.0, 60.0) == 5.0
-    assert first_byte_s(2.0, 5.0, 60.0) == 2.0 * FIRST_FACTOR
-    assert first_byte_s(2.0, 5.0, 600.0, working=True) == 2.0 * FIRST_FACTOR * WORKING_FACTOR
+    assert first_byte_s(2.0, 5.0, 60.0) == 2.0 * FIRST_BYTE_FACTOR
+    assert first_byte_s(2.0, 5.0, 600.0, working=True) == 2.0 * FIRST_BYTE_FACTOR * WORKING_FACTOR
     assert first_byte_s(100.0, 5.0, 60.0) == 60.0
 
 
@@ -36,7 +36,7 @@ def test_next_byte() -> None:
     pauses.observe(0.1)
     assert pauses.longest is not None
     assert 1.9 < pauses.longest < 2.0
-    assert next_byte_s(pauses.longest, 1.0, 60.0) == pauses.longest * NEXT_FACTOR
+    assert next_byte_s(pauses.longest, 1.0, 60.0) == pauses.longest * NEXT_BYTE_FACTOR
     for _ in range(1000):
         pauses.observe(0.01)
     assert next_byte_s(pauses.longest, 1.0, 60.0) == 1.0
@@ -46,7 +46,7 @@ async def learn(gateway: RunningGateway) -> None:
     """Some streams on every backend, so that it is known how fast they are."""
     for _ in range(2 * len(gateway.context.backends)):
         assert (await gateway.chat("qwen", stream=True)).status_code == 200
-    assert all(backend.load.first.known for backend in gateway.context.backends)
+    assert all(backend.load.first_token.is_known for backend in gateway.context.backends)
 
 
 async def test_late_first_token_goes_elsewhere(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -125,10 +125,10 @@ async def test_stuck_backend_gives_up_what_waits_there(
     await first.wait_for(1)
     backend = gateway.backend("first")
     if after is not None and stream:
-        await gateway.until(lambda: backend.last_byte > 0.0)
+        await gateway.until(lambda: backend.traffic.last_byte_at > 0.0)
     if not (after is not None and not stream):
         backend.observe("stuck", "no byte for a long time")
-        assert backend.in_flight == 0
+        assert backend.traffic.in_flight == 0
     answer = await asked
     assert answer.status_code == 200
     assert "token3" in answer.text

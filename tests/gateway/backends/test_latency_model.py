@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from gateway.backends.latency_model import MIN_LEFT, PEAK_S, TRUSTED_S, LatencyModel
+from gateway.backends.latency_model import MIN_DECAY, PEAK_DECAY_S, TRUSTED_S, LatencyModel
 from gateway.backends.load import REQUEST_OVERHEAD_KB, Load
+from gateway.backends.traffic import Traffic
 
 
 def test_base_and_price_are_told_apart() -> None:
@@ -45,7 +46,7 @@ def test_up_at_once_and_down_slowly() -> None:
     before = pace.expected(1.0, 4.0)
     pace.observe(1.0, 1.0, 4.0)
     assert pace.expected(1.0, 4.0) > 5 * before
-    assert pace.expected(1.0, 4.0 + 4 * PEAK_S) < 2 * before
+    assert pace.expected(1.0, 4.0 + 4 * PEAK_DECAY_S) < 2 * before
     for _ in range(60):
         pace.observe(1.0, 0.1, 4.1)
     assert pace.expected(1.0, 4.1) < 2 * before
@@ -58,7 +59,7 @@ def test_it_follows_a_lasting_change() -> None:
         pace.observe(1.0, 0.1, float(second))
     for second in range(30, 90):
         pace.observe(1.0, 1.0, float(second))
-    assert pace.expected(1.0, 90.0 + 3 * PEAK_S) == pytest.approx(1.0, rel=0.1)
+    assert pace.expected(1.0, 90.0 + 3 * PEAK_DECAY_S) == pytest.approx(1.0, rel=0.1)
 
 
 def test_old_knowledge_sinks_but_not_to_nothing() -> None:
@@ -69,28 +70,29 @@ def test_old_knowledge_sinks_but_not_to_nothing() -> None:
     assert slow.expected(1.0, TRUSTED_S) == pytest.approx(1.0)
     assert slow.expected(1.0, 4 * TRUSTED_S) < 0.1
     hours = 100 * TRUSTED_S
-    assert slow.expected(1.0, hours) == pytest.approx(MIN_LEFT)
+    assert slow.expected(1.0, hours) == pytest.approx(MIN_DECAY)
     assert slow.expected(1.0, hours) == pytest.approx(10 * fast.expected(1.0, hours))
 
 
 def test_what_waits_is_the_work_that_has_no_first_byte() -> None:
     """Work counts from sending to the first byte or the end, whichever is first, once each."""
-    load = Load()
-    tickets = [load.enter(kb, 1.0, shows=True) for kb in (1.0, 2.0, 3.0)]
-    assert [ticket.ahead for ticket in tickets] == [0.0, 1.0 + REQUEST_OVERHEAD_KB, 3.0 + 2 * REQUEST_OVERHEAD_KB]
-    assert load.waiting(1.0) == 6.0 + 3 * REQUEST_OVERHEAD_KB
-    tickets[0].first_byte(1.1, well=True)
-    tickets[0].ended()
-    tickets[1].ended()
-    assert load.waiting(1.1) == 3.0 + REQUEST_OVERHEAD_KB
-    tickets[2].ended()
-    tickets[2].ended()
-    assert load.waiting(1.1) == 0.0
+    load, traffic = Load(), Traffic()
+    tickets = [load.admit(traffic, kb, 1.0, shows_first_token=True) for kb in (1.0, 2.0, 3.0)]
+    assert [ticket.ahead_kb for ticket in tickets] == [0.0, 1.0 + REQUEST_OVERHEAD_KB, 3.0 + 2 * REQUEST_OVERHEAD_KB]
+    assert load.pending(1.0) == 6.0 + 3 * REQUEST_OVERHEAD_KB
+    tickets[0].first_byte(1.1, ok=True)
+    tickets[0].end("http_200")
+    tickets[1].end("http_200")
+    assert load.pending(1.1) == 3.0 + REQUEST_OVERHEAD_KB
+    tickets[2].end("http_200")
+    tickets[2].end("http_200")
+    assert load.pending(1.1) == 0.0
+    assert (traffic.in_flight, traffic.requests, traffic.outcomes) == (0, 3, {"http_200": 3})
 
 
 def test_whole_answers_leave_nothing_behind() -> None:
     """A thousand whole answers of one backend, which nobody ever weighs, are not remembered beyond their time."""
-    load = Load()
+    load, traffic = Load(), Traffic()
     for number in range(1000):
-        load.enter(1.0, number / 10, shows=False).ended()
-    assert len(load._unseen) < 30  # no part of the interface tells of what is held
+        load.admit(traffic, 1.0, number / 10, shows_first_token=False).end("http_200")
+    assert len(load._assumed) < 30  # no part of the interface tells of what is held

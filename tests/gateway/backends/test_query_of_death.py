@@ -20,6 +20,7 @@ from gateway.backends.query_of_death import (
     Quarantine,
     digest_of,
 )
+from gateway.backends.traffic import Traffic
 from gateway.relay.retry_budget import PER_S, SHARE, RetryBudget
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
@@ -111,18 +112,18 @@ class Cluster:
 
     def backend(self, name: str) -> Any:
         """A backend by this name."""
-        return self.backends.setdefault(name, SimpleNamespace(name=name, suspects=0, last_byte=0.0))
+        return self.backends.setdefault(name, SimpleNamespace(name=name, traffic=Traffic()))
 
     def lose(self, name: str, digest: str, *, suspects: int = 1, served_s: float = 1.0) -> bool:
         """The backend was lost with this request; whether that convicts it."""
         backend = self.backend(name)
-        backend.suspects = suspects
+        backend.traffic.suspects = suspects
         return self.deaths.died(cast(Backend, backend), digest.encode(), 10, self.at, served_s=served_s)
 
     def speak(self, name: str) -> None:
         """The backend says something a moment later."""
         self.at += 0.01
-        self.backend(name).last_byte = self.at
+        self.backend(name).traffic.last_byte_at = self.at
 
 
 def test_two_deaths_convict() -> None:
@@ -193,7 +194,8 @@ def test_a_long_answer_is_not_to_blame() -> None:
 
 def test_an_answer_clears() -> None:
     """Whoever was answered after all begins anew, and so do those that send the same."""
-    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", suspects=1, last_byte=0.0)
+    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
+    backend.traffic.suspects = 1
     for name in ("a", "b"):
         backend.name = name
         deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
@@ -215,7 +217,8 @@ def test_the_table_is_bounded() -> None:
 
 def test_convicted_requests_are_refused_by_path_and_body() -> None:
     """The same bytes on another route are another request."""
-    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", suspects=1, last_byte=0.0)
+    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
+    backend.traffic.suspects = 1
     for name in ("a", "b"):
         backend.name = name
         deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)

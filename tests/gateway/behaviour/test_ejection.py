@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.backends.circuit_breaker import IN_A_ROW
+from gateway.backends.circuit_breaker import MAX_CONSECUTIVE_FAILURES
 from gateway.health.poller import MAX_PAUSE_S, PATIENT, pause_s
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
@@ -32,8 +32,8 @@ async def test_liar_is_ejected_and_comes_back(
         while str(backend.state) == "healthy":
             await gateway.chat("qwen")
     assert backend.state == "unhealthy"
-    assert backend.failures == IN_A_ROW
-    assert backend.ejections == {"failures": 1}
+    assert backend.traffic.failures == MAX_CONSECUTIVE_FAILURES
+    assert backend.health.ejections == {"failures": 1}
     for _ in range(5):
         answer = await gateway.chat("qwen")
         assert (answer.status_code, answer.headers["x-served-by"], answer.headers["x-attempts"]) == (200, "good", "1")
@@ -48,7 +48,7 @@ async def test_liar_is_ejected_and_comes_back(
     liar.switches.fail_rate, liar.switches.reset = 0.0, False
     await gateway.until(lambda: str(backend.state) == "healthy")
     assert backend.last_error is None
-    assert backend.requests == IN_A_ROW
+    assert backend.traffic.requests == MAX_CONSECUTIVE_FAILURES
     await gateway.until(lambda: settled(gateway))
 
 
@@ -78,10 +78,10 @@ async def test_errors_of_clients_count_for_nothing(
     """However many requests are answered 4xx, the backend stays healthy."""
     backend = await start_backend("only", fail_rate=1.0, fail_status=status)
     gateway = await start_gateway(backend)
-    for _ in range(2 * IN_A_ROW):
+    for _ in range(2 * MAX_CONSECUTIVE_FAILURES):
         assert (await gateway.chat("qwen")).status_code == status
     assert gateway.backend("only").state == "healthy"
-    assert gateway.backend("only").failures == 0
+    assert gateway.backend("only").traffic.failures == 0
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ async def test_canary_is_of_the_kind(
     backend = await start_backend("only", model=model, kind=kind)
     gateway = await start_gateway(backend, poll_interval=0.05, backend_keys="only=secret")
     backend.switches.key = "secret"
-    for _ in range(IN_A_ROW):
-        gateway.backend("only").failed("broken", "for a test")
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
+        gateway.backend("only").record_failure("broken", "for a test")
     assert gateway.backend("only").state == "unhealthy"
     await gateway.until(lambda: gateway.backend("only").state == "healthy")
     (canary,) = backend.requests
@@ -125,13 +125,13 @@ async def test_drain_under_load_loses_nothing(start_backend: StartBackend, start
 
     clients = [asyncio.create_task(load(bool(index % 2))) for index in range(12)]
     for _ in range(3):
-        await gateway.until(lambda: backend.in_flight > 2)
+        await gateway.until(lambda: backend.traffic.in_flight > 2)
         shown = (await gateway.http.post("/services/one/drain")).json()
         assert shown["state"] == "draining"
         assert shown["in_flight"] > 0
-        sent = backend.requests
-        await gateway.until(lambda: backend.in_flight == 0)
-        assert backend.requests == sent
+        sent = backend.traffic.requests
+        await gateway.until(lambda: backend.traffic.in_flight == 0)
+        assert backend.traffic.requests == sent
         assert (await gateway.http.get("/services")).json()["services"]["one"]["state"] == "draining"
         assert (await gateway.http.post("/services/one/resume")).json()["state"] == "healthy"
     stop.set()
@@ -158,5 +158,5 @@ async def test_suspicion_looks_at_once(start_backend: StartBackend, start_gatewa
     backend = await start_backend("only")
     gateway = await start_gateway(backend, poll_interval=60)
     backend.switches.health = "failed"
-    gateway.backend("only").suspect()
+    gateway.backend("only").probe_soon()
     await gateway.until(lambda: gateway.backend("only").state == "unhealthy")

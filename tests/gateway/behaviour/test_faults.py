@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.backends.backend import offer_of_id
+from gateway.backends.offers import offer_of_id
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, error_code, post
 from tests.support.backend import FakeBackend
@@ -15,7 +15,7 @@ from tests.support.backend import FakeBackend
 def settled(gateway: RunningGateway) -> bool:
     """Whether nothing is in flight and every upstream connection lies idle in its pool."""
     return gateway.context.metrics.relaying == 0 and all(
-        backend.in_flight == 0 and backend.pool.open_count == backend.pool.idle_count
+        backend.traffic.in_flight == 0 and backend.pool.open_count == backend.pool.idle_count
         for backend in gateway.context.backends
     )
 
@@ -47,7 +47,7 @@ async def test_failure_before_the_first_byte_goes_to_another_backend(
     if not ("reset_after" in fault and not stream):
         assert bad.requests
         assert len(good.requests) == 3
-        assert gateway.backend("bad").failures == len(bad.requests)
+        assert gateway.backend("bad").traffic.failures == len(bad.requests)
     await gateway.until(lambda: settled(gateway))
 
 
@@ -103,7 +103,7 @@ async def test_idle_connection_closed_by_the_backend_is_no_failure(
     gateway = await start_gateway(backend)
     for _ in range(10):
         assert (await gateway.chat("qwen")).status_code == 200
-    assert gateway.backend("llm-primary").failures == 0
+    assert gateway.backend("llm-primary").traffic.failures == 0
 
 
 async def test_all_attempts_fail(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -209,7 +209,7 @@ async def test_client_that_leaves_frees_the_backend(
     _, writer = await gateway.raw()
     writer.write(post({"model": "qwen", "messages": [], "stream": True}))
     request = (await backend.wait_for(1))[0]
-    assert gateway.backend("llm-primary").in_flight == 1
+    assert gateway.backend("llm-primary").traffic.in_flight == 1
     if leave == "close":
         writer.close()
     else:
@@ -230,11 +230,11 @@ async def test_client_that_leaves_while_connecting(start_gateway: StartGateway) 
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         gateway = await start_gateway(services=f"far={url}", poll_interval=60, connect_timeout=60)
         backend = gateway.backend("far")
-        backend.offer((offer_of_id("qwen", None, "llm"),))
+        backend.set_offers((offer_of_id("qwen", None, "llm"),))
         backend.observe("healthy")
         _, writer = await gateway.raw()
         writer.write(post({"model": "qwen", "messages": []}))
-        await gateway.until(lambda: backend.in_flight == 1)
+        await gateway.until(lambda: backend.traffic.in_flight == 1)
         writer.close()
         await gateway.until(lambda: settled(gateway))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.backends.circuit_breaker import IN_A_ROW
+from gateway.backends.circuit_breaker import MAX_CONSECUTIVE_FAILURES
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 
@@ -19,8 +19,8 @@ async def test_the_doubted_count_only_where_nobody_is_left(
     backends = [await start_backend(f"b{index}") for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60)
     for backend in backends[:doubted]:
-        for _ in range(IN_A_ROW):
-            gateway.backend(backend.name).failed("http_503", "503")
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            gateway.backend(backend.name).record_failure("http_503", "503")
     for number in range(80):
         assert (await gateway.chat("qwen", user=str(number))).status_code == 200
     states = [gateway.backend(backend.name).state for backend in backends]
@@ -38,8 +38,8 @@ async def test_last_one_left_begins_to_fail(start_backend: StartBackend, start_g
     backends = [await start_backend(f"b{index}") for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60)
     for backend in backends[:3]:
-        for _ in range(IN_A_ROW):
-            gateway.backend(backend.name).failed("http_503", "503")
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            gateway.backend(backend.name).record_failure("http_503", "503")
     backends[3].switches.reset = True
     for _ in range(10):
         answers = await asyncio.gather(*(gateway.chat("qwen", user=str(number)) for number in range(20)))
@@ -56,8 +56,8 @@ async def test_doubted_ones_are_a_last_resort(
     backends = [await start_backend(f"b{index}") for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60, first_byte_timeout=0.5)
     for backend in backends[:2]:
-        for _ in range(IN_A_ROW):
-            gateway.backend(backend.name).failed("http_503", "503")
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            gateway.backend(backend.name).record_failure("http_503", "503")
     for backend in backends[2:]:
         backend.switches = dataclasses.replace(backend.switches, **fault)
     answer = await gateway.chat("qwen")
@@ -75,8 +75,8 @@ async def test_nobody_leaves_a_slow_backend_for_a_doubted_one(
     gateway = await start_gateway(slow, doubted, poll_interval=60, first_byte_floor=0.1)
     for _ in range(3):
         assert (await gateway.chat("qwen", stream=True)).status_code == 200
-    for _ in range(IN_A_ROW):
-        gateway.backend("doubted").failed("http_503", "503")
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
+        gateway.backend("doubted").record_failure("http_503", "503")
     slow.switches.ttft = 0.6
     sent = len(doubted.requests)
     answer = await gateway.chat("qwen", stream=True)
@@ -91,8 +91,8 @@ async def test_a_liar_gets_nothing_because_others_are_doubted(
     backends = [await start_backend(f"b{index}", ttft=0.02) for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60)
     for backend in backends[:2]:
-        for _ in range(IN_A_ROW):
-            gateway.backend(backend.name).failed("http_503", "503")
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            gateway.backend(backend.name).record_failure("http_503", "503")
     liar = backends[3]
     liar.switches = dataclasses.replace(liar.switches, fail_rate=1.0, fail_status=503)
 

@@ -41,7 +41,7 @@ async def test_every_framing_of_an_answer(
     for _ in range(2):
         answer = await gateway.chat("qwen")
         assert len(answer.json()["choices"][0]["message"]["content"]) == pad + len("token0 ") * 4
-    assert gateway.backend("llm-primary").in_flight == 0
+    assert gateway.backend("llm-primary").traffic.in_flight == 0
 
 
 async def test_upstream_connections_are_used_again(start_backend: StartBackend, start_gateway: StartGateway) -> None:

@@ -45,7 +45,7 @@ async def test_every_pooled_connection_is_dead(start_backend: StartBackend, star
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers["x-attempts"] for answer in answers} == {"1"}
     assert len(backend.requests) - before == 8
-    assert gateway.backend("llm-primary").failures == 0
+    assert gateway.backend("llm-primary").traffic.failures == 0
 
 
 @pytest.mark.parametrize("sound", [b"RIFF", SPOOLED], ids=["in memory", "on disk"])
@@ -59,7 +59,7 @@ async def test_form_is_sent_again_whole(start_backend: StartBackend, start_gatew
     assert all(sound in request.body for request in backend.requests)
     assert len({len(request.body) for request in backend.requests}) == 1
     assert gateway.context.spool.left == 8192 << 20
-    assert gateway.backend("transcription").failures == 0
+    assert gateway.backend("transcription").traffic.failures == 0
 
 
 async def test_dead_connection_is_not_written_to_the_end(

@@ -62,7 +62,7 @@ async def test_cancelled_stream(client: AsyncAnthropic, backend: AnthropicBacken
     async with client.messages.stream(model="qwen", max_tokens=10, messages=HELLO) as stream:
         assert await anext(aiter(stream.text_stream)) == TOKENS[0]
     await backend.left.wait()
-    await gateway.until(lambda: gateway.backend("llm-primary").in_flight == 0)
+    await gateway.until(lambda: gateway.backend("llm-primary").traffic.in_flight == 0)
 
 
 async def test_errors(client: AsyncAnthropic, gateway: RunningGateway) -> None:

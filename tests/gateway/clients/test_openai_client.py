@@ -66,7 +66,7 @@ async def test_cancelled_stream(start_backend: StartBackend, start_gateway: Star
     await anext(aiter(stream))
     await stream.close()
     await backend.requests[0].gone.wait()
-    await gateway.until(lambda: gateway.backend("llm-primary").in_flight == 0)
+    await gateway.until(lambda: gateway.backend("llm-primary").traffic.in_flight == 0)
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])

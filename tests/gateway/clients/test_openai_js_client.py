@@ -83,4 +83,4 @@ async def test_its_flows(folder: Path, start_backend: StartBackend, start_gatewa
     }
     async with asyncio.timeout(HANG_S):
         await endless.requests[0].gone.wait()
-    await gateway.until(lambda: gateway.backend("llm-secondary").in_flight == 0)
+    await gateway.until(lambda: gateway.backend("llm-secondary").traffic.in_flight == 0)

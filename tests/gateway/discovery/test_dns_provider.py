@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.backends.backend import Backends
+from gateway.backends.backend_table import Backends
 from gateway.discovery.dns_provider import DnsProvider, assign
 from gateway.discovery.target import make_target
 from tests.gateway.conftest import StartBackend, StartGateway
+from tests.gateway.plain import CLOCK
 from tests.gateway.running import RunningGateway
 from tests.support.backend import FakeBackend
 from tests.support.resolver import FAILING, GONE, FakeResolver
@@ -198,7 +199,7 @@ async def test_a_stopped_container_on_a_network_without_a_way_out(
 
 async def test_silent_replicas_are_forgotten_while_the_resolver_fails(resolver: FakeResolver) -> None:
     """Their addresses may be another's by now: after a while only the plain name stays, without an address."""
-    backends, alive = Backends({}), {"x"}
+    backends, alive = Backends({}, CLOCK), {"x"}
     provider = DnsProvider(
         [make_target("x", "http://x:1", by_dns=True)],
         taken=(), answers=alive.__contains__, interval_s=1, timeout_s=5, gone_after_s=0,
@@ -215,7 +216,7 @@ async def test_silent_replicas_are_forgotten_while_the_resolver_fails(resolver: 
 
 async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeResolver) -> None:
     """An operator's word is about a container, whatever it is called; a container made anew is not meant."""
-    backends = Backends({})
+    backends = Backends({}, CLOCK)
     provider = DnsProvider(
         [make_target("x", "http://x:1", by_dns=True)], taken=(), answers=lambda _: True, interval_s=1, timeout_s=5
     )
@@ -224,7 +225,7 @@ async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeR
     for name in ("x", "x-2"):
         backend = backends.get(name)
         assert backend is not None
-        backend.drain(True)
+        backend.set_draining(True)
     resolver.answers["x"] = [B]
     await provider.begin(backends)
     assert [(one.name, one.state) for one in backends] == [("x", "draining")]

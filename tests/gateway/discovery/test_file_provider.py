@@ -186,7 +186,7 @@ async def test_reload_under_load(
             stop.set()
     assert failures == []
     assert answered >= RELOADS * CLIENTS
-    assert all(backend.in_flight == 0 for backend in gateway.context.backends)
+    assert all(backend.traffic.in_flight == 0 for backend in gateway.context.backends)
 
 
 async def test_services_by_dns(

@@ -60,7 +60,7 @@ async def test_hanging_backend_is_stuck_and_comes_back(
     assert (await gateway.chat("qwen")).headers["x-attempts"] == "1"
     hung.switches.hang = False
     await gateway.until(lambda: backend.state == "healthy")
-    assert backend.ejections == {"stuck": 1}
+    assert backend.health.ejections == {"stuck": 1}
     await gateway.until(lambda: settled(gateway))
 
 
@@ -73,7 +73,7 @@ async def test_slow_backend_that_counts_is_not_stuck(start_backend: StartBackend
     assert answer.status_code == 200
     assert set(states) == {"healthy"}
     assert slow.looks > 2
-    assert gateway.backend("slow").last_progress > 0.0
+    assert gateway.backend("slow").engine_queue.progress_at > 0.0
 
 
 @pytest.mark.parametrize(("counts", "stream"), [("no", True), ("no", False), ("pieces", True)])
@@ -119,7 +119,7 @@ async def test_stalled_stream_goes_on_by_itself(start_backend: StartBackend, sta
     gateway = await start_gateway(backend, **FAST)
     asked = asyncio.create_task(gateway.chat("qwen", stream=True))
     await gateway.until(lambda: gateway.backend("only").state == "stuck")
-    assert gateway.backend("only").in_flight == 1
+    assert gateway.backend("only").traffic.in_flight == 1
     refused = await gateway.chat("qwen")
     assert refused.status_code == 503
     assert "only is stuck" in refused.json()["error"]["message"]
@@ -196,7 +196,7 @@ async def test_silence_is_looked_at_when_it_becomes_too_long(
     gateway = await start_gateway(hung, good, poll_interval=300, stuck_after=0.3)
     hung.switches.hang = True
     asked = await begin(gateway, hung, stream=True)
-    gateway.backend("hung").suspect()
+    gateway.backend("hung").probe_soon()
     await gateway.until(lambda: gateway.backend("hung").state == "stuck")
     assert (await asyncio.wait_for(asked, HANG_S)).headers["x-served-by"] == "good"
 

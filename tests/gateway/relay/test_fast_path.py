@@ -99,7 +99,7 @@ async def test_nobody_can_tell(
     doubled = {name: 2 * value for name, value in counts[0].items() if name.endswith("_total") or "200" in name}
     assert doubled
     assert {name: counts[1][name] for name in doubled} == doubled
-    assert gateway.context.metrics.relaying == gateway.backend("llm-primary").in_flight == 0
+    assert gateway.context.metrics.relaying == gateway.backend("llm-primary").traffic.in_flight == 0
     gateway.context.access_log.flush()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"access"' in line]
     changing = {"request_id", "ms", "timestamp"}
@@ -137,7 +137,7 @@ async def test_another_answer_than_expected_is_passed_on(
     assert status == switches.get("fail_status", 200)
     assert headers["x-served-by"] == "llm-primary"
     assert len(body) > switches.get("pad", 0)
-    assert gateway.context.metrics.relaying == gateway.backend("llm-primary").in_flight == 0
+    assert gateway.context.metrics.relaying == gateway.backend("llm-primary").traffic.in_flight == 0
 
 
 @pytest.mark.parametrize("fault", ["reset", "garbage", "fail_rate"])
@@ -151,7 +151,7 @@ async def test_another_backend_is_asked(
     """One that breaks off, talks nonsense or is overloaded, when the request was sent already."""
     ill = await start_backend("a")
     gateway = await start_gateway(ill, await start_backend("b"))
-    gateway.backend("b").drain(True)
+    gateway.backend("b").set_draining(True)
     client = await warmed(gateway, plain)
     ill.switches.fail_status = 503
     setattr(ill.switches, fault, 1.0 if fault == "fail_rate" else True)
@@ -161,15 +161,20 @@ async def test_another_backend_is_asked(
 
     def sent(*given: Any) -> FastPathRequest | None:
         began: FastPathRequest | None = counted(*given)
-        gateway.backend("b").drain(False)
+        gateway.backend("b").set_draining(False)
         return began
 
     monkeypatch.setattr(client_protocol, "try_fast_path", sent)
     status, headers, _ = await client.ask()
     assert plain == [True]
     assert (status, headers["x-served-by"], headers["x-attempts"]) == (200, "b", "2")
-    assert gateway.backend("a").failures == 1
-    assert gateway.context.metrics.relaying == gateway.backend("a").in_flight == gateway.backend("b").in_flight == 0
+    assert gateway.backend("a").traffic.failures == 1
+    assert (
+        gateway.context.metrics.relaying
+        == gateway.backend("a").traffic.in_flight
+        == gateway.backend("b").traffic.in_flight
+        == 0
+    )
 
 
 async def test_a_connection_that_was_just_closed_is_no_failure(
@@ -183,7 +188,7 @@ async def test_a_connection_that_was_just_closed_is_no_failure(
     status, headers, _ = await client.ask()
     assert plain == [True]
     assert (status, headers["x-attempts"]) == (200, "1")
-    assert gateway.backend("llm-primary").failures == 0
+    assert gateway.backend("llm-primary").traffic.failures == 0
 
 
 async def test_a_death_makes_only_its_like_unusual(
@@ -223,8 +228,8 @@ async def test_the_client_leaves(start_backend: StartBackend, start_gateway: Sta
     async with asyncio.timeout(HANG_S):
         await backend.requests[-1].gone.wait()
     one = gateway.backend("llm-primary")
-    await gateway.until(lambda: one.in_flight == 0)
-    assert one.outcomes["client_left"] == 1
+    await gateway.until(lambda: one.traffic.in_flight == 0)
+    assert one.traffic.outcomes["client_left"] == 1
     assert gateway.context.metrics.relaying == 0
     assert not one.load.generating
 
@@ -238,7 +243,7 @@ async def test_a_silent_backend_is_given_up(
     client = await waiting(gateway, backend, plain)
     status, _, body = await client.answer()
     assert (status, json.loads(body)["error"]["code"]) == (504, "upstream_timeout")
-    assert gateway.backend("llm-primary").in_flight == 0
+    assert gateway.backend("llm-primary").traffic.in_flight == 0
 
 
 async def test_the_server_stops(start_backend: StartBackend, start_gateway: StartGateway, plain: list[bool]) -> None:
@@ -278,10 +283,10 @@ async def test_a_stuck_backend_loses_it(
     """It goes to another one as soon as its own is known to be stuck."""
     backend = await start_backend()
     gateway = await start_gateway(backend, await start_backend("llm-secondary"))
-    gateway.backend("llm-secondary").drain(True)
+    gateway.backend("llm-secondary").set_draining(True)
     client = await waiting(gateway, backend, plain)
-    gateway.backend("llm-secondary").drain(False)
-    gateway.backend("llm-primary").be_stuck("it does nothing")
+    gateway.backend("llm-secondary").set_draining(False)
+    gateway.backend("llm-primary").set_stuck("it does nothing")
     status, headers, _ = await client.answer()
     assert (status, headers["x-served-by"], headers["x-attempts"]) == (200, "llm-secondary", "2")
 

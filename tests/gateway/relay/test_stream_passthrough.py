@@ -201,9 +201,9 @@ async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]
     async with streaming(start_gateway, stream_idle_floor=0.5, stream_idle_timeout=30.0) as (gateway, ask):
         backend, stream = gateway.backend("raw"), await ask()
         for number, piece in enumerate(plain(0, FOLD * 2 + 9)):
-            before = backend.last_byte
+            before = backend.traffic.last_byte_at
             await stream.write(piece)
-            assert backend.last_byte > before
+            assert backend.traffic.last_byte_at > before
             if number in (5, 9):
                 # Longer than a stream may be silent here: nobody can go on with it, so it is borne, and more than once.
                 await asyncio.sleep(1.2)
@@ -216,7 +216,7 @@ async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]
         assert said.text == "".join(f" w{number}" for number in range(FOLD * 2 + 9))
         assert await stream.end() == unchunked(b"".join(plain(0, FOLD * 2 + 9)))
         await gateway.until(lambda: settled(gateway))
-        assert (backend.pauses.longest or 0) > 1.0
+        assert (backend.load.gaps.longest or 0) > 1.0
     assert short.count(True) == FOLD * 2 + 7
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.backends.backend import Backend
-from gateway.backends.prefix_index import ENDS, KB, PrefixIndex, chain
+from gateway.backends.prefix_index import KB, PREFIX_LENGTHS, PrefixIndex, prefix_hashes
 from gateway.bodies.json_scan import scan_json
 from gateway.endpoints import BY_PATH
 from gateway.routing import Router, RoutingRequest
@@ -17,7 +17,9 @@ def backends(count: int = 4) -> list[Backend]:
     made = [make_backend(f"b{number}", "qwen") for number in range(count)]
     for backend in made:
         for kb in (1.0, 8.0, 1.0, 8.0):
-            backend.load.enter(kb, 0.0, shows=True).first_byte(0.1 + kb / 10, well=True)
+            ticket = backend.admit(kb, 0.0, shows_first_token=True)
+            ticket.first_byte(0.1 + kb / 10, ok=True)
+            ticket.end("http_200")
     return made
 
 
@@ -30,9 +32,9 @@ def send(router: Router, request: RoutingRequest, *, stays: bool = False) -> Bac
     choice = router.choose(request, 100.0)
     assert choice is not None
     ticket = router.sent(choice, request, 100.0)
-    if stays:
-        choice.candidate.backend.in_flight += 1
-    ticket.ended()
+    ticket.first_byte(100.0, ok=False)
+    if not stays:
+        ticket.end("http_200")
     return choice.candidate.backend
 
 
@@ -49,7 +51,7 @@ def test_the_longer_beginning_wins() -> None:
     """A conversation goes back to its backend though all have read the system prompt."""
     router = Router(made := backends(), CATALOGUE)
     for backend in made:
-        backend.load.kept.read(chain((SYSTEM,)), 6.0)
+        backend.load.prefixes.add(prefix_hashes((SYSTEM,)), 6.0)
     conversation = SYSTEM + b"Tell me all about it. " * 200
     first = send(router, asking(conversation))
     assert {send(router, asking(conversation + b"And then? " * turn)) for turn in range(1, 9)} == {first}
@@ -61,8 +63,8 @@ def test_no_pile_beyond_the_bound() -> None:
     router = Router(made, CATALOGUE, load_bound=1.5)
     for number in range(40):
         send(router, asking(SYSTEM + b"%d" % number), stays=True)
-    assert sum(backend.in_flight for backend in made) == 40
-    assert max(backend.in_flight for backend in made) <= 15
+    assert sum(backend.traffic.in_flight for backend in made) == 40
+    assert max(backend.traffic.in_flight for backend in made) <= 15
 
 
 def test_workers_agree() -> None:
@@ -101,7 +103,9 @@ def test_a_session_leaves_a_slow_backend() -> None:
     router = Router(backends(), CATALOGUE)
     first = send(router, asking(b"Hi", b"abc"))
     for _ in range(3):
-        first.load.enter(0.0, 99.0, shows=True).first_byte(101.0, well=True)
+        ticket = first.admit(0.0, 99.0, shows_first_token=True)
+        ticket.first_byte(101.0, ok=True)
+        ticket.end("http_200")
     assert send(router, asking(b"Hi", b"abc")) is not first
 
 
@@ -114,17 +118,17 @@ def test_none_is_none() -> None:
 def test_a_restart_forgets() -> None:
     """What a backend had read is gone when its process is."""
     (backend,) = backends(1)
-    backend.load.kept.read(chain((SYSTEM,)), 6.0)
-    assert backend.load.kept.saved(chain((SYSTEM,))) == 4
+    backend.load.prefixes.add(prefix_hashes((SYSTEM,)), 6.0)
+    assert backend.load.prefixes.cached_kb(prefix_hashes((SYSTEM,))) == 4
     backend.observe("unhealthy", "died")
     backend.observe("healthy")
-    assert backend.load.kept.saved(chain((SYSTEM,))) == 0
+    assert backend.load.prefixes.cached_kb(prefix_hashes((SYSTEM,))) == 0
 
 
 def test_a_single_backend_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one backend serves the model its prompts are not hashed."""
     router = Router(backends(1), CATALOGUE)
-    monkeypatch.setattr("gateway.routing.router.chain", None)
+    monkeypatch.setattr("gateway.routing.router.prefix_hashes", None)
     assert send(router, asking(SYSTEM)).name == "b0"
 
 
@@ -139,22 +143,22 @@ def test_of_many_the_one_that_has_read_it() -> None:
 def test_what_was_read_long_ago_is_gone() -> None:
     """A backend's record ends where its cache does, and holds a bounded number of beginnings."""
     kept = PrefixIndex()
-    kept.read(chain((SYSTEM,)), 4.0)
+    kept.add(prefix_hashes((SYSTEM,)), 4.0)
     for number in range(300):
-        kept.read(chain((b"%d" % number + SYSTEM,)), 4.0)
-    assert kept.saved(chain((SYSTEM,))) == 0
-    assert kept.saved(chain((b"299" + SYSTEM,))) == 4
+        kept.add(prefix_hashes((b"%d" % number + SYSTEM,)), 4.0)
+    assert kept.cached_kb(prefix_hashes((SYSTEM,))) == 0
+    assert kept.cached_kb(prefix_hashes((b"299" + SYSTEM,))) == 4
 
 
 @pytest.mark.parametrize("cut", [1, 511, 512, 513, 5000, 60_000])
 def test_hashes_do_not_depend_on_the_pieces(cut: int) -> None:
     """The same bytes have the same hashes, in however many pieces; a shorter prompt has the first of them."""
     prompt = bytes(range(256)) * 300
-    whole = chain((prompt,))
-    assert len(whole) == len(ENDS)
-    assert chain((prompt[:cut], b"", prompt[cut:])) == whole
-    assert chain((prompt[:cut],)) == whole[: sum(end <= cut for end in ENDS)]
-    assert ENDS[0] < KB
+    whole = prefix_hashes((prompt,))
+    assert len(whole) == len(PREFIX_LENGTHS)
+    assert prefix_hashes((prompt[:cut], b"", prompt[cut:])) == whole
+    assert prefix_hashes((prompt[:cut],)) == whole[: sum(end <= cut for end in PREFIX_LENGTHS)]
+    assert PREFIX_LENGTHS[0] < KB
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 import pytest
 
-from gateway.backends.backend import Backend, offer_of_id
+from gateway.backends.backend import Backend
 from gateway.backends.health_state import State
+from gateway.backends.offers import offer_of_id
 from gateway.discovery.target import make_target
 from gateway.routing import Candidate, Router
 from gateway.routing.candidates import available, candidates
 from gateway.upstream.pool import Pool
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
-from tests.gateway.plain import CATALOGUE, CHAT, KINDS, full_cluster, make_backend, wants
+from tests.gateway.plain import CATALOGUE, CHAT, CLOCK, KINDS, full_cluster, make_backend, wants
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_only_usable_states_get_requests(state: State) -> None:
 def test_all_down_names_each() -> None:
     """When all backends of a model are down, the 503 names each with its reason."""
     backends = [make_backend("a", "qwen", state="unhealthy"), make_backend("b", "qwen")]
-    backends[1].drain(True)
+    backends[1].set_draining(True)
     with pytest.raises(NoHealthyBackend) as caught:
         available(candidates(wants(CHAT, "qwen"), backends, CATALOGUE))
     assert "a is unhealthy (unhealthy for a test)" in caught.value.message
@@ -141,7 +142,7 @@ def test_own_service_knows_its_names(requested: str | None, written: str | None)
 def test_foreign_server_gets_its_own_name(requested: str | None, written: str | None) -> None:
     """A foreign server gets the name that it lists, also when the request named none."""
     target = make_target("f", "http://127.0.0.1:1")
-    backend = Backend(target, Pool(target))
+    backend = Backend(target, Pool(target), CLOCK)
     candidate = Candidate(backend, offer_of_id("org/qwen", CATALOGUE.find("org/qwen"), None))
     assert candidate.offer.kind == "llm"
     assert candidate.offer.name == "qwen"

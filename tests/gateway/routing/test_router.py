@@ -13,7 +13,9 @@ REQUEST = wants(CHAT, "qwen", stream=True, size=1024)
 
 def learn(backend: Backend, seconds: float, now: float = 1.0) -> None:
     """Have the backend answer one request like REQUEST in so many seconds."""
-    backend.load.enter(1.0, now - seconds, shows=True).first_byte(now, well=True)
+    ticket = backend.admit(1.0, now - seconds, shows_first_token=True)
+    ticket.first_byte(now, ok=True)
+    ticket.end("http_200")
 
 
 def send(router: Router, request: RoutingRequest = REQUEST, now: float = 1.0) -> Backend:
@@ -21,7 +23,6 @@ def send(router: Router, request: RoutingRequest = REQUEST, now: float = 1.0) ->
     choice = router.choose(request, now)
     assert choice is not None
     router.sent(choice, request, now)
-    choice.candidate.backend.in_flight += 1
     return choice.candidate.backend
 
 
@@ -54,10 +55,9 @@ def test_a_long_prompt_weighs_more() -> None:
     long, short = make_backend("long", "qwen"), make_backend("short", "qwen")
     for backend in (long, short):
         learn(backend, FAST_S)
-    long.load.enter(64.0, 1.0, shows=True)
+    long.admit(64.0, 1.0, shows_first_token=True)
     for _ in range(3):
-        short.load.enter(1.0, 1.0, shows=True)
-    long.in_flight, short.in_flight = 1, 3
+        short.admit(1.0, 1.0, shows_first_token=True)
     assert chosen(Router([long, short], CATALOGUE).choose(REQUEST, 1.0)) is short
 
 
@@ -68,7 +68,7 @@ def test_equals_take_turns() -> None:
     for _ in range(6):
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
-        router.sent(choice, REQUEST, 1.0).ended()
+        router.sent(choice, REQUEST, 1.0).end("http_200")
         order.append(choice.candidate.backend.name)
     assert order == ["a", "b", "c", "a", "b", "c"]
 
@@ -85,9 +85,7 @@ def test_weights_share_out() -> None:
             ticket = router.sent(choice, REQUEST, 1.0)
             names[choice.candidate.backend.name] += 1
             if idle:
-                ticket.ended()
-            else:
-                choice.candidate.backend.in_flight += 1
+                ticket.end("http_200")
         assert names == {"heavy": 30, "light": 10}
 
 
@@ -98,14 +96,14 @@ def test_a_newcomer_does_not_catch_up() -> None:
     for _ in range(100):
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
-        router.sent(choice, REQUEST, 1.0).ended()
+        router.sent(choice, REQUEST, 1.0).end("http_200")
     backends.append(make_backend("c", "qwen"))
     router.forget()
     names: Counter[str] = Counter()
     for _ in range(9):
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
-        router.sent(choice, REQUEST, 1.0).ended()
+        router.sent(choice, REQUEST, 1.0).end("http_200")
         names[choice.candidate.backend.name] += 1
     assert names == {"a": 3, "b": 3, "c": 3}
 
@@ -123,9 +121,9 @@ def test_silence_is_a_sign() -> None:
     silent, well = make_backend("silent", "qwen"), make_backend("well", "qwen")
     for backend in (silent, well):
         learn(backend, FAST_S)
-    silent.load.enter(1.0, 1.0, shows=True)
+    silent.admit(1.0, 1.0, shows_first_token=True)
     for _ in range(3):
-        well.load.enter(1.0, 2.0, shows=True)
+        well.admit(1.0, 2.0, shows_first_token=True)
     router = Router([silent, well], CATALOGUE)
     assert chosen(router.choose(REQUEST, 1.05)) is silent
     assert chosen(router.choose(REQUEST, 2.0)) is well
@@ -147,20 +145,20 @@ def test_one_slow_answer_is_forgiven() -> None:
 def test_an_error_teaches_nothing() -> None:
     """A quick error does not make a backend look fast."""
     backend = make_backend("a", "qwen")
-    backend.load.enter(1.0, 1.0, shows=True).first_byte(1.001, well=False)
-    assert not backend.load.first.known
-    assert backend.load.waiting(1.001) == 0
+    backend.admit(1.0, 1.0, shows_first_token=True).first_byte(1.001, ok=False)
+    assert not backend.load.first_token.is_known
+    assert backend.load.pending(1.001) == 0
 
 
 def test_a_whole_answer_is_believed_to_generate() -> None:
     """A whole answer says nothing until its end: its prompt counts as read when it should be."""
     backend = make_backend("a", "qwen")
     learn(backend, FAST_S)
-    ticket = backend.load.enter(1.0, 2.0, shows=False)
-    assert backend.load.waiting(2.05) > 0
-    assert backend.load.waiting(2.15) == 0
-    ticket.ended()
-    assert backend.load.waiting(2.2) == 0
+    ticket = backend.admit(1.0, 2.0, shows_first_token=False)
+    assert backend.load.pending(2.05) > 0
+    assert backend.load.pending(2.15) == 0
+    ticket.end("http_200")
+    assert backend.load.pending(2.2) == 0
 
 
 def test_busy_is_dearer() -> None:

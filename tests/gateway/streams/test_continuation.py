@@ -89,18 +89,18 @@ async def test_goes_on_from_chunks_that_passed_as_they_came(
     monkeypatch.setattr(StreamPassthrough, "takes", watched)
     first, second = await pair(start_backend)
     gateway = await start_gateway(first, second)
-    gateway.backend("second").drain(True)
+    gateway.backend("second").set_draining(True)
     for _ in range(2):
         assert list(tokens_of((await stream(gateway)).content)) == list(range(TOKENS))
     first.switches.gated, first.switches.reset_after = True, 7
     asked = asyncio.create_task(stream(gateway))
     await first.wait_for(3)
-    gateway.backend("second").drain(False)
+    gateway.backend("second").set_draining(False)
     # One by one: where several come at once they do not pass so. Nor do the first two.
     for _ in range(7):
-        before = gateway.backend("first").last_byte
+        before = gateway.backend("first").traffic.last_byte_at
         first.gate.release()
-        await gateway.until(lambda before=before: gateway.backend("first").last_byte > before)
+        await gateway.until(lambda before=before: gateway.backend("first").traffic.last_byte_at > before)
     first.gate.release()
     assert len(passed) >= 4
     answer = await asked
@@ -216,7 +216,7 @@ async def test_killed(start_backend: StartBackend, start_gateway: StartGateway, 
     await first.wait_for(3)
     for _ in range(len(first.requests) * 4):
         first.gate.release()
-    await gateway.until(lambda: any(backend.last_byte for backend in gateway.context.backends))
+    await gateway.until(lambda: any(backend.traffic.last_byte_at for backend in gateway.context.backends))
     await first.stop()
     for answer in await asyncio.gather(*streams):
         assert list(tokens_of(answer.content)) == list(range(TOKENS))

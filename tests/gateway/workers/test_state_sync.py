@@ -1,14 +1,16 @@
 """What the workers on one port tell each other of their backends, without processes."""
 
 from collections.abc import Callable
+from time import perf_counter as now
 
 import pytest
 
 from gateway.api.views import describe
-from gateway.backends.backend import Backends, now
-from gateway.backends.circuit_breaker import IN_A_ROW
+from gateway.backends.backend_table import Backends
+from gateway.backends.circuit_breaker import MAX_CONSECUTIVE_FAILURES
 from gateway.backends.load import Load
 from gateway.backends.query_of_death import CrashedBackend, Quarantine, digest_of
+from gateway.backends.traffic import EngineQueue
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.workers.shared_memory import CLOSED, SharedSlots
@@ -23,7 +25,7 @@ class Worker:
     """One worker's part: its own backends and its side of the boards."""
 
     def __init__(self, boards: SharedSlots, number: int) -> None:
-        self.backends = Backends({})
+        self.backends = Backends({}, plain.CLOCK)
         for target in parse_services("one=http://127.0.0.1:1"):
             self.backends.upsert(target)
         (self.backend,) = self.backends
@@ -53,12 +55,12 @@ def tick(workers: list[Worker]) -> None:
 
 
 def fail(worker: Worker) -> None:
-    for _ in range(IN_A_ROW):
-        worker.backend.failed("http_503", "it answered 503. Try again.")
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
+        worker.backend.record_failure("http_503", "it answered 503. Try again.")
 
 
 def hang(worker: Worker) -> None:
-    worker.backend.be_stuck("it sent no byte")
+    worker.backend.set_stuck("it sent no byte")
 
 
 @pytest.mark.parametrize(
@@ -78,12 +80,12 @@ def test_what_one_has_found_holds_for_all(
     for other in others:
         assert other.backend.state == state
         assert reason in str(other.backend.last_error)
-        assert not other.backend.wants_canary
-        assert not other.backend.ejections
+        assert not other.backend.needs_canary
+        assert not other.backend.health.ejections
     assert changes == [state, state]
     tick(workers)
     assert changes == [state, state]
-    first.backend.canary_answered(None)
+    first.backend.record_canary(None)
     tick(workers)
     assert [worker.backend.state for worker in workers] == ["healthy"] * 3
 
@@ -101,20 +103,20 @@ def test_verdict_of_a_dead_worker_ends_with_it(boards: SharedSlots, workers: lis
 def test_life_is_seen_by_all(workers: list[Worker]) -> None:
     """A byte that one has got says that the backend works, whoever asks; never as later than it was."""
     at = now()
-    workers[0].backend.last_byte = at
+    workers[0].backend.traffic.last_byte_at = at
     tick(workers)
     for worker in workers[1:]:
-        assert at - 0.2 < worker.backend.last_sign <= at
+        assert at - 0.2 < worker.backend.last_sign_at <= at
 
 
 def test_all_tell_one_queue(workers: list[Worker]) -> None:
     """Each counts those that wait at all; what the backend itself says, to whichever worker, goes before."""
     for worker in workers:
         worker.backend.load = Load()
-        worker.backend.load.enter(1.0, now(), shows=True)
+        worker.backend.admit(1.0, now(), shows_first_token=True)
     tick(workers)
     assert [describe(worker.backend)["queued"] for worker in workers] == [3, 3, 3]
-    workers[1].backend.waiting_told = (7, now())
+    workers[1].backend.engine_queue = EngineQueue(waiting=7, read_at=now())
     tick(workers)
     assert [describe(worker.backend)["queued"] for worker in workers] == [7, 7, 7]
 
