@@ -59,7 +59,7 @@ async def test_text_goes_on_when_a_server_is_killed(
     async with running(tmp_path, services=services) as gateway:
         ours, plain = gateway.backend("ours"), gateway.backend("plain")
         await gateway.until(lambda: ours.state == plain.state == "healthy")
-        ours.drain(True)
+        ours.set_draining(True)
         asked = {**body, "stream": False, "stream_options": None}
         whole = await gateway.http.post("/v1/chat/completions", json=asked, timeout=timeout)
         usage = whole.json()["usage"]
@@ -67,8 +67,8 @@ async def test_text_goes_on_when_a_server_is_killed(
         async with gateway.http.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as answer:
             async for line in answer.aiter_lines():
                 lines.append(line)
-                if ours.draining and sum('"content"' in one for one in lines) > CUT:
-                    ours.drain(False)
+                if ours.health.draining and sum('"content"' in one for one in lines) > CUT:
+                    ours.set_draining(False)
                     program.kill()
         events = [line.removeprefix("data: ") for line in lines if line]
         assert events.pop() == "[DONE]"
@@ -83,4 +83,4 @@ async def test_text_goes_on_when_a_server_is_killed(
         assert abs(told["completion_tokens"] - TOKENS) <= 2
         assert abs(told["prompt_tokens"] - usage["prompt_tokens"]) <= 2
         assert (ours.engine, plain.engine) == ("vllm", "vllm")
-        assert ours.outcomes["http_200"] == 1
+        assert ours.traffic.outcomes["http_200"] == 1
