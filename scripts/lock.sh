@@ -41,7 +41,7 @@ compile transcription-cuda transcription-cuda --constraint requirements/test.txt
 {
   cat <<COMMENT
 # The packages that the image vllm/vllm-openai:v$vllm holds: what vllm==$vllm resolved to on $vllm_released with Python 3.12.
-# Made by scripts/lock.sh. requirements/llm-vllm.txt leaves these out, and services/llm/Dockerfile checks that they do.
+# Made by scripts/lock.sh. requirements/llm-vllm.txt leaves these out, and deploy/Dockerfile checks that they do.
 COMMENT
   uv pip compile - --python-version 3.12 --python-platform x86_64-manylinux_2_28 --exclude-newer "$vllm_released" \
     --no-config --no-emit-index-url --no-annotate --no-header --quiet <<<"vllm==$vllm"

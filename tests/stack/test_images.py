@@ -36,10 +36,9 @@ CHAT = (
 
 @dataclass(frozen=True)
 class Image:
-    """One image: where its Dockerfile is, what it runs, and for a model service what to load and ask."""
+    """One image: its target in deploy/Dockerfile, its program, and for a model service a model and a request."""
 
     name: str
-    dockerfile: str
     program: str
     options: tuple[str, ...] = ()
     model: str | None = None
@@ -48,26 +47,24 @@ class Image:
 
 IMAGES = [
     # The address on which its port is published: without one, and without keys, it does not start.
-    Image("gateway", "gateway/Dockerfile", "gateway", ("--env=CLUSTER_BIND=127.0.0.1",)),
-    Image("registry", "registry/Dockerfile", "registry", ("--env=STORE=file:/tmp/store",)),
+    Image("gateway", "gateway", ("--env=CLUSTER_BIND=127.0.0.1",)),
+    Image("registry", "registry", ("--env=STORE=file:/tmp/store",)),
     Image(
         "embedding",
-        "services/embedding/Dockerfile",
         "services.embedding",
         model="minilm",
         ask=("/v1/embeddings", '{"input": "Hello world"}', '"embedding":[-0.0'),
     ),
-    Image("transcription", "services/transcription/Dockerfile", "services.transcription", model="whisper"),
+    Image("transcription", "services.transcription", model="whisper"),
     Image(
         "llm-cpu",
-        "services/llm/Dockerfile.cpu",
         "services.llm",
         model="smollm2",
         ask=("/v1/chat/completions", CHAT, "Tokyo"),
     ),
 ]
 # The door of the cluster has no model, no catalogue and no settings; only the scan and its user are the others'.
-EDGE = Image("edge", "edge/Dockerfile", "edge")
+EDGE = Image("edge", "edge")
 SERVICES = [image for image in IMAGES if image.model]
 each = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
 
@@ -75,7 +72,7 @@ each = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
 @functools.cache
 def built(image: Image) -> str:
     """The image's tag; builds it the first time."""
-    return build(f"gpu-cluster-test/{image.name}:test", image.dockerfile)
+    return build(f"gpu-cluster-test/{image.name}:test", image.name)
 
 
 def config(image: Image) -> dict[str, Any]:
@@ -182,4 +179,4 @@ def test_a_service_that_takes_too_long_becomes_unhealthy() -> None:
 @pytest.mark.parametrize("name", ["embedding", "transcription"])
 def test_an_unknown_device_is_told_which_there_are(name: str) -> None:
     with pytest.raises(DockerError, match=r"DEVICE=tpu is not known\. Build with DEVICE=cpu or DEVICE=cuda"):
-        build(f"gpu-cluster-test/{name}:never", f"services/{name}/Dockerfile", DEVICE="tpu")
+        build(f"gpu-cluster-test/{name}:never", name, DEVICE="tpu")

@@ -18,9 +18,7 @@ STANDIN = "gpu-cluster-test/vllm-openai"
 LOADED_S = 400.0
 STOPPED_S = 60.0
 MAX_ADDED_MB = 20
-LLM = Image(
-    "llm", "services/llm/Dockerfile", "services.llm", model="smollm2", ask=("/v1/chat/completions", CHAT, "Tokyo")
-)
+LLM = Image("llm-cuda", "services.llm", model="smollm2", ask=("/v1/chat/completions", CHAT, "Tokyo"))
 
 
 @functools.cache
@@ -30,12 +28,12 @@ def base() -> str:
         return image
     version = vllm_cpu.version()
     dockerfile = "tests/stack/standins/vllm/Dockerfile"
-    return build(f"{STANDIN}:v{version}", dockerfile, VLLM_VERSION=version, RELEASED=vllm_cpu.RELEASED)
+    return build(f"{STANDIN}:v{version}", dockerfile=dockerfile, VLLM_VERSION=version, RELEASED=vllm_cpu.RELEASED)
 
 
 @functools.cache
 def built() -> str:
-    return build("gpu-cluster-test/llm:test", LLM.dockerfile, VLLM_IMAGE=base())
+    return build("gpu-cluster-test/llm:test", LLM.name, VLLM_IMAGE=base())
 
 
 def test_what_the_image_says_of_itself() -> None:

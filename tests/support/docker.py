@@ -46,12 +46,12 @@ def wheels() -> Path | None:
     return folders[0] if folders else None
 
 
-def build(tag: str, dockerfile: str, **arguments: str) -> str:
-    """Build the image `tag` from a Dockerfile of this project with these build arguments; returns the tag."""
+def build(tag: str, target: str = "", dockerfile: str = "deploy/Dockerfile", **arguments: str) -> str:
+    """Build `target` (default: the last stage) of a Dockerfile as image `tag`, which is returned."""
     options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     if folder := wheels():
         options.append(f"--build-context=wheels={folder}")
-    where = (f"--file={ROOT / dockerfile}", f"--tag={tag}")
+    where = (f"--file={ROOT / dockerfile}", f"--target={target}", f"--tag={tag}")
     docker("build", "--progress=plain", *where, *options, str(ROOT), timeout=BUILD_S)
     return tag
 
