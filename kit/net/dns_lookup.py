@@ -1,54 +1,54 @@
-"""The addresses behind a host name, asked of the system's resolver off the event loop and within a deadline."""
+"""DNS lookup through the system's resolver, off the event loop and with a timeout."""
 
 import asyncio
 import ipaddress
 import socket
 from typing import Any
 
-# What a resolver says that works and knows no such name. Anything else (EAI_AGAIN) is a resolver that fails for now;
-# Docker's own says that, too, of a name that it does not know, where its network has no way out.
+# The resolver works and the name does not exist. Other errors (EAI_AGAIN) mean that the resolver fails for now; Docker's
+# resolver returns that also for unknown names if its network has no uplink.
 _NO_SUCH_NAME = frozenset(
     getattr(socket, code) for code in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, code)
 )
 
 
 class NoSuchName(Exception):
-    """The resolver works, and knows no address for this name."""
+    """The name has no address."""
 
 
 class ResolverFailed(Exception):
-    """The resolver did not say, for a reason that may pass."""
+    """The resolver gave no result, for a reason that may pass."""
 
 
 class Lookup:
-    """One name, as often as it is asked for.
+    """Repeated lookups of one host name.
 
-    Never more than one question is under way: where a resolver hangs, each holds one of the few threads there are.
+    At most one query is in flight: each query to a hanging resolver blocks one of the executor's few threads.
     """
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self._asking: asyncio.Future[list[Any]] | None = None
+        self._query: asyncio.Future[list[Any]] | None = None
 
-    async def addresses(self, within_s: float) -> tuple[str, ...]:
-        """All addresses, in order of their numbers, of one family: what has both IPv4 and IPv6 is one place, not two.
+    async def addresses(self, timeout_s: float) -> tuple[str, ...]:
+        """Return all addresses of one family, sorted; a host with IPv4 and IPv6 addresses counts once, by IPv4.
 
-        Raises NoSuchName and ResolverFailed, the latter also after `within_s` seconds; the question then goes on, and
-        its answer is that of the next call.
+        Raises NoSuchName and ResolverFailed, the latter also after `timeout_s` seconds: then the query continues, and
+        the next call gets its result.
         """
-        asking = self._asking
-        if asking is None:
+        query = self._query
+        if query is None:
             loop = asyncio.get_running_loop()
-            asking = self._asking = asyncio.ensure_future(
+            query = self._query = asyncio.ensure_future(
                 loop.getaddrinfo(self.host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
             )
-        done, _ = await asyncio.wait({asking}, timeout=within_s)
+        done, _ = await asyncio.wait({query}, timeout=timeout_s)
         if not done:
-            raise ResolverFailed(f"no answer within {within_s:g} s")
-        if self._asking is asking:
-            self._asking = None
+            raise ResolverFailed(f"no response within {timeout_s:g} s")
+        if self._query is query:
+            self._query = None
         try:
-            found = {ipaddress.ip_address(info[4][0]) for info in asking.result()}
+            found = {ipaddress.ip_address(info[4][0]) for info in query.result()}
         except socket.gaierror as error:
             kind = NoSuchName if error.errno in _NO_SUCH_NAME else ResolverFailed
             raise kind(error.strerror or str(error)) from error
@@ -58,7 +58,7 @@ class Lookup:
         return tuple(str(address) for address in sorted(found, key=int) if address.version == version)
 
     def close(self) -> None:
-        """Give up the question that is under way."""
-        if self._asking is not None:
-            self._asking.cancel()
-            self._asking = None
+        """Abandon the query in flight."""
+        if self._query is not None:
+            self._query.cancel()
+            self._query = None

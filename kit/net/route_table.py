@@ -1,4 +1,4 @@
-"""The kernel's IPv4 routes as /proc/net/route tells them. Standard library only: the edge's image has nothing else."""
+"""The kernel's IPv4 routes from /proc/net/route. Standard library only: the edge image has nothing else."""
 
 import ipaddress
 import sys
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DefaultRoute:
-    """A way to everywhere: by which interface, and through which router (0.0.0.0: none, everything is on the link)."""
+    """A default route: its interface and its router (0.0.0.0: none, every address is on the link)."""
 
     interface: str
     gateway: ipaddress.IPv4Address
 
 
 def default_routes(table: str) -> Iterator[DefaultRoute]:
-    """The default routes (destination and mask 0) in the text of /proc/net/route, in its order.
+    """Yield the default routes (destination and mask 0) in the text of /proc/net/route, in its order.
 
-    Columns: Iface, Destination, Gateway, Flags, RefCnt, Use, Metric, Mask; addresses in hex, in the machine's order.
+    Columns: Iface, Destination, Gateway, Flags, RefCnt, Use, Metric, Mask; addresses in hex, in the machine's byte order.
     """
     for line in table.splitlines()[1:]:
         columns = line.split()

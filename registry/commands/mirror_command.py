@@ -14,7 +14,7 @@ from registry.commands.bulk_mirror import Outcome, fill, follow_download
 from registry.commands.progress_table import ProgressTable, summary
 from registry.commands.registry_client import RegistryClient, RegistryClientError
 from registry.hub.client import HubError, source_client
-from registry.hub.file_selection import choose_files
+from registry.hub.file_selection import select_files
 from registry.models.library import Library
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
@@ -95,7 +95,7 @@ def _size(library: Library, hub: HubClient, entry: Entry) -> tuple[int, int]:
     if pointer is not None and pointer.repo == entry.hf_repo and entry.revision in (pointer.revision, pointer.commit):
         return library.manifest(pointer.repo, pointer.commit).size, 0
     listing = hub.listing(entry.hf_repo, entry.revision, threading.Event())
-    paths = set(choose_files([file.path for file in listing.files], entry.allow_patterns, entry.ignore_patterns))
+    paths = set(select_files([file.path for file in listing.files], entry.allow_patterns, entry.ignore_patterns))
     files = [file for file in listing.files if file.path in paths]
     absent = [file.size for file in files if file.sha256 is None or library.store.blob_size(file.sha256) != file.size]
     return sum(file.size for file in files), sum(absent)

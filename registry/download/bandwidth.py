@@ -1,4 +1,4 @@
-"""How fast bytes may come, over all downloads together."""
+"""Bandwidth limit over all downloads together."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from kit.net.retry import Cancelled
 
 
 class BandwidthLimit:
-    """Holds up who is faster than `bytes_per_second`; None holds up nobody. Safe for many threads."""
+    """Delays receivers to at most `bytes_per_second` (None: no limit). Safe for many threads."""
 
     def __init__(self, bytes_per_second: float | None) -> None:
         self._rate = bytes_per_second
@@ -15,7 +15,7 @@ class BandwidthLimit:
         self._lock = threading.Lock()
 
     def wait(self, count: int, stop: threading.Event) -> None:
-        """`count` bytes came: wait until they may have come. Raises Cancelled."""
+        """Account for `count` received bytes: wait until the limit permits them. Raises Cancelled."""
         if self._rate is None:
             return
         with self._lock:

@@ -22,7 +22,7 @@ from registry.download.file_download import DamagedFile, DownloadLimits, FileFet
 from registry.download.partial_model import UnderWay
 from registry.download.progress import Progress
 from registry.hub.client import HubError
-from registry.hub.file_selection import choose_files
+from registry.hub.file_selection import select_files
 from registry.models.library import MAIN, BlobsMissing, Library
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of
 from registry.models.model_card import CARD
@@ -93,7 +93,7 @@ class Transfer:
         """
         wanted = self._wanted
         listing = self._hub.listing(wanted.repo, wanted.revision, self._stop)
-        paths = set(choose_files([file.path for file in listing.files], wanted.allow_patterns, wanted.ignore_patterns))
+        paths = set(select_files([file.path for file in listing.files], wanted.allow_patterns, wanted.ignore_patterns))
         files = [file for file in listing.files if file.path in paths]
         if not files:
             raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")

@@ -1,1 +1,1 @@
-"""Hugging Face Hub as a source: client and file selection."""
+"""The Hub that models are mirrored from: client settings, error messages, file selection."""

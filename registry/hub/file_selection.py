@@ -1,7 +1,7 @@
-"""Which files of a repository are mirrored. Pure: from paths to paths.
+"""Selection of the files to mirror. Pure: from paths to paths.
 
-A repository often holds the same weights several times, for several frameworks. What our engines load is safetensors
-where there are any; the rest would only fill the disk. Without safetensors everything is taken.
+A repository often has the same weights for several frameworks. Our engines load safetensors if there are any, so
+the others are skipped. Without safetensors everything is mirrored.
 """
 
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from pathlib import PurePosixPath
 
 from kit.config.hub_names import chosen, matches
 
-# Weights of which safetensors in the same folder are the same again.
+# Weights that safetensors in the same folder replace.
 _SAME_FOLDER = ("*.bin", "*.bin.index.json", "*.pth", "*.pt", "*.ckpt", "*.pkl", "*.pickle")
-# Weights for other frameworks, wherever they lie.
+# Weights for other frameworks, in any folder.
 _OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.tflite", "*.mlmodel", "*.gguf", "*.ggml")
-# Whole folders of them.
+# Folders of such weights.
 _OTHER_FOLDERS = frozenset({"original", "onnx", "openvino", "coreml", "flax", "tensorflow", "tf"})
-# Small, and needed by every framework: taken from wherever they lie.
+# Small files that every framework needs, in any folder.
 _ALWAYS = (
     *("config.json", "generation_config.json", "*tokenizer*", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "vocabulary.*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "chat_template*"),
@@ -23,10 +23,10 @@ _ALWAYS = (
 )
 
 
-def choose_files(
+def select_files(
     paths: Iterable[str], allow_patterns: Iterable[str] | None = None, ignore_patterns: Iterable[str] | None = None
 ) -> list[str]:
-    """The paths to mirror, in the order given. Any pattern given takes the place of the preference for safetensors."""
+    """Return the paths to mirror, in their order. Patterns replace the preference for safetensors."""
     everything = list(paths)
     if allow_patterns is not None or ignore_patterns is not None:
         return chosen(everything, allow_patterns, ignore_patterns)
@@ -34,10 +34,10 @@ def choose_files(
     if not with_safetensors:
         return everything
     ctranslate2 = {str(PurePosixPath(path).parent) for path in everything if _is_ctranslate2_vocabulary(path)}
-    return [path for path in everything if _is_wanted(PurePosixPath(path), with_safetensors, ctranslate2)]
+    return [path for path in everything if _is_selected(PurePosixPath(path), with_safetensors, ctranslate2)]
 
 
-def _is_wanted(path: PurePosixPath, with_safetensors: set[str], ctranslate2: set[str]) -> bool:
+def _is_selected(path: PurePosixPath, with_safetensors: set[str], ctranslate2: set[str]) -> bool:
     if matches(path.name, _ALWAYS):
         return True
     folder = str(path.parent)
@@ -49,5 +49,5 @@ def _is_wanted(path: PurePosixPath, with_safetensors: set[str], ctranslate2: set
 
 
 def _is_ctranslate2_vocabulary(path: str) -> bool:
-    """CTranslate2 keeps its weights in `model.bin`, the vocabulary beside it."""
+    """CTranslate2 has its weights in `model.bin`, with the vocabulary in the same folder."""
     return matches(PurePosixPath(path).name, ("vocabulary.*", "*_vocabulary.*"))

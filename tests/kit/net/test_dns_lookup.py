@@ -1,4 +1,4 @@
-"""A name's addresses: what the resolver says, what it fails to say, and how long it may take."""
+"""DNS lookup: addresses, resolver errors, timeouts."""
 
 import asyncio
 import socket
@@ -15,20 +15,20 @@ async def resolver(monkeypatch: pytest.MonkeyPatch) -> FakeResolver:
     return FakeResolver(monkeypatch)
 
 
-async def test_the_systems_own_resolver_is_asked() -> None:
-    """Loopback has its address, by name and by number."""
+async def test_system_resolver_is_used() -> None:
+    """Loopback resolves, by name and by address."""
     assert "127.0.0.1" in await Lookup("127.0.0.1").addresses(5)
     assert set(await Lookup("localhost").addresses(5)) <= {"127.0.0.1", "::1"}
 
 
-async def test_addresses_are_sorted_and_single(resolver: FakeResolver) -> None:
-    """By number, each once."""
+async def test_addresses_are_sorted_and_unique(resolver: FakeResolver) -> None:
+    """Numerically, not as text."""
     resolver.answers["x"] = ["10.0.0.10", "10.0.0.9", "10.0.0.10"]
     assert await Lookup("x").addresses(5) == ("10.0.0.9", "10.0.0.10")
 
 
-async def test_a_place_with_both_families_is_one(resolver: FakeResolver) -> None:
-    """IPv4 where there is any: a container with two addresses must not count twice."""
+async def test_host_with_both_families_counts_once(resolver: FakeResolver) -> None:
+    """By its IPv4 address if it has one: a container with two addresses is one backend."""
     resolver.answers["x"] = ["fd00::1", "10.0.0.9"]
     assert await Lookup("x").addresses(5) == ("10.0.0.9",)
     resolver.answers["x"] = ["fd00::1"]
@@ -45,23 +45,23 @@ async def test_a_place_with_both_families_is_one(resolver: FakeResolver) -> None
         (OSError("no descriptor left"), ResolverFailed),
     ],
 )
-async def test_no_such_name_is_not_a_failing_resolver(
+async def test_unknown_name_differs_from_failing_resolver(
     resolver: FakeResolver, error: Exception, kind: type[Exception]
 ) -> None:
-    """One is an answer, the other is none."""
+    """The first is a result, the second is not."""
     resolver.answers["x"] = error
     with pytest.raises(kind):
         await Lookup("x").addresses(5)
 
 
-async def test_no_name_at_all() -> None:
-    """What cannot be a name is told as such, not raised as a bug."""
+async def test_invalid_name_is_a_resolver_error() -> None:
+    """The codec's UnicodeError does not escape."""
     with pytest.raises(ResolverFailed, match="label"):
         await Lookup("a" * 70 + ".example").addresses(5)
 
 
-async def test_a_resolver_that_hangs_is_asked_once(resolver: FakeResolver) -> None:
-    """Each call ends in time, none asks anew while a question is under way, and its answer counts when it comes."""
+async def test_hanging_resolver_gets_one_query(resolver: FakeResolver) -> None:
+    """Each call times out, none sends a second query, and the result is used when it arrives."""
     resolver.answers["x"] = ["10.0.0.9"]
     resolver.hanging["x"] = asyncio.Event()
     lookup = Lookup("x")
@@ -75,16 +75,16 @@ async def test_a_resolver_that_hangs_is_asked_once(resolver: FakeResolver) -> No
     assert resolver.asked["x"] == 1
 
 
-async def test_closing_ends_the_question(resolver: FakeResolver) -> None:
-    """Nothing is left over; closing twice is fine."""
+async def test_close_cancels_the_query(resolver: FakeResolver) -> None:
+    """No task is left; closing twice is fine."""
     resolver.answers["x"] = ["10.0.0.9"]
     resolver.hanging["x"] = asyncio.Event()
     lookup = Lookup("x")
     before = asyncio.all_tasks()
     with pytest.raises(ResolverFailed):
         await lookup.addresses(0.01)
-    (question,) = asyncio.all_tasks() - before
+    (query,) = asyncio.all_tasks() - before
     lookup.close()
     lookup.close()
-    await asyncio.wait({question}, timeout=5)
-    assert question.cancelled()
+    await asyncio.wait({query}, timeout=5)
+    assert query.cancelled()

@@ -1,8 +1,8 @@
-"""Which files of a repository are mirrored."""
+"""Selection of the files to mirror."""
 
 import pytest
 
-from registry.hub.file_selection import choose_files
+from registry.hub.file_selection import select_files
 
 LLAMA = [
     *("config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
@@ -12,7 +12,7 @@ COMMON = ["config.json", "tokenizer.json", "vocab.txt", "merges.txt", "tokenizer
 
 
 @pytest.mark.parametrize(
-    ("taken", "left_out"),
+    ("selected", "skipped"),
     [
         pytest.param(LLAMA, ["original/consolidated.00.pth", "original/params.json"], id="llama"),
         pytest.param(
@@ -36,13 +36,13 @@ COMMON = ["config.json", "tokenizer.json", "vocab.txt", "merges.txt", "tokenizer
         pytest.param(["q4.gguf", "config.json"], [], id="gguf-only"),
     ],
 )
-def test_safetensors_are_preferred(taken: list[str], left_out: list[str]) -> None:
-    """With safetensors the same weights for other frameworks stay behind; without, everything comes."""
-    assert choose_files([*left_out, *taken]) == taken
+def test_safetensors_are_preferred(selected: list[str], skipped: list[str]) -> None:
+    """With safetensors, the same weights for other frameworks are skipped; without, everything is selected."""
+    assert select_files([*skipped, *selected]) == selected
 
 
-def test_patterns_take_the_place_of_the_preference() -> None:
-    """Who asks for pytorch_model.bin gets it, and only it."""
+def test_patterns_replace_the_preference() -> None:
+    """Weights that would be skipped can be selected."""
     files = ["config.json", "model.safetensors", "pytorch_model.bin"]
-    assert choose_files(files, ["*.bin"]) == ["pytorch_model.bin"]
-    assert choose_files(files, None, ["*.safetensors"]) == ["config.json", "pytorch_model.bin"]
+    assert select_files(files, ["*.bin"]) == ["pytorch_model.bin"]
+    assert select_files(files, None, ["*.safetensors"]) == ["config.json", "pytorch_model.bin"]
