@@ -1,16 +1,7 @@
-"""Human-readable sizes, and the timestamp format of documents."""
+"""Human-readable durations, and the timestamp format of documents."""
 
 import datetime
 import math
-
-
-def human_bytes(count: float) -> str:
-    """`count` bytes in decimal units, as disks and downloads are sold: 269.1 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def human_seconds(seconds: float) -> str:

@@ -5,8 +5,8 @@ import ipaddress
 import socket
 from typing import Any
 
-# The resolver works and the name does not exist. Other errors (EAI_AGAIN) mean that the resolver fails for now; Docker's
-# resolver returns that also for unknown names if its network has no uplink.
+# The resolver works and the name does not exist. Other errors (EAI_AGAIN) mean that the resolver fails for now; that of
+# Docker returns them also for unknown names if its network has no uplink.
 _NO_SUCH_NAME = frozenset(
     getattr(socket, code) for code in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, code)
 )

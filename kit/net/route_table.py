@@ -17,7 +17,7 @@ class DefaultRoute:
 def default_routes(table: str) -> Iterator[DefaultRoute]:
     """Yield the default routes (destination and mask 0) in the text of /proc/net/route, in its order.
 
-    Columns: Iface, Destination, Gateway, Flags, RefCnt, Use, Metric, Mask; addresses in hex, in the machine's byte order.
+    Columns: Iface, Destination, Gateway, Flags, RefCnt, Use, Metric, Mask; addresses in hex, in host byte order.
     """
     for line in table.splitlines()[1:]:
         columns = line.split()

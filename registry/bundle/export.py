@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from kit.units import human_bytes
 from registry.bundle.layout import Content, blob_member, gaps, lay_out
 from registry.bundle.manifest import (
     MANIFEST,
@@ -29,7 +30,6 @@ from registry.bundle.source import CHUNK, draft_of, open_place, read_small
 from registry.bundle.target import free_bytes, open_target, unwritable, write_durably
 from registry.models.library import Library, NotInStore
 from registry.store.interface import Store
-from registry.units import human_bytes
 
 # What is worked on, and a count of bytes that are done of it.
 OnBytes = Callable[[str, int], None]

@@ -5,6 +5,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from kit.units import human_bytes
 from registry.bundle.export import Export, plan_bundle
 from registry.bundle.importing import import_bundle, verify_bundle
 from registry.bundle.manifest import Archive, Bundle, BundleError, Image
@@ -13,7 +14,6 @@ from registry.bundle.source import CHUNK
 from registry.commands.progress_bar import ProgressBar
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
-from registry.units import human_bytes
 
 EXIT_REFUSED = 1
 DEFAULT_VOLUME = 4_000_000_000  # FAT32 takes no larger file than 4 GiB - 1

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from kit.config.hub_names import COMMIT, BadName
 from kit.config.settings import SettingsError, load_settings
+from kit.units import human_bytes
 from kit.web.server import fail, run
 from registry.bundle.manifest import BundleError
 from registry.bundle.minisign import SignatureError
@@ -20,7 +21,6 @@ from registry.models.library import MAIN
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
-from registry.units import human_bytes
 
 EXIT_USAGE = 2
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"

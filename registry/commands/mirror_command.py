@@ -10,6 +10,7 @@ from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import BadName
 from kit.hub.client import HubClient
 from kit.net.retry import TransientError
+from kit.units import human_bytes
 from registry.commands.bulk_mirror import Outcome, fill, follow_download
 from registry.commands.progress_table import ProgressTable, summary
 from registry.commands.registry_client import RegistryClient, RegistryClientError
@@ -19,7 +20,6 @@ from registry.models.library import Library
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
-from registry.units import human_bytes
 
 EXIT_SOME_FAILED = 1
 EXIT_UNKNOWN_NAME = 2

@@ -7,7 +7,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 
-from registry.units import human_bytes
+from kit.units import human_bytes
 
 _LINE_INTERVAL_S = 15.0
 

@@ -11,11 +11,11 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
+from kit.units import human_bytes
 from registry.commands.bulk_mirror import Outcome
 from registry.commands.progress_bar import open_console
 from registry.commands.registry_client import ENDED, Model
 from registry.download.progress import told
-from registry.units import human_bytes
 
 _LINE_INTERVAL_S = 10.0
 _BAR_WIDTH = 28

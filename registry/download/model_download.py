@@ -17,6 +17,7 @@ from kit.hub.client import HubClient
 from kit.hub.file_queue import FileQueue
 from kit.hub.listing import Listing, RemoteFile
 from kit.net.retry import TransientError, retry
+from kit.units import human_bytes
 from registry.download.arrival import Arrival
 from registry.download.file_download import DamagedFile, DownloadLimits, FileFetch
 from registry.download.partial_model import UnderWay
@@ -30,7 +31,7 @@ from registry.safety.policy import Policy, Refused, ScanResult, may_stream, need
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
-from registry.units import human_bytes, utc_now
+from registry.units import utc_now
 
 log = structlog.get_logger(__name__)
 

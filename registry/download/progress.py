@@ -5,7 +5,8 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from registry.units import human_bytes, human_seconds
+from kit.units import human_bytes
+from registry.units import human_seconds
 
 _WINDOW_S = 10.0
 

@@ -4,8 +4,8 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 
+from kit.units import human_bytes
 from registry.store.interface import Store, StoreFull
-from registry.units import human_bytes
 
 
 class Room:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import structlog
 
+from kit.units import human_bytes
 from registry.download.jobs import kept_digests
 from registry.models.library import Library
 from registry.store.deletion_intents import announced
 from registry.store.interface import Blob
 from registry.store.lease import CHANGES, lease
-from registry.units import human_bytes
 
 log = structlog.get_logger(__name__)
 

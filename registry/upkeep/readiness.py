@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from kit.config.catalogue import Entry
 from kit.tools.check_result import Finding
+from kit.units import human_bytes
 from registry.models.library import Library, RevisionUnknown
 from registry.store.interface import StoreError
-from registry.units import human_bytes
 
 # Before this was written nothing can have been set up: a clock that says so was reset, to 1970 or so.
 NOT_BEFORE = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
