@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.support.backend import main
+from tests.support.backends.openai_backend import main
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.clients import Answers, measure, request
-from bench.embedding_peers import MODEL, Server, infinity, ours
-from bench.load import FOLDER, ROOT
-from bench.programs import end_when_told, free_port, is_healthy
-from bench.report import last_line, median_ratio, table
+from bench.harness.clients import Answers, measure, request
+from bench.harness.load import FOLDER, ROOT
+from bench.harness.programs import end_when_told, free_port, is_healthy
+from bench.harness.report import last_line, median_ratio, table
+from bench.peers.embedding_servers import MODEL, Server, infinity, ours
 from quickstart.models.packaged_models import packaged_folder
 
 FIGURES = (
@@ -147,7 +147,7 @@ def _servers(model: Path, folder: Path) -> Iterator[dict[str, Server]]:
 
 
 class _Inside:
-    """The program `bench.embedding_in_process`."""
+    """The program `bench.peers.embedding_in_process`."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -173,7 +173,7 @@ def _in_process(model: Path, texts: Sequence[str], folder: Path) -> Iterator[_In
     path = folder / "texts.json"
     path.write_text(json.dumps(texts))
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "bench.embedding_in_process", str(model), str(path)],
+        [sys.executable, "-W", "ignore", "-m", "bench.peers.embedding_in_process", str(model), str(path)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         try:

@@ -24,8 +24,8 @@ import structlog
 import uvicorn
 import uvloop
 
-from bench.options import at_least
-from bench.report import last_line
+from bench.harness.options import at_least
+from bench.harness.report import last_line
 from gateway.app import SERVER_OPTIONS, create
 from gateway.backends.offers import offer_of_id
 from gateway.relay.client_protocol import GatewayProtocol

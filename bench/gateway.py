@@ -32,10 +32,10 @@ from typing import Any
 
 import psutil
 
-from bench.contenders import KEY, PEERS, ROUTERS, Start, installed, nginx, ours, peer
-from bench.load import Load, Round
-from bench.programs import Program, free_port
-from bench.report import last_line, median_ratio, table
+from bench.harness.load import Load, Round
+from bench.harness.programs import Program, free_port
+from bench.harness.report import last_line, median_ratio, table
+from bench.peers.proxies import KEY, PEERS, ROUTERS, Start, installed, nginx, ours, peer
 
 PARTS = ("rates", "routers", "workers", "chunks", "streams")
 FIGURES = (

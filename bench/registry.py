@@ -21,15 +21,15 @@ from pathlib import Path
 
 import httpx2
 
-from bench.faulty_hub import FaultyHub, hub_file
-from bench.programs import Program, free_port
-from bench.report import Figures, last_line, median_ratio, table
+from bench.harness.programs import Program, free_port
+from bench.harness.report import Figures, last_line, median_ratio, table
+from bench.sources.faulty_hub import FaultyHub, hub_file
 from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
-from tests.support.s3 import S3Server, serve_s3, weed_binary
+from tests.support.programs.s3_server import S3Server, serve_s3, weed_binary
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "bench/model"

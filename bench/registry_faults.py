@@ -23,10 +23,10 @@ from typing import Any
 import httpx2
 import structlog
 
-from bench.faulty_hub import PASSING, FaultyHub, HubFile, Mischief, commit_of, hub_file
-from bench.outages import Outages
-from bench.programs import Program, free_port
-from bench.report import last_line, table
+from bench.harness.programs import Program, free_port
+from bench.harness.report import last_line, table
+from bench.sources.faulty_hub import PASSING, FaultyHub, HubFile, Mischief, commit_of, hub_file
+from bench.sources.outages import Outages
 from kit.config.catalogue import Catalogue
 from kit.config.hub_names import SHA256
 from registry.models.library import Library
@@ -35,7 +35,7 @@ from registry.settings import RegistrySettings
 from registry.store.interface import Store
 from registry.store.part_size import MIN_PART
 from registry.upkeep.gc import clear_up
-from tests.support.s3 import serve_s3, weed_binary
+from tests.support.programs.s3_server import serve_s3, weed_binary
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "bench/model"

@@ -6,8 +6,8 @@ same download from the source itself, in the same round.
 
 Source, registry and clients share this machine's cores, and loopback carries more than they can: a cold download,
 which moves every byte twice, is bound by the CPU here. So the table has how many cores were busy, what four clients
-cost where nothing is cold, and all once more with the source behind a line of 1 Gbit/s (`bench.line`), as it is in
-real life. The figures are those of loopback.
+cost where nothing is cold, and all once more over a link of 1 Gbit/s
+(`bench.sources.slow_line`). The figures are those of loopback.
 
 `--olah` is olah-cli of an environment of its own, as it wants other versions of what we use:
 `python -m venv DIR && DIR/bin/pip install olah`.
@@ -30,10 +30,10 @@ from pathlib import Path
 
 import psutil
 
-from bench.line import Line
-from bench.programs import Program, end_when_told, free_port
+from bench.harness.programs import Program, end_when_told, free_port
+from bench.harness.report import Figures, last_line, median_ratio, table
 from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
-from bench.report import Figures, last_line, median_ratio, table
+from bench.sources.slow_line import Line
 from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library

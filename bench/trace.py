@@ -34,9 +34,9 @@ from typing import Any
 
 import structlog
 
-from bench.options import at_least
-from bench.report import last_line, table
-from tests.support.backend import FakeBackend
+from bench.harness.options import at_least
+from bench.harness.report import last_line, table
+from tests.support.backends.openai_backend import FakeBackend
 
 CASES = ("fast path", "stream", "resumed")
 KEYS = ("modules", "hops")

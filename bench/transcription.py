@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.clients import Answers, measure, request
-from bench.contenders import installed
-from bench.load import FOLDER, ROOT
-from bench.programs import Program, end_when_told, free_port, is_healthy
-from bench.report import last_line, median_ratio, table
-from bench.speech import Recording, recordings, word_errors
+from bench.harness.clients import Answers, measure, request
+from bench.harness.load import FOLDER, ROOT
+from bench.harness.programs import Program, end_when_told, free_port, is_healthy
+from bench.harness.report import last_line, median_ratio, table
+from bench.harness.speech import Recording, recordings, word_errors
+from bench.peers.proxies import installed
 from quickstart.models.packaged_models import packaged_folder
 
 FIGURES = (
@@ -155,7 +155,7 @@ def _asking(port: int, latencies: list[float]) -> Iterator[None]:
 @contextmanager
 def _in_process(model: Path) -> Iterator[Any]:
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "bench.transcription_in_process", str(model)],
+        [sys.executable, "-W", "ignore", "-m", "bench.peers.transcription_in_process", str(model)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None

@@ -15,7 +15,7 @@ MAX_LINES = 400
 MAX_MEDIAN_LINES = 150
 MAX_MODULES = 14
 # services/llm is replaced together with its engine for CPUs.
-LARGE_FOLDERS = {"services/llm", "tests/services/llm", "bench", "tests/support"}
+LARGE_FOLDERS = {"services/llm", "tests/services/llm"}
 
 # What each package may import within its own program, by the first name below the program; `*` is everything.
 ALLOWED = {

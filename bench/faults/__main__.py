@@ -16,9 +16,9 @@ import psutil
 from bench.faults.after import cancel_p99_ms, killed_by_one_request, leaks
 from bench.faults.cluster import FAULTS, Backend, Step, backends, gateway, nginx, states
 from bench.faults.load import EXAMPLES, Load
-from bench.programs import free_port
-from bench.report import last_line, quantile, table
-from tests.support.backend import FakeBackend
+from bench.harness.programs import free_port
+from bench.harness.report import last_line, quantile, table
+from tests.support.backends.openai_backend import FakeBackend
 
 # For how long a backend is hurt, and the longest that it is waited for to be at work before, in seconds.
 HURT_S, RETURN_S = 2.0, 5.0

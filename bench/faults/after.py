@@ -10,8 +10,8 @@ import psutil
 from bench.faults.cluster import BOOM, Backend, states
 from bench.faults.load import CHAT
 from bench.faults.wire import Connection, TransientError, get
-from bench.report import quantile
-from tests.support.backend import FakeBackend
+from bench.harness.report import quantile
+from tests.support.backends.openai_backend import FakeBackend
 
 # Within this, in seconds, everything that was under way has ended.
 SETTLE_S = 5.0

@@ -14,7 +14,7 @@ import psutil
 
 from bench.faults.load import TOKENS
 from bench.faults.wire import TransientError, get, set_switches
-from bench.programs import Program, free_port
+from bench.harness.programs import Program, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 4

@@ -6,8 +6,8 @@ import statistics
 
 import structlog
 
-from bench.options import at_least
-from bench.report import last_line, quantile, table
+from bench.harness.options import at_least
+from bench.harness.report import last_line, quantile, table
 from bench.routing.live import run_live, simulated
 from bench.routing.scenarios import (
     ALL,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.programs import Program, free_port
-from bench.report import quantile
+from bench.harness.programs import Program, free_port
+from bench.harness.report import quantile
 from bench.routing.live_server import FASTER, MODEL
 from bench.routing.scenarios import STRAGGLER
 from bench.routing.workload import Request, arrivals

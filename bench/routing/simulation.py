@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.report import quantile
+from bench.harness.report import quantile
 from bench.routing.policies import Policy
 from bench.routing.servers import Server
 from bench.routing.workload import Request

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cluster import ROOT, Quickstart, free_offset, home_with_packages
+from tests.support.programs.cluster import ROOT, Quickstart, free_offset, home_with_packages
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.support.cluster import Quickstart
+from tests.support.programs.cluster import Quickstart
 
 # The gateway's poll interval and a poll's deadline; the death itself is seen sooner where traffic finds it.
 REPORT_S = 6.0

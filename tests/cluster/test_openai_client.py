@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.support.cluster import ROOT, Quickstart
+from tests.support.programs.cluster import ROOT, Quickstart
 
 SPEECH = ROOT / "quickstart" / "sentence.wav"
 JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]

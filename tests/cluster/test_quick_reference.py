@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import PORTS, ROOT, Quickstart
+from tests.support.programs.cluster import PORTS, ROOT, Quickstart
 from tests.support.quick_reference import DOCUMENT, curl_commands
 
 PROMISED = ROOT.parent / "shared" / "quick-reference.md"

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.cluster import Quickstart, free_offset, home_with_packages
+from tests.support.programs.cluster import Quickstart, free_offset, home_with_packages
 
 
 def below(quickstart: Quickstart) -> list[psutil.Process]:

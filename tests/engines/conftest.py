@@ -12,8 +12,9 @@ from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.engines.vllm_service import VllmService, healthy
-from tests.support import models, vllm_cpu
+from tests.support import models
 from tests.support.hub import serving_registry
+from tests.support.programs import vllm_cpu
 
 TIMEOUT_S = 300
 LAST = "test_a_stop_ends_a_stream_with_an_error_and_leaves_no_process"

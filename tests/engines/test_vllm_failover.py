@@ -7,10 +7,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from bench.programs import Program, free_port
+from bench.harness.programs import Program, free_port
 from tests.engines.vllm_service import VllmService
 from tests.gateway.running import running
-from tests.support import models, vllm_cpu
+from tests.support import models
+from tests.support.programs import vllm_cpu
 
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 LOADED_WITHIN_S = 400.0

@@ -14,7 +14,7 @@ import pytest
 from services.llm.tool_parsers import ANY, BY_MODEL_TYPE, BY_TEMPLATE
 from tests.engines.vllm_service import VllmService
 from tests.services.llm.typed import check_every_format
-from tests.support import vllm_cpu
+from tests.support.programs import vllm_cpu
 
 JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 COUNT: list[Any] = [{"role": "user", "content": "Count from one to five."}]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.services.llm.process import ServiceProcess
-from tests.support import vllm_cpu
+from tests.support.programs import vllm_cpu
 
 
 class VllmService(ServiceProcess):

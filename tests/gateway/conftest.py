@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateway.programs import Programs
 from tests.gateway.running import CATALOGUE, RunningGateway, running
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 StartBackend = Callable[..., Awaitable[FakeBackend]]
 StartGateway = Callable[..., Awaitable[RunningGateway]]

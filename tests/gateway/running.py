@@ -15,7 +15,7 @@ from gateway.app import SERVER_OPTIONS, create
 from gateway.backends.backend import Backend
 from gateway.relay.data_plane import RelayContext
 from gateway.settings import GatewaySettings
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 CATALOGUE = """
 qwen: {kind: llm, hf_repo: Qwen/Qwen, revision: main, aliases: [fast], context_length: 32768, supports_tools: true}

@@ -19,7 +19,7 @@ from registry.store.file_store import FileStore
 from registry.store.interface import Store
 from tests.registry.bundles import new_library
 from tests.support.hub import Switches, serving_registry, small_repo
-from tests.support.s3 import S3Server, serve_s3, weed_binary
+from tests.support.programs.s3_server import S3Server, serve_s3, weed_binary
 
 StoreSettings = dict[str, Any]
 

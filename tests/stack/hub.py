@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.stack.stack import ROOT
 from tests.support import models
-from tests.support.docker import docker
+from tests.support.programs.docker import docker
 
 NETWORK = HOST = "gpu-cluster-test-hub"
 URL = f"http://{HOST}:8090"

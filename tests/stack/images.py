@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.stack.stack import MINIO_STANDIN, ROOT, Stack
-from tests.support.docker import BUILD_S, docker, wheels
+from tests.support.programs.docker import BUILD_S, docker, wheels
 
 STANDINS = Path(__file__).parent / "standins"
 

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.support.docker import docker
+from tests.support.programs.docker import docker
 
 # Runs inside the image, as root, on whatever Python that image has.
 PROGRAM = r"""

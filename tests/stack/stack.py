@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 
 from tests.stack.outside import Outside
-from tests.support.docker import docker
+from tests.support.programs.docker import docker
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "gpu-cluster-test"

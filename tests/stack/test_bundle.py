@@ -6,7 +6,7 @@ import pytest
 
 from tests.stack.hub import Hub
 from tests.stack.stack import Stack
-from tests.support.docker import docker
+from tests.support.programs.docker import docker
 
 MODEL = "minilm"
 # Nothing is built on it, and nothing else loads it.

@@ -9,7 +9,7 @@ from tests.stack import asking, outside
 from tests.stack.hub import Hub
 from tests.stack.outside import Outside
 from tests.stack.stack import Stack
-from tests.support.docker import docker, pid_of
+from tests.support.programs.docker import docker, pid_of
 from tests.support.quick_reference import curl_commands, statements
 
 GPUS = {"llm-primary": "0", "llm-secondary": "1", "multimodal": "2", "embedding": "3", "transcription": "4"}

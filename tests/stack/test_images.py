@@ -10,7 +10,7 @@ import pytest
 from kit.version import __version__
 from tests.stack.root_scan import scan
 from tests.support import models
-from tests.support.docker import Container, DockerError, build, docker, inspect, running
+from tests.support.programs.docker import Container, DockerError, build, docker, inspect, running
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 

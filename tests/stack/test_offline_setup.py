@@ -13,7 +13,7 @@ import pytest
 
 from tests.stack.hub import Hub
 from tests.stack.stack import Stack
-from tests.support.docker import docker, pid_of
+from tests.support.programs.docker import docker, pid_of
 
 SEED = 20261125
 MODELS = {"qwen", "tinyllama", "llava", "minilm", "whisper"}

@@ -12,7 +12,7 @@ import pytest
 from tests.stack import asking
 from tests.stack.hub import Hub
 from tests.stack.stack import PROJECT, Stack
-from tests.support.docker import docker, pid_of
+from tests.support.programs.docker import docker, pid_of
 from tests.support.quick_reference import curl_commands, statements
 
 # Two polls of the gateway's and what a name takes to resolve.

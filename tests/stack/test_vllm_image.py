@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.stack.test_images import CHAT, CLOSED, Image, ask
-from tests.support import models, vllm_cpu
-from tests.support.docker import build, docker, inspect, running
+from tests.support import models
+from tests.support.programs import vllm_cpu
+from tests.support.programs.docker import build, docker, inspect, running
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 

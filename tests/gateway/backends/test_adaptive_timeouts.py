@@ -16,7 +16,7 @@ from gateway.backends.adaptive_timeouts import (
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, error_code
-from tests.support.answers import tokens_of
+from tests.support.backends.responses import tokens_of
 
 
 def test_first_byte() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.gateway.conftest import StartBackend
 from tests.gateway.running import HANG_S
-from tests.support.answers import tokens_of
+from tests.support.backends.responses import tokens_of
 
 ROOT = Path(__file__).resolve().parents[3]
 USER = {"role": "user", "content": "Hi"}

@@ -9,7 +9,7 @@ import pytest
 from gateway.backends.offers import offer_of_id
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, error_code, post
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 
 def settled(gateway: RunningGateway) -> bool:

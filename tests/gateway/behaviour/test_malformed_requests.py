@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.gateway.running import RunningGateway, post, running
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

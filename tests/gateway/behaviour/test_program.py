@@ -18,7 +18,7 @@ from tests.gateway.running import HANG_S
 def test_life_of_the_program(programs: Programs) -> None:
     """Two services, one killed with -9 under a stream: the rest goes on, and the gateway stops within its grace."""
     ports = {name: free_port() for name in ("llm-primary", "embedding", "gateway")}
-    fake = ("tests.support.backend", "--port")
+    fake = ("tests.support.backends.openai_backend", "--port")
     llm = programs.start(*fake, str(ports["llm-primary"]), "--model", "qwen", "--rate", "20", until="listening")
     programs.start(*fake, str(ports["embedding"]), "--model", "minilm", "--kind", "embedding", until="listening")
     gateway = programs.start(

@@ -11,7 +11,7 @@ from gateway.bodies import spool
 from gateway.bodies.spool import IN_MEMORY
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 SPOOLED = b"\x00\xffRIFF" * (2 * IN_MEMORY // 6)
 

@@ -10,7 +10,7 @@ from anthropic.types import MessageParam
 
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
-from tests.support.anthropic_backend import TOKENS, AnthropicBackend
+from tests.support.backends.anthropic_backend import TOKENS, AnthropicBackend
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "Hi"}]
 

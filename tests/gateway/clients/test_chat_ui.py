@@ -15,7 +15,7 @@ from kit.errors import InvalidRequest, PayloadTooLarge
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code
 from tests.support import chat_ui
-from tests.support.backend import Received
+from tests.support.backends.openai_backend import Received
 from tests.support.chat_ui import Model, Refused, models_of
 
 ALIASES = {"qwen": "fast|Qwen/Qwen", "minilm": "embedding|st/minilm", "whisper": "Systran/whisper"}

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

@@ -11,7 +11,7 @@ from gateway.discovery.target import make_target
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.plain import CLOCK
 from tests.gateway.running import RunningGateway
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 from tests.support.resolver import FAILING, GONE, FakeResolver
 
 A, B, C = "127.0.0.2", "127.0.0.3", "127.0.0.4"

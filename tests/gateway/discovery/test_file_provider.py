@@ -13,7 +13,7 @@ from gateway.settings import GatewaySettings
 from kit.config.settings import SettingsError
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 from tests.support.resolver import GONE, FakeResolver
 
 # How often the file is looked at here, in seconds.

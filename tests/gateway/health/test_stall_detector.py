@@ -10,7 +10,7 @@ from tests.gateway.backends.test_adaptive_timeouts import learn
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 # Polls often and calls a silence stuck soon: tests have no time. No deadline of a request comes before.
 FAST: dict[str, Any] = {"poll_interval": 0.05, "stuck_after": 0.3}

@@ -13,7 +13,7 @@ from gateway.relay.client_protocol import GatewayProtocol
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
 
 REQUEST = post({"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]})
 

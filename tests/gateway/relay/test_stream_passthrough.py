@@ -13,7 +13,7 @@ from gateway.streams.transcript import FOLD
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
-from tests.support.answers import ENGINE_DIED
+from tests.support.backends.responses import ENGINE_DIED
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LISTING = json.dumps({"object": "list", "data": [{"id": "org/x", "object": "model"}]}).encode()

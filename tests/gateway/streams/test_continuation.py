@@ -16,8 +16,8 @@ from services.llm.transformers_routes import GenerationFailed, ServiceStopping
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
-from tests.support.answers import ENGINE_DIED, tokens_of
-from tests.support.backend import FakeBackend
+from tests.support.backends.openai_backend import FakeBackend
+from tests.support.backends.responses import ENGINE_DIED, tokens_of
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

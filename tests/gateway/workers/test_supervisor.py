@@ -28,7 +28,7 @@ class Gateway:
 
     def __init__(self, programs: Programs, stack: contextlib.ExitStack) -> None:
         backend, self.port = free_port(), free_port()
-        fake = ("tests.support.backend", "--port", str(backend), "--model", "qwen")
+        fake = ("tests.support.backends.openai_backend", "--port", str(backend), "--model", "qwen")
         programs.start(*fake, until="listening")
         self._stack = stack
         self.backend = self.client(backend)

@@ -27,7 +27,7 @@ from registry.models.library import Library
 from registry.store.file_store import FileStore
 from tests.support import plain_http
 from tests.support.hub import Switches, random_bytes, serving, serving_registry, small_repo, wait_for_job, wait_until
-from tests.support.registry_process import ROOT, RegistryProcess
+from tests.support.programs.registry_process import ROOT, RegistryProcess
 
 NAMES = ("one", "two", "three")
 END_S = 60.0

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.registry_faults import Round, run
-from tests.support.s3 import weed_binary
+from tests.support.programs.s3_server import weed_binary
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 

@@ -34,7 +34,7 @@ from tests.support.hub import (
     wait_for_job,
     wait_until,
 )
-from tests.support.registry_process import RegistryProcess
+from tests.support.programs.registry_process import RegistryProcess
 
 SIZE = 2 * MIN_PART + 5000
 PARTS = 3

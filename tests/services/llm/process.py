@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from bench.programs import free_port
+from bench.harness.programs import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 LOADED_WITHIN_S = 400

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.answers import ENGINE_DIED, BadRequest, form_field, generation, gpu_stats, whole_answer
-from tests.support.switches import Switches
+from tests.support.backends.responses import ENGINE_DIED, BadRequest, form_field, generation, gpu_stats, whole_answer
+from tests.support.backends.switches import Switches
 
 REASONS = {
     200: "OK",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from bench.programs import Program, free_port
+from bench.harness.programs import Program, free_port
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Peers and built programs, outside git.
 FOLDER = ROOT / ".cluster" / "bench"
-SOURCES = Path(__file__).parent / "native"
+SOURCES = ROOT / "bench" / "native"
 
 # What is measured runs on the first, load generator and backend on the second.
 MEASURED_CORE, LOAD_CORE = 0, 1

@@ -11,7 +11,7 @@ import httpx2
 from tests.support import plain_http
 from tests.support.hub import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 END_S = 20.0
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.speech import word_errors
+from bench.harness.speech import word_errors
 
 
 @pytest.mark.parametrize(

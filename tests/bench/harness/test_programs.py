@@ -7,7 +7,7 @@ import psutil
 
 STARTS_ONE = """
 import sys
-from bench.programs import Program, end_when_told
+from bench.harness.programs import Program, end_when_told
 
 end_when_told()
 with Program([sys.executable, "-c", "import signal; signal.pause()"]) as program:

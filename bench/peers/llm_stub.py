@@ -1,4 +1,4 @@
-"""`python -m bench.llm_stub bare|service`: an engine that answers at once, alone, or within the text service.
+"""`python -m bench.peers.llm_stub bare|service`: an engine that answers at once, alone, or within the text service.
 
 The difference between the two is what the service adds to a request. PORT and the service's other settings come from
 the environment.

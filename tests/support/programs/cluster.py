@@ -13,7 +13,7 @@ import httpx2
 
 from quickstart.preflight import _is_taken
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PORTS = (8000, 8002, 8003, 8004, 8080, 8090)
 START_S = 600
 END_S = 60

@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contenders import installed
-from bench.load import FOLDER, ROOT
-from bench.programs import Program
+from bench.harness.load import FOLDER, ROOT
+from bench.harness.programs import Program
+from bench.peers.proxies import installed
 
 # What infinity calls the model; ours takes its name in the catalogue.
 MODEL = "minilm"

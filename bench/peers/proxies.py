@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.load import FOLDER, MEASURED_CORE, ROOT
-from bench.programs import Program, free_port
+from bench.harness.load import FOLDER, MEASURED_CORE, ROOT
+from bench.harness.programs import Program, free_port
 
 Start = Callable[[int, int, Path], Program]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.options import at_least
+from bench.harness.options import at_least
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WITHOUT_PYTEST = """
 import runpy, sys
 sys.modules["pytest"] = None

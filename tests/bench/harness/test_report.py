@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.programs import Program, free_port
-from bench.report import last_line, median_interval, median_ratio, quantile, table
+from bench.harness.programs import Program, free_port
+from bench.harness.report import last_line, median_interval, median_ratio, quantile, table
 
 
 def test_a_slow_round_does_not_count() -> None:

@@ -1,6 +1,6 @@
 """faster-whisper in one process, without HTTP: its batched pipeline and its sequential mode.
 
-    python -m bench.transcription_in_process MODEL_FOLDER
+    python -m bench.peers.transcription_in_process MODEL_FOLDER
 
 Each line on stdin is `batched` or `sequential` and the paths of recordings, as JSON in one list. It is answered by one
 line of JSON, `{"seconds": ..., "texts": [...]}`. int8, beams of 5, batches of 8: the best settings on a CPU.

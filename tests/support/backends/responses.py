@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.switches import Switches
+from tests.support.backends.switches import Switches
 
 # How vLLM ends a stream when its engine has died.
 ENGINE_DIED = (

@@ -6,7 +6,7 @@ import threading
 import httpx2
 import pytest
 
-from bench.line import PIECE, Line
+from bench.sources.slow_line import PIECE, Line
 from tests.support import plain_http
 
 

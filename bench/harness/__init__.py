@@ -1,0 +1,1 @@
+"""Programs under test, load on them, and reports of the figures."""

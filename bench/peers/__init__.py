@@ -1,0 +1,1 @@
+"""Reference programs that ours are compared with."""

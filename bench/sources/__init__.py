@@ -1,0 +1,1 @@
+"""Faulty and slow sources of model files."""

@@ -1,0 +1,1 @@
+"""Fake model servers with faults on request."""
