@@ -49,7 +49,7 @@ def test_killed_service(cluster: Quickstart, port: int, service: str) -> None:
     deadline = time.monotonic() + BACK_S
     while not services(cluster)[service]["healthy"]:
         assert time.monotonic() < deadline, "the service was not started again"
-        time.sleep(0.2)
+        time.sleep(0.05)
     assert ask_model_of(cluster, service).status_code == 200
 
 
@@ -85,7 +85,7 @@ def test_killed_registry(cluster: Quickstart) -> None:
     deadline = time.monotonic() + BACK_S
     while cluster.health(8090) != 200:
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def test_torch_is_the_cpu_build() -> None:

@@ -15,7 +15,7 @@ def test_a_stop_in_the_middle_of_the_load_leaves_no_process(tmp_path: Path, smol
     try:
         while len(service.members()) < 3:
             assert service.health()["status"] != "failed", service.log.read_text()
-            pause.wait(0.2)
+            pause.wait(0.05)
         service.stop()
         assert service.left_behind() == []
     finally:

@@ -107,7 +107,7 @@ def _wait_for_health(registry: "subprocess.Popen[bytes]") -> None:
             if httpx2.get(f"http://127.0.0.1:{PORT}/health").status_code == 200:
                 return
         except httpx2.TransportError:
-            time.sleep(0.1)
+            time.sleep(0.05)
     raise AssertionError("the registry did not answer")
 
 

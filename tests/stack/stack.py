@@ -102,7 +102,7 @@ class Stack:
             except (httpx2.HTTPError, json.JSONDecodeError, KeyError):
                 pass
             assert time.monotonic() < deadline, f"not within {within:g} s: {what}\n{self.compose('ps -a')}"
-            time.sleep(0.2)
+            time.sleep(0.05)
 
     def until_healthy(self, *services: str, within: float = READY_S) -> None:
         """Wait until the gateway calls these services healthy."""

@@ -16,7 +16,7 @@ from bench.harness.programs import free_port
 ROOT = Path(__file__).resolve().parents[3]
 LOADED_WITHIN_S = 400
 ENDED_WITHIN_S = 60
-POLL_S = 0.2
+POLL_S = 0.05
 # multiprocessing's tracker of shared memory ends by itself when it sees that its parent has.
 LEFT_ALONE_S = 2.0
 

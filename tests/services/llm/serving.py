@@ -34,7 +34,7 @@ def wait_until_loaded(url: str) -> None:
     """Ask `/health` until the model is there; every answer comes within the client's second, while it loads too."""
     pause = threading.Event()
     with httpx2.Client(base_url=url, timeout=httpx2.Timeout(10)) as client:
-        for _ in range(LOADED_WITHIN_S * 5):
+        for _ in range(LOADED_WITHIN_S * 20):
             try:
                 health = client.get("/health").json()
             except httpx2.ConnectError:
@@ -42,5 +42,5 @@ def wait_until_loaded(url: str) -> None:
             assert health["status"] != "failed", health
             if health["status"] == "healthy":
                 return
-            pause.wait(0.2)
+            pause.wait(0.05)
     raise AssertionError("the model did not load in time")

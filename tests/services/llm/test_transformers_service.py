@@ -30,10 +30,10 @@ def in_flight(raw: httpx2.Client) -> int:
 
 def wait_until_idle(raw: httpx2.Client) -> None:
     pause = threading.Event()
-    for _ in range(GIVE_UP_S * 10):
+    for _ in range(GIVE_UP_S * 20):
         if in_flight(raw) <= 1:
             return
-        pause.wait(0.1)
+        pause.wait(0.05)
     raise AssertionError("the generation goes on although its client left")
 
 

@@ -79,7 +79,7 @@ class Quickstart:
         while not any(text in line for line in self.output):
             assert self.process.poll() is None, f"the quickstart ended early:\n{self.text}"
             assert time.monotonic() < deadline, f"no {text!r} after {START_S} s:\n{self.text}"
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def finish(self, timeout: float = START_S) -> int:
         """Wait for its end; returns the exit code."""

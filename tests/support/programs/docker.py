@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_S = 1800.0
 COMMAND_S = 120.0
-POLL_S = 0.2
+POLL_S = 0.05
 
 
 class DockerError(Exception):
