@@ -1,1 +1,1 @@
-"""Embeddings, reranking and scoring over HTTP: sentence-transformers behind OpenAI's routes."""
+"""Embedding service: sentence-transformers models behind OpenAI's embeddings API, plus reranking and scoring."""

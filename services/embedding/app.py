@@ -1,4 +1,4 @@
-"""The embedding service's application: settings in, FastAPI out."""
+"""Application factory of the embedding service."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from services.embedding.engines.interface import TextEngine
 from services.embedding.routes import create_routes
 from services.embedding.settings import EmbeddingSettings
 
-# Opens the engine for the model in a folder. Blocks; called in a thread of its own.
+# Loads the engine for the model in a folder. Blocks; called in its own thread.
 OpenEngine = Callable[[Path, Kind, EmbeddingSettings, Report], TextEngine]
 
 
@@ -24,9 +24,9 @@ def create_app(
     open_engine: OpenEngine = engine_selection.open_engine,
     end: Callable[[], None] = end_process,
 ) -> FastAPI:
-    """Make the application; the model loads once it runs. `end` is called when the engine has died.
+    """Create the application; the model loads once it runs. `end` is called after the engine has failed for good.
 
-    Raises SettingsError when MODEL is not an embedding model or reranker of the catalogue.
+    Raises SettingsError if MODEL is not an embedding model or reranker of the catalogue.
     """
     entry = settings.entry("embedding", "reranker")
 
@@ -38,7 +38,7 @@ def create_app(
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
             metrics=batch_metrics,
-            on_death=service.engine_failed,
+            on_engine_failed=service.engine_failed,
         )
 
     service = ModelService(settings, entry, load, end)

@@ -1,4 +1,4 @@
-"""The bodies of answers. Pure, and in pieces, so that thousands of embeddings never hold up the event loop."""
+"""Response bodies. Encoding thousands of embeddings yields to the event loop in between."""
 
 import asyncio
 import base64
@@ -15,39 +15,40 @@ if TYPE_CHECKING:
 
     Row = NDArray[np.float32]
 
-# Encoding one row takes some tens of microseconds; other requests get their turn after this many.
-ROWS_PER_TURN = 16
+# Encoding one row takes some tens of microseconds.
+ROWS_PER_YIELD = 16
 
 
-async def embeddings(rows: Rows, *, model: str, format: Literal["float", "base64"], dimensions: int | None) -> bytes:
-    """The JSON body of an embeddings answer."""
+async def embeddings_body(
+    rows: Rows, *, model: str, format: Literal["float", "base64"], dimensions: int | None
+) -> bytes:
+    """Return the JSON body of `/v1/embeddings`."""
     pieces = [b'{"object":"list","data":[']
     for index, row in enumerate(rows.rows):
-        if index and index % ROWS_PER_TURN == 0:
+        if index and index % ROWS_PER_YIELD == 0:
             await asyncio.sleep(0)
         comma = b"," if index else b""
-        value = (
-            _base64(shortened(row, dimensions)) if format == "base64" else to_json(shortened(row, dimensions).tolist())
-        )
+        row = truncate_dimensions(row, dimensions)
+        value = _base64(row) if format == "base64" else to_json(row.tolist())
         pieces.append(b'%b{"object":"embedding","index":%d,"embedding":%b}' % (comma, index, value))
     pieces.append(b'],"model":%b,"usage":%b}' % (to_json(model), to_json(_usage(rows))))
     return b"".join(pieces)
 
 
-def shortened(row: "Row", dimensions: int | None) -> "Row":
-    """The first `dimensions` numbers, scaled to length 1, as Matryoshka models mean it; None leaves the row alone."""
+def truncate_dimensions(row: "Row", dimensions: int | None) -> "Row":
+    """Return the first `dimensions` numbers, scaled to length 1 (Matryoshka embeddings); None keeps all."""
     if dimensions is None or dimensions == len(row):
         return row
-    part = row[:dimensions]
-    length = float((part * part).sum()) ** 0.5
-    scaled: Row = part / length if length > 0 else part
+    head = row[:dimensions]
+    length = float((head * head).sum()) ** 0.5
+    scaled: Row = head / length if length > 0 else head
     return scaled
 
 
-def rerank(
+def rerank_body(
     rows: Rows, *, id: str, model: str, documents: Sequence[str], top_n: int | None, with_documents: bool
 ) -> dict[str, Any]:
-    """The body of a rerank answer, best first; equal scores keep the request's order."""
+    """Return the body of `/v1/rerank`, best first; equal scores keep the request's order."""
     scores = [float(row[0]) for row in rows.rows]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_n]
     results = [
@@ -58,8 +59,8 @@ def rerank(
     return {"id": id, "model": model, "results": results, "usage": _usage(rows)}
 
 
-def scores(rows: Rows, *, id: str, model: str, created: int) -> dict[str, Any]:
-    """The body of a score answer, in the request's order. `created` is a Unix time in seconds."""
+def score_body(rows: Rows, *, id: str, model: str, created: int) -> dict[str, Any]:
+    """Return the body of `/v1/score`, in the request's order. `created` is a Unix time in seconds."""
     data = [{"index": index, "object": "score", "score": float(row[0])} for index, row in enumerate(rows.rows)]
     return {"id": id, "object": "list", "created": created, "model": model, "data": data, "usage": _usage(rows)}
 

@@ -1,4 +1,4 @@
-"""The routes of the embedding service: check, batch, answer."""
+"""OpenAI's embeddings route, and the rerank and score routes of vLLM."""
 
 import secrets
 import time
@@ -27,44 +27,45 @@ from services.embedding.settings import EmbeddingSettings
 
 
 def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -> APIRouter:
-    """The OpenAI routes of an embedding model, and the rerank and score routes of a cross-encoder."""
+    """Return the routes of `service`. `/v1/rerank` and `/v1/score` need a cross-encoder."""
     routes = APIRouter()
+    body_memory = BodyMemory(settings.max_bodies_mb, setting="MAX_BODIES_MB")
 
-    room = BodyMemory(settings.max_bodies_mb, setting="MAX_BODIES_MB")
-
-    async def parsed(body: type[B], request: Request) -> B:
-        within = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
-        async with room.holding(within) as data:
+    async def read_body(body: type[B], request: Request) -> B:
+        limited_request = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
+        async with body_memory.holding(limited_request) as data:
             return parse(body, data)
 
-    def batcher_of(kind: Literal["embedding", "reranker"]) -> Batcher:
+    def batcher_for(kind: Literal["embedding", "reranker"]) -> Batcher:
         if service.entry.kind != kind:
             raise NotFound(
-                f"{service.entry.name} is of kind {service.entry.kind}; this route needs a model of kind {kind}."
+                f"Model {service.entry.name!r} is of kind {service.entry.kind}; this route needs kind {kind}."
             )
         return service.engine()
 
-    @routes.post("/v1/embeddings", openapi_extra=_documented(EmbeddingBody))
+    @routes.post("/v1/embeddings", openapi_extra=_request_body_schema(EmbeddingBody))
     async def embeddings(request: Request) -> Response:
-        """One embedding per text. Pooling and normalisation are the model's own."""
-        body = await parsed(EmbeddingBody, request)
+        """One embedding per text, with the model's own pooling and normalisation."""
+        body = await read_body(EmbeddingBody, request)
         model = service.check_model(body.model)
-        batcher = batcher_of("embedding")
+        batcher = batcher_for("embedding")
         work = embedding_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
-        content = await responses.embeddings(rows, model=model, format=body.encoding_format, dimensions=body.dimensions)
+        content = await responses.embeddings_body(
+            rows, model=model, format=body.encoding_format, dimensions=body.dimensions
+        )
         return Response(content, media_type="application/json")
 
-    @routes.post("/v1/rerank", openapi_extra=_documented(RerankBody))
+    @routes.post("/v1/rerank", openapi_extra=_request_body_schema(RerankBody))
     async def rerank(request: Request) -> JSONResponse:
-        """Documents by their relevance to a query, best first."""
-        body = await parsed(RerankBody, request)
+        """Sort documents by relevance to a query, best first."""
+        body = await read_body(RerankBody, request)
         model = service.check_model(body.model)
-        batcher = batcher_of("reranker")
+        batcher = batcher_for("reranker")
         work, documents = rerank_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
-            responses.rerank(
+            responses.rerank_body(
                 rows,
                 id=f"rerank-{secrets.token_hex(8)}",
                 model=model,
@@ -74,22 +75,22 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
             )
         )
 
-    @routes.post("/v1/score", openapi_extra=_documented(ScoreBody))
+    @routes.post("/v1/score", openapi_extra=_request_body_schema(ScoreBody))
     async def score(request: Request) -> JSONResponse:
-        """The relevance of pairs of texts, in the request's order."""
-        body = await parsed(ScoreBody, request)
+        """Relevance of pairs of texts, in the request's order."""
+        body = await read_body(ScoreBody, request)
         model = service.check_model(body.model)
-        batcher = batcher_of("reranker")
+        batcher = batcher_for("reranker")
         work = score_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
-            responses.scores(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
+            responses.score_body(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
         )
 
     return routes
 
 
-def _documented(body: type[EmbeddingBody | RerankBody | ScoreBody]) -> dict[str, Any]:
-    """The request body for /docs; the routes read the raw bytes themselves, within a limit."""
+def _request_body_schema(body: type[EmbeddingBody | RerankBody | ScoreBody]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body: the routes read raw bytes, within a limit, so FastAPI has none."""
     schema = {"application/json": {"schema": body.model_json_schema()}}
     return {"requestBody": {"required": True, "content": schema}}

@@ -95,7 +95,7 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
         arguments,
         images=settings.image_source(),
         metrics=service.metrics,
-        on_death=service.loading.fail,
+        on_engine_failed=service.loading.fail,
         report=report,
     )
     return engine
@@ -116,7 +116,7 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
     report(0.9, "starting the batch")
     cache = cache_tokens(loaded, arguments)
     runner, batched = await make_runner(
-        loaded, cache=cache, max_concurrent=settings.max_concurrent, on_death=service.loading.fail
+        loaded, cache=cache, max_concurrent=settings.max_concurrent, on_engine_failed=service.loading.fail
     )
     limits = Limits(
         context=min(loaded.context, cache) if batched else loaded.context,

@@ -19,13 +19,13 @@ STOP_S = 10.0
 PAGE_TOKENS = 256
 # Prompt tokens that one step takes along: more delays the answers in progress, fewer the new ones.
 STEP_TOKENS = 512
-OnDeath = Callable[[str], None]
+OnEngineFailed = Callable[[str], None]
 
 
 class Batched:
     """A runner. The computing thread is transformers' own; it reports to the event loop."""
 
-    def __init__(self, model: Any, *, cache_tokens: int, max_concurrent: int, on_death: OnDeath) -> None:
+    def __init__(self, model: Any, *, cache_tokens: int, max_concurrent: int, on_engine_failed: OnEngineFailed) -> None:
         """Make the cache and start the thread; blocks. Needs `attach` before the first `start`.
 
         Raises what transformers raises for a model that cannot be batched.
@@ -48,7 +48,7 @@ class Batched:
         self._runs: dict[str, Run] = {}
         self._given: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_death = on_death
+        self._on_engine_failed = on_engine_failed
         self._manager: Any = model.init_continuous_batching(generation_config=greedy, continuous_batching_config=config)
         self._manager.logit_processor = self._rows
         self._manager.output_router = _Router(self._deliver)
@@ -117,7 +117,7 @@ class Batched:
     def _check_alive(self) -> None:
         fatal = self._manager.background_thread_status.fatal_error
         if fatal is not None:
-            self._on_death(f"the batch failed and cannot go on: {fatal}. Restart the service.")
+            self._on_engine_failed(f"the batch failed and cannot go on: {fatal}. Restart the service.")
 
 
 class _Router:

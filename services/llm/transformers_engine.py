@@ -238,7 +238,7 @@ class TokenizerTools:
 
 
 async def make_runner(
-    loaded: Loaded, *, cache: int, max_concurrent: int, on_death: Callable[[str], None]
+    loaded: Loaded, *, cache: int, max_concurrent: int, on_engine_failed: Callable[[str], None]
 ) -> tuple[Runner, bool]:
     """The runner for a model, and whether it batches: continuous batching where the model can, else one by one."""
     from services.llm.batched import Batched
@@ -247,7 +247,9 @@ async def make_runner(
     loop = asyncio.get_running_loop()
     if not loaded.vision and hasattr(loaded.model, "init_continuous_batching"):
         try:
-            batched = Batched(loaded.model, cache_tokens=cache, max_concurrent=max_concurrent, on_death=on_death)
+            batched = Batched(
+                loaded.model, cache_tokens=cache, max_concurrent=max_concurrent, on_engine_failed=on_engine_failed
+            )
         except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
             log.warning("this model cannot be batched; it answers one request after the other", reason=str(error))
         else:

@@ -47,13 +47,13 @@ async def open_engine(
     *,
     images: ImageSource,
     metrics: HttpMetrics,
-    on_death: Callable[[str], None],
+    on_engine_failed: Callable[[str], None],
     report: Report,
 ) -> "VllmEngine":
     """Start vLLM on the model in `folder`; takes from half a minute to several.
 
-    Raises SettingsError for a wrong argument, StartFailed with what to change when the model does not fit. `on_death`
-    is called when the engine dies later, and the process is then asked to end, so that its supervisor starts a new one.
+    Raises SettingsError for an invalid argument, StartFailed if the model does not fit. If the engine fails later,
+    `on_engine_failed` is called and the process stops, so that its supervisor restarts it.
     """
     prepare_environment()
     level = logging.getLogger().level
@@ -77,7 +77,7 @@ async def open_engine(
         finally:
             _take_logs_back(level)
         metrics.registry.register(_VllmMetrics())
-        return VllmEngine(app, client, stack.pop_all(), "cpu" if cpu else "cuda", on_death)
+        return VllmEngine(app, client, stack.pop_all(), "cpu" if cpu else "cuda", on_engine_failed)
 
 
 class VllmEngine:
@@ -91,14 +91,14 @@ class VllmEngine:
         client: Any,
         stack: contextlib.AsyncExitStack,
         device: str,
-        on_death: Callable[[str], None],
+        on_engine_failed: Callable[[str], None],
     ) -> None:
         """`stack` ends the engine and everything that was made for it."""
         self.app = app
         self.device = device
         self._client = client
         self._stack = stack
-        self._on_death = on_death
+        self._on_engine_failed = on_engine_failed
         self._watch = asyncio.create_task(self._watch_over(), name="watch vLLM")
 
     async def interrupt(self) -> None:
@@ -115,7 +115,9 @@ class VllmEngine:
     async def _watch_over(self) -> None:
         while not self._client.errored:  # noqa: ASYNC110  # vLLM has no event for it, and looks in the same way itself
             await asyncio.sleep(WATCH_S)
-        self._on_death("vLLM's engine died; the log has its last words. The service ends so that it is started anew.")
+        self._on_engine_failed(
+            "vLLM's engine died; the log has its last words. The service ends so that it is started anew."
+        )
         log.error("vLLM's engine died, ending the service")
         signal.raise_signal(signal.SIGTERM)
 

@@ -1,1 +1,1 @@
-"""Speech to text over HTTP: faster-whisper behind OpenAI's audio routes."""
+"""Transcription service: faster-whisper behind OpenAI's audio API."""

@@ -1,4 +1,4 @@
-"""The transcription service's application: settings in, FastAPI out."""
+"""Application factory of the transcription service."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +9,16 @@ from kit.service.service import ModelService, Report, create_service_app, end_pr
 from services.transcription import whisper
 from services.transcription.engine import SpeechEngine
 from services.transcription.metrics import SpeechMetrics
-from services.transcription.recognition_queue import Jobs
+from services.transcription.recognition_queue import RecognitionQueue
 from services.transcription.routes import create_routes
 from services.transcription.settings import TranscriptionSettings
 
-# Opens the engine for the model in a folder. Blocks; called in a thread of its own.
+# Loads the engine for the model in a folder. Blocks; called in its own thread.
 OpenEngine = Callable[[Path, TranscriptionSettings, Report], SpeechEngine]
 
 
 def open_whisper(folder: Path, settings: TranscriptionSettings, report: Report) -> SpeechEngine:
-    """Open faster-whisper as the settings say."""
+    """Load faster-whisper with the options of `settings`."""
     return whisper.open_engine(
         folder,
         device=settings.device,
@@ -35,20 +35,20 @@ def create_app(
     open_engine: OpenEngine = open_whisper,
     end: Callable[[], None] = end_process,
 ) -> FastAPI:
-    """Make the application; the model loads once it runs. `end` is called when the engine has died.
+    """Create the application; the model loads once it runs. `end` is called after the engine has failed for good.
 
-    Raises SettingsError when MODEL is not a transcription model of the catalogue.
+    Raises SettingsError if MODEL is not a transcription model of the catalogue.
     """
     entry = settings.entry("transcription")
 
-    async def load(folder: Path, report: Report) -> Jobs:
+    async def load(folder: Path, report: Report) -> RecognitionQueue:
         engine = await in_daemon_thread(open_engine, folder, settings, report)
-        return Jobs(
+        return RecognitionQueue(
             engine,
             max_queue=settings.max_queue,
             max_seconds=settings.max_audio_seconds,
             metrics=speech_metrics,
-            on_death=service.engine_failed,
+            on_engine_failed=service.engine_failed,
         )
 
     service = ModelService(settings, entry, load, end)

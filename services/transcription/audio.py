@@ -1,7 +1,7 @@
-"""Sound files to samples, through FFmpeg's libraries (PyAV), for files that strangers send.
+"""Decoding of untrusted audio files with FFmpeg's libraries (PyAV).
 
-FFmpeg also reads playlists, concatenation scripts and session descriptions, which name other files and hosts. So the
-container formats are an allow-list, and no protocol is allowed beyond the open file itself.
+FFmpeg also reads playlists, concatenation scripts and session descriptions, which name other files and hosts. So only
+listed container formats are allowed, and no protocol except the open file itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,45 +17,44 @@ if TYPE_CHECKING:
     from services.transcription.engine import Samples
 
 RATE = 16_000
-"""Samples per second that Whisper hears."""
-SHORTEST_S = 0.1
-"""OpenAI's own lower limit."""
+"""Sample rate of Whisper's input, in Hz."""
+MIN_AUDIO_S = 0.1
+"""Minimum length of a recording, as in OpenAI's API."""
 
-# Containers of recordings and videos, by FFmpeg's names (libavformat's AVInputFormat.name).
+# Names of libavformat's AVInputFormat.
 FORMATS = (
     "wav,w64,mp3,flac,ogg,mov,mp4,m4a,3gp,3g2,matroska,webm,aac,aiff,au,caf,amr,amrnb,amrwb,asf,avi,flv,mpeg,mpegts"
 )
-OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+CONTAINER_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 
 
 def check(file: BinaryIO) -> None:
-    """Look at the head of `file` and go back to its start. Blocks for some milliseconds.
+    """Check that `file` has a decodable header. Blocks for some milliseconds. Raises InvalidRequest if not.
 
-    Raises InvalidRequest when it is no recording. How long it is, only decoding tells: headers guess, and lie.
+    The duration in a header is not reliable; `decode` limits it.
     """
     with _opened(file):
         pass
 
 
-def decode(file: BinaryIO, max_seconds: int, stopped: Callable[[], bool] = lambda: False) -> "Samples":
-    """Decode the first audio stream to mono samples at 16 kHz: 115 MB an hour. Blocks for as long as it takes.
+def decode(file: BinaryIO, max_seconds: int, is_cancelled: Callable[[], bool] = lambda: False) -> "Samples":
+    """Decode the first audio stream to mono samples at 16 kHz, 115 MB per hour. Blocks.
 
-    Ends early once `stopped()`. Raises InvalidRequest when there is no sound in it, PayloadTooLarge when there is more
-    than `max_seconds` of it.
+    Stops early once `is_cancelled()`. Raises InvalidRequest if it is too short, PayloadTooLarge if it is longer than
+    `max_seconds`.
     """
     import numpy as np
 
-    whole = bytearray()  # grows in place: pieces put together at the end would take twice the memory
+    buffer = bytearray()  # grows in place; joining pieces at the end would take twice the memory
     with _opened(file) as (container, stream):
         for piece in _resampled(container, stream, max_seconds):
-            whole += piece.tobytes()
-            if stopped():
+            buffer += piece.tobytes()
+            if is_cancelled():
                 break
-    samples = np.frombuffer(whole, np.int16)
-    if len(samples) < RATE * SHORTEST_S:
+    samples = np.frombuffer(buffer, np.int16)
+    if len(samples) < RATE * MIN_AUDIO_S:
         raise InvalidRequest(
-            f"The audio has {len(samples) / RATE:.2f} seconds of sound; {SHORTEST_S} is the least. "
-            "Check the recording.",
+            f"The recording has {len(samples) / RATE:.2f} seconds of audio; the minimum is {MIN_AUDIO_S} seconds.",
             param="file",
             code="audio_too_short",
         )
@@ -63,7 +62,7 @@ def decode(file: BinaryIO, max_seconds: int, stopped: Callable[[], bool] = lambd
 
 
 def as_float(samples: "Samples") -> "NDArray[np.float32]":
-    """The same, from -1 to 1, as Whisper takes it."""
+    """Return samples as floats from -1 to 1, Whisper's input."""
     import numpy as np
 
     floats = samples.astype(np.float32)
@@ -73,19 +72,19 @@ def as_float(samples: "Samples") -> "NDArray[np.float32]":
 
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
-    """Open the container; on leaving, turn FFmpeg's errors into ours and go back to the file's start."""
+    """Open the container and its audio stream; convert FFmpeg's errors, and rewind the file at the end."""
     import av
 
     file.seek(0)
     try:
-        with av.open(file, mode="r", metadata_errors="ignore", container_options=OPEN_OPTIONS) as container:
+        with av.open(file, mode="r", metadata_errors="ignore", container_options=CONTAINER_OPTIONS) as container:
             if not container.streams.audio:
                 raise InvalidRequest("The file has no audio stream.", param="file", code="no_audio")
             yield container, container.streams.audio[0]
     except (av.error.FFmpegError, ValueError, EOFError) as error:
         raise InvalidRequest(
-            "The file is not audio that can be decoded. Send wav, mp3, flac, ogg, m4a, mp4, webm or another usual "
-            "format, whole and with its own header.",
+            "The file could not be decoded as audio. Send a complete file in a common format, such as wav, mp3, flac, "
+            "ogg, m4a, mp4 or webm.",
             param="file",
             code="invalid_audio",
         ) from error
@@ -94,16 +93,16 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
 
 
 def _resampled(container: Any, stream: Any, max_seconds: int) -> Iterator[Any]:
-    """Pieces of int16 samples. A damaged packet is left out, as players do; a damaged end ends the recording.
+    """Yield int16 samples. Damaged packets are skipped, as in players; a damaged end ends the recording.
 
-    Raises PayloadTooLarge before it computes what is more than `max_seconds`: at some samples a second, one packet of
-    a few kB may hold days.
+    Raises PayloadTooLarge before resampling more than `max_seconds`: at a very low sample rate, a packet of a few kB
+    can hold days.
     """
     import av
 
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     packets = container.demux(stream)
-    heard = 0
+    total = 0
     while True:
         try:
             packet = next(packets, None)
@@ -116,17 +115,17 @@ def _resampled(container: Any, stream: Any, max_seconds: int) -> Iterator[Any]:
         except av.error.InvalidDataError:
             continue
         for frame in frames:
-            heard += frame.samples * RATE // max(frame.sample_rate, 1)
-            if heard > max_seconds * RATE:
+            total += frame.samples * RATE // max(frame.sample_rate, 1)
+            if total > max_seconds * RATE:
                 raise _too_long(max_seconds)
-            frame.pts = None  # damaged recordings have times that go backwards; the order of frames is enough
+            frame.pts = None  # damaged files have timestamps that go backwards; the order of frames is enough
             yield from (resampled.to_ndarray()[0] for resampled in resampler.resample(frame))
     yield from (resampled.to_ndarray()[0] for resampled in resampler.resample(None))
 
 
 def _too_long(max_seconds: int) -> PayloadTooLarge:
     return PayloadTooLarge(
-        f"The recording is longer than {max_seconds} seconds. Send it in parts, or raise MAX_AUDIO_SECONDS.",
+        f"The recording is longer than {max_seconds} seconds (MAX_AUDIO_SECONDS). Split it.",
         param="file",
         code="audio_too_long",
     )

@@ -1,4 +1,4 @@
-"""The interface between the service and what listens: samples and options to segments, one after another."""
+"""Interface of the engine: samples and options to a stream of segments."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,30 +11,31 @@ if TYPE_CHECKING:
     Samples = NDArray[np.int16]
 
 WINDOW_S = 30
-"""Whisper hears windows of so many seconds; a longer recording has several, which can be computed side by side."""
+"""Length of Whisper's window, in seconds. Windows of a longer recording can be computed in parallel."""
 
 Task = Literal["transcribe", "translate"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to listen."""
+    """Options of one transcription."""
 
     task: Task = "transcribe"
     language: str | None = None
-    """A code of `engine.languages`, or None to detect it."""
+    """A code of `engine.languages`; None detects the language."""
     prompt: str | None = None
     temperature: float = 0.0
     words: bool = False
-    """Also tell when each word was said."""
+    """Report word timestamps."""
     vad: bool = True
-    coarse: bool = False
-    """Segments may be as long as Whisper's window (30 s), so that several windows can be computed side by side."""
+    """Skip parts without speech."""
+    text_only: bool = False
+    """Segments may be as long as Whisper's window, so that several windows can be computed in parallel."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word. Times in seconds from the start of the recording."""
+    """A word; times in seconds from the start of the recording."""
 
     text: str
     start: float
@@ -44,7 +45,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of speech, as Whisper cuts it. Times in seconds; `text` begins with a blank where words are spaced."""
+    """A segment of speech; times in seconds. `text` starts with a space in languages that separate words."""
 
     id: int
     seek: int
@@ -61,34 +62,34 @@ class Segment:
 
 @dataclass(frozen=True)
 class Info:
-    """What is known about a recording before its first segment. Duration in seconds."""
+    """Properties of a recording, known before its first segment. Duration in seconds."""
 
     language: str
     duration: float
 
 
 class SpeechEngine(Protocol):
-    """What runs a speech model. `transcribe` and the iterator it returns block; one thread calls them."""
+    """A loaded speech model. `transcribe` and its iterator block; only one thread calls them."""
 
     name: str
     device: str
     languages: Sequence[str]
-    """The codes that `Options.language` may have; an English-only model has just `en` and cannot translate."""
+    """Supported codes; an English-only model has only `en` and cannot translate."""
 
-    most_together: int
-    """How many short recordings `together` takes; with 1 it is not called."""
+    max_batch: int
+    """Maximum recordings of `transcribe_batch`, which is not called if this is 1."""
 
-    def together(self, recordings: "Sequence[Samples]", options: Options) -> "list[list[Segment] | None]":
-        """Listen to recordings of up to WINDOW_S seconds at once, with coarse options. Blocks.
+    def transcribe_batch(self, recordings: "Sequence[Samples]", options: Options) -> "list[list[Segment] | None]":
+        """Transcribe recordings of up to WINDOW_S seconds in one batch, with text-only options. Blocks.
 
-        Gives the segments of each, whose times mean nothing, and None for one that should be heard by itself.
+        Returns each one's segments, without meaningful times; None if it must be transcribed by itself.
         """
         ...
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
-        """Listen to mono samples at 16 kHz. Segments are computed as the iterator is read."""
+        """Transcribe mono samples at 16 kHz. Segments are computed as the iterator is read."""
         ...
 
     async def aclose(self) -> None:
-        """Free the device."""
+        """Release the device."""
         ...

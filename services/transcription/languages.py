@@ -1,6 +1,6 @@
-"""The languages of Whisper by code, and by the English names that OpenAI's verbose answers use.
+"""Whisper's languages: codes, and the English names used by OpenAI's verbose responses.
 
-Source: the model's own list of language tokens (openai/whisper, tokenizer).
+Source: the language tokens in openai/whisper, tokenizer.py.
 """
 
 from collections.abc import Iterable
@@ -24,27 +24,26 @@ NAMES: dict[str, str] = dict(entry.split(maxsplit=1) for entry in " ".join(_TABL
 _CODES = {name: code for code, name in NAMES.items()} | {"javanese": "jw", "jv": "jw", "nb": "no"}
 
 
-def code_of(language: str, served: Iterable[str]) -> str:
-    """The code that the engine takes for `de`, `de-AT`, `German` or `german`.
+def language_code(language: str, supported: Iterable[str]) -> str:
+    """Return the engine's code for `de`, `de-AT`, `German` or `german`.
 
-    Raises InvalidRequest for a language that is not among `served`, the engine's codes.
+    Raises InvalidRequest if it is not among `supported`, the engine's codes.
     """
-    wanted = language.strip().lower().replace("_", "-")
-    code = _CODES.get(wanted, wanted.partition("-")[0])
+    normalized = language.strip().lower().replace("_", "-")
+    code = _CODES.get(normalized, normalized.partition("-")[0])
     code = _CODES.get(code, code)
-    known = set(served)
-    if code in known:
+    codes = set(supported)
+    if code in codes:
         return code
-    if known == {"en"}:
-        message = f"This model hears English only; language is {language!r:.40}. Send en, or leave it out."
+    if codes == {"en"}:
+        message = f"This model supports English only; language is {language!r:.40}. Send en, or omit it."
     else:
         message = (
-            f"language is {language!r:.40}, which is no language this model knows. "
-            f"Send an ISO 639-1 code such as en: {', '.join(sorted(known))}."
+            f"Unsupported language {language!r:.40}. Send an ISO 639-1 code such as en: {', '.join(sorted(codes))}."
         )
     raise InvalidRequest(message, param="language")
 
 
-def name_of(code: str) -> str:
-    """The English name for a code, or the code itself where a newer model knows more."""
+def language_name(code: str) -> str:
+    """Return the English name of a code, or the code itself if it has none here."""
     return NAMES.get(code, code)

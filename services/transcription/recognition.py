@@ -1,4 +1,4 @@
-"""One recording on its way: between the task that waits for its answer and the thread that hears it."""
+"""A queued recording, and the stream of its results from the worker thread to the task that serves it."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class End:
-    """The last event of a job; `error` is what went wrong."""
+    """The last event of a job, with its error if it failed."""
 
     error: ApiError | None = None
 
@@ -26,7 +26,7 @@ Event = Info | Segment | End
 
 @dataclass(eq=False)
 class Job:
-    """One recording on its way. The worker thread owns `file` from the moment it takes the job, and closes it."""
+    """One queued recording. The worker thread closes `file`."""
 
     file: BinaryIO
     options: Options
@@ -34,47 +34,44 @@ class Job:
     events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
     arrived: float = field(default_factory=time.monotonic)
-    short: "Samples | None" = None
+    short_samples: "Samples | None" = None
     """The whole recording, once it is known to fit Whisper's window."""
-    by_itself: bool = False
-    """That it was found not to fit, or not to be sound."""
+    too_long_for_batch: bool = False
+    """True if decoding showed that it does not fit the window, or is invalid."""
 
-    def tell(self, event: Event) -> None:
-        """Hand an event to the waiting task, from the worker thread."""
+    def send(self, event: Event) -> None:
+        """Send an event to the serving task, from the worker thread."""
         self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
-class Hearing:
-    """One recording being heard. Read it inside `async with`; leaving that early gives the recording up."""
+class Recognition:
+    """Results of one recording. Read them inside `async with`; leaving it early cancels the recognition."""
 
-    def __init__(self, job: Job, left: Callable[[], None]) -> None:
-        """Read `job`. `left` is called once, when the recording has been given up or its answer has gone."""
+    def __init__(self, job: Job, on_close: Callable[[], None]) -> None:
+        """`on_close` is called once, after the response has been sent or the recognition was cancelled."""
         self._job = job
-        self._left = left
+        self._on_close = on_close
 
-    async def __aenter__(self) -> "Hearing":
+    async def __aenter__(self) -> "Recognition":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.leave()
+        self.close()
 
-    def leave(self) -> None:
-        """Give the recording up, or say that its answer has gone. Only the first call counts."""
+    def close(self) -> None:
+        """Cancel the recognition unless it has ended, and release its place in the queue. Idempotent."""
         if not self._job.cancelled.is_set():
             self._job.cancelled.set()
-            self._left()
+            self._on_close()
 
     async def info(self) -> Info:
-        """Wait for the recording's turn; call this first and once.
-
-        Raises ApiError when the recording cannot be heard.
-        """
+        """Wait until recognition starts; call this first, once. Raises ApiError if the recording is invalid."""
         event = await self._next()
         assert isinstance(event, Info)
         return event
 
     async def segments(self) -> AsyncIterator[Segment]:
-        """The segments, each as soon as it is heard. Raises ApiError when the engine fails on the way."""
+        """Yield segments as they are recognized. Raises ApiError if the engine fails."""
         while isinstance(event := await self._next(), Segment):
             yield event
 

@@ -1,5 +1,4 @@
-"""The queue before the engine: one thread hears recordings in their order, short ones that wait together in one batch,
-and nothing of it happens on the event loop."""
+"""Queue and worker thread of the engine. Recordings are processed in order; short ones that wait share a batch."""
 
 import asyncio
 import queue
@@ -18,19 +17,19 @@ from kit.service.service import in_daemon_thread
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import WINDOW_S, Info, Options, SpeechEngine
 from services.transcription.metrics import SpeechMetrics
-from services.transcription.recognition import End, Hearing, Job
+from services.transcription.recognition import End, Job, Recognition
 
 log = structlog.get_logger(__name__)
 
-# ISO 639-3's code for it. Only answers without a language are heard in batches.
+# ISO 639-3: undetermined. Only responses that do not report a language use batches.
 UNKNOWN_LANGUAGE = "und"
 
 
-class Jobs:
-    """Owns an engine and the thread that runs it.
+class RecognitionQueue:
+    """Queue and worker thread of an engine.
 
-    `entering` and `hear` may be called by any number of tasks of one event loop; `aclose` ends the thread after the
-    segment that is being heard.
+    Any number of tasks of one event loop may call `reserve` and `submit`; `aclose` ends the thread after the current
+    segment.
     """
 
     def __init__(
@@ -40,167 +39,166 @@ class Jobs:
         max_queue: int,
         max_seconds: int,
         metrics: SpeechMetrics,
-        on_death: Callable[[str], None],
+        on_engine_failed: Callable[[str], None],
     ) -> None:
-        """Start the thread. `on_death` is called in it, with the reason, when the engine hears nothing any more."""
+        """Start the thread, which calls `on_engine_failed` with the reason once the engine fails on all recordings."""
         self.engine = engine
         self.name = engine.name
         self.device = engine.device
         self._max_queue = max_queue
         self._max_seconds = max_seconds
         self._metrics = metrics
-        self._failures = EngineFailures("recording", on_death)
+        self._failures = EngineFailures("recording", on_engine_failed)
         self._in_flight = 0
-        self._seconds_each = 5.0
+        self._seconds_per_recording = 5.0
         self._stopping = threading.Event()
         self._backlog: deque[Job] = deque()
-        self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="transcription worker", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def entering(self) -> Iterator[None]:
-        """Take a place for a recording while its upload is read; an error inside gives it back.
-
-        Raises Busy when MAX_QUEUE recordings are on their way.
-        """
+    def reserve(self) -> Iterator[None]:
+        """Reserve a place while the upload is read, released on an exception. Raises Busy if the queue is full."""
         if self._in_flight >= self._max_queue:
             raise Busy(
-                f"{self._in_flight} recordings are waiting or being heard, and MAX_QUEUE is {self._max_queue}. "
-                "Try again shortly.",
-                retry_after=min(self._seconds_each, 60.0),
+                f"The queue is full: {self._in_flight} recordings are in flight and MAX_QUEUE is {self._max_queue}. "
+                "Retry shortly.",
+                retry_after=min(self._seconds_per_recording, 60.0),
             )
-        self._count(1)
+        self._add_in_flight(1)
         try:
             yield
         except BaseException:
-            self.left()
+            self.release()
             raise
 
-    def hear(self, file: BinaryIO, options: Options) -> Hearing:
-        """Queue a recording that has entered. Its place is the Hearing's now; `file` the queue's, which closes it."""
+    def submit(self, file: BinaryIO, options: Options) -> Recognition:
+        """Queue a recording with a reserved place, which the Recognition releases. The queue closes `file`."""
         job = Job(file, options, asyncio.get_running_loop())
         self._metrics.queued.inc()
-        self._waiting.put(job)
-        return Hearing(job, self.left)
+        self._inbox.put(job)
+        return Recognition(job, self.release)
 
-    def left(self) -> None:
-        """Give back a recording's place. Called once for each."""
-        self._count(-1)
+    def release(self) -> None:
+        """Release a reserved place."""
+        self._add_in_flight(-1)
 
-    def _count(self, change: int) -> None:
+    def _add_in_flight(self, change: int) -> None:
         self._in_flight += change
         self._metrics.in_flight.set(self._in_flight)
 
     async def aclose(self) -> None:
-        """End the thread, then the engine."""
+        """Stop the thread, then close the engine."""
         self._stopping.set()
-        self._waiting.put(None)
+        self._inbox.put(None)
         await in_daemon_thread(self._thread.join)
         await self.engine.aclose()
 
-    # Everything below runs in the worker thread.
+    # All methods below run in the worker thread.
 
     def _run(self) -> None:
-        while (jobs := self._next()) is not None:
+        while (jobs := self._next_jobs()) is not None:
             self._metrics.queued.dec(len(jobs))
-            ends = self._work_together(jobs) if len(jobs) > 1 else {}
+            ends = self._process_batch(jobs) if len(jobs) > 1 else {}
             for job in jobs:
                 with job.file:
-                    end = ends.get(job) or self._work(job)
-                if not self._stopping.is_set():  # then the loop may be gone, and nobody waits
-                    job.tell(end)
+                    end = ends.get(job) or self._process(job)
+                if not self._stopping.is_set():  # otherwise the event loop may be closed
+                    job.send(end)
 
-    def _next(self) -> list[Job] | None:
-        """The recording whose turn it is, and those that can be heard in one batch with it; None at the end."""
-        while not self._backlog or not self._waiting.empty():
-            job = self._waiting.get()
+    def _next_jobs(self) -> list[Job] | None:
+        """Wait for the next recording and the pending ones that can share its batch; None when the queue stops."""
+        while not self._backlog or not self._inbox.empty():
+            job = self._inbox.get()
             if job is None:
-                for given_up in self._backlog:
-                    given_up.file.close()
+                for abandoned in self._backlog:
+                    abandoned.file.close()
                 return None
             self._backlog.append(job)
         first = self._backlog.popleft()
         jobs = [first]
-        if not _can_share(first.options) or not any(job.options == first.options for job in self._backlog):
+        if not _is_batchable(first.options) or not any(job.options == first.options for job in self._backlog):
             return jobs
-        if self.engine.most_together > 1 and self._is_short(first):
+        if self.engine.max_batch > 1 and self._is_short(first):
             for job in tuple(self._backlog):
-                if len(jobs) < self.engine.most_together and job.options == first.options and self._is_short(job):
+                if len(jobs) < self.engine.max_batch and job.options == first.options and self._is_short(job):
                     self._backlog.remove(job)
                     jobs.append(job)
         return jobs
 
     def _is_short(self, job: Job) -> bool:
-        """Whether the recording fits Whisper's window; decodes that much of it."""
-        if job.short is None and not job.by_itself:
+        """Return whether the recording fits Whisper's window, by decoding that much of it."""
+        if job.short_samples is None and not job.too_long_for_batch:
             try:
-                job.short = decode(job.file, min(WINDOW_S, self._max_seconds), lambda: self._gone(job))
-            except Exception as error:  # noqa: BLE001  # too long, or wrong in a way that is told when its turn comes
-                log.debug("heard by itself", reason=str(error))
-                job.by_itself = True
-        return job.short is not None and not self._gone(job)
+                job.short_samples = decode(job.file, min(WINDOW_S, self._max_seconds), lambda: self._is_cancelled(job))
+            except Exception as error:  # noqa: BLE001  # too long, or invalid, which `_process` reports
+                log.debug("recording not batched", reason=str(error))
+                job.too_long_for_batch = True
+        return job.short_samples is not None and not self._is_cancelled(job)
 
-    def _work_together(self, jobs: list[Job]) -> dict[Job, End]:
-        """Hear short recordings in one batch. Those that it does not answer for are to be heard one by one."""
+    def _process_batch(self, jobs: list[Job]) -> dict[Job, End]:
+        """Process short recordings in one batch. Jobs missing in the result must be processed one by one."""
         began = time.monotonic()
-        samples = [job.short for job in jobs if job.short is not None]
+        recordings = [job.short_samples for job in jobs if job.short_samples is not None]
         try:
-            heard = self.engine.together(samples, jobs[0].options)
+            results = self.engine.transcribe_batch(recordings, jobs[0].options)
         except Exception as error:
-            log.error("a batch of recordings failed; each is heard by itself", recordings=len(jobs), exc_info=error)
+            log.error("batch failed; processing its recordings one by one", recordings=len(jobs), exc_info=error)
             return {}
-        took = (time.monotonic() - began) / len(jobs)
+        took_s = (time.monotonic() - began) / len(jobs)
         ends = {}
-        for job, own, segments in zip(jobs, samples, heard, strict=True):
+        for job, samples, segments in zip(jobs, recordings, results, strict=True):
             if segments is None:
                 continue
             self._metrics.waited.observe(began - job.arrived)
-            job.tell(Info(job.options.language or UNKNOWN_LANGUAGE, len(own) / RATE))
+            job.send(Info(job.options.language or UNKNOWN_LANGUAGE, len(samples) / RATE))
             for segment in segments:
-                job.tell(segment)
-            ends[job] = self._finished(len(own) / RATE, took)
+                job.send(segment)
+            ends[job] = self._record_success(len(samples) / RATE, took_s)
         return ends
 
-    def _work(self, job: Job) -> End:
-        if self._gone(job):
+    def _process(self, job: Job) -> End:
+        if self._is_cancelled(job):
             return End()
         self._metrics.waited.observe(time.monotonic() - job.arrived)
         began = time.monotonic()
         try:
-            samples = decode(job.file, self._max_seconds, lambda: self._gone(job)) if job.short is None else job.short
+            samples = job.short_samples
+            if samples is None:
+                samples = decode(job.file, self._max_seconds, lambda: self._is_cancelled(job))
             info, segments = self.engine.transcribe(samples, job.options)
-            job.tell(info)
+            job.send(info)
             for segment in segments:
-                if self._gone(job):
+                if self._is_cancelled(job):
                     return End()
-                job.tell(segment)
+                job.send(segment)
         except ApiError as error:
             return End(error)
         except Exception as error:
             log.error("transcription failed", exc_info=error)
-            self._failures.failed(str(error), self._hear_silence)
-            return End(ApiError("The engine failed on this recording; the server's log has the cause."))
-        return self._finished(len(samples) / RATE, time.monotonic() - began)
+            self._failures.failed(str(error), self._transcribe_silence)
+            return End(ApiError("The engine failed on this recording. See the service's log for the cause."))
+        return self._record_success(len(samples) / RATE, time.monotonic() - began)
 
-    def _finished(self, audio_s: float, took_s: float) -> End:
+    def _record_success(self, audio_s: float, took_s: float) -> End:
         self._failures.succeeded()
-        self._metrics.heard(audio_s=audio_s, took_s=took_s)
-        self._seconds_each += (took_s - self._seconds_each) / 4
+        self._metrics.observe_recording(audio_s=audio_s, took_s=took_s)
+        self._seconds_per_recording += (took_s - self._seconds_per_recording) / 4
         return End()
 
-    def _hear_silence(self) -> None:
-        """Hear a second of it, which every engine that works can."""
+    def _transcribe_silence(self) -> None:
+        """Transcribe a second of silence, which every working engine can."""
         import numpy as np
 
         options = Options(language=self.engine.languages[0], vad=False)
         for _segment in self.engine.transcribe(np.zeros(RATE, np.int16), options)[1]:
             pass
 
-    def _gone(self, job: Job) -> bool:
+    def _is_cancelled(self, job: Job) -> bool:
         return job.cancelled.is_set() or self._stopping.is_set()
 
 
-def _can_share(options: Options) -> bool:
-    """Whether a batch may hear it: one prompt would be everyone's, and a temperature makes each hearing its own."""
-    return options.coarse and not options.prompt and not options.temperature
+def _is_batchable(options: Options) -> bool:
+    """Prompt and temperature apply to a whole batch, so only recordings without them share one."""
+    return options.text_only and not options.prompt and not options.temperature

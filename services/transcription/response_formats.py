@@ -1,6 +1,6 @@
-"""The five answers to one transcription, and the events of a streamed one. Pure: segments in, bytes or JSON out.
+"""The five response formats, and the events of a streamed response. No I/O.
 
-Source: https://platform.openai.com/docs/api-reference/audio, SubRip (.srt) as players read it, and
+Sources: https://platform.openai.com/docs/api-reference/audio, SubRip (.srt) as read by players, and
 https://www.w3.org/TR/webvtt1/.
 """
 
@@ -10,31 +10,31 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from services.transcription.engine import Info, Segment, Task
-from services.transcription.languages import name_of
+from services.transcription.languages import language_name
 
 Format = Literal["json", "text", "srt", "vtt", "verbose_json"]
 Granularity = Literal["word", "segment"]
 
 
-def text_of(segments: Sequence[Segment]) -> str:
-    """The whole text."""
+def full_text(segments: Sequence[Segment]) -> str:
+    """Return the text of all segments."""
     return "".join(segment.text for segment in segments).strip()
 
 
-def simple(info: Info, segments: Sequence[Segment]) -> dict[str, Any]:
-    """The body of `json`."""
-    return {"text": text_of(segments), "usage": _usage(info)}
+def json_body(info: Info, segments: Sequence[Segment]) -> dict[str, Any]:
+    """Return the body of `json`."""
+    return {"text": full_text(segments), "usage": _usage(info)}
 
 
-def verbose(
+def verbose_json_body(
     info: Info, segments: Sequence[Segment], *, task: Task, granularities: Sequence[Granularity]
 ) -> dict[str, Any]:
-    """The body of `verbose_json`: segments, words or both, as `timestamp_granularities` asks; segments by default."""
+    """Return the body of `verbose_json`, with segments, words or both; segments if `granularities` is empty."""
     body: dict[str, Any] = {
         "task": task,
-        "language": "english" if task == "translate" else name_of(info.language),
+        "language": "english" if task == "translate" else language_name(info.language),
         "duration": round(info.duration, 3),
-        "text": text_of(segments),
+        "text": full_text(segments),
         "usage": _usage(info),
     }
     if "segment" in granularities or not granularities:
@@ -49,35 +49,35 @@ def verbose(
 
 
 def srt(segments: Sequence[Segment]) -> str:
-    """SubRip subtitles; an empty file for silence."""
+    """Return SubRip subtitles; an empty file for silence."""
     blocks = [
-        f"{number}\n{_clock(segment.start, ',')} --> {_clock(segment.end, ',')}\n{_cue(segment.text)}\n"
+        f"{number}\n{_timestamp(segment.start, ',')} --> {_timestamp(segment.end, ',')}\n{_cue(segment.text)}\n"
         for number, segment in enumerate(segments, 1)
     ]
     return "\n".join(blocks)
 
 
 def vtt(segments: Sequence[Segment]) -> str:
-    """WebVTT subtitles. `&` and `<` would start an entity or a tag, so they are escaped."""
+    """Return WebVTT subtitles."""
     blocks = ["WEBVTT\n"]
     for segment in segments:
         text = _cue(segment.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        blocks.append(f"{_clock(segment.start, '.')} --> {_clock(segment.end, '.')}\n{text}\n")
+        blocks.append(f"{_timestamp(segment.start, '.')} --> {_timestamp(segment.end, '.')}\n{text}\n")
     return "\n".join(blocks)
 
 
-def delta(text: str) -> bytes:
-    """The streamed event for one more piece of text."""
+def delta_event(text: str) -> bytes:
+    """Return the event of one more piece of text."""
     return _event({"type": "transcript.text.delta", "delta": text})
 
 
-def done(text: str) -> bytes:
-    """The last streamed event, with the whole text."""
+def done_event(text: str) -> bytes:
+    """Return the last event, with the whole text."""
     return _event({"type": "transcript.text.done", "text": text})
 
 
-def failed(body: dict[str, Any]) -> bytes:
-    """The last streamed event when hearing failed on the way; `body` is the error envelope."""
+def error_event(body: dict[str, Any]) -> bytes:
+    """Return the last event of a failed stream; `body` is the error envelope."""
     return _event(body)
 
 
@@ -104,7 +104,7 @@ def _usage(info: Info) -> dict[str, Any]:
     return {"type": "duration", "seconds": math.ceil(info.duration)}
 
 
-def _clock(seconds: float, decimal: str) -> str:
+def _timestamp(seconds: float, decimal: str) -> str:
     """`HH:MM:SS,mmm`; hours grow beyond two digits."""
     milliseconds = round(max(seconds, 0.0) * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
@@ -112,5 +112,5 @@ def _clock(seconds: float, decimal: str) -> str:
 
 
 def _cue(text: str) -> str:
-    """A cue's text: an empty line would end the cue, and `-->` would begin another."""
+    """Return a cue's text: an empty line would end the cue, and `-->` would start another."""
     return " ".join(text.split()).replace("-->", "->")

@@ -1,4 +1,4 @@
-"""The routes of the transcription service: take the upload, queue it, answer in the wished format."""
+"""OpenAI's audio routes: read the upload, queue it, respond in the requested format."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,137 +17,139 @@ from kit.web.disconnect import cancel_on_disconnect
 from services.transcription import response_formats
 from services.transcription.audio import check
 from services.transcription.engine import Info, Options, Segment, Task
-from services.transcription.recognition import Hearing
-from services.transcription.recognition_queue import Jobs
-from services.transcription.request_form import Wish, file_of, model_of, wish_of
+from services.transcription.recognition import Recognition
+from services.transcription.recognition_queue import RecognitionQueue
+from services.transcription.request_form import TranscriptionRequest, model_name, read_request, uploaded_file
 from services.transcription.settings import TranscriptionSettings
 
-# Uploads up to this size stay in memory; the rest waits on disk.
+# Larger uploads are spooled to disk.
 SPOOL_BYTES = 1024 * 1024
-# A form holds a file, and a prompt of at most some hundred words.
+# A form has a file and a prompt of at most some hundred words.
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 64 * 1024
 
 
-def create_routes(service: ModelService[Jobs], settings: TranscriptionSettings) -> APIRouter:
-    """OpenAI's audio routes, and the raw-audio route that Chat UI's microphone posts to."""
+def create_routes(service: ModelService[RecognitionQueue], settings: TranscriptionSettings) -> APIRouter:
+    """Return OpenAI's audio routes, and the raw-audio route of Chat UI's microphone."""
     routes = APIRouter()
     keys = settings.key_ring()
 
-    def with_key(request: Request) -> None:
-        """The key check for a route outside /v1, where the frame does not make it."""
+    def require_key(request: Request) -> None:
+        """Check the API key; the middleware does so only under /v1."""
         refusal = keys.refusal(request.headers.get("authorization"))
         if refusal is not None:
             raise refusal
 
-    async def answer(request: Request, task: Task) -> Response:
-        jobs = service.engine()
-        with jobs.entering():
+    async def transcribe_form(request: Request, task: Task) -> Response:
+        recognitions = service.engine()
+        with recognitions.reserve():
             upload = limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB")
             form = await upload.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
             try:
-                service.check_model(model_of(form))
-                wish = wish_of(form, task, jobs.engine, vad_filter=settings.vad_filter)
-                file = file_of(form).file
+                service.check_model(model_name(form))
+                fields = read_request(form, task, recognitions.engine, vad_filter=settings.vad_filter)
+                file = uploaded_file(form).file
                 await asyncio.to_thread(check, file)
             except BaseException:
                 await form.close()
                 raise
-        hearing = jobs.hear(file, wish.options)
-        return await _answer(request, hearing, wish)
+        recognition = recognitions.submit(file, fields.options)
+        return await _respond(request, recognition, fields)
 
     @routes.post("/v1/audio/transcriptions", openapi_extra=_form_schema())
     async def transcriptions(request: Request) -> Response:
-        """What is said in a recording, in its own language."""
-        return await answer(request, "transcribe")
+        """Transcribe a recording."""
+        return await transcribe_form(request, "transcribe")
 
     @routes.post("/v1/audio/translations", openapi_extra=_form_schema())
     async def translations(request: Request) -> Response:
-        """What is said in a recording, in English."""
-        return await answer(request, "translate")
+        """Transcribe a recording and translate it into English."""
+        return await transcribe_form(request, "translate")
 
-    @routes.post("/transcribe/{model:path}", dependencies=[Depends(with_key)])
+    @routes.post("/transcribe/{model:path}", dependencies=[Depends(require_key)])
     async def transcribe(request: Request, model: str) -> JSONResponse:
-        """What is said in the raw audio of the body, as `{"text": ...}`: Chat UI's microphone posts here."""
+        """Transcribe raw audio in the body to `{"text": ...}`, for Chat UI's microphone."""
         service.check_model(model)
-        jobs = service.engine()
-        with jobs.entering():
+        recognitions = service.engine()
+        with recognitions.reserve():
             file = await _spooled(limited(request, limit_mb=settings.max_upload_mb, setting="MAX_UPLOAD_MB"))
             try:
                 await asyncio.to_thread(check, file)
             except BaseException:
                 file.close()
                 raise
-        async with jobs.hear(file, Options(vad=settings.vad_filter, coarse=True)) as hearing:
-            _info, segments = await cancel_on_disconnect(request, _all(hearing))
-        return JSONResponse({"text": response_formats.text_of(segments)})
+        async with recognitions.submit(file, Options(vad=settings.vad_filter, text_only=True)) as recognition:
+            _info, segments = await cancel_on_disconnect(request, _all_segments(recognition))
+        return JSONResponse({"text": response_formats.full_text(segments)})
 
     return routes
 
 
-async def _answer(request: Request, hearing: Hearing, wish: Wish) -> Response:
-    if wish.stream:
+async def _respond(request: Request, recognition: Recognition, fields: TranscriptionRequest) -> Response:
+    if fields.stream:
         try:
-            await cancel_on_disconnect(request, hearing.info())
+            await cancel_on_disconnect(request, recognition.info())
         except BaseException:
-            hearing.leave()
+            recognition.close()
             raise
-        return _EventStream(hearing)
-    async with hearing:
-        info, segments = await cancel_on_disconnect(request, _all(hearing))
-    if wish.format == "json":
-        return JSONResponse(response_formats.simple(info, segments))
-    if wish.format == "verbose_json":
+        return _EventStream(recognition)
+    async with recognition:
+        info, segments = await cancel_on_disconnect(request, _all_segments(recognition))
+    if fields.format == "json":
+        return JSONResponse(response_formats.json_body(info, segments))
+    if fields.format == "verbose_json":
         return JSONResponse(
-            response_formats.verbose(info, segments, task=wish.options.task, granularities=wish.granularities)
+            response_formats.verbose_json_body(
+                info, segments, task=fields.options.task, granularities=fields.granularities
+            )
         )
-    text = {"text": response_formats.text_of, "srt": response_formats.srt, "vtt": response_formats.vtt}[wish.format](
-        segments
-    )
-    return PlainTextResponse(text if wish.format != "text" else text + "\n")
+    text = {"text": response_formats.full_text, "srt": response_formats.srt, "vtt": response_formats.vtt}[
+        fields.format
+    ](segments)
+    return PlainTextResponse(text if fields.format != "text" else text + "\n")
 
 
-async def _all(hearing: Hearing) -> tuple[Info, list[Segment]]:
-    info = await hearing.info()
-    return info, [segment async for segment in hearing.segments()]
+async def _all_segments(recognition: Recognition) -> tuple[Info, list[Segment]]:
+    info = await recognition.info()
+    return info, [segment async for segment in recognition.segments()]
 
 
 class _EventStream(StreamingResponse):
-    """The streamed answer, which gives the recording up when its client leaves."""
+    """Streamed response; cancels the recognition when the client disconnects."""
 
-    def __init__(self, hearing: Hearing) -> None:
-        super().__init__(_events(hearing), media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self._hearing = hearing
+    def __init__(self, recognition: Recognition) -> None:
+        super().__init__(_events(recognition), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._recognition = recognition
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        async with self._hearing:
+        async with self._recognition:
             await super().__call__(scope, receive, send)
 
 
-async def _events(hearing: Hearing) -> AsyncIterator[bytes]:
-    """The events. The deltas joined are the text of the last one."""
-    said = ""
+async def _events(recognition: Recognition) -> AsyncIterator[bytes]:
+    """Yield the events. The joined deltas equal the text of the last event."""
+    text_so_far = ""
     try:
-        async for segment in hearing.segments():
-            text = segment.text if said else segment.text.lstrip()
+        async for segment in recognition.segments():
+            text = segment.text if text_so_far else segment.text.lstrip()
             if text:
-                said += text
-                yield response_formats.delta(text)
+                text_so_far += text
+                yield response_formats.delta_event(text)
     except ApiError as error:
-        yield response_formats.failed(error.body())
+        yield response_formats.error_event(error.body())
         return
-    yield response_formats.done(said)
+    yield response_formats.done_event(text_so_far)
 
 
 async def _spooled(request: Request) -> BinaryIO:
-    """The body as a file, in memory while it is small."""
-    file = UploadFile(cast(BinaryIO, SpooledTemporaryFile(max_size=SPOOL_BYTES)), size=0)  # noqa: SIM115  # handed on
+    """Return the body as a file, in memory while it is small."""
+    file = UploadFile(cast(BinaryIO, SpooledTemporaryFile(max_size=SPOOL_BYTES)), size=0)  # noqa: SIM115  # returned open
     try:
         async for chunk in request.stream():
             await file.write(chunk)
         if not file.size:
-            raise InvalidRequest("The body is empty. Send the recording as it is.", code="invalid_audio")
+            raise InvalidRequest("The body is empty. Send the bytes of a recording.", code="invalid_audio")
     except BaseException:
         await file.close()
         raise
@@ -155,7 +157,7 @@ async def _spooled(request: Request) -> BinaryIO:
 
 
 def _form_schema() -> dict[str, Any]:
-    """The form for /docs; the routes read it themselves, within limits."""
+    """Return the OpenAPI description of the form: the routes read it themselves, within limits."""
     text = {"type": "string"}
     fields = {
         "file": {"type": "string", "format": "binary"},

@@ -1,4 +1,4 @@
-"""Long recordings in parts, so that memory does not grow with their length. Pure."""
+"""Long recordings in parts, so that memory does not grow with their length. No I/O."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,29 +9,31 @@ from services.transcription.engine import Segment
 if TYPE_CHECKING:
     from services.transcription.engine import Samples
 
-# The engine's spectrogram of a part takes some 45 MB a minute while it is computed (measured with faster-whisper 1.2).
-PART_S = 600
-# The cut is made in the quietest moment among the part's last seconds, where it is least likely to hit a word.
-SEARCH_S = 30
-MOMENT_S = 0.25
-# Whisper counts `seek` in frames of 10 ms.
+# Spectrograms take about 45 MB per minute of a part (measured with faster-whisper 1.2).
+MAX_PART_S = 600
+# A part ends at the quietest point of its last seconds, where a cut is least likely to split a word.
+CUT_SEARCH_S = 30
+CUT_WINDOW_S = 0.25
+# Whisper's `seek` counts frames of 10 ms.
 FRAMES_PER_S = 100
 
 
-def parts(samples: "Samples", part_s: float = PART_S, search_s: float = SEARCH_S) -> list[tuple[int, int]]:
-    """Cut into (start, stop) sample indices that follow one another, each at most `part_s` seconds long."""
-    found = []
+def split_at_silence(
+    samples: "Samples", part_s: float = MAX_PART_S, search_s: float = CUT_SEARCH_S
+) -> list[tuple[int, int]]:
+    """Return consecutive (start, stop) sample indices of parts of at most `part_s` seconds."""
+    parts = []
     start = 0
     while len(samples) - start > part_s * RATE:
         latest = start + int(part_s * RATE)
-        stop = _quietest(samples, latest - int(search_s * RATE), latest)
-        found.append((start, stop))
+        stop = _quietest_point(samples, latest - int(search_s * RATE), latest)
+        parts.append((start, stop))
         start = stop
-    return [*found, (start, len(samples))]
+    return [*parts, (start, len(samples))]
 
 
-def moved(segment: Segment, offset_s: float, id: int) -> Segment:
-    """The segment of a part, as one of the whole recording: times later by `offset_s` seconds."""
+def shift_segment(segment: Segment, offset_s: float, id: int) -> Segment:
+    """Convert a segment of a part to one of the whole recording, with times later by `offset_s` seconds."""
     return replace(
         segment,
         id=id,
@@ -42,9 +44,9 @@ def moved(segment: Segment, offset_s: float, id: int) -> Segment:
     )
 
 
-def _quietest(samples: "Samples", start: int, stop: int) -> int:
-    """The middle of the moment between `start` and `stop` with the least energy."""
-    moment = int(MOMENT_S * RATE)
-    count = (stop - start) // moment
-    energy = (as_float(samples[start : start + count * moment]).reshape(count, moment) ** 2).sum(axis=1)
-    return start + int(energy.argmin()) * moment + moment // 2
+def _quietest_point(samples: "Samples", start: int, stop: int) -> int:
+    """Return the middle of the window with the least energy between `start` and `stop`."""
+    window = int(CUT_WINDOW_S * RATE)
+    count = (stop - start) // window
+    energy = (as_float(samples[start : start + count * window]).reshape(count, window) ** 2).sum(axis=1)
+    return start + int(energy.argmin()) * window + window // 2

@@ -1,7 +1,7 @@
-"""Several short recordings in one batch of the engine, with faster-whisper's pipeline and its public arguments.
+"""Several short recordings in one batch, with the public arguments of faster-whisper's batched pipeline.
 
-The pipeline hears one recording, of which it is told the clips. So the recordings' speech is laid out one after
-another, each piece is a clip, and the times tell whose a segment is. Each clip's language is detected by itself.
+The pipeline accepts one recording and a list of clips in it. So the speech of all recordings is concatenated, each
+piece is a clip, and a segment's start time shows which recording it belongs to. Languages are detected per clip.
 """
 
 from bisect import bisect_right
@@ -17,42 +17,43 @@ if TYPE_CHECKING:
 
     from services.transcription.engine import Samples
 
-    Sound = NDArray[np.float32]
+    Audio = NDArray[np.float32]
 
-# Between two clips, so that rounded times never touch the neighbour's.
+# Silence between two clips, so that rounded times never reach the next clip.
 GAP_S = 0.5
-# What Whisper's own rules (and faster-whisper's defaults) take for a failed hearing, to be repeated at a higher
-# temperature: text that repeats itself, and text that the model does not believe in.
-MAX_COMPRESSED = 2.4
+# Thresholds of Whisper and faster-whisper beyond which a result counts as failed, and is repeated at a higher
+# temperature: repetitive text, and text with a low probability.
+MAX_COMPRESSION_RATIO = 2.4
 MIN_LOGPROB = -1.0
 
 
-def hear(
+def transcribe_batch(
     pipeline: Any, recordings: Sequence["Samples"], options: Options, *, beam_size: int, batch_size: int
 ) -> list[list[Any] | None]:
-    """The segments of each recording, with times that mean nothing; None for one that must be heard by itself.
+    """Return each recording's segments, without meaningful times; None if it must be transcribed by itself.
 
-    `pipeline` is a BatchedInferencePipeline. Recordings are at most 30 s long. Blocks.
+    `pipeline` is a BatchedInferencePipeline; recordings are at most 30 s long. Blocks.
     """
     import numpy as np
 
-    sounds = [as_float(samples) for samples in recordings]
-    pieces = [(owner, piece) for owner, sound in enumerate(sounds) for piece in _speech(sound, options)]
-    heard: list[list[Any] | None] = [[] for _ in recordings]
+    pieces = [
+        (index, piece) for index, samples in enumerate(recordings) for piece in _speech(as_float(samples), options)
+    ]
+    results: list[list[Any] | None] = [[] for _ in recordings]
     if not pieces:
-        return heard
+        return results
     gap = np.zeros(int(GAP_S * RATE), np.float32)
     starts: list[int] = []
     clips = []
-    at = 0
-    for _owner, piece in pieces:
-        starts.append(at)
-        clips.append({"start": at / RATE, "end": (at + len(piece)) / RATE})
-        at += len(piece) + len(gap)
+    offset = 0
+    for _, piece in pieces:
+        starts.append(offset)
+        clips.append({"start": offset / RATE, "end": (offset + len(piece)) / RATE})
+        offset += len(piece) + len(gap)
     segments, _info = pipeline.transcribe(
-        np.concatenate([part for _owner, piece in pieces for part in (piece, gap)]),
+        np.concatenate([part for _, piece in pieces for part in (piece, gap)]),
         task=options.task,
-        # Named, or else one language would be detected for all; `multilingual` then detects each clip's.
+        # Without a language, one would be detected for all clips; `multilingual` detects it per clip.
         language=options.language or "en",
         multilingual=options.language is None,
         clip_timestamps=clips,
@@ -61,28 +62,27 @@ def hear(
         batch_size=batch_size,
     )
     for segment in segments:
-        owner = pieces[bisect_right(starts, int((segment.start + GAP_S / 2) * RATE)) - 1][0]
-        failed = segment.compression_ratio > MAX_COMPRESSED or segment.avg_logprob < MIN_LOGPROB
-        mine = heard[owner]
-        if failed:
-            heard[owner] = None
-        elif mine is not None:
-            mine.append(segment)
-    return heard
+        index = pieces[bisect_right(starts, int((segment.start + GAP_S / 2) * RATE)) - 1][0]
+        result = results[index]
+        if segment.compression_ratio > MAX_COMPRESSION_RATIO or segment.avg_logprob < MIN_LOGPROB:
+            results[index] = None
+        elif result is not None:
+            result.append(segment)
+    return results
 
 
-def _speech(sound: "Sound", options: Options) -> "list[Sound]":
-    """What is to be heard of a recording, in pieces that each fit Whisper's window."""
+def _speech(audio: "Audio", options: Options) -> "list[Audio]":
+    """Return the speech of a recording, in pieces that fit Whisper's window."""
     if not options.vad:
-        return [sound]
+        return [audio]
     from faster_whisper.vad import (  # type: ignore[import-untyped]  # ships no types
         VadOptions,
         collect_chunks,
         get_speech_timestamps,
     )
 
-    found = get_speech_timestamps(sound, VadOptions(max_speech_duration_s=30, min_silence_duration_ms=160))
-    if not found:
+    timestamps = get_speech_timestamps(audio, VadOptions(max_speech_duration_s=30, min_silence_duration_ms=160))
+    if not timestamps:
         return []
-    chunks, _where = collect_chunks(sound, found, max_duration=30)
+    chunks, _metadata = collect_chunks(audio, timestamps, max_duration=30)
     return list(chunks)

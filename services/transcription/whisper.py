@@ -1,4 +1,4 @@
-"""The engine: faster-whisper on CTranslate2, from a folder of converted Whisper files."""
+"""Engine: faster-whisper on CTranslate2, from a folder with a converted Whisper model."""
 
 import gc
 import logging
@@ -12,13 +12,13 @@ from kit.service.service import Report
 from services.transcription import short_clip_batching
 from services.transcription.audio import RATE, as_float
 from services.transcription.engine import WINDOW_S, Info, Options, Segment, Word
-from services.transcription.segmentation import PART_S, moved, parts
+from services.transcription.segmentation import MAX_PART_S, shift_segment, split_at_silence
 from services.transcription.settings import ComputeType
 
 if TYPE_CHECKING:
     from services.transcription.engine import Samples
 
-# OpenAI's rule for temperature 0: raise it step by step where the answer looks wrong (see the API's reference).
+# OpenAI's API reference for temperature 0: raise it step by step while the result exceeds Whisper's thresholds.
 FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -32,25 +32,29 @@ def open_engine(
     batch_size: int,
     report: Report,
 ) -> "WhisperEngine":
-    """Load the model in `folder`; blocks for seconds.
+    """Load the model in `folder`. Blocks for seconds.
 
-    Raises RuntimeError that says what is wrong with the files or the device, and ImportError without the engine.
+    Raises RuntimeError if files or device are unusable, ImportError if faster-whisper is not installed.
     """
     report(0.1, "importing faster-whisper")
     import ctranslate2  # type: ignore[import-untyped]  # ships no types
     from faster_whisper import WhisperModel  # type: ignore[import-untyped]  # ships no types
 
-    # It writes three lines per recording; the access log already has one.
+    # Three lines per recording, which the access log already covers.
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     missing = [name for name in ("config.json", "model.bin", "tokenizer.json") if not (folder / name).is_file()]
-    if missing:  # without its tokenizer faster-whisper would ask the internet for one
-        raise RuntimeError(f"{folder} lacks {', '.join(missing)}; it must hold a Whisper converted to CTranslate2.")
+    if missing:  # without tokenizer.json faster-whisper would download one
+        raise RuntimeError(
+            f"{folder} lacks {', '.join(missing)}; it must contain a Whisper model converted to CTranslate2."
+        )
     gpus = ctranslate2.get_cuda_device_count()
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     kind, _, index = device.partition(":")
     if kind == "cuda" and not gpus:
-        raise RuntimeError(f"DEVICE={device}, but CTranslate2 finds no CUDA GPU. Set DEVICE=cpu, or check the driver.")
+        raise RuntimeError(
+            f"DEVICE={device}, but CTranslate2 finds no CUDA GPU. Set DEVICE=cpu, or check the NVIDIA driver."
+        )
     chosen = _compute_type(ctranslate2.get_supported_compute_types(kind)) if compute_type == "auto" else compute_type
     report(0.4, f"loading the weights onto {device} as {chosen}")
     model = WhisperModel(
@@ -65,21 +69,21 @@ def open_engine(
 
 
 def _compute_type(supported: Iterable[str]) -> str:
-    """float16 where the device computes in it (GPUs since 2016 or so), else int8, which is the fastest on a CPU."""
+    """Return float16 if the device supports it (GPUs since about 2016), else int8, the fastest on a CPU."""
     return "float16" if "float16" in supported else "int8"
 
 
 def _cores() -> int:
-    """The cores this process may use; macOS tells only how many there are."""
+    """Return the number of cores available to this process; on macOS, of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class WhisperEngine:
-    """A loaded Whisper."""
+    """A loaded Whisper model."""
 
     name = "faster-whisper"
 
-    def __init__(self, model: Any, *, device: str, beam_size: int, batch_size: int, part_s: float = PART_S) -> None:
+    def __init__(self, model: Any, *, device: str, beam_size: int, batch_size: int, part_s: float = MAX_PART_S) -> None:
         from faster_whisper import BatchedInferencePipeline
 
         self._model = model
@@ -88,38 +92,38 @@ class WhisperEngine:
         self._batch_size = batch_size
         self._part_s = part_s
         self.device = device
-        self.most_together = batch_size
+        self.max_batch = batch_size
         self.languages: Sequence[str] = tuple(model.supported_languages)
 
-    def together(self, recordings: "Sequence[Samples]", options: Options) -> list[list[Segment] | None]:
-        """See `SpeechEngine.together`."""
-        heard = short_clip_batching.hear(
+    def transcribe_batch(self, recordings: "Sequence[Samples]", options: Options) -> list[list[Segment] | None]:
+        """See `SpeechEngine.transcribe_batch`."""
+        results = short_clip_batching.transcribe_batch(
             self._batched, recordings, options, beam_size=self._beam_size, batch_size=self._batch_size
         )
-        return [None if found is None else [_segment(segment) for segment in found] for found in heard]
+        return [None if result is None else [_segment(segment) for segment in result] for result in results]
 
     def transcribe(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         """See `SpeechEngine.transcribe`."""
-        cuts = parts(samples, self._part_s)
-        info, first = self._hear(samples[slice(*cuts[0])], options)
-        return Info(info.language, len(samples) / RATE), self._whole(samples, cuts, first, info, options)
+        parts = split_at_silence(samples, self._part_s)
+        info, first = self._transcribe_part(samples[slice(*parts[0])], options)
+        return Info(info.language, len(samples) / RATE), self._all_segments(samples, parts, first, info, options)
 
-    def _whole(
-        self, samples: "Samples", cuts: list[tuple[int, int]], first: Iterator[Segment], info: Info, options: Options
+    def _all_segments(
+        self, samples: "Samples", parts: list[tuple[int, int]], first: Iterator[Segment], info: Info, options: Options
     ) -> Iterator[Segment]:
-        """The segments of all parts. The first part in which anything is said decides on the language."""
+        """Yield the segments of all parts. The first part with speech determines the language."""
         count = 0
-        heard = first
-        for start, stop in cuts:
+        segments = first
+        for start, stop in parts:
             if start > 0:
-                info, heard = self._hear(samples[start:stop], options)
-            for segment in heard:
-                yield moved(segment, start / RATE, count)
+                info, segments = self._transcribe_part(samples[start:stop], options)
+            for segment in segments:
+                yield shift_segment(segment, start / RATE, count)
                 count += 1
             if count and options.language is None:
                 options = replace(options, language=info.language)
 
-    def _hear(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
+    def _transcribe_part(self, samples: "Samples", options: Options) -> tuple[Info, Iterator[Segment]]:
         arguments: dict[str, Any] = {
             "task": options.task,
             "language": options.language,
@@ -129,23 +133,23 @@ class WhisperEngine:
             "vad_filter": options.vad,
             "beam_size": self._beam_size,
         }
-        sound = as_float(samples)
-        long = len(samples) > WINDOW_S * RATE
-        if long and options.coarse and options.vad and self._batch_size > 1:
-            # Coarse only: asked for timestamps inside a window, the pipeline drops what was said after the last one.
-            segments, info = self._batched.transcribe(sound, batch_size=self._batch_size, **arguments)
+        audio = as_float(samples)
+        is_long = len(samples) > WINDOW_S * RATE
+        if is_long and options.text_only and options.vad and self._batch_size > 1:
+            # Text only: with timestamps inside a window, the pipeline drops speech after the last timestamp.
+            segments, info = self._batched.transcribe(audio, batch_size=self._batch_size, **arguments)
         else:
-            segments, info = self._model.transcribe(sound, **arguments)
+            segments, info = self._model.transcribe(audio, **arguments)
         return Info(info.language, float(info.duration)), (_segment(segment) for segment in segments)
 
     async def aclose(self) -> None:
-        """Drop the weights and give the memory back."""
+        """Release the weights and their memory."""
         self._model = self._batched = None
         gc.collect()
 
 
 def _segment(segment: Any) -> Segment:
-    """Copy faster-whisper's segment; its numbers are partly numpy's, which JSON does not know."""
+    """Convert faster-whisper's segment; some of its numbers are numpy types, which JSON cannot encode."""
     return Segment(
         id=int(segment.id),
         seek=int(segment.seek),

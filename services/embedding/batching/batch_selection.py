@@ -1,4 +1,4 @@
-"""Which of the waiting texts make the next batch. Pure: lengths in, a slice out."""
+"""Selection of the pending texts that form the next batch, by length. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,25 +6,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How large a batch may grow; `tokens` counts padding, and one text alone may exceed it."""
+    """Maximum texts (`size`) and tokens with padding of a batch. A single text may exceed `tokens`."""
 
     size: int
     tokens: int
 
 
-def choose(lengths: Sequence[int], oldest: int, limits: BatchLimits, batch_cost: int) -> slice:
-    """Choose the next batch from `lengths` (tokens, ascending, not empty): neighbours in length around index `oldest`.
+def select_batch(lengths: Sequence[int], oldest: int, limits: BatchLimits, batch_cost: int) -> slice:
+    """Select the next batch from `lengths` (tokens, ascending, not empty): neighbours in length of index `oldest`.
 
-    A batch pads every text to its longest, and the engine computes padding like text; but a batch of its own costs as
-    much as `batch_cost` tokens, whatever is in it. So shorter texts are left to a later batch where that saves more
-    padding than a batch costs, and longer ones join where the padding that they bring costs less. The oldest is always
-    in it, so nothing starves.
+    Every text is padded to the longest of its batch, and padding costs as much as text; each batch adds a fixed cost of
+    `batch_cost` tokens. So shorter texts are left for a later batch if that saves more padding than a batch costs, and
+    longer ones are added while the padding they cause costs less. The oldest text is always included: none starves.
     """
     width = lengths[oldest]
-    room = min(limits.size, limits.tokens // max(width, 1))
-    start = max(0, oldest + 1 - max(room, 1))
-    while (better := _split(lengths, start, oldest)) is not None and better[1] > batch_cost:
-        start = better[0]
+    max_texts = min(limits.size, limits.tokens // max(width, 1))
+    start = max(0, oldest + 1 - max(max_texts, 1))
+    while (split := _best_split(lengths, start, oldest)) is not None and split[1] > batch_cost:
+        start = split[0]
     stop = oldest + 1
     while stop < len(lengths) and stop - start < limits.size:
         longer = lengths[stop]
@@ -34,8 +33,8 @@ def choose(lengths: Sequence[int], oldest: int, limits: BatchLimits, batch_cost:
     return slice(start, stop)
 
 
-def _split(lengths: Sequence[int], start: int, last: int) -> tuple[int, int] | None:
-    """Where to cut `lengths[start : last + 1]` in two so that it saves most padding, and how many tokens it saves."""
+def _best_split(lengths: Sequence[int], start: int, last: int) -> tuple[int, int] | None:
+    """Return the split of `lengths[start : last + 1]` that saves the most padding, and how many tokens it saves."""
     width = lengths[last]
-    saved = ((cut, (cut - start) * (width - lengths[cut - 1])) for cut in range(start + 1, last + 1))
-    return max(saved, key=lambda one: one[1], default=None)
+    savings = ((split, (split - start) * (width - lengths[split - 1])) for split in range(start + 1, last + 1))
+    return max(savings, key=lambda saving: saving[1], default=None)

@@ -1,4 +1,4 @@
-"""A request on its way through the batcher, each of its texts, and the answer."""
+"""Data of a request in the batcher: its texts, its state, its result."""
 
 import asyncio
 import time
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """What one request asks for: texts still to be tokenized, or tokens as the client sent them."""
+    """Validated input of one request: texts to tokenize, or the client's own tokens."""
 
     texts: Sequence[Text] = ()
     tokens: Sequence[Tokens] = ()
     prompt: str | None = None
-    cut: int | None = None
-    """Cut texts to this many tokens; None refuses longer ones than the model takes."""
+    truncate_to: int | None = None
+    """Truncate texts to this many tokens; None rejects texts over the model's limit."""
 
     def __len__(self) -> int:
         return len(self.texts) or len(self.tokens)
@@ -30,7 +30,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rows:
-    """The answer: one row per text, in the request's order, and how many tokens were read."""
+    """Result of a request: one row per text, in the request's order, and the number of prompt tokens."""
 
     rows: "Sequence[NDArray[np.float32]]"
     tokens: int
@@ -38,37 +38,36 @@ class Rows:
 
 @dataclass(eq=False)
 class Job:
-    """One request on its way. The worker thread fills `rows`; the event loop reads only `future`."""
+    """State of one request. The worker thread fills `rows`; the event loop reads only `future`."""
 
     work: Work
     future: "asyncio.Future[Rows]"
     cancelled: bool = False
     tokens: int = 0
-    left: int = 0
+    remaining: int = 0
     rows: "list[NDArray[np.float32] | None]" = field(default_factory=list)
     arrived: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One text of a job. Ordered by length, then arrival."""
+    """One text of a job."""
 
     job: Job
     index: int
     tokens: Tokens
-    number: int
+    sequence: int
 
     @property
-    def key(self) -> tuple[int, int]:
-        """What it is ordered by."""
-        return len(self.tokens), self.number
+    def sort_key(self) -> tuple[int, int]:
+        """Length in tokens, then order of arrival."""
+        return len(self.tokens), self.sequence
 
 
-def text_too_long(index: int, what: str, limit: int) -> InvalidRequest:
-    """The refusal of a text that the model cannot read whole."""
+def text_too_long(index: int, size: str, limit: int) -> InvalidRequest:
+    """Return the error for a text over the model's limit."""
     return InvalidRequest(
-        f'Text {index} has {what}; this model takes at most {limit} tokens. Shorten it, or send "truncate": true to '
-        "have the rest left out.",
+        f'Text {index} has {size}; this model accepts at most {limit} tokens. Shorten it, or send "truncate": true.',
         param="input",
         code="context_length_exceeded",
     )

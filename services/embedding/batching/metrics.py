@@ -1,13 +1,13 @@
-"""What the batcher tells Prometheus."""
+"""Prometheus metrics of the batcher."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class BatchMetrics:
-    """Sizes, widths and durations of batches, and the texts in flight."""
+    """Texts in flight; texts, tokens and duration per batch."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.in_flight = Gauge("embedding_texts_in_flight", "Texts accepted and not answered yet.", registry=registry)
+        self.in_flight = Gauge("embedding_texts_in_flight", "Texts accepted and not yet answered.", registry=registry)
         self._texts = Histogram(
             "embedding_batch_texts",
             "Texts per computed batch.",
@@ -19,13 +19,13 @@ class BatchMetrics:
         )
         self._seconds = Histogram(
             "embedding_batch_seconds",
-            "Seconds that a batch computed.",
+            "Seconds to compute a batch.",
             registry=registry,
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
 
-    def batch(self, *, texts: int, width: int, seconds: float) -> None:
-        """Count one batch of `texts` rows, each `width` tokens wide."""
+    def observe_batch(self, *, texts: int, width: int, seconds: float) -> None:
+        """Record a batch of `texts` rows, each padded to `width` tokens."""
         self._texts.observe(texts)
         self._tokens.inc(texts * width)
         self._seconds.observe(seconds)

@@ -1,4 +1,4 @@
-"""The interface between the service and what computes: texts to tokens, tokens to one row of numbers each."""
+"""Interface of the engines: texts to tokens, tokens to one row of numbers each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text as the model reads it, special tokens included."""
+    """Token ids of one text, including special tokens."""
 
     ids: Sequence[int]
     types: Sequence[int] | None = None
@@ -25,9 +25,9 @@ class Tokens:
 
 
 class TextEngine(Protocol):
-    """What runs an embedding model or a cross-encoder.
+    """A loaded embedding model or cross-encoder.
 
-    `tokenize` and `run` block, and are called by one thread only, one call at a time.
+    `tokenize` and `run` block; only one thread calls them.
     """
 
     name: str
@@ -37,19 +37,19 @@ class TextEngine(Protocol):
     dimensions: int
     """Numbers per row: the embedding's length, or 1 for a cross-encoder's score."""
     batch_cost: int
-    """What a batch costs beyond its tokens, in tokens: a batch of n tokens, padding included, takes as long as
-    n + batch_cost of them in a large one."""
+    """Fixed cost of a batch, in tokens: a batch of n tokens with padding takes as long as n + batch_cost tokens of a
+    large batch."""
     prompts: Sequence[str]
-    """The names of the prompts that this model knows (`query`, `document`), often none."""
+    """Names of the model's prompts (`query`, `document`), often none."""
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
-        """Turn texts into tokens, cut to `cut` tokens the way the model's tokenizer cuts; None cuts nothing."""
+    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
+        """Tokenize texts; truncate to `truncate_to` tokens unless it is None."""
         ...
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
-        """Compute one row per item, in the batch's order. A row does not depend on the rest of the batch."""
+        """Compute one row per item, in the batch's order, independent of the other items."""
         ...
 
     async def aclose(self) -> None:
-        """Free the device."""
+        """Release the device."""
         ...

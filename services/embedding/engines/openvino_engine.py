@@ -1,7 +1,7 @@
-"""The engine for CPUs: the model's own modules, pooling and normalisation included, compiled by OpenVINO.
+"""Engine for CPUs: the model's modules, including pooling and normalisation, compiled by OpenVINO.
 
-It is exported from the safetensors on the machine, kept as a file for the next start (`export`), and used only if it
-computes what PyTorch computes (`self_check`). In bfloat16, where the CPU has instructions for it, else in float32.
+The model is exported from its safetensors, cached for the next start (`openvino_export`), and used only if its results
+match PyTorch's (`self_check`). Precision is bfloat16 if the CPU has instructions for it, else float32.
 """
 
 import gc
@@ -15,7 +15,7 @@ import structlog
 from kit.service.service import Report
 from services.embedding.engines import openvino_export, self_check
 from services.embedding.engines.interface import Text, Tokens
-from services.embedding.engines.openvino_export import Unsuitable
+from services.embedding.engines.openvino_export import UnsupportedModel
 from services.embedding.engines.text_model import TextModel
 from services.embedding.engines.torch_engine import TorchEngine
 
@@ -26,103 +26,100 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Precision = Literal["bf16", "f32"]
-# Instructions that multiply bfloat16, as /proc/cpuinfo calls them. Without them OpenVINO emulates it, slowly.
-BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+# Flags in /proc/cpuinfo. Without these instructions OpenVINO emulates bfloat16, slowly.
+BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def open_engine(openvino: Any, model: TextModel, *, precisions: Sequence[Precision], cpu_threads: int, cache: Path,
                 folder: Path, report: Report) -> "OpenVinoEngine":  # fmt: skip
-    """Compile `model`, which PyTorch has loaded in float32 from `folder`, and drop PyTorch's copy of its weights.
+    """Compile `model`, loaded by PyTorch in float32 from `folder`, and release PyTorch's copy of the weights.
 
-    The first of `precisions` that passes the check is taken. Blocks for seconds. Raises Unsuitable, with `model` as it
-    was.
+    Uses the first of `precisions` that passes the self-check. Blocks for seconds. Raises UnsupportedModel, and then
+    leaves `model` unchanged.
     """
-    if model.pools_without_prompt and model.prompts:
-        raise Unsuitable("its pooling leaves the prompt out, whose length OpenVINO would have to be told")
+    if model.excludes_prompt_from_pooling and model.prompts:
+        raise UnsupportedModel("its pooling excludes the prompt, which an exported model cannot do")
     report(0.6, "preparing the model for OpenVINO")
     batch = self_check.probes(model, model.kind)
-    exports = openvino_export.Exports(openvino, folder, model.kind, cache)
+    cache_entry = openvino_export.ExportCache(openvino, folder, model.kind, cache)
 
-    def checked(exported: Any) -> OpenVinoEngine:
+    def check(exported: Any) -> OpenVinoEngine:
         report(0.8, "comparing OpenVINO with PyTorch")
-        return _checked(openvino, exported, model, batch, precisions, cpu_threads)
+        return _first_agreeing(openvino, exported, model, batch, precisions, cpu_threads)
 
-    kept = exports.kept()
-    if kept is not None:
+    cached = cache_entry.load()
+    if cached is not None:
         try:
-            return checked(kept)
-        except Unsuitable as error:
-            log.warning("the model is exported anew: what was kept is not this model", reason=str(error))
-    return checked(exports.made(model, batch))
+            return check(cached)
+        except UnsupportedModel as error:
+            log.warning("cached export does not match the model; exporting again", reason=str(error))
+    return check(cache_entry.export(model, batch))
 
 
-def _checked(
+def _first_agreeing(
     openvino: Any, exported: Any, model: TextModel, batch: Sequence[Tokens], precisions: Sequence[Precision],
     cpu_threads: int
 ) -> "OpenVinoEngine":  # fmt: skip
-    """The engine in the first precision that agrees with PyTorch. Raises Unsuitable when none does."""
+    """Return an engine in the first precision that matches PyTorch. Raises UnsupportedModel if none does."""
     reference = TorchEngine(model)
-    said: list[str] = []
+    problems: list[str] = []
     for precision in precisions:
-        engine = OpenVinoEngine(_compiled(openvino, exported, precision, cpu_threads), model, precision)
+        engine = OpenVinoEngine(_compile(openvino, exported, precision, cpu_threads), model, precision)
         try:
-            complaint = self_check.complaint(engine, reference, batch, model.kind)
-        except RuntimeError as error:  # whatever its kernels meet
-            complaint = f"it fails: {error}"
-        if complaint is None:
+            problem = self_check.find_mismatch(engine, reference, batch, model.kind)
+        except RuntimeError as error:
+            problem = f"it fails: {error}"
+        if problem is None:
             model.drop_weights()
             gc.collect()
             return engine
-        said.append(f"in {precision} {complaint}")
-    raise Unsuitable("; ".join(said))
+        problems.append(f"in {precision} {problem}")
+    raise UnsupportedModel("; ".join(problems))
 
 
-def precisions(dtype: str, kind: str) -> Sequence[Precision]:
-    """What to try for a DTYPE, best first. Scores are compared with each other, so cross-encoders stay in float32."""
+def candidate_precisions(dtype: str, kind: str) -> Sequence[Precision]:
+    """Return the precisions to try for a DTYPE, fastest first. Rankings need exact scores: rerankers use float32."""
     if dtype == "float32" or kind == "reranker":
         return ("f32",)
     if dtype == "bfloat16":
         return ("bf16",)
-    return ("bf16", "f32") if _has_bf16() else ("f32",)
+    return ("bf16", "f32") if _cpu_has_bf16() else ("f32",)
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its reports to its makers, which `import openvino` alone would send.
-
-    Raises ImportError where it is not installed.
-    """
-    # An entry of None makes the import fail; OpenVINO then takes a stub that sends nothing.
+    """Import OpenVINO with its telemetry disabled. Raises ImportError if it is not installed."""
+    # An entry of None makes this import fail; OpenVINO then uses a stub that sends nothing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is what blocks an import
     import openvino  # type: ignore[import-untyped]  # ships no types
 
     return openvino
 
 
-def _has_bf16() -> bool:
+def _cpu_has_bf16() -> bool:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         return False
     flags = next((line for line in lines if line.startswith("flags")), "")
-    return not BF16_FLAGS.isdisjoint(flags.split())
+    return not BF16_CPU_FLAGS.isdisjoint(flags.split())
 
 
-def _compiled(openvino: Any, exported: Any, precision: Precision, cpu_threads: int) -> Any:
-    # LATENCY: one batch at a time, over all cores.
+def _compile(openvino: Any, exported: Any, precision: Precision, cpu_threads: int) -> Any:
+    # LATENCY: one batch at a time on all cores.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if cpu_threads:
         options["INFERENCE_NUM_THREADS"] = cpu_threads
     try:
         return openvino.Core().compile_model(exported, "CPU", options)
     except RuntimeError as error:
-        raise Unsuitable(f"it does not compile: {error}") from error
+        raise UnsupportedModel(f"it cannot be compiled: {error}") from error
 
 
 class OpenVinoEngine:
     """A compiled embedding model or cross-encoder."""
 
     device = "cpu"
-    # Measured with MiniLM on one core: 60 µs a token, 1 ms a batch, and 4 ms more for a shape that it has not seen.
+    # Measured with MiniLM on one core: 60 µs per token, 1 ms per batch, 4 ms more for a new shape.
     batch_cost = 64
 
     def __init__(self, compiled: Any, model: TextModel, precision: Precision) -> None:
@@ -136,21 +133,21 @@ class OpenVinoEngine:
         self.dimensions = model.dimensions
         self.prompts = model.prompts
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
         """See `TextEngine.tokenize`."""
-        assert self._model is not None, "used after it was closed"
-        return self._model.tokenize(texts, prompt=prompt, cut=cut)
+        assert self._model is not None, "engine is closed"
+        return self._model.tokenize(texts, prompt=prompt, truncate_to=truncate_to)
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         """See `TextEngine.run`."""
-        assert self._model is not None, "used after it was closed"
-        arrays = self._model.padded(batch, types=self._types).arrays
-        # The inputs are shared, since they live until it returns; the rows are a copy, since they outlive it.
+        assert self._model is not None, "engine is closed"
+        arrays = self._model.pad(batch, types=self._types).arrays
+        # Inputs are shared: they live until the call returns. Outputs are copied: they outlive it.
         output = self._request.infer([arrays[name] for name in self._inputs], share_inputs=True)
         rows: NDArray[np.float32] = output[0]
         return rows
 
     async def aclose(self) -> None:
-        """Drop the weights."""
+        """Release the weights."""
         self._request = self._model = None
         gc.collect()

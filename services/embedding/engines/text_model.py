@@ -1,4 +1,4 @@
-"""A sentence-transformers model as every engine here needs it: its tokenizer, its limits, its prompts, its modules."""
+"""A sentence-transformers model: tokenizer, limits, prompts and modules, shared by the engines."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[np.int64]]
 
-# Tokenizers that know no limit say so with a number like 1e30.
-NO_LIMIT = 1_000_000
+# Tokenizers without a limit report a number like 1e30.
+UNLIMITED_ABOVE = 1_000_000
 
 
 @dataclass(frozen=True)
-class Padded:
-    """A batch as the model's first module takes it: arrays of one row per text, all of them one width."""
+class PaddedBatch:
+    """A batch as input of the model: arrays with one row per text, padded to one width."""
 
     arrays: "Arrays"
     prompt_length: int
 
 
 class TextModel:
-    """A loaded embedding model or cross-encoder. Not for several threads at once."""
+    """A loaded embedding model or cross-encoder. Not thread-safe."""
 
     def __init__(self, model: Any, kind: Kind) -> None:
         """Wrap a SentenceTransformer or CrossEncoder.
 
-        Raises RuntimeError when it is no text transformer, or a cross-encoder that gives more than one number.
+        Raises RuntimeError if it is not a text transformer, or a cross-encoder with more than one label.
         """
         if getattr(model, "tokenizer", None) is None or model.transformers_model is None:
-            raise RuntimeError("The model is not a text transformer; this engine runs no other architecture.")
+            raise RuntimeError("The model is not a text transformer; other architectures are not supported.")
         if kind == "reranker" and model.num_labels != 1:
             raise RuntimeError(
-                f"The model has {model.num_labels} labels; reranking and scoring need a cross-encoder with one."
+                f"The model has {model.num_labels} labels; reranking and scoring need a cross-encoder with one label."
             )
         self.model = model.eval()
         self.kind = kind
@@ -53,13 +53,15 @@ class TextModel:
         self._pad_left = model.tokenizer.padding_side == "left"
 
     @property
-    def pools_without_prompt(self) -> bool:
-        """Whether a prompt is left out of the pooling, so that its length matters beyond the tokens."""
+    def excludes_prompt_from_pooling(self) -> bool:
+        """True if pooling excludes the prompt, so that its length must be known."""
         return any(getattr(module, "include_prompt", True) is False for module in self.model.modules())
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
         """See `TextEngine.tokenize`."""
-        truncation = {"truncation": False} if cut is None else {"truncation": "longest_first", "max_length": cut}
+        truncation = (
+            {"truncation": False} if truncate_to is None else {"truncation": "longest_first", "max_length": truncate_to}
+        )
         prompt_text = self.model.prompts.get(prompt or self._default_prompt) or None
         features = self.model.preprocess(
             list(texts),
@@ -71,10 +73,10 @@ class TextModel:
         prompt_length = features.get("prompt_length") or 0
         return [Tokens(ids, kinds, prompt_length) for ids, kinds in zip(features["input_ids"], types, strict=True)]
 
-    def padded(self, batch: Sequence[Tokens], *, types: bool | None = None) -> Padded:
-        """The batch as arrays; all of it must have one prompt length where the pooling leaves the prompt out.
+    def pad(self, batch: Sequence[Tokens], *, types: bool | None = None) -> PaddedBatch:
+        """Return the batch as arrays; if pooling excludes the prompt, all texts must have one prompt length.
 
-        `types` says whether there are token types, None: only if a text has some.
+        `types` includes token type ids; None includes them if any text has them.
         """
         width = max(len(item) for item in batch)
         arrays = {
@@ -83,7 +85,7 @@ class TextModel:
         }
         if types if types is not None else any(item.types is not None for item in batch):
             arrays["token_type_ids"] = self._rows([item.types or () for item in batch], width, 0)
-        return Padded(arrays, batch[0].prompt_length)
+        return PaddedBatch(arrays, batch[0].prompt_length)
 
     def _rows(self, rows: Sequence[Sequence[int]], width: int, value: int) -> "NDArray[np.int64]":
         import numpy as np
@@ -97,35 +99,35 @@ class TextModel:
         return padded
 
     def forward(self, features: Mapping[str, Any], prompt_length: int = 0) -> Any:
-        """Run all modules on tensors, and for a cross-encoder its activation. Gives one row per text, in float32."""
+        """Run all modules, and a cross-encoder's activation, on tensors. Return one float32 row per text."""
         output = self.model({**features, "modality": self.modality, "prompt_length": prompt_length})
         if self.kind == "reranker":
             return self.model.activation_fn(output["scores"].float()).reshape(-1, 1)
         return output["sentence_embedding"].float()
 
     def drop_weights(self) -> None:
-        """Free the memory of the weights; tokenizing goes on, `forward` does not."""
+        """Release the weights; `tokenize` continues to work, `forward` does not."""
         self.model.to("meta")
 
 
 def load(folder: Path, kind: Kind, *, device: str, dtype: str) -> TextModel:
-    """Load the model in `folder` onto a device of PyTorch; blocks for seconds to minutes.
+    """Load the model in `folder` onto a PyTorch device. Blocks for seconds to minutes.
 
-    Raises RuntimeError that says what is wrong with the model, and ImportError without the engine.
+    Raises RuntimeError if the model is unusable, ImportError if sentence-transformers is not installed.
     """
     import torch
     from sentence_transformers import CrossEncoder, SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped; bars spoil a log
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped; progress bars clutter the log
     cls: Any = CrossEncoder if kind == "reranker" else SentenceTransformer
     options = {"device": device, "local_files_only": True, "model_kwargs": {"dtype": getattr(torch, dtype)}}
     return TextModel(cls(str(folder), **options), kind)
 
 
 def _token_limit(model: Any) -> int:
-    """The most tokens the model reads: its own setting, else its table of positions, else 512."""
+    """Return the maximum number of tokens: from max_seq_length, else max_position_embeddings, else 512."""
     limits = [model.max_seq_length, getattr(model.config, "max_position_embeddings", None)]
     with contextlib.suppress(StopIteration):
-        return next(int(limit) for limit in limits if limit and limit < NO_LIMIT)
+        return next(int(limit) for limit in limits if limit and limit < UNLIMITED_ABOVE)
     return 512

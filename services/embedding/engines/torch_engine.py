@@ -1,4 +1,4 @@
-"""The engine on PyTorch: sentence-transformers, with pooling and normalisation from the model's own files."""
+"""Engine on PyTorch: sentence-transformers, with pooling and normalisation from the model's files."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# In tokens. On a CPU as OpenVINO's; a GPU computes thousands of tokens in the time in which it is told what to do.
+# In tokens. On a CPU the same as OpenVINO's; a GPU computes thousands of tokens in the time of a kernel launch.
 BATCH_COST_CPU = 64
 BATCH_COST_GPU = 4096
 
 
 class TorchEngine:
-    """An embedding model or a cross-encoder where PyTorch has put it."""
+    """An embedding model or cross-encoder on a PyTorch device."""
 
     name = "sentence-transformers"
 
@@ -31,9 +31,9 @@ class TorchEngine:
         self.dimensions = model.dimensions
         self.prompts = model.prompts
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, cut: int | None) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
         """See `TextEngine.tokenize`."""
-        return self._loaded.tokenize(texts, prompt=prompt, cut=cut)
+        return self._loaded.tokenize(texts, prompt=prompt, truncate_to=truncate_to)
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         """See `TextEngine.run`."""
@@ -42,7 +42,7 @@ class TorchEngine:
     def _compute(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         import torch
 
-        padded = self._loaded.padded(batch)
+        padded = self._loaded.pad(batch)
         features = {name: torch.from_numpy(array).to(self.device) for name, array in padded.arrays.items()}
         with torch.inference_mode():
             rows: NDArray[np.float32] = self._loaded.forward(features, padded.prompt_length).cpu().numpy()
@@ -50,11 +50,11 @@ class TorchEngine:
 
     @property
     def _loaded(self) -> TextModel:
-        assert self._model is not None, "used after it was closed"
+        assert self._model is not None, "engine is closed"
         return self._model
 
     async def aclose(self) -> None:
-        """Drop the weights and give the GPU's memory back."""
+        """Release the weights and the GPU's memory."""
         self._model = None
         gc.collect()
         if self.device.startswith("cuda"):
@@ -66,7 +66,7 @@ class TorchEngine:
 def _by_prompt_length(
     batch: Sequence[Tokens], run: Callable[[Sequence[Tokens]], "NDArray[np.float32]"]
 ) -> "NDArray[np.float32]":
-    """Run the batch in groups of one prompt length: pooling that leaves the prompt out takes one length per call."""
+    """Run the batch in groups of equal prompt length: pooling that excludes the prompt accepts one length per call."""
     lengths = {item.prompt_length for item in batch}
     if len(lengths) == 1:
         return run(batch)

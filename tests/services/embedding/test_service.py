@@ -1,4 +1,4 @@
-"""The service over HTTP, with the fake engine: routes, names, loading, clients that leave, metrics, keys."""
+"""The service over HTTP with a fake engine: routes, names, loading, disconnects, metrics, keys."""
 
 import contextlib
 import json
@@ -13,25 +13,23 @@ from openai import OpenAI
 
 from kit.config.settings import SettingsError, load_settings
 from services.embedding.settings import EmbeddingSettings
-from tests.services.embedding.conftest import Start
-from tests.services.embedding.fake_engine import WAIT_S, FakeEngine
+from tests.services.embedding.fake_engine import FakeEngine
+from tests.services.fake_service import WAIT_S, Start, wait_for_metric
 
 
 @pytest.mark.parametrize("model", [None, "tiny", "small", "org/tiny-model"])
-def test_names(client: httpx2.Client, model: str | None) -> None:
-    """The service answers to its name, alias, repository, and to no name; the answer has the catalogue's name."""
+def test_every_name_of_the_model_is_accepted(client: httpx2.Client, model: str | None) -> None:
+    """Catalogue name, alias, repository, or none; the response has the catalogue name."""
     answer = client.post("/v1/embeddings", json={"input": "a"} | ({"model": model} if model else {}))
     assert answer.status_code == 200
     assert answer.json()["model"] == "tiny"
 
 
-def test_models(client: httpx2.Client) -> None:
-    """/v1/models lists all names."""
+def test_models_lists_every_name(client: httpx2.Client) -> None:
     assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny", "small", "org/tiny-model"]
 
 
-def test_official_client(client: httpx2.Client) -> None:
-    """The openai client parses the answer; its own base64 and our floats are the same numbers."""
+def test_openai_client_parses_both_encodings(client: httpx2.Client) -> None:
     with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
         coded = openai.embeddings.create(model="tiny", input=["one two", "three"])
         plain = openai.embeddings.create(model="tiny", input=["one two", "three"], encoding_format="float")
@@ -41,16 +39,14 @@ def test_official_client(client: httpx2.Client) -> None:
         assert np.array_equal(np.array(one.embedding, np.float32), np.array(other.embedding, np.float32))
 
 
-def test_tokens_equal_text(client: httpx2.Client, engine: FakeEngine) -> None:
-    """Token ids give the embedding of the text that they spell."""
-    [tokens] = engine.tokenize(["one two"], prompt=None, cut=None)
+def test_token_ids_give_the_embedding_of_their_text(client: httpx2.Client, engine: FakeEngine) -> None:
+    [tokens] = engine.tokenize(["one two"], prompt=None, truncate_to=None)
     by_text = client.post("/v1/embeddings", json={"input": "one two"}).json()
     by_ids = client.post("/v1/embeddings", json={"input": list(tokens.ids)}).json()
     assert by_text == by_ids
 
 
-def test_rerank_and_score(start: Start) -> None:
-    """A reranker sorts documents, and scores pairs in order; both agree."""
+def test_rerank_and_score_agree(start: Start) -> None:
     with start(FakeEngine(dimensions=1), kind="reranker") as client:
         ranked = client.post("/v1/rerank", json={"query": "q", "documents": ["a", {"text": "b"}, "c"]}).json()
         scored = client.post("/v1/score", json={"text_1": "q", "text_2": ["a", "b", "c"]}).json()
@@ -61,8 +57,7 @@ def test_rerank_and_score(start: Start) -> None:
     assert ranked["usage"] == scored["usage"] == {"prompt_tokens": 12, "total_tokens": 12}
 
 
-def test_loading(start: Start, engine: FakeEngine) -> None:
-    """It listens at once: 503 with the progress while the model loads, 200 once it is there."""
+def test_service_responds_503_with_progress_while_loading(start: Start, engine: FakeEngine) -> None:
     go, reported = threading.Event(), threading.Event()
 
     def slowly(*arguments: Any) -> FakeEngine:
@@ -88,8 +83,7 @@ def test_loading(start: Start, engine: FakeEngine) -> None:
     assert engine.closed
 
 
-def test_load_failure(start: Start, engine: FakeEngine) -> None:
-    """A model that does not load leaves the service up, telling why."""
+def test_failed_load_is_reported_by_health(start: Start, engine: FakeEngine) -> None:
 
     def fail(*_: Any) -> FakeEngine:
         raise RuntimeError("the weights are of another model")
@@ -102,50 +96,42 @@ def test_load_failure(start: Start, engine: FakeEngine) -> None:
         assert "another model" in client.post("/v1/embeddings", json={"input": "a"}).json()["error"]["message"]
 
 
-def test_busy(start: Start, engine: FakeEngine) -> None:
-    """Too many texts in flight: 429 with Retry-After, /health unimpressed, and room again afterwards."""
+def test_full_queue_is_a_429_with_retry_after(start: Start, engine: FakeEngine) -> None:
+    """/health stays 200, and later requests succeed."""
     with start(engine, max_queue=2, max_inputs=2) as client:
-        engine.hold()
+        engine.gate.close()
         thread = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": {"input": ["a", "b"]}})
         thread.start()
-        engine.wait_until_computing()
+        engine.gate.wait_until_reached()
         answer = client.post("/v1/embeddings", json={"input": "c"})
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "busy"
         assert int(answer.headers["retry-after"]) >= 1
         assert client.get("/health").status_code == 200
-        engine.gate.set()
+        engine.gate.open()
         thread.join(WAIT_S)
         assert client.post("/v1/embeddings", json={"input": "c"}).status_code == 200
 
 
-def test_a_client_that_leaves_costs_nothing(client: httpx2.Client, engine: FakeEngine) -> None:
-    """Texts whose client closed its connection before their turn are dropped, and no longer counted."""
-    engine.hold()
+def test_texts_of_disconnected_clients_are_dropped(client: httpx2.Client, engine: FakeEngine) -> None:
+    engine.gate.close()
     thread = threading.Thread(target=client.post, args=("/v1/embeddings",), kwargs={"json": {"input": "first"}})
     thread.start()
-    engine.wait_until_computing()
+    engine.gate.wait_until_reached()
     body = json.dumps({"input": ["left alone"] * 5}).encode()
     with contextlib.closing(socket.create_connection((client.base_url.host, client.base_url.port))) as leaving:
         head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         leaving.sendall(head.encode() + body)
         wait_for_metric(client, "embedding_texts_in_flight", 6)
     wait_for_metric(client, "embedding_texts_in_flight", 1)
-    engine.gate.set()
+    engine.gate.open()
     thread.join(WAIT_S)
     assert client.post("/v1/embeddings", json={"input": "last one"}).status_code == 200
     assert engine.batches == [[3], [4]]
     assert 'status="499"' in client.get("/metrics").text
 
 
-def wait_for_metric(client: httpx2.Client, name: str, value: float) -> None:
-    """Poll /metrics until it shows `value`; the test's own timeout ends a wait in vain."""
-    while f"{name} {value:.1f}\n" not in client.get("/metrics").text:
-        pass
-
-
-def test_metrics(client: httpx2.Client) -> None:
-    """Batches are counted by size, tokens and time."""
+def test_batches_are_counted(client: httpx2.Client) -> None:
     client.post("/v1/embeddings", json={"input": ["a b", "c"]})
     text = client.get("/metrics").text
     assert "embedding_batch_texts_sum 2.0" in text
@@ -154,21 +140,21 @@ def test_metrics(client: httpx2.Client) -> None:
     assert "embedding_texts_in_flight 0.0" in text
 
 
-def test_engine_failure_is_a_500_without_its_inside(client: httpx2.Client, engine: FakeEngine) -> None:
-    """The engine's own message stays in the log; the next request succeeds."""
-    engine.broken = True
+def test_engine_failure_is_a_500_without_internals(client: httpx2.Client, engine: FakeEngine) -> None:
+    """The engine's message stays in the log; the next request succeeds."""
+    engine.fails = True
     answer = client.post("/v1/embeddings", json={"input": "a"})
     assert answer.status_code == 500
     assert "out of memory" not in answer.text
-    engine.broken = False
+    engine.fails = False
     assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
 
 
-def test_a_dead_engine_ends_the_service(start: Start, engine: FakeEngine) -> None:
-    """When every batch fails, /health says failed and why, and the process is told to end."""
+def test_permanently_failed_engine_ends_the_service(start: Start, engine: FakeEngine) -> None:
+    """/health reports the reason, and the process is asked to stop."""
     ended = threading.Event()
     with start(engine, end=ended.set) as client:
-        engine.broken = True
+        engine.fails = True
         for _ in range(3):
             client.post("/v1/embeddings", json={"input": "a"})
         assert ended.wait(WAIT_S)
@@ -178,27 +164,23 @@ def test_a_dead_engine_ends_the_service(start: Start, engine: FakeEngine) -> Non
         assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 503
 
 
-def test_keys(start: Start, engine: FakeEngine) -> None:
-    """With API_KEYS set, /v1 needs one; /health does not."""
+def test_api_keys_guard_v1_only(start: Start, engine: FakeEngine) -> None:
     with start(engine, api_keys="secret") as client:
         assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 401
         with_key = {"authorization": "Bearer secret"}
         assert client.post("/v1/embeddings", json={"input": "a"}, headers=with_key).status_code == 200
 
 
-def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
-    """A catalogue entry of another kind stops the start with the remedy."""
+def test_model_of_another_kind_fails_at_start(start: Start, engine: FakeEngine) -> None:
     with pytest.raises(SettingsError, match="this service supports embedding and reranker"), start(engine, kind="llm"):
         pass
 
 
-def test_queue_takes_a_full_request() -> None:
-    """MAX_QUEUE below MAX_INPUTS could never serve a full request, so it stops the start."""
-    with pytest.raises(SettingsError, match="no full request would fit"):
+def test_max_queue_below_max_inputs_is_rejected() -> None:
+    with pytest.raises(SettingsError, match="a full request would always be rejected"):
         load_settings(EmbeddingSettings, max_queue=10, max_inputs=20)
 
 
-def test_documented(client: httpx2.Client) -> None:
-    """The schema behind /docs describes the bodies."""
+def test_openapi_describes_the_bodies(client: httpx2.Client) -> None:
     schema = client.get("/openapi.json").json()["paths"]["/v1/embeddings"]["post"]["requestBody"]
     assert "input" in schema["content"]["application/json"]["schema"]["properties"]

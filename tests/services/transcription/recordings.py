@@ -1,4 +1,4 @@
-"""Small recordings made on the spot: tones, silence, and files in the formats that clients send."""
+"""Generated recordings: tones, silence, and files in common formats."""
 
 import io
 import wave
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 
 def tone(seconds: float, *, rate: int = 16_000, volume: float = 0.3) -> NDArray[np.int16]:
-    """A tone of 440 Hz as int16 samples."""
+    """Return a tone of 440 Hz as int16 samples."""
     times = np.arange(int(seconds * rate)) / rate
     samples: NDArray[np.int16] = (np.sin(2 * np.pi * 440 * times) * volume * 32767).astype("<i2")
     return samples
 
 
 def wav(samples: NDArray[np.int16], *, rate: int = 16_000, channels: int = 1) -> bytes:
-    """A WAV file of int16 samples, interleaved where there are several channels."""
+    """Return a WAV file of int16 samples, interleaved if there are several channels."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(channels)
@@ -29,7 +29,7 @@ def wav(samples: NDArray[np.int16], *, rate: int = 16_000, channels: int = 1) ->
 
 
 def encoded(container: str, codec: str, seconds: float, *, rate: int = 48_000) -> bytes:
-    """A stereo tone in `container`, coded with `codec`."""
+    """Return a stereo tone encoded with `codec` in `container`."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         stream: Any = output.add_stream(codec, rate=rate)
@@ -49,7 +49,7 @@ def encoded(container: str, codec: str, seconds: float, *, rate: int = 48_000) -
 
 
 def silent_video(seconds: int = 1) -> bytes:
-    """An MP4 with a picture and no sound."""
+    """Return an MP4 with video and no audio."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream: Any = output.add_stream("mpeg4", rate=5)
@@ -62,7 +62,7 @@ def silent_video(seconds: int = 1) -> bytes:
 
 
 def stretched(seconds: int, *, rate: int = 8) -> bytes:
-    """A Matroska file of a few bytes for each of its `seconds`, all of them in one packet."""
+    """Return a Matroska file with a few bytes per second, in one packet."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
         stream: Any = output.add_stream("pcm_u8", rate=rate)

@@ -1,4 +1,4 @@
-"""Decoding what strangers send: the usual formats, damage, limits, and files that name other files."""
+"""Decoding of untrusted files: common formats, damage, limits, files that name other files."""
 
 import io
 import subprocess
@@ -20,14 +20,14 @@ from tests.services.transcription.recordings import encoded, silent_video, stret
         ("flac", "flac"),
         ("mp3", "mp3"),
         ("ogg", "libopus"),
-        ("webm", "libopus"),  # what browsers' microphones send
+        ("webm", "libopus"),  # recorded by browsers
         ("mp4", "aac"),
         ("adts", "aac"),
         ("aiff", "pcm_s16be"),
     ],
 )
-def test_usual_formats(container: str, codec: str) -> None:
-    """Stereo at 48 kHz comes out as mono at 16 kHz, as long and about as loud as it went in."""
+def test_common_formats_are_decoded(container: str, codec: str) -> None:
+    """Stereo at 48 kHz becomes mono at 16 kHz of the same length and volume."""
     file = io.BytesIO(encoded(container, codec, 2.0))
     check(file)
     samples = decode(file, 10)
@@ -36,14 +36,12 @@ def test_usual_formats(container: str, codec: str) -> None:
     assert np.sqrt(np.mean(as_float(samples) ** 2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.15)
 
 
-def test_wav_is_exact() -> None:
-    """What is mono at 16 kHz already is not changed."""
+def test_mono_wav_at_16_khz_is_unchanged() -> None:
     samples = tone(0.5)
     assert np.array_equal(decode(io.BytesIO(wav(samples)), 10), samples)
 
 
-def test_as_float() -> None:
-    """The loudest is 1, and what was decoded stays as it is."""
+def test_as_float_scales_a_copy() -> None:
     samples = np.array([-32768, 0, 16384], np.int16)
     assert as_float(samples).tolist() == [-1, 0, 0.5]
     assert samples.tolist() == [-32768, 0, 16384]
@@ -67,16 +65,15 @@ def test_as_float() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value[:12]),
 )
-def test_garbage(content: bytes, code: str) -> None:
-    """What is no recording is refused with a code of its own, never with FFmpeg's own words."""
+def test_invalid_files_are_rejected(content: bytes, code: str) -> None:
+    """The message is ours, not FFmpeg's."""
     with pytest.raises(InvalidRequest) as caught:
         decode(io.BytesIO(content), 10)
     assert caught.value.code == code
     assert "Errno" not in caught.value.message
 
 
-def test_damage_in_the_middle() -> None:
-    """A damaged recording is heard as far as it goes, as players do."""
+def test_damaged_recordings_are_decoded_partially() -> None:
     whole = encoded("mp3", "mp3", 4.0)
     middle = len(whole) // 2
     damaged = whole[: middle - 1000] + b"\x00" * 2000 + whole[middle + 1000 :]
@@ -85,8 +82,8 @@ def test_damage_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hls", "concat", "sdp", "dash"])
-def test_files_that_name_others(tmp_path: Path, kind: str) -> None:
-    """Playlists and scripts are refused by FFmpeg's own allow-list, so nothing they name is opened."""
+def test_files_that_name_other_files_are_rejected(tmp_path: Path, kind: str) -> None:
+    """FFmpeg's allow-list rejects playlists and scripts, so that nothing they name is opened."""
     secret = tmp_path / "secret.wav"
     secret.write_bytes(wav(tone(1.0)))
     content = {
@@ -102,16 +99,16 @@ def test_files_that_name_others(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("content", [wav(tone(3.0)), encoded("adts", "aac", 3.0), encoded("flac", "flac", 3.0)])
-def test_longest(content: bytes) -> None:
-    """A recording over the limit is refused while it is decoded, whatever its header says."""
+def test_duration_limit_applies_while_decoding(content: bytes) -> None:
+    """Whatever the header says."""
     check(io.BytesIO(content))
     with pytest.raises(PayloadTooLarge, match=r"longer than 2 seconds.*MAX_AUDIO_SECONDS") as caught:
         decode(io.BytesIO(content), 2)
     assert caught.value.code == "audio_too_long"
 
 
-def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
-    """Sound at some samples a second grows two thousand times at 16 kHz: it is refused before it does."""
+def test_small_file_cannot_exhaust_memory(tmp_path: Path) -> None:
+    """Audio at 8 Hz grows two thousand times at 16 kHz."""
     bomb = tmp_path / "bomb.mka"
     bomb.write_bytes(stretched(40_000))
     assert bomb.stat().st_size < 400_000
@@ -122,20 +119,19 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"
         "try: decode(file, 7200)\n"
-        "except PayloadTooLarge: print('refused')"
+        "except PayloadTooLarge: print('rejected')"
     )
     done = subprocess.run([sys.executable, "-c", program, str(bomb)], capture_output=True, text=True, check=False)
-    assert done.stdout == "refused\n", done.stderr[-800:]
+    assert done.stdout == "rejected\n", done.stderr[-800:]
 
 
-def test_memory_of_a_long_recording(tmp_path: Path) -> None:
-    """Two bytes a sample, while it is decoded too: what a limit on seconds allows is known in MB."""
+def test_decoding_uses_two_bytes_per_sample(tmp_path: Path) -> None:
     long = tmp_path / "long.wav"
     long.write_bytes(wav(np.zeros(10 * 60 * RATE, np.int16)))
     program = (
         "import re, sys; import av, numpy; from pathlib import Path; from services.transcription.audio import decode;"
-        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024;"
-        "before = most(); samples = decode(open(sys.argv[1], 'rb'), 7200); print(len(samples), most() - before)"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024;"
+        "before = peak(); samples = decode(open(sys.argv[1], 'rb'), 7200); print(len(samples), peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(long)], capture_output=True, text=True, check=True)
     samples, grown = (int(word) for word in done.stdout.split())
@@ -143,8 +139,7 @@ def test_memory_of_a_long_recording(tmp_path: Path) -> None:
     assert grown < 2.8 * samples
 
 
-def test_check_goes_back() -> None:
-    """After a look at the head the whole file is still to be read."""
+def test_check_rewinds_the_file() -> None:
     file = io.BytesIO(wav(tone(1.0)))
     check(file)
     assert file.tell() == 0
@@ -152,9 +147,8 @@ def test_check_goes_back() -> None:
         check(io.BytesIO(b"hello"))
 
 
-def test_given_up() -> None:
-    """Decoding ends soon after its client has left."""
+def test_decoding_stops_when_cancelled() -> None:
     calls = iter([False, True])
-    with pytest.raises(ApiError):  # so little was decoded that it is too short
+    with pytest.raises(ApiError):  # decoded too little
         decode(io.BytesIO(wav(tone(5.0))), 10, lambda: True)
     assert len(decode(io.BytesIO(wav(tone(60.0))), 100, lambda: next(calls))) < 60 * RATE

@@ -1,4 +1,4 @@
-"""What a client may get wrong: each a 4xx in the envelope that says what to change, and nobody else is disturbed."""
+"""Invalid requests: each is a 4xx in the envelope with a clear message, and other requests are unaffected."""
 
 import threading
 from typing import Any
@@ -6,27 +6,39 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.services.transcription.conftest import Start
+from tests.services.fake_service import Start, check_error
 from tests.services.transcription.fake_engine import FakeEngine
 from tests.services.transcription.recordings import silent_video, tone, wav
 
 GOOD = wav(tone(2.0))
 FILE = {"file": ("a.wav", GOOD, "audio/wav")}
 
-# The case, the form's text fields, its files, the status, what the message says.
+# Case, text fields, files, status, part of the message.
 BAD: list[tuple[str, dict[str, Any], Any, int, str]] = [
     ("nothing", {}, {}, 400, "0 fields named file"),
     ("no file", {"model": "tiny"}, {}, 400, "0 fields named file"),
-    ("text for a file", {"file": "hello"}, {}, 400, "file is text"),
-    ("text part for a file", {"file": "hello"}, {"other": ("", b"x")}, 400, "file is text"),
+    ("text for a file", {"file": "hello"}, {}, 400, "file is a text field"),
+    ("text part for a file", {"file": "hello"}, {"other": ("", b"x")}, 400, "file is a text field"),
     ("empty file", {}, {"file": ("a.wav", b"")}, 400, "The file is empty"),
-    ("garbage", {}, {"file": ("a.wav", b"no sound at all" * 99)}, 400, "not audio that can be decoded"),
-    ("zeros", {}, {"file": ("a.mp3", b"\0" * 99_999)}, 400, "not audio that can be decoded"),
-    ("only a header", {}, {"file": ("a.wav", GOOD[:44])}, 400, "0.1 is the least"),
-    ("too short", {}, {"file": ("a.wav", wav(tone(0.05)))}, 400, "0.1 is the least"),
+    ("garbage", {}, {"file": ("a.wav", b"not audio at all" * 99)}, 400, "could not be decoded"),
+    ("zeros", {}, {"file": ("a.mp3", b"\0" * 99_999)}, 400, "could not be decoded"),
+    ("only a header", {}, {"file": ("a.wav", GOOD[:44])}, 400, "the minimum is 0.1"),
+    ("too short", {}, {"file": ("a.wav", wav(tone(0.05)))}, 400, "the minimum is 0.1"),
     ("no sound", {}, {"file": ("a.mp4", silent_video())}, 400, "no audio stream"),
-    ("playlist", {}, {"file": ("a.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.wav\n")}, 400, "not audio"),
-    ("script", {}, {"file": ("a.txt", b"ffconcat version 1.0\nfile /etc/passwd\n")}, 400, "not audio"),
+    (
+        "playlist",
+        {},
+        {"file": ("a.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.wav\n")},
+        400,
+        "could not be decoded",
+    ),
+    (
+        "script",
+        {},
+        {"file": ("a.txt", b"ffconcat version 1.0\nfile /etc/passwd\n")},
+        400,
+        "could not be decoded",
+    ),
     ("too long", {}, {"file": ("a.wav", wav(tone(12.0)))}, 413, "MAX_AUDIO_SECONDS"),
     ("two files", {}, [("file", FILE["file"]), ("file", FILE["file"])], 400, "Too many files"),
     ("unknown model", {"model": "whisper-1"}, FILE, 404, "'whisper-1' does not exist"),
@@ -51,7 +63,7 @@ BAD: list[tuple[str, dict[str, Any], Any, int, str]] = [
     ("stream of subtitles", {"stream": "true", "response_format": "srt"}, FILE, 400, "json or text"),
     ("stream in words", {"stream": "perhaps"}, FILE, 400, "stream is 'perhaps'"),
     ("vad in words", {"vad_filter": "sometimes"}, FILE, 400, "vad_filter is 'sometimes'"),
-    ("a prompt like a book", {"prompt": "a" * 70_000}, FILE, 400, "maximum size"),
+    ("very long prompt", {"prompt": "a" * 70_000}, FILE, 400, "maximum size"),
     ("too many fields", {f"field{n}": "x" for n in range(40)}, FILE, 400, "Too many fields"),
 ]
 
@@ -61,16 +73,8 @@ RAW = [
     ("multipart/form-data", b"abc", "boundary"),
     ("multipart/form-data; boundary=b", b"no form", "Invalid multipart"),
     ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", '"name"'),
-    ("application/x-www-form-urlencoded", b"file=abc", "file is text"),
+    ("application/x-www-form-urlencoded", b"file=abc", "file is a text field"),
 ]
-
-
-def check(answer: httpx2.Response, status: int, says: str) -> None:
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["type"] == "invalid_request_error"
-    assert says in error["message"]
 
 
 @pytest.fixture(scope="module")
@@ -80,63 +84,60 @@ def started(module_start: Start) -> Any:
         yield engine, client
 
 
-@pytest.mark.parametrize(("case", "fields", "files", "status", "says"), BAD, ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(("case", "fields", "files", "status", "message"), BAD, ids=[case[0] for case in BAD])
 @pytest.mark.parametrize("route", ["transcriptions", "translations"])
-def test_bad_form(started: Any, route: str, case: str, fields: Any, files: Any, status: int, says: str) -> None:
-    """Wrong forms and wrong files are told apart and named."""
-    check(started[1].post(f"/v1/audio/{route}", data=fields, files=files), status, says)
+def test_invalid_forms_are_rejected(
+    started: Any, route: str, case: str, fields: Any, files: Any, status: int, message: str
+) -> None:
+    check_error(started[1].post(f"/v1/audio/{route}", data=fields, files=files), status, message)
 
 
-@pytest.mark.parametrize(("kind", "body", "says"), RAW)
-def test_bad_bytes(started: Any, kind: str, body: bytes, says: str) -> None:
-    """So are bodies that are no form."""
-    check(started[1].post("/v1/audio/transcriptions", content=body, headers={"content-type": kind}), 400, says)
+@pytest.mark.parametrize(("kind", "body", "message"), RAW)
+def test_bodies_that_are_not_forms_are_rejected(started: Any, kind: str, body: bytes, message: str) -> None:
+    check_error(started[1].post("/v1/audio/transcriptions", content=body, headers={"content-type": kind}), 400, message)
 
 
 @pytest.mark.parametrize(
-    ("model", "body", "status", "says"),
+    ("model", "body", "status", "message"),
     [
         ("gpt-4", GOOD, 404, "'gpt-4' does not exist"),
         ("tiny", b"", 400, "The body is empty"),
-        ("tiny", b"no sound", 400, "not audio"),
+        ("tiny", b"not audio", 400, "could not be decoded"),
         ("tiny", wav(tone(12.0)), 413, "MAX_AUDIO_SECONDS"),
     ],
 )
-def test_bad_raw_audio(started: Any, model: str, body: bytes, status: int, says: str) -> None:
-    """The microphone's route says what is wrong too."""
-    check(started[1].post(f"/transcribe/{model}", content=body), status, says)
+def test_invalid_raw_audio_is_rejected(started: Any, model: str, body: bytes, status: int, message: str) -> None:
+    check_error(started[1].post(f"/transcribe/{model}", content=body), status, message)
 
 
-def test_too_large(start: Start, engine: FakeEngine) -> None:
-    """A body over MAX_UPLOAD_MB is a 413, whether it announces its size or not."""
+def test_body_over_max_upload_mb_is_a_413(start: Start, engine: FakeEngine) -> None:
+    """With and without Content-Length."""
     large = wav(tone(40.0))
     with start(engine, max_upload_mb=1) as client:
         for content in (large, iter([large[:700_000], large[700_000:]])):
-            check(client.post("/transcribe/tiny", content=content), 413, "raise MAX_UPLOAD_MB")
-        check(client.post("/v1/audio/transcriptions", files={"file": ("a.wav", large)}), 413, "MAX_UPLOAD_MB")
+            check_error(client.post("/transcribe/tiny", content=content), 413, "raise MAX_UPLOAD_MB")
+        check_error(client.post("/v1/audio/transcriptions", files={"file": ("a.wav", large)}), 413, "MAX_UPLOAD_MB")
         assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
 
 
-def test_english_only(start: Start) -> None:
-    """An English-only model cannot translate, and takes no other language."""
+def test_english_only_model_rejects_other_languages(start: Start) -> None:
     with start(FakeEngine(languages=["en"])) as client:
-        check(client.post("/v1/audio/translations", files=FILE), 400, "cannot translate")
-        check(client.post("/v1/audio/transcriptions", files=FILE, data={"language": "de"}), 400, "English only")
+        check_error(client.post("/v1/audio/translations", files=FILE), 400, "cannot translate")
+        check_error(client.post("/v1/audio/transcriptions", files=FILE, data={"language": "de"}), 400, "English only")
 
 
-def test_a_good_request_in_flight_is_not_disturbed(started: Any) -> None:
-    """While every bad request is refused at once, one that is being heard goes on and succeeds."""
+def test_valid_request_in_flight_is_unaffected(started: Any) -> None:
     engine, client = started
-    engine.hold()
+    engine.gate.close()
     good: list[httpx2.Response] = []
     thread = threading.Thread(target=lambda: good.append(client.post("/v1/audio/transcriptions", files=FILE)))
     thread.start()
     try:
-        engine.wait_until_hearing()
-        for case, fields, files, status, says in BAD:
-            if case not in ("only a header", "too short", "too long"):  # these wait for their turn to be decoded
-                check(client.post("/v1/audio/transcriptions", data=fields, files=files), status, says)
+        engine.gate.wait_until_reached()
+        for case, fields, files, status, message in BAD:
+            if case not in ("only a header", "too short", "too long"):  # rejected only when they are decoded
+                check_error(client.post("/v1/audio/transcriptions", data=fields, files=files), status, message)
     finally:
-        engine.gate.set()
+        engine.gate.open()
         thread.join(20)
     assert good[0].json()["text"] == "word 0. word 1."

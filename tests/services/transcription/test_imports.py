@@ -1,15 +1,14 @@
-"""What importing costs."""
+"""Cost of imports."""
 
 import subprocess
 import sys
 
 
-def test_import_without_engines() -> None:
-    """Importing every module of the services imports no engine."""
+def test_services_import_without_engines() -> None:
     code = (
         "import pkgutil, importlib, sys, services.embedding, services.transcription\n"
         "for package in (services.embedding, services.transcription):\n"
-        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
         "print([name for name in ('torch', 'transformers', 'sentence_transformers', 'faster_whisper', 'ctranslate2',"
         " 'av', 'numpy', 'onnxruntime') if name in sys.modules])"

@@ -1,40 +1,38 @@
-"""Languages as clients write them."""
+"""Language names and codes in requests."""
 
 import pytest
 
 from kit.errors import InvalidRequest
-from services.transcription.languages import NAMES, code_of, name_of
+from services.transcription.languages import NAMES, language_code, language_name
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("language", "code"),
     [("en", "en"), ("EN", "en"), ("German", "de"), ("de-AT", "de"), ("pt_BR", "pt"), ("haitian creole", "ht"),
      ("nb", "no"), ("jv", "jw"), (" zh ", "zh"), ("zh-Hant-TW", "zh"), ("yue", "yue")],
 )  # fmt: skip
-def test_known(said: str, code: str) -> None:
-    """Codes, regions and English names all lead to Whisper's code."""
-    assert code_of(said, NAMES) == code
+def test_codes_regions_and_names_are_supported(language: str, code: str) -> None:
+    assert language_code(language, NAMES) == code
 
 
-@pytest.mark.parametrize("said", ["xx", "klingon", "e", "en-us-", "-", "12", "e n", "é"])
-def test_unknown(said: str) -> None:
-    """Others are refused with the list, except that a known code may have anything behind a hyphen."""
-    if said == "en-us-":
-        assert code_of(said, NAMES) == "en"
+@pytest.mark.parametrize("language", ["xx", "klingon", "e", "en-us-", "-", "12", "e n", "é"])
+def test_unknown_languages_are_rejected(language: str) -> None:
+    """Except that anything may follow a known code and a hyphen."""
+    if language == "en-us-":
+        assert language_code(language, NAMES) == "en"
         return
     with pytest.raises(InvalidRequest, match="ISO 639-1"):
-        code_of(said, NAMES)
+        language_code(language, NAMES)
 
 
-def test_english_only() -> None:
-    """An English-only model says so."""
-    assert code_of("english", ["en"]) == "en"
+def test_english_only_model_rejects_other_languages() -> None:
+    assert language_code("english", ["en"]) == "en"
     with pytest.raises(InvalidRequest, match="English only"):
-        code_of("de", ["en"])
+        language_code("de", ["en"])
 
 
-def test_names() -> None:
-    """Every code has a name; a code that a newer model brings stays itself."""
+def test_every_code_has_a_name() -> None:
+    """Codes of newer models are returned as they are."""
     assert len(NAMES) == 100
-    assert name_of("yue") == "cantonese"
-    assert name_of("new") == "new"
+    assert language_name("yue") == "cantonese"
+    assert language_name("new") == "new"

@@ -1,4 +1,4 @@
-"""The five answers, and the events of a streamed one."""
+"""The five response formats, and the events of a streamed response."""
 
 import json
 
@@ -23,20 +23,21 @@ SEGMENTS = [
 ]
 
 
-def test_simple() -> None:
-    """json: the text without its leading blank, and the billed seconds."""
-    assert response_formats.simple(INFO, SEGMENTS) == {
+def test_json_has_text_and_usage() -> None:
+    assert response_formats.json_body(INFO, SEGMENTS) == {
         "text": "Guten Tag. A < B --> C & so on",
         "usage": {"type": "duration", "seconds": 7262},
     }
 
 
-def test_silence() -> None:
-    """Without segments every format is empty, and none fails."""
-    assert response_formats.simple(INFO, [])["text"] == ""
+def test_every_format_supports_silence() -> None:
+    assert response_formats.json_body(INFO, [])["text"] == ""
     assert response_formats.srt([]) == ""
     assert response_formats.vtt([]) == "WEBVTT\n"
-    assert response_formats.verbose(INFO, [], task="transcribe", granularities=["word", "segment"])["words"] == []
+    assert (
+        response_formats.verbose_json_body(INFO, [], task="transcribe", granularities=["word", "segment"])["words"]
+        == []
+    )
 
 
 def test_srt() -> None:
@@ -54,8 +55,7 @@ def test_vtt() -> None:
     )
 
 
-def test_long_clock() -> None:
-    """A hundred hours need three digits."""
+def test_hours_may_have_three_digits() -> None:
     assert "100:00:00.000 --> " in response_formats.vtt([Segment(0, 0, 360_000.0, 360_001.0, "late")])
 
 
@@ -63,9 +63,10 @@ def test_long_clock() -> None:
     ("granularities", "segments", "words"),
     [([], True, False), (["segment"], True, False), (["word"], False, True), (["word", "segment"], True, True)],
 )
-def test_verbose(granularities: list[response_formats.Granularity], segments: bool, words: bool) -> None:
-    """verbose_json: OpenAI's fields, with the wished granularities and the language's English name."""
-    body = response_formats.verbose(INFO, SEGMENTS, task="transcribe", granularities=granularities)
+def test_verbose_json_has_requested_granularities(
+    granularities: list[response_formats.Granularity], segments: bool, words: bool
+) -> None:
+    body = response_formats.verbose_json_body(INFO, SEGMENTS, task="transcribe", granularities=granularities)
     assert (body["task"], body["language"], body["duration"]) == ("transcribe", "german", 7261.25)
     assert ("segments" in body, "words" in body) == (segments, words)
     if words:
@@ -78,17 +79,16 @@ def test_verbose(granularities: list[response_formats.Granularity], segments: bo
         assert body["segments"][0]["avg_logprob"] == -0.25
 
 
-def test_translation_is_english() -> None:
-    """A translation's language is what it was translated into."""
-    assert response_formats.verbose(INFO, [], task="translate", granularities=[])["language"] == "english"
+def test_language_of_a_translation_is_english() -> None:
+    assert response_formats.verbose_json_body(INFO, [], task="translate", granularities=[])["language"] == "english"
 
 
-def test_events() -> None:
-    """Streamed events are OpenAI's, one JSON object in one `data:` line each."""
+def test_events_follow_openai() -> None:
+    """One JSON object in one `data:` line each."""
     for event, expected in (
-        (response_formats.delta("größer\nals"), {"type": "transcript.text.delta", "delta": "größer\nals"}),
-        (response_formats.done("all"), {"type": "transcript.text.done", "text": "all"}),
-        (response_formats.failed({"error": {"message": "no"}}), {"error": {"message": "no"}}),
+        (response_formats.delta_event("größer\nals"), {"type": "transcript.text.delta", "delta": "größer\nals"}),
+        (response_formats.done_event("all"), {"type": "transcript.text.done", "text": "all"}),
+        (response_formats.error_event({"error": {"message": "no"}}), {"error": {"message": "no"}}),
     ):
         assert event.endswith(b"\n\n")
         assert event.count(b"\n") == 2

@@ -1,10 +1,9 @@
-"""The service over HTTP, with the fake engine: formats, options, streaming, the queue, clients that leave, keys."""
+"""The service over HTTP with a fake engine: formats, options, streaming, queue, disconnects, keys."""
 
 import contextlib
 import json
 import socket
 import threading
-import time
 from typing import Any
 
 import httpx2
@@ -13,8 +12,8 @@ from openai import OpenAI
 
 from kit.config.settings import SettingsError
 from services.transcription.engine import Options
-from tests.services.transcription.conftest import Start
-from tests.services.transcription.fake_engine import WAIT_S, FakeEngine
+from tests.services.fake_service import WAIT_S, Start, wait_for_metric
+from tests.services.transcription.fake_engine import FakeEngine
 from tests.services.transcription.recordings import encoded, tone, wav
 
 FILE = {"file": ("a.wav", wav(tone(2.0)), "audio/wav")}
@@ -27,26 +26,25 @@ def openai(client: httpx2.Client) -> Any:
         yield openai
 
 
-@pytest.mark.parametrize("model", [None, "", "tiny", "small", "org/tiny-whisper"])
-def test_names(client: httpx2.Client, model: str | None) -> None:
-    """The service answers to its name, alias, repository, and to no name."""
+@pytest.mark.parametrize("model", [None, "", "tiny", "small", "org/tiny-model"])
+def test_every_name_of_the_model_is_accepted(client: httpx2.Client, model: str | None) -> None:
+    """Catalogue name, alias, repository, or none."""
     answer = client.post("/v1/audio/transcriptions", files=FILE, data={} if model is None else {"model": model})
     assert answer.json() == {"text": TEXT, "usage": {"type": "duration", "seconds": 2}}
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "org/tiny-whisper"])
-def test_microphone(client: httpx2.Client, name: str) -> None:
-    """Chat UI's microphone posts raw audio, webm from most browsers, and reads `text`."""
+@pytest.mark.parametrize("name", ["tiny", "small", "org/tiny-model"])
+def test_raw_audio_is_transcribed(client: httpx2.Client, name: str) -> None:
+    """Chat UI's microphone posts raw webm from most browsers, and reads `text`."""
     answer = client.post(
         f"/transcribe/{name}", content=encoded("webm", "libopus", 2.0), headers={"content-type": "audio/webm"}
     )
     assert answer.json() == {"text": TEXT}
 
 
-# OpenAI withdraws its own translations in 2027; clients keep calling ours.
+# OpenAI removes its translations route in 2027; ours stays.
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_official_client(openai: OpenAI) -> None:
-    """The openai client parses every format of both routes."""
+def test_openai_client_parses_every_format(openai: OpenAI) -> None:
     create: Any = openai.audio.transcriptions.create
     assert create(model="tiny", file=FILE["file"]).text == TEXT
     assert create(model="tiny", file=FILE["file"], response_format="text") == TEXT + "\n"
@@ -57,14 +55,18 @@ def test_official_client(openai: OpenAI) -> None:
     )
     assert (verbose.language, verbose.duration) == ("english", 2.0)
     assert [segment.text for segment in verbose.segments] == [" word 0.", " word 1."]
-    assert [(word.word, word.start) for word in verbose.words] == [("word", 0), ("0.", 0.5), ("word", 1), ("1.", 1.5)]
+    assert [(word.word, word.start) for word in verbose.words] == [
+        ("word", 0),
+        ("0.", 0.5),
+        ("word", 1),
+        ("1.", 1.5),
+    ]
     assert openai.audio.translations.create(model="tiny", file=FILE["file"]).text == TEXT
     translated: Any = openai.audio.translations.create(model="tiny", file=FILE["file"], response_format="verbose_json")
     assert (translated.language, len(translated.segments)) == ("english", 2)
 
 
-def test_streaming(openai: OpenAI) -> None:
-    """Streamed events parse, arrive one by one, and join to the whole text."""
+def test_streamed_events_join_to_the_text(openai: OpenAI) -> None:
     events = list(openai.audio.transcriptions.create(model="tiny", file=FILE["file"], stream=True))
     assert [event.type for event in events[:-1]] == ["transcript.text.delta"] * 2
     assert "".join(event.delta for event in events if event.type == "transcript.text.delta") == TEXT
@@ -72,37 +74,36 @@ def test_streaming(openai: OpenAI) -> None:
     assert events[-1].text == TEXT
 
 
-def test_a_streamed_segment_comes_before_the_next_is_heard(client: httpx2.Client, engine: FakeEngine) -> None:
-    """Streaming is streaming: the first delta is out while the engine still waits for the second segment."""
-    engine.passes = threading.Semaphore(1)
+def test_segments_are_streamed_as_they_are_recognized(client: httpx2.Client, engine: FakeEngine) -> None:
+    engine.permits = threading.Semaphore(1)
     with client.stream("POST", "/v1/audio/transcriptions", files=FILE, data={"stream": "true"}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = (line for line in answer.iter_lines() if line)
         assert json.loads(next(lines)[6:]) == {"type": "transcript.text.delta", "delta": "word 0."}
-        assert engine.said == ["word 0"]
-        engine.passes.release()
+        assert engine.transcribed == ["word 0"]
+        engine.permits.release()
         assert json.loads(next(lines)[6:])["delta"] == " word 1."
         assert json.loads(next(lines)[6:]) == {"type": "transcript.text.done", "text": TEXT}
 
 
-def test_failure_in_a_stream(client: httpx2.Client, engine: FakeEngine) -> None:
-    """When the engine fails on the way, the stream ends with an error event, and the next request succeeds."""
-    engine.breaks_at = 1
+def test_engine_failure_ends_the_stream_with_an_error_event(client: httpx2.Client, engine: FakeEngine) -> None:
+    """The next request succeeds."""
+    engine.fails_at = 1
     answer = client.post("/v1/audio/transcriptions", files=FILE, data={"stream": "true"})
     last = json.loads(answer.text.strip().split("\n\n")[-1].removeprefix("data: "))
     assert last["error"]["type"] == "internal_error"
     assert "out of memory" not in answer.text
     failed = client.post("/v1/audio/transcriptions", files=FILE)
     assert failed.status_code == 500
-    engine.breaks_at = None
+    engine.fails_at = None
     assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 200
 
 
-def test_a_dead_engine_ends_the_service(start: Start, engine: FakeEngine) -> None:
-    """When it hears nothing any more, not even silence, /health says failed and why, and the process is told to end."""
+def test_permanently_failed_engine_ends_the_service(start: Start, engine: FakeEngine) -> None:
+    """/health reports the reason, and the process is asked to stop."""
     ended = threading.Event()
     with start(engine, end=ended.set) as client:
-        engine.breaks_at = 0
+        engine.fails_at = 0
         for _ in range(3):
             assert not ended.is_set()
             assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 500
@@ -113,19 +114,18 @@ def test_a_dead_engine_ends_the_service(start: Start, engine: FakeEngine) -> Non
         assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 503
 
 
-def test_a_recording_that_fails_ends_nothing(start: Start, engine: FakeEngine) -> None:
-    """However often it is sent: the engine still hears other things."""
+def test_a_recording_that_always_fails_does_not_fail_the_engine(start: Start, engine: FakeEngine) -> None:
     ended = threading.Event()
     with start(engine, end=ended.set) as client:
-        engine.breaks_at = 1
+        engine.fails_at = 1
         for _ in range(5):
             assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 500
         assert not ended.is_set()
         assert client.get("/health").status_code == 200
 
 
-def test_options(client: httpx2.Client, engine: FakeEngine) -> None:
-    """What the form says reaches the engine; what it does not say has the service's defaults."""
+def test_form_fields_reach_the_engine(client: httpx2.Client, engine: FakeEngine) -> None:
+    """Omitted fields have the service's defaults."""
     client.post("/v1/audio/transcriptions", files=FILE)
     fields = {
         "language": "German",
@@ -136,31 +136,23 @@ def test_options(client: httpx2.Client, engine: FakeEngine) -> None:
         "timestamp_granularities[]": ["word"],
     }
     client.post("/v1/audio/translations", files=FILE, data=fields)
-    assert engine.asked == [
-        Options(coarse=True),
+    assert engine.requests == [
+        Options(text_only=True),
         Options(task="translate", language="de", prompt="Guten Tag", temperature=0.4, words=True, vad=False),
     ]
 
 
-def test_vad_default(start: Start, engine: FakeEngine) -> None:
-    """VAD_FILTER=false is what requests get that do not say."""
+def test_vad_filter_setting_is_the_default(start: Start, engine: FakeEngine) -> None:
     with start(engine, vad_filter=False) as client:
         client.post("/v1/audio/transcriptions", files=FILE)
         client.post("/v1/audio/transcriptions", files=FILE, data={"vad_filter": "true"})
-    assert [options.vad for options in engine.asked] == [False, True]
+    assert [options.vad for options in engine.requests] == [False, True]
 
 
-def wait_for_metric(client: httpx2.Client, name: str, value: float) -> None:
-    """Poll /metrics until it shows `value`."""
-    deadline = time.monotonic() + WAIT_S
-    while f"{name} {value:.1f}\n" not in client.get("/metrics").text:
-        assert time.monotonic() < deadline, f"{name} did not become {value}"
-
-
-def test_queue(start: Start, engine: FakeEngine) -> None:
-    """Recordings wait for their turn, /health answers meanwhile, one too many is a 429 before its upload is read."""
+def test_full_queue_is_a_429_before_the_upload_is_read(start: Start, engine: FakeEngine) -> None:
+    """/health stays 200, and queued recordings succeed."""
     with start(engine, max_queue=2) as client:
-        engine.hold()
+        engine.gate.close()
         answers: list[httpx2.Response] = []
         threads = [
             threading.Thread(target=lambda: answers.append(client.post("/v1/audio/transcriptions", files=FILE)))
@@ -177,7 +169,7 @@ def test_queue(start: Start, engine: FakeEngine) -> None:
             assert refused.status_code == 429
             assert refused.json()["error"]["code"] == "busy"
             assert int(refused.headers["retry-after"]) >= 1
-        engine.gate.set()
+        engine.gate.open()
         for thread in threads:
             thread.join(WAIT_S)
         assert [answer.json()["text"] for answer in answers] == [TEXT, TEXT]
@@ -185,8 +177,8 @@ def test_queue(start: Start, engine: FakeEngine) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/transcribe/tiny"])
-def test_an_upload_has_a_place_in_the_queue(start: Start, engine: FakeEngine, path: str) -> None:
-    """From its first byte: uploads without end would fill the disk before they ever waited for their turn."""
+def test_uploads_count_against_the_queue(start: Start, engine: FakeEngine, path: str) -> None:
+    """From the first byte: endless uploads would fill the disk."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
@@ -202,23 +194,21 @@ def test_an_upload_has_a_place_in_the_queue(start: Start, engine: FakeEngine, pa
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
-def test_a_client_that_leaves_frees_the_engine(client: httpx2.Client, engine: FakeEngine, stream: str) -> None:
-    """The recording of a client that closed its connection is given up in the middle, and the next is heard."""
-    engine.hold()
+def test_disconnect_cancels_the_recognition(client: httpx2.Client, engine: FakeEngine, stream: str) -> None:
+    engine.gate.close()
     request = client.build_request("POST", "/v1/audio/transcriptions", files=FILE, data={"stream": stream})
     body = request.read()
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     with contextlib.closing(socket.create_connection((client.base_url.host, client.base_url.port))) as leaving:
         leaving.sendall(f"POST /v1/audio/transcriptions HTTP/1.1\r\n{head}\r\n".encode() + body)
-        engine.wait_until_hearing()
+        engine.gate.wait_until_reached()
     wait_for_metric(client, "transcription_recordings_in_flight", 0)
-    engine.gate.set()
+    engine.gate.open()
     assert client.post("/v1/audio/transcriptions", files=FILE).json()["text"] == TEXT
-    assert engine.said == ["word 0", "word 0", "word 1"]
+    assert engine.transcribed == ["word 0", "word 0", "word 1"]
 
 
-def test_metrics(client: httpx2.Client) -> None:
-    """Seconds of audio, waiting and hearing are counted."""
+def test_audio_waiting_and_processing_are_counted(client: httpx2.Client) -> None:
     client.post("/v1/audio/transcriptions", files=FILE)
     text = client.get("/metrics").text
     assert "transcription_audio_seconds_total 2.0" in text
@@ -227,8 +217,8 @@ def test_metrics(client: httpx2.Client) -> None:
     assert "transcription_recordings_in_flight 0.0" in text
 
 
-def test_keys(start: Start, engine: FakeEngine) -> None:
-    """With API_KEYS set, the audio routes need one, the microphone's included, which is not under /v1."""
+def test_api_keys_guard_every_audio_route(start: Start, engine: FakeEngine) -> None:
+    """Including /transcribe, which is not under /v1."""
     with start(engine, api_keys="secret") as client:
         assert client.post("/v1/audio/transcriptions", files=FILE).status_code == 401
         assert client.post("/transcribe/tiny", content=FILE["file"][1]).status_code == 401
@@ -236,21 +226,18 @@ def test_keys(start: Start, engine: FakeEngine) -> None:
         assert client.post("/transcribe/tiny", content=FILE["file"][1], headers=with_key).status_code == 200
 
 
-def test_stop(start: Start, engine: FakeEngine) -> None:
-    """Stopping closes the engine and ends the worker's thread."""
+def test_stop_closes_the_engine_and_the_thread(start: Start, engine: FakeEngine) -> None:
     with start(engine) as client:
         client.post("/v1/audio/transcriptions", files=FILE)
     assert engine.closed
     assert not [thread for thread in threading.enumerate() if thread.name == "transcription worker"]
 
 
-def test_wrong_kind(start: Start, engine: FakeEngine) -> None:
-    """A catalogue entry of another kind stops the start with the remedy."""
+def test_model_of_another_kind_fails_at_start(start: Start, engine: FakeEngine) -> None:
     with pytest.raises(SettingsError, match="this service supports transcription"), start(engine, model="chat"):
         pass
 
 
-def test_documented(client: httpx2.Client) -> None:
-    """The schema behind /docs describes the form."""
+def test_openapi_describes_the_form(client: httpx2.Client) -> None:
     schema = client.get("/openapi.json").json()["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]
     assert "file" in schema["content"]["multipart/form-data"]["schema"]["properties"]

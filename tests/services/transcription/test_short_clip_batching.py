@@ -1,4 +1,4 @@
-"""Short recordings that wait together are heard in one batch, and each client gets its own text."""
+"""Short queued recordings share a batch, and each client gets its own text."""
 
 import threading
 from collections.abc import Iterator
@@ -7,10 +7,9 @@ from typing import Any
 
 import httpx2
 
-from tests.services.transcription.conftest import Start
-from tests.services.transcription.fake_engine import WAIT_S, FakeEngine
+from tests.services.fake_service import WAIT_S, Start, wait_for_metric
+from tests.services.transcription.fake_engine import FakeEngine
 from tests.services.transcription.recordings import tone, wav
-from tests.services.transcription.test_service import wait_for_metric
 
 
 def text(seconds: int) -> str:
@@ -18,42 +17,41 @@ def text(seconds: int) -> str:
 
 
 @contextmanager
-def behind_another(
+def queue_behind_another(
     client: httpx2.Client, engine: FakeEngine, *posts: tuple[int, dict[str, Any]]
 ) -> Iterator[list[Any]]:
-    """Let recordings of so many seconds, with these fields, wait behind one that is being heard; gives the answers."""
-    answers: list[Any] = [None] * (len(posts) + 1)
+    """Queue recordings (seconds, fields) behind one in progress; yields their responses."""
+    responses: list[Any] = [None] * (len(posts) + 1)
 
     def post(number: int, seconds: int, fields: dict[str, Any]) -> None:
         file = {"file": ("a.wav", wav(tone(seconds)), "audio/wav")}
-        answers[number] = client.post("/v1/audio/transcriptions", files=file, data=fields)
+        responses[number] = client.post("/v1/audio/transcriptions", files=file, data=fields)
 
-    engine.hold()
+    engine.gate.close()
     threads = []
     for number, (seconds, fields) in enumerate(((1, {}), *posts)):
         threads.append(threading.Thread(target=post, args=(number, seconds, fields)))
         threads[-1].start()
         if number == 0:
-            engine.wait_until_hearing()
+            engine.gate.wait_until_reached()
         else:
             wait_for_metric(client, "transcription_recordings_queued", number)
-    engine.gate.set()
+    engine.gate.open()
     for thread in threads:
         thread.join(WAIT_S)
-    yield answers[1:]
+    yield responses[1:]
 
 
-def test_one_batch(client: httpx2.Client, engine: FakeEngine) -> None:
-    """As many as the engine takes; what is left over makes the next batch."""
-    with behind_another(client, engine, *((seconds, {}) for seconds in (2, 3, 4, 2, 3))) as answers:
-        assert [answer.json()["text"] for answer in answers] == [text(seconds) for seconds in (2, 3, 4, 2, 3)]
+def test_queued_recordings_share_batches(client: httpx2.Client, engine: FakeEngine) -> None:
+    """Up to the engine's limit; the rest forms the next batch."""
+    with queue_behind_another(client, engine, *((seconds, {}) for seconds in (2, 3, 4, 2, 3))) as responses:
+        assert [response.json()["text"] for response in responses] == [text(seconds) for seconds in (2, 3, 4, 2, 3)]
     assert sorted(len(batch) for batch in engine.batches) == [2, 3]
     assert sorted(length for batch in engine.batches for length in batch) == [2, 2, 3, 3, 4]
 
 
-def test_not_for_everyone(client: httpx2.Client, engine: FakeEngine) -> None:
-    """Long ones, those with a prompt, a temperature, times to tell or another language are heard by themselves."""
-    by_itself = [
+def test_only_short_plain_recordings_are_batched(client: httpx2.Client, engine: FakeEngine) -> None:
+    not_batchable = [
         (40, {}),
         (2, {"prompt": "names"}),
         (2, {"temperature": "0.5"}),
@@ -61,29 +59,28 @@ def test_not_for_everyone(client: httpx2.Client, engine: FakeEngine) -> None:
         (2, {"stream": "true"}),
         (2, {"language": "de"}),
     ]
-    with behind_another(client, engine, (3, {}), *by_itself, (4, {})) as answers:
-        assert [answer.status_code for answer in answers] == [200] * 8
-        assert answers[1].json()["text"] == text(40)
+    with queue_behind_another(client, engine, (3, {}), *not_batchable, (4, {})) as responses:
+        assert [response.status_code for response in responses] == [200] * 8
+        assert responses[1].json()["text"] == text(40)
     assert sorted(engine.batches[0]) == [3, 4]
     assert len(engine.batches) == 1
 
 
-def test_what_a_batch_does_not_understand(client: httpx2.Client, engine: FakeEngine) -> None:
-    """Such a recording is heard again by itself; so is every one of a batch that fails."""
-    engine.not_in_batches = 3
-    with behind_another(client, engine, (2, {}), (3, {})) as answers:
-        assert [answer.json()["text"] for answer in answers] == [text(2), text(3)]
-    assert len(engine.asked) == 2  # the first, and this one
-    engine.batch_breaks = True
-    with behind_another(client, engine, (2, {}), (4, {})) as answers:
-        assert [answer.json()["text"] for answer in answers] == [text(2), text(4)]
+def test_failed_in_a_batch_are_repeated_alone(client: httpx2.Client, engine: FakeEngine) -> None:
+    """A single recording, or all of a failed batch."""
+    engine.fails_in_batch = 3
+    with queue_behind_another(client, engine, (2, {}), (3, {})) as responses:
+        assert [response.json()["text"] for response in responses] == [text(2), text(3)]
+    assert len(engine.requests) == 2  # the first, and the repeated one
+    engine.batch_fails = True
+    with queue_behind_another(client, engine, (2, {}), (4, {})) as responses:
+        assert [response.json()["text"] for response in responses] == [text(2), text(4)]
     assert len(engine.batches) == 2
 
 
-def test_a_bad_one_spoils_nothing(start: Start, engine: FakeEngine) -> None:
-    """One without sound among them is told so; the others are heard."""
+def test_invalid_recording_does_not_fail_its_batch(start: Start, engine: FakeEngine) -> None:
     with start(engine) as client:
-        with behind_another(client, engine, (2, {}), (0, {}), (3, {})) as answers:
-            assert [answer.status_code for answer in answers] == [200, 400, 200]
-            assert answers[1].json()["error"]["code"] == "audio_too_short"
+        with queue_behind_another(client, engine, (2, {}), (0, {}), (3, {})) as responses:
+            assert [response.status_code for response in responses] == [200, 400, 200]
+            assert responses[1].json()["error"]["code"] == "audio_too_short"
         assert sorted(engine.batches[0]) == [2, 3]

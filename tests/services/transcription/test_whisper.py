@@ -1,4 +1,4 @@
-"""The real engine with the real Whisper base: the spoken words, in every format, in pieces and in one."""
+"""The engine with the real Whisper base model."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from services.transcription.app import open_whisper
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import Options
 from services.transcription.whisper import WhisperEngine, open_engine
-from tests.services.transcription.conftest import Start
+from tests.services.fake_service import Start
 from tests.services.transcription.recordings import wav
 from tests.support import models
 
@@ -58,16 +58,14 @@ def openai(client: httpx2.Client) -> Iterator[OpenAI]:
         yield openai
 
 
-def test_plain(openai: OpenAI) -> None:
-    """The spoken sentence comes back word by word."""
+def test_json_has_the_spoken_words(openai: OpenAI) -> None:
     answer = openai.audio.transcriptions.create(model="tiny", file=FILE)
     assert words(answer.text) == SPOKEN
     assert answer.usage is not None
     assert answer.usage.type == "duration"
 
 
-def test_subtitles(openai: OpenAI) -> None:
-    """srt, vtt and text hold the words too."""
+def test_subtitles_have_the_spoken_words(openai: OpenAI) -> None:
     create: Any = openai.audio.transcriptions.create
     for response_format, head in (("srt", "1\n00:00:00,000 --> 00:00:0"), ("vtt", "WEBVTT\n\n00:00:00"), ("text", "")):
         answer = create(model="tiny", file=FILE, response_format=response_format, language="en")
@@ -75,8 +73,8 @@ def test_subtitles(openai: OpenAI) -> None:
         assert words(answer.splitlines()[-1]) == SPOKEN
 
 
-def test_verbose(openai: OpenAI) -> None:
-    """Words and segments have times that grow and end with the recording; the language is recognised."""
+def test_verbose_json_has_increasing_times(openai: OpenAI) -> None:
+    """The language is detected."""
     answer: Any = openai.audio.transcriptions.create(
         model="tiny", file=FILE, response_format="verbose_json", timestamp_granularities=["word", "segment"]
     )
@@ -88,32 +86,30 @@ def test_verbose(openai: OpenAI) -> None:
     assert answer.segments[0].tokens
 
 
-def test_stream(openai: OpenAI) -> None:
-    """Streamed deltas join to the whole text."""
+def test_deltas_join_to_the_text(openai: OpenAI) -> None:
     *deltas, done = openai.audio.transcriptions.create(model="tiny", file=FILE, stream=True)
     assert done.type == "transcript.text.done"
     assert words(done.text) == SPOKEN
     assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
 
 
-def test_silence(openai: OpenAI) -> None:
-    """Silence has no text, and no invented one."""
+def test_silence_has_no_text(openai: OpenAI) -> None:
     for seconds in (1, 40):
         silence = ("silence.wav", wav(np.zeros(seconds * RATE, np.int16)), "audio/wav")
         answer: Any = openai.audio.transcriptions.create(model="tiny", file=silence, response_format="verbose_json")
         assert (answer.text, answer.segments, answer.duration) == ("", [], seconds)
 
 
-def test_health_answers_while_it_hears(client: httpx2.Client) -> None:
-    """The event loop is free while the engine computes: many health checks fit into one transcription."""
+def test_health_responds_during_a_transcription(client: httpx2.Client) -> None:
+    """The engine does not block the event loop."""
     done = threading.Event()
     answers: list[httpx2.Response] = []
 
-    def hear() -> None:
+    def transcribe() -> None:
         answers.append(client.post("/v1/audio/transcriptions", files={"file": FILE}))
         done.set()
 
-    thread = threading.Thread(target=hear)
+    thread = threading.Thread(target=transcribe)
     thread.start()
     checks = 0
     while not done.is_set():
@@ -123,36 +119,36 @@ def test_health_answers_while_it_hears(client: httpx2.Client) -> None:
     assert checks > 20
 
 
-@pytest.mark.parametrize("coarse", [False, True])
-def test_long_recording(engine: Any, coarse: bool) -> None:
-    """A sentence after 40 s of silence is heard at its true time, in windows side by side and one after another."""
+@pytest.mark.parametrize("text_only", [False, True])
+def test_times_after_a_long_silence_are_correct(engine: Any, text_only: bool) -> None:
+    """With windows in parallel and in sequence."""
     sentence = decode(io.BytesIO(FILE[1]), 60)
     samples = np.concatenate([np.zeros(40 * RATE, np.int16), sentence])
-    info, segments = engine.transcribe(samples, Options(language="en", coarse=coarse, words=True))
-    heard = list(segments)
+    info, stream = engine.transcribe(samples, Options(language="en", text_only=text_only, words=True))
+    segments = list(stream)
     assert info.duration == pytest.approx(len(samples) / RATE)
-    assert words("".join(segment.text for segment in heard)) == SPOKEN
-    assert [segment.id for segment in heard] == list(range(len(heard)))
-    times = [time for segment in heard for word in segment.words for time in (word.start, word.end)]
+    assert words("".join(segment.text for segment in segments)) == SPOKEN
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    times = [time for segment in segments for word in segment.words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert 39 < times[0] < times[-1] <= info.duration + 0.1
 
 
-def test_several_at_once(engine: Any) -> None:
-    """Recordings in one batch give each its own words, none for silence, with and without their language named."""
+def test_recordings_of_a_batch_keep_their_own_words(engine: Any) -> None:
+    """None for silence; with and without a language."""
     sentence = decode(io.BytesIO(FILE[1]), 60)
     second = np.zeros(RATE, np.int16)
     recordings = [sentence, second, np.concatenate([second, sentence // 2, second]), sentence[: len(sentence) // 2]]
     for language in (None, "en"):
-        heard = engine.together(recordings, Options(language=language, coarse=True))
-        texts = [words("".join(segment.text for segment in segments)) for segments in heard]
+        results = engine.transcribe_batch(recordings, Options(language=language, text_only=True))
+        texts = [words("".join(segment.text for segment in segments)) for segments in results]
         assert texts[:3] == [SPOKEN, [], SPOKEN]
         assert texts[3][:3] == SPOKEN[:3]
         assert len(texts[3]) < len(SPOKEN)
 
 
-def test_missing_files(tmp_path: Path) -> None:
-    """A folder without its tokenizer is named, instead of one being looked for on the internet."""
+def test_missing_files_are_reported(tmp_path: Path) -> None:
+    """Instead of a download of the tokenizer."""
     (tmp_path / "model.bin").touch()
     with pytest.raises(RuntimeError, match=r"lacks config.json, tokenizer.json"):
         open_engine(
@@ -166,15 +162,15 @@ def test_missing_files(tmp_path: Path) -> None:
         )
 
 
-def test_parts(engine: Any) -> None:
-    """A recording that is cut into parts is heard whole, its language decided by the first part that speaks."""
+def test_parts_are_transcribed_as_one_recording(engine: Any) -> None:
+    """The first part with speech determines the language."""
     engine = WhisperEngine(engine._model, device="cpu", beam_size=5, batch_size=8, part_s=31)
     sentence = decode(io.BytesIO(FILE[1]), 60)
     samples = np.concatenate([np.zeros(25 * RATE, np.int16), sentence, np.zeros(15 * RATE, np.int16), sentence])
-    info, segments = engine.transcribe(samples, Options())
-    heard = list(segments)
+    info, stream = engine.transcribe(samples, Options())
+    segments = list(stream)
     assert info.duration == pytest.approx(len(samples) / RATE)
-    assert words("".join(segment.text for segment in heard)) == SPOKEN * 2
-    assert [segment.id for segment in heard] == [0, 1]
-    assert heard[0].start == pytest.approx(25, abs=1)
-    assert heard[1].start == pytest.approx(40 + len(sentence) / RATE, abs=1)
+    assert words("".join(segment.text for segment in segments)) == SPOKEN * 2
+    assert [segment.id for segment in segments] == [0, 1]
+    assert segments[0].start == pytest.approx(25, abs=1)
+    assert segments[1].start == pytest.approx(40 + len(sentence) / RATE, abs=1)

@@ -1,4 +1,4 @@
-"""The real engines with the real all-MiniLM-L6-v2: same numbers as sentence-transformers, however texts are batched."""
+"""The engines with the real all-MiniLM-L6-v2: same results as sentence-transformers, for any batching."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from kit.config.settings import load_settings
 from services.embedding.engines.engine_selection import open_engine
 from services.embedding.engines.interface import Tokens
 from services.embedding.settings import EmbeddingSettings
-from tests.services.embedding.conftest import Start
+from tests.services.fake_service import Start
 from tests.support import models
 
 pytestmark = pytest.mark.engines
@@ -28,8 +28,7 @@ TEXTS = [
     *(f"Sentence number {n} " + "with more and more words " * n for n in range(12)),
 ]
 
-
-# How an engine is asked for, its name, and how near its embeddings come to PyTorch's in float32.
+# Settings of an engine, its name, and the minimum cosine to PyTorch's embeddings in float32.
 ENGINES = {
     "torch": ({"engine": "torch"}, "sentence-transformers", 0.99999),
     "openvino-f32": ({"engine": "openvino", "dtype": "float32"}, "openvino-f32", 0.99999),
@@ -69,7 +68,7 @@ def engine(minilm: Path, cache: Path, choice: str) -> Any:
 
 @pytest.fixture(scope="module")
 def tokens(engine: Any) -> list[Tokens]:
-    tokens: list[Tokens] = engine.tokenize(TEXTS, prompt=None, cut=engine.max_tokens)
+    tokens: list[Tokens] = engine.tokenize(TEXTS, prompt=None, truncate_to=engine.max_tokens)
     return tokens
 
 
@@ -78,13 +77,12 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
     return product
 
 
-def test_named(engine: Any, choice: str) -> None:
-    """The engine that was asked for is the one that runs, and it says so."""
+def test_selected_engine_runs(engine: Any, choice: str) -> None:
     assert engine.name == ENGINES[choice][1]
 
 
-def test_equals_sentence_transformers(minilm: Path, engine: Any, tokens: list[Tokens], near: float) -> None:
-    """Pooling, normalisation, truncation: the embeddings are those of SentenceTransformer.encode."""
+def test_embeddings_equal_sentence_transformers(minilm: Path, engine: Any, tokens: list[Tokens], near: float) -> None:
+    """Pooling, normalisation and truncation included."""
     from sentence_transformers import SentenceTransformer
 
     reference = SentenceTransformer(str(minilm), device="cpu").encode(TEXTS, show_progress_bar=False)
@@ -94,8 +92,7 @@ def test_equals_sentence_transformers(minilm: Path, engine: Any, tokens: list[To
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_independent_of_the_batch(engine: Any, tokens: list[Tokens], near: float) -> None:
-    """An embedding is the same alone, among short and among long texts, in any order."""
+def test_embeddings_are_independent_of_the_batch(engine: Any, tokens: list[Tokens], near: float) -> None:
     alone = np.concatenate([engine.run([item]) for item in tokens])
     together = engine.run(tokens)
     backwards = engine.run(tokens[::-1])[::-1]
@@ -104,18 +101,17 @@ def test_independent_of_the_batch(engine: Any, tokens: list[Tokens], near: float
         assert cosines(alone, other).min() >= near
 
 
-def test_limits(engine: Any) -> None:
-    """The limits are those of the model's own files."""
+def test_limits_come_from_the_model_files(engine: Any) -> None:
     assert (engine.max_tokens, engine.dimensions, engine.vocabulary) == (256, 384, 30522)
-    [long] = engine.tokenize(["word " * 400], prompt=None, cut=None)
+    [long] = engine.tokenize(["word " * 400], prompt=None, truncate_to=None)
     assert len(long) == 402
-    [cut] = engine.tokenize(["word " * 400], prompt=None, cut=256)
-    assert len(cut) == 256
-    assert cut.ids[-1] == long.ids[-1]  # the closing token survives the cut
+    [truncate_to] = engine.tokenize(["word " * 400], prompt=None, truncate_to=256)
+    assert len(truncate_to) == 256
+    assert truncate_to.ids[-1] == long.ids[-1]  # truncation keeps the closing token
 
 
-def test_prompts(minilm: Path, tmp_path: Path) -> None:
-    """A model's prompt goes before the text, and out of the pooling where the model says so."""
+def test_prompts_are_prepended_and_excluded_from_pooling(minilm: Path, tmp_path: Path) -> None:
+    """Excluded if the model's configuration says so."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(minilm), device="cpu", prompts={"query": "search for: "})
@@ -123,8 +119,8 @@ def test_prompts(minilm: Path, tmp_path: Path) -> None:
     model.save(str(tmp_path))
     engine = load(tmp_path, tmp_path / "cache")
     assert list(engine.prompts) == ["query"]
-    [plain] = engine.tokenize(["a cat"], prompt=None, cut=None)
-    [prompted] = engine.tokenize(["a cat"], prompt="query", cut=None)
+    [plain] = engine.tokenize(["a cat"], prompt=None, truncate_to=None)
+    [prompted] = engine.tokenize(["a cat"], prompt="query", truncate_to=None)
     reference = model.encode(["a cat"], prompt_name="query", show_progress_bar=False)
     rows = engine.run([plain, prompted, plain])
     assert cosines(rows[1:2], reference).min() >= 0.99999
@@ -134,7 +130,7 @@ def test_prompts(minilm: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cross-encoder of random weights with MiniLM's tokenizer."""
+    """A cross-encoder with random weights and MiniLM's tokenizer."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -144,27 +140,26 @@ def cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     config = BertConfig(vocab_size=30522, intermediate_size=64, **sizes)
     model: Any = BertForSequenceClassification(config)
     for parameter in model.parameters():
-        parameter.data.mul_(5)  # random weights as made give every pair the same score
+        parameter.data.mul_(5)  # otherwise every pair gets the same score
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
     return folder
 
 
-def test_cross_encoder(cross_encoder: Path, cache: Path, choice: str) -> None:
-    """Scores are those of CrossEncoder.predict, segment ids and activation included."""
+def test_scores_equal_sentence_transformers(cross_encoder: Path, cache: Path, choice: str) -> None:
+    """Segment ids and activation included."""
     from sentence_transformers import CrossEncoder
 
     pairs = [("a cat", text) for text in TEXTS]
     reference = CrossEncoder(str(cross_encoder), device="cpu").predict(pairs, show_progress_bar=False)
     engine = load(cross_encoder, cache, "reranker", **ENGINES[choice][0])
-    rows = engine.run(engine.tokenize(pairs, prompt=None, cut=engine.max_tokens))
+    rows = engine.run(engine.tokenize(pairs, prompt=None, truncate_to=engine.max_tokens))
     assert rows.shape == (len(pairs), 1)
     assert np.ptp(reference) > 1e-3
     assert np.abs(rows[:, 0] - reference).max() < 1e-5
 
 
 def test_reranker_over_http(cross_encoder: Path, start: Start) -> None:
-    """The rerank route with a real cross-encoder."""
     with start(None, kind="reranker", open_engine=open_engine, model_dir=cross_encoder) as client:
         answer = client.post("/v1/rerank", json={"query": "a cat", "documents": TEXTS, "truncate": True}).json()
     assert sorted(item["index"] for item in answer["results"]) == list(range(len(TEXTS)))
@@ -179,8 +174,8 @@ def openai(module_start: Start, minilm: Path) -> Iterator[OpenAI]:
         yield openai
 
 
-def test_meaning(openai: OpenAI) -> None:
-    """Through the official client: 384 numbers of length 1, and related sentences closer than unrelated ones."""
+def test_related_sentences_are_closer(openai: OpenAI) -> None:
+    """With the OpenAI client; embeddings have 384 numbers and length 1."""
     answer = openai.embeddings.create(model="tiny", input=TEXTS[:3])
     cat, kitten, rates = (np.array(item.embedding) for item in answer.data)
     assert cat.shape == (384,)
@@ -190,7 +185,7 @@ def test_meaning(openai: OpenAI) -> None:
 
 
 def test_dimensions_and_encodings(openai: OpenAI) -> None:
-    """Fewer dimensions have length 1 too; floats and base64 agree."""
+    """Shortened embeddings have length 1; floats and base64 agree."""
     coded = openai.embeddings.create(model="tiny", input="a cat", dimensions=64).data[0].embedding
     plain = openai.embeddings.create(model="tiny", input="a cat", dimensions=64, encoding_format="float")
     assert len(coded) == 64
