@@ -73,8 +73,8 @@ def exported() -> set[str]:
     gateway.registry.register(BackendCollector(backends, {("qwen", "tinyllama"): 1}))
     gateway.count("/v1/chat/completions", 200, 0.1, "qwen")
     service = HttpMetrics("service")
-    BatchMetrics(service.registry).batch(texts=1, width=1, seconds=1.0)
-    SpeechMetrics(service.registry).heard(audio_s=1.0, took_s=1.0)
+    BatchMetrics(service.registry).observe_batch(texts=1, width=1, seconds=1.0)
+    SpeechMetrics(service.registry).observe_recording(audio_s=1.0, took_s=1.0)
 
     async def read(_within_s: float) -> dict[str, Any]:
         numbers = dict.fromkeys(
