@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Proves that this machine is ready to go offline: everything the cluster needs is here, and works with no way out.
-# Prints a line per check, and under a problem how to mend it. Needs bash and docker, nothing else.
+# Check that this machine is ready to go offline: everything the cluster needs is present and works without egress.
+# Prints a line per check, and below a problem how to fix it. Needs only bash and docker.
 #
-#   scripts/doctor.sh           for people
-#   scripts/doctor.sh --json    for machines: {"ready": true, "checks": [{"status", "check", "detail", "mend"}]}
+#   scripts/doctor.sh           text
+#   scripts/doctor.sh --json    {"ready": true, "checks": [{"status", "check", "detail", "mend"}]}
 #
-# It starts minio and registry from docker-compose.gpu-cluster.yml, that is with no way out, and leaves them running; and
-# for each model a container of its service, without GPU, for as long as it takes to read the model's files once. They are
-# in the services' cache then. A cluster that is up goes on.
+# It starts minio and registry from docker-compose.gpu-cluster.yml, without egress, and leaves them running. For each
+# model it runs a container of its service, without GPU, that reads the model's files once; this fills the services'
+# cache. A running cluster is not interrupted.
 #
 # exit status:  0 ready   1 something is wrong   2 wrong option   130 interrupted
 set -euo pipefail
@@ -27,8 +27,8 @@ for option in "$@"; do
   esac
 done
 
-# tell STATUS CHECK DETAIL [MEND]
-tell() {
+# report STATUS CHECK DETAIL [FIX]
+report() {
   [[ $1 != problem ]] || problems=$((problems + 1))
   if [[ $json == yes ]]; then
     checks+=("{\"status\": $(quoted "$1"), \"check\": $(quoted "$2"), \"detail\": $(quoted "$3"), \"mend\": $(quoted "${4:-}")}")
@@ -55,45 +55,45 @@ verdict() {
     list=$(printf ',\n  %s' ${checks[@]+"${checks[@]}"})
     printf '{"ready": %s, "checks": [%s\n]}\n' "$( ((problems)) && echo false || echo true)" "${list#,}"
   elif ((problems)); then
-    printf '\n%sNot ready: %d to mend.%s\n' "$red" "$problems" "$plain"
+    printf '\n%sNot ready: %d to fix.%s\n' "$red" "$problems" "$plain"
   else
-    printf '\n%sReady.%s Cut the cable and start: docker compose -f %s up -d\n' "$green" "$plain" "$CLUSTER_FILE"
+    printf '\n%sReady.%s Disconnect from the internet and start: docker compose -f %s up -d\n' "$green" "$plain" "$CLUSTER_FILE"
   fi
   exit $((problems > 0))
 }
 
-# relay CHECK COMMAND...: the findings that a module of ours writes, or its failure to write any.
-relay() {
-  local subject=$1 status check detail mend told=no
+# run_check CHECK COMMAND...: report the findings that a module of ours writes, or its failure to write any.
+run_check() {
+  local subject=$1 status check detail mend reported=no
   shift
   : >"$scratch/stderr"
   while IFS=$'\t' read -r status check detail mend; do
     case $status in
-      ok | warning | problem) tell "$status" "${check/#egress/$subject}" "$detail" "$mend" && told=yes ;;
+      ok | warning | problem) report "$status" "${check/#egress/$subject}" "$detail" "$mend" && reported=yes ;;
       *) printf '%s %s %s\n' "$status" "$check" "$detail" >>"$scratch/stderr" ;;
     esac
   done < <("$@" </dev/null 2>>"$scratch/stderr")
-  [[ $told == yes ]] || tell problem "$subject" "could not be looked at: $(one_line "$(tail -n 3 "$scratch/stderr")")" \
-    "Is the image of this version? scripts/offline-setup.sh builds it."
+  [[ $reported == yes ]] || report problem "$subject" "the check failed: $(one_line "$(tail -n 3 "$scratch/stderr")")" \
+    "Is the image of another version? scripts/offline-setup.sh builds it."
 }
 
-look_at_images() {
+check_images() {
   local image missing=()
   for image in $(planned image "$wanted" | cut -f 1); do
     docker image inspect "$image" >/dev/null 2>&1 || missing+=("$image")
   done
   if ((${#missing[@]})); then
-    tell problem images "not here: ${missing[*]}" "Run scripts/offline-setup.sh with internet, or bring them by docker save and docker load."
+    report problem images "missing: ${missing[*]}" "Run scripts/offline-setup.sh with internet, or transfer them with docker save and docker load."
   else
-    tell ok images "all $(planned image "$wanted" | wc -l | tr -d ' ') of $CLUSTER_FILE are here"
+    report ok images "all $(planned image "$wanted" | wc -l | tr -d ' ') of $CLUSTER_FILE are present"
   fi
 }
 
-look_at_gpus() {
+check_gpus() {
   local id user reserved wrong='' count
   reserved=$(planned gpu "$wanted")
-  [[ -n $reserved ]] || { tell ok gpus "$CLUSTER_FILE reserves none" && return; }
-  check_nvidia || { tell problem nvidia "$detail" "$mend" && return; }
+  [[ -n $reserved ]] || { report ok gpus "$CLUSTER_FILE reserves none" && return; }
+  check_nvidia || { report problem nvidia "$detail" "$mend" && return; }
   count=$(grep -c '^GPU ' <<<"$gpus" || true)
   while IFS=$'\t' read -r id user; do
     if [[ $id =~ ^[0-9]+$ ]]; then
@@ -103,13 +103,13 @@ look_at_gpus() {
     fi
   done <<<"$reserved"
   if [[ -n $wrong ]]; then
-    tell problem gpus "$detail, but$wrong see nvidia-smi -L" "Change device_ids in $CLUSTER_FILE; several services may share one GPU."
+    report problem gpus "$detail, but$wrong see nvidia-smi -L" "Change device_ids in $CLUSTER_FILE; several services may share one GPU."
   else
-    tell ok nvidia "$detail, and every device_ids is one of them"
+    report ok nvidia "$detail, and every device_ids names one of them"
   fi
 }
 
-look_at_ports() {
+check_ports() {
   local address port user holder taken=no
   while IFS=$'\t' read -r address port user; do
     [[ $address != 0.0.0.0 && $address != '::' ]] || address=127.0.0.1
@@ -118,20 +118,20 @@ look_at_ports() {
     [[ $holder != "$project "* ]] || continue
     taken=yes
     if [[ -n $holder ]]; then holder="the container ${holder#* }"; else holder='another program'; fi
-    tell problem ports "$port ($user) is taken by $holder" \
-      "Stop it (who it is: sudo ss -ltnp 'sport = :$port'), or change the published port of $user."
+    report problem ports "$port ($user) is in use by $holder" \
+      "Stop it (find it: sudo ss -ltnp 'sport = :$port'), or change the published port of $user."
   done < <(planned port "$wanted")
-  [[ $taken == yes ]] || tell ok ports "all free, or ours: $(planned port "$wanted" | cut -f 2 | sort -un | tr '\n' ' ')"
+  [[ $taken == yes ]] || report ok ports "all free, or used by this cluster: $(planned port "$wanted" | cut -f 2 | sort -un | tr '\n' ' ')"
 }
 
-look_at_secrets() {
+check_secrets() {
   local volume
   volume=$(planned volume "$wanted" | awk '$1 == "secrets" { print $2 }')
   [[ -n $volume ]] || return 0
   if docker volume inspect "$volume" >/dev/null 2>&1; then
-    tell ok secrets "the volume $volume is here"
+    report ok secrets "the volume $volume exists"
   else
-    tell problem secrets "there is no volume $volume yet, so there is no model store either" "Run scripts/offline-setup.sh with internet."
+    report problem secrets "the volume $volume does not exist, so there is no model store yet" "Run scripts/offline-setup.sh with internet."
     return 1
   fi
 }
@@ -140,20 +140,20 @@ start_registry() {
   local said others
   others=$(online ps --services 2>/dev/null | grep -vxE 'minio|registry|secrets' | tr '\n' ' ') || others=''
   if said=$(up_healthy cluster 2>&1); then
-    tell ok registry "minio and registry are healthy, started from $CLUSTER_FILE"
+    report ok registry "minio and registry are healthy, started from $CLUSTER_FILE"
   else
-    tell problem registry "minio and registry do not get healthy: $(one_line "$(tail -n 2 <<<"$said")")" \
+    report problem registry "minio and registry do not become healthy: $(one_line "$(tail -n 2 <<<"$said")")" \
       "See why: docker compose -f $CLUSTER_FILE logs minio registry"
     return 1
   fi
   if [[ -n $others && -z $(cluster ps --quiet edge 2>/dev/null) ]]; then
-    tell warning registry "other services were up from docker-compose.yml: $others" \
-      "They lost their registry to the closed network. docker compose up -d gives it back."
+    report warning registry "services of docker-compose.yml were running: $others" \
+      "Their registry is now on the isolated network. docker compose up -d brings it back."
   fi
 }
 
-# The services' own images, their own environment and network, but no GPU: none is needed to read a tokenizer.
-look_at_models() {
+# The services' own images, environment and network, but no GPU: reading a tokenizer needs none.
+check_models() {
   local service model image
   {
     printf 'services:\n'
@@ -165,19 +165,19 @@ look_at_models() {
   while IFS=$'\t' read -r service model <&3; do
     image=$(planned image "$wanted" | awk -F '\t' -v s="$service" '{ n = split($3, u, ","); for (i = 1; i <= n; i++) if (u[i] == s) print $1 }')
     if ! docker image inspect "$image" >/dev/null 2>&1; then
-      tell problem "model $model" "cannot be tried: the image of $service is not here" "Run scripts/offline-setup.sh with internet."
+      report problem "model $model" "not checked: the image of $service is missing" "Run scripts/offline-setup.sh with internet."
       continue
     fi
-    # The same model in the same image needs to be read once only.
+    # Read each model once per image.
     if [[ $seen_models != *" $model@$image "* ]]; then
       seen_models+="$model@$image "
-      relay "model $model" in_service "$service" kit.tools.check_model
+      run_check "model $model" in_service "$service" kit.tools.check_model
     fi
-    relay "egress $service" in_service "$service" kit.tools.egress
+    run_check "egress $service" in_service "$service" kit.tools.egress
   done 3< <(planned model "$wanted")
 }
 
-# shellcheck disable=SC2329  # relay calls it
+# shellcheck disable=SC2329  # run_check calls it
 in_service() {
   cluster -f "$scratch/no-gpu.yml" run --rm --no-deps -T --quiet-pull --entrypoint python "$1" -m "$2"
 }
@@ -186,26 +186,26 @@ trap 'exit 130' INT TERM
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-if check_docker; then tell ok docker "$detail"; else tell problem docker "$detail" "$mend" && verdict; fi
-if check_compose; then tell ok compose "$detail"; else tell problem compose "$detail" "$mend" && verdict; fi
+if check_docker; then report ok docker "$detail"; else report problem docker "$detail" "$mend" && verdict; fi
+if check_compose; then report ok compose "$detail"; else report problem compose "$detail" "$mend" && verdict; fi
 if ! said=$(cluster config --quiet 2>&1); then
-  tell problem compose "$CLUSTER_FILE: $(one_line "$said")" "Correct it, .env or CLUSTER_OVERRIDE." && verdict
+  report problem compose "$CLUSTER_FILE: $(one_line "$said")" "Correct it, .env or CLUSTER_OVERRIDE." && verdict
 fi
 image=$(registry_image)
 if ! docker image inspect "$image" >/dev/null 2>&1; then
-  tell problem images "not even the registry's is here: $image" "Run scripts/offline-setup.sh with internet." && verdict
+  report problem images "the registry's image is missing: $image" "Run scripts/offline-setup.sh with internet." && verdict
 fi
 if ! wanted=$(plan cluster 2>"$scratch/stderr"); then
-  tell problem compose "its plan cannot be made: $(one_line "$(tail -n 2 "$scratch/stderr")")" "Is the image of this version? scripts/offline-setup.sh builds it."
+  report problem compose "cannot be evaluated: $(one_line "$(tail -n 2 "$scratch/stderr")")" "Is the image of another version? scripts/offline-setup.sh builds it."
   verdict
 fi
 project=$(cluster config | sed -n 's/^name: //p')
-look_at_images
-if check_room $((SPARE_GB * 1000000000)) 'for logs'; then tell ok disk "$detail"; else tell problem disk "$detail" "$mend"; fi
-look_at_gpus
-look_at_ports
-if look_at_secrets && start_registry; then
-  relay registry cluster exec -T registry python -m registry check
-  look_at_models
+check_images
+if check_room $((SPARE_GB * 1000000000)) 'for logs'; then report ok disk "$detail"; else report problem disk "$detail" "$mend"; fi
+check_gpus
+check_ports
+if check_secrets && start_registry; then
+  run_check registry cluster exec -T registry python -m registry check
+  check_models
 fi
 verdict

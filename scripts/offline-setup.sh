@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Run once with internet, before the cluster goes where there is none: brings every image of the cluster and every model
-# of models.yaml onto this machine, and verifies each model's digests. Needs bash and docker, nothing else.
+# Prepare this machine for offline use, once, with internet: build or pull every image of the cluster, mirror every model
+# of models.yaml and verify its digests. Needs only bash and docker.
 #
 #   scripts/offline-setup.sh                  everything
 #   scripts/offline-setup.sh qwen minilm      the images, and these models
 #
-#   --jobs N        download at most N models at once (the registry itself takes REGISTRY_JOBS, 2 by default)
+#   --jobs N        download at most N models at once (the registry's own limit is REGISTRY_JOBS, 2 by default)
 #   --skip-images   do not build or pull images
-#   --no-verify     do not read again what was fetched
-#   --bundle DIR    at the end write images and models into a signed bundle, for a machine that no cable reaches
-#   --sign-with F   the key for it (bundle.key, made if it is not there): scripts/bundle.sh --help tells more
+#   --no-verify     do not read the fetched files again
+#   --bundle DIR    at the end export images and models as a signed bundle, for a machine without a network
+#   --sign-with F   the secret key for it (bundle.key, generated if missing); see scripts/bundle.sh --help
 #   --help          this text
 #
-# Safe to interrupt at any point: run the same command again and it goes on where it was. What is there is not fetched
-# again. Gated models need HF_TOKEN (or HF_TOKEN_FILE) in the environment or in .env.
+# Safe to interrupt at any point: the same command resumes. Files that are present are not fetched again. Gated models
+# need HF_TOKEN (or HF_TOKEN_FILE) in the environment or in .env.
 #
-# exit status:  0 everything is here   1 something could not be had, or there is no room   2 wrong option or model name
+# exit status:  0 everything is present   1 something could not be fetched, or no space left   2 wrong option or model
 #               69 Docker cannot be used, or the registry does not answer   130 interrupted
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,10 +24,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/say.sh
 . scripts/say.sh
 
-# How often the registry may be found dead at its work before this gives up.
+# Restarts of the registry before this script gives up.
 readonly RESTARTS=10
 
-# Progress that moves is for terminals.
+# Progress bars are for terminals.
 quiet=(--quiet)
 [[ ! -t 1 ]] || quiet=()
 names=() jobs='' images=yes verify=yes bundle='' sign_with='' child='' failures=()
@@ -36,13 +36,13 @@ interrupted() {
   trap '' INT TERM
   [[ -z $child ]] || kill "$child" 2>/dev/null || true
   printf '\n' >&2
-  warn "Stopped. Nothing is lost: containers and downloaded bytes stay, and the registry goes on with what it is at."
-  warn "Run the same command again to go on: scripts/offline-setup.sh${given:+ $given}"
+  warn "Interrupted. Containers and downloaded bytes stay, and the registry continues its current downloads."
+  warn "To resume, run the same command again: scripts/offline-setup.sh${given:+ $given}"
   exit 130
 }
 
-# Runs a command so that this script hears a signal at once, not when the command ends. With a terminal the terminal
-# itself tells the command, too.
+# Run a command so that this script handles a signal at once and not after the command. On a terminal the command gets
+# the signal too.
 follow() {
   local code=0
   if [[ -t 0 && -t 1 ]]; then
@@ -62,13 +62,13 @@ options() {
     case $1 in
       --jobs | --jobs=*)
         if [[ $1 == --jobs ]]; then jobs=${2:-} && shift; else jobs=${1#*=}; fi
-        [[ $jobs =~ ^[1-9][0-9]*$ ]] || stop 2 "--jobs takes a number from 1, not '$jobs'."
+        [[ $jobs =~ ^[1-9][0-9]*$ ]] || stop 2 "--jobs needs a number from 1, not '$jobs'."
         ;;
       --skip-images) images=no ;;
       --no-verify) verify=no ;;
       --bundle=* | --sign-with=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-      --bundle) bundle=${2:-} && [[ -n $bundle ]] || stop 2 "--bundle takes the folder to write to." && shift ;;
-      --sign-with) sign_with=${2:-} && [[ -n $sign_with ]] || stop 2 "--sign-with takes the file of a key." && shift ;;
+      --bundle) bundle=${2:-} && [[ -n $bundle ]] || stop 2 "--bundle needs the folder to write to." && shift ;;
+      --sign-with) sign_with=${2:-} && [[ -n $sign_with ]] || stop 2 "--sign-with needs the file of a secret key." && shift ;;
       --help | -h) usage && exit 0 ;;
       -*) stop 2 "There is no option $1." "scripts/offline-setup.sh --help lists the options." ;;
       *) names+=("$1") ;;
@@ -77,16 +77,15 @@ options() {
   done
 }
 
-# A name that stands nowhere in the catalogue is certainly wrong: told now, not after the images. The registry checks
-# the names again, and exactly.
+# Reject a name that is nowhere in the catalogue now, and not after the images. The registry checks names exactly.
 check_names() {
   local file name
   file=$(cluster config 2>/dev/null | sed -n '/^configs:/,/^[a-z]/s/^    file: //p' | head -1)
   [[ -n $file && -r $file ]] || file=models.yaml
-  [[ -r $file ]] || stop 2 "The catalogue $file is not here." "Run this in a checkout of the project, or set CATALOGUE."
+  [[ -r $file ]] || stop 2 "The catalogue $file does not exist." "Run this in a checkout of the project, or set CATALOGUE."
   for name in ${names[@]+"${names[@]}"}; do
     grep -qwF -- "$name" "$file" ||
-      stop 2 "There is no model $name." "Models of $file: $(sed -n 's/^\([A-Za-z0-9][A-Za-z0-9._-]*\):.*/\1/p' "$file" | paste -sd ' ' -)"
+      stop 2 "Unknown model $name." "Models of $file: $(sed -n 's/^\([A-Za-z0-9][A-Za-z0-9._-]*\):.*/\1/p' "$file" | paste -sd ' ' -)"
   done
 }
 
@@ -96,7 +95,7 @@ check_host() {
   note "Docker: $detail"
   check_compose || stop 69 "Compose: $detail." "$mend"
   note "$detail"
-  [[ -f $CLUSTER_FILE ]] || stop 69 "$CLUSTER_FILE is not here." "Run this in a checkout of the project."
+  [[ -f $CLUSTER_FILE ]] || stop 69 "$CLUSTER_FILE does not exist." "Run this in a checkout of the project."
   local said
   said=$(cluster config --quiet 2>&1) || stop 69 "$CLUSTER_FILE: $(one_line "$said")" "Correct it, .env or CLUSTER_OVERRIDE."
   said=$(online config --quiet 2>&1) || stop 69 "docker-compose.yml: $(one_line "$said")" "Correct it, .env or COMPOSE_FILE."
@@ -104,37 +103,37 @@ check_host() {
   if check_nvidia; then
     note "NVIDIA: $detail"
   else
-    warn "NVIDIA: $detail. That does not matter for the setup, but the cluster needs it."
+    warn "NVIDIA: $detail. The setup does not need it, the cluster does."
     note "$mend"
   fi
 }
 
-# The images take room only while they are not here; the models' sizes are asked of the Hub once the registry runs.
+# Missing images need space; the sizes of the models are queried once the registry runs.
 check_disk_for_images() {
   [[ $images == yes ]] || return 0
   local needed=$SPARE_GB what='for logs' image
   for image in $(cluster config --images | sort -u); do
     docker image inspect "$image" >/dev/null 2>&1 || { needed=$((IMAGES_GB + SPARE_GB)) what='for the images' && break; }
   done
-  check_room $((needed * 1000000000)) "$what" || stop 1 "No room: $detail." "$mend"
+  check_room $((needed * 1000000000)) "$what" || stop 1 "Not enough disk space: $detail." "$mend"
   note "Disk: $detail"
 }
 
-# Each image once: ours are built, the others pulled when they are not here. What fails is told, and told again at the
-# end; the models can be fetched all the same.
+# Each image once: ours are built, the others pulled if missing. Failures are reported here and again at the end; the
+# models are fetched all the same.
 bring_images() {
   [[ $images == yes ]] || return 0
   step "Images"
   build registry "the registry's image" || stop 1 "The registry's image could not be built." "$build_mend"
   local wanted image how users
-  wanted=$(plan cluster) || stop 1 "The plan of $CLUSTER_FILE could not be read." "Its message stands above."
+  wanted=$(plan cluster) || stop 1 "The plan of $CLUSTER_FILE could not be read." "See its message above."
   while IFS=$'\t' read -r image how users <&3; do
     if [[ ,$users, == *,registry,* ]]; then
       continue # built above, to make the plan
     elif [[ $how == build ]]; then
       build "${users%%,*}" "$image" || failures+=("$image could not be built. $build_mend")
     elif docker image inspect "$image" >/dev/null 2>&1; then
-      note "$image is here"
+      note "$image is present"
     else
       note "pulling $image for ${users//,/, }"
       follow docker pull ${quiet[@]+"${quiet[@]}"} "$image" || {
@@ -145,10 +144,10 @@ bring_images() {
   done 3< <(planned image "$wanted")
   local off
   off=$(planned off "$wanted" | cut -f 3 | tr '\n,' '  ')
-  [[ -z $off ]] || note "switched off, and left out: ${off% }. Set their variables (.env.example) and run this again to have them, too."
+  [[ -z $off ]] || note "switched off, not fetched: ${off% }. To include them, set their variables (.env.example) and run this again."
 }
 
-readonly build_mend='The message of docker stands above. PYTHON_IMAGE, VLLM_IMAGE and PIP_INDEX_URL name mirrors of what it needs.'
+readonly build_mend='See the message of docker above. PYTHON_IMAGE, VLLM_IMAGE and PIP_INDEX_URL name mirrors for the build.'
 build() {
   note "building $2"
   follow "${CLUSTER[@]}" build ${quiet[@]+"${quiet[@]}"} "$1" || { warn "$2 could not be built." && return 1; }
@@ -156,7 +155,7 @@ build() {
 
 container() { online ps --all --quiet "$1" 2>/dev/null | head -1; }
 
-# Since when minio and registry run, to see whether they still are the same.
+# Start times of minio and registry, to detect a restart.
 running_since() {
   local service
   for service in minio registry; do
@@ -170,23 +169,23 @@ open_registry() {
   id=$(container registry)
   from=$([[ -z $id ]] || docker inspect --format '{{index .Config.Labels "com.docker.compose.project.config_files"}}' "$id" || true)
   if [[ $from == *"$CLUSTER_FILE"* ]]; then
-    warn "The cluster is up, and its registry has no way out: minio and registry are started anew from docker-compose.yml."
+    warn "The cluster is running, and its registry has no egress: restarting minio and registry from docker-compose.yml."
     warn "Until you run 'docker compose -f $CLUSTER_FILE up -d', the cluster cannot be reached from outside."
-    # It holds the ports that minio and registry publish themselves now.
+    # edge publishes the ports that minio and registry publish themselves now.
     cluster stop edge >/dev/null 2>&1 || true
   fi
   start_registry || not_healthy
   if said=$(plan online 2>/dev/null); then
     opened=$(planned open "$said")
     grep -qx registry <<<"$opened" ||
-      stop 1 "The registry of ${COMPOSE_FILE:-docker-compose.yml} has no way out to the internet." "Unset COMPOSE_FILE for this command."
+      stop 1 "The registry of ${COMPOSE_FILE:-docker-compose.yml} has no access to the internet." "Unset COMPOSE_FILE for this command."
   fi
   reread_catalogue
 }
 
 not_healthy() {
   online logs --no-log-prefix --tail 3 minio registry >&2 || true
-  stop 69 "minio and registry do not get healthy." "Their last words stand above; all of them: docker compose logs minio registry"
+  stop 69 "minio and registry do not become healthy." "See the end of their logs above, and: docker compose logs minio registry"
 }
 
 start_registry() {
@@ -194,7 +193,7 @@ start_registry() {
   up_healthy follow "${ONLINE[@]}"
 }
 
-# The registry reads models.yaml when it starts, and an editor that replaced the file left it with the old one.
+# The registry reads models.yaml at its start, and after an editor replaced the file its mount is still the old one.
 reread_catalogue() {
   local id started file edited
   id=$(container registry)
@@ -203,7 +202,7 @@ reread_catalogue() {
   [[ -n $started && -n $file && -r $file ]] || return 0
   edited=$(date -u -r "$file" +%Y-%m-%dT%H:%M:%S) || return 0
   [[ $edited > $started ]] || return 0
-  note "models.yaml was changed: the registry reads it again"
+  note "models.yaml has changed: restarting the registry"
   follow "${ONLINE[@]}" restart registry
   start_registry || not_healthy
 }
@@ -214,24 +213,24 @@ in_registry() {
   follow "${ONLINE[@]}" exec ${tty[@]+"${tty[@]}"} registry python -m registry "$@"
 }
 
-# A line per model: its name, its bytes, the bytes still to come.
+# A line per model: its name, its size, the missing bytes.
 sizes() {
   online exec -T registry python -m registry sizes ${names[@]+"${names[@]}"} </dev/null 2>/dev/null
 }
 
-# Models lie twice: in the store, and in the services' cache once they have started.
+# Models are stored twice: in the store and in the services' cache.
 check_disk_for_models() {
-  local told missing needed=0 what='for the models'
-  # Asked again when the registry went away meanwhile.
-  if told=$(sizes) || { start_registry && told=$(sizes); } && [[ -n $told ]]; then
+  local listed missing needed=0 what='for the models'
+  # A second try if the registry went away meanwhile.
+  if listed=$(sizes) || { start_registry && listed=$(sizes); } && [[ -n $listed ]]; then
     while IFS=$'\t' read -r _ _ missing _; do
       [[ $missing =~ ^[0-9]+$ ]] && needed=$((needed + 2 * missing))
-    done <<<"$told"
+    done <<<"$listed"
   else
     needed=$((MODELS_GB * 1000000000)) what='for the models, by estimate'
   fi
   ((needed > 0)) || return 0
-  check_room $((needed + SPARE_GB * 1000000000)) "$what (in the store and in the services' cache)" || stop 1 "No room: $detail." "$mend"
+  check_room $((needed + SPARE_GB * 1000000000)) "$what (in the store and in the services' cache)" || stop 1 "Not enough disk space: $detail." "$mend"
   note "Disk: $detail"
 }
 
@@ -246,16 +245,16 @@ mirror() {
     before=$(running_since) code=0
     in_registry "${arguments[@]}" || code=$?
     after=$(running_since)
-    # Its own verdict, unless it or its store went away meanwhile.
+    # The command's own exit status counts, unless registry or store restarted meanwhile.
     if ((code == 0)) || [[ $after == "$before" && $after != *down* && $code =~ ^[12]$ ]]; then return "$code"; fi
     ((++tries <= RESTARTS)) || stop 69 "The registry or minio went away $RESTARTS times." "See why: docker compose logs minio registry"
-    warn "The registry or minio went away (exit $code). Going on ($tries of $RESTARTS)."
+    warn "The registry or minio went away (exit $code). Resuming ($tries of $RESTARTS)."
     start_registry || not_healthy
   done
 }
 
 given=$*
-# Compose hands HF_TOKEN on; a file that holds it is read here, where it can be.
+# Compose passes HF_TOKEN on; HF_TOKEN_FILE is read here, on the host.
 if [[ -z ${HF_TOKEN:-} && -n ${HF_TOKEN_FILE:-} ]]; then
   [[ -r $HF_TOKEN_FILE ]] || stop 2 "HF_TOKEN_FILE=$HF_TOKEN_FILE cannot be read."
   HF_TOKEN=$(<"$HF_TOKEN_FILE")
@@ -274,12 +273,12 @@ mirror || code=$?
 if ((${#failures[@]})); then
   step "Not complete"
   for failure in "${failures[@]}"; do printf '%sxx %s%s\n' "$red" "$failure" "$plain" >&2; done
-  stop 1 "Mend that and run the same command again: scripts/offline-setup.sh${given:+ $given}"
+  stop 1 "Fix that and run the same command again: scripts/offline-setup.sh${given:+ $given}"
 fi
 if [[ -n $bundle ]]; then
   arguments=(export "$bundle" ${sign_with:+--sign-with "$sign_with"} ${names[@]+"${names[@]}"})
   [[ $images == yes ]] || arguments+=(--skip-images)
   follow scripts/bundle.sh "${arguments[@]}" || exit
 fi
-printf '\n%sEverything is here.%s Prove it, cut the cable, and start the cluster:\n' "$green" "$plain"
+printf '\n%sEverything is present.%s Check it, disconnect from the internet, and start the cluster:\n' "$green" "$plain"
 printf '   scripts/doctor.sh\n   docker compose -f %s up -d\n' "$CLUSTER_FILE"

@@ -11,9 +11,9 @@ find_python() {
     fi
   done
   if [[ -n ${PYTHON:-} ]]; then
-    local found="not there"
+    local found="not found"
     command -v "$PYTHON" >/dev/null && found=$("$PYTHON" --version 2>&1 | head -n 1 || true)
-    printf 'PYTHON=%s does not do: %s\n' "$PYTHON" "$found" >&2
+    printf 'PYTHON=%s is not supported: %s\n' "$PYTHON" "$found" >&2
   fi
   cat >&2 <<'MESSAGE'
 No supported Python was found: 3.11, 3.12 or 3.13 with its venv module is needed.

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/python.sh
 
 python=$(find_python)
-# Before anything is installed: a wrong option, a folder or a disk that will not do, --help, which ends it, and --stop.
+# Before anything is installed: wrong options, an unusable folder or disk, --help and --stop.
 "$python" -m quickstart.home "$@"
 case " $* " in *" --help "* | *" -h "*) exit ;; *" --stop "*) exec "$python" -m quickstart.processes.session "$@" ;; esac
 "$python" -m quickstart.install requirements/quickstart.txt

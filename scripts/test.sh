@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Lint, types, tests, then the tests with real engines and a real S3 server; --stack: the tests on a Docker engine.
-# Installs what it needs into .venv; the first run fetches about 2 GB of packages and models.
+# Run lint, types and tests, then the tests with real engines and a real S3 server; --stack: the tests on a Docker engine.
+# Installs its requirements into .venv; the first run fetches about 2 GB of packages and models.
 #
-#   scripts/test.sh              all that needs no Docker
+#   scripts/test.sh              everything that needs no Docker
 #   scripts/test.sh --fast       lint, types and the fast tests
-#   scripts/test.sh --stack      builds the images, runs the compose files; takes some 15 minutes and 20 GB of disk
-#   scripts/test.sh -k gateway   what follows goes to pytest
+#   scripts/test.sh --stack      build the images, run the compose files; about 15 minutes and 20 GB of disk
+#   scripts/test.sh -k gateway   further arguments go to pytest
 #   scripts/test.sh --help       this text
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -33,7 +33,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 if [[ $what == stack ]]; then
   for program in docker jq ip; do
     command -v "$program" >/dev/null || {
-      printf '%s is needed for these tests. Debian, Ubuntu: sudo apt-get install docker.io jq iproute2\n' "$program" >&2
+      printf 'These tests need %s. Debian, Ubuntu: sudo apt-get install docker.io jq iproute2\n' "$program" >&2
       exit 2
     }
   done

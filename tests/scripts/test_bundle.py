@@ -88,7 +88,7 @@ def test_to_a_machine_that_has_nothing(origin: Host, there: Host, tmp_path: Path
     assert not (disk / ".images").exists()
     code, said = there.run(SCRIPT, "import", str(disk), "--key", public)
     assert code == 0, said
-    assert "the signature of manifest.json is right" in said
+    assert "the signature of manifest.json is valid" in said
     assert json.loads((there.home / "machine" / "images.json").read_text()) == IMAGES
     assert snapshot(new_library(there.home / "store")) == snapshot(new_library(origin.home / "store"))
     assert said.endswith("   scripts/doctor.sh\n   docker compose -f docker-compose.gpu-cluster.yml up -d\n")
@@ -121,9 +121,9 @@ def test_another_key_by_hand(origin: Host, there: Host, tmp_path: Path) -> None:
     export(origin, tmp_path)
     assert origin.run(SCRIPT, "keygen", str(tmp_path / "other"))[0] == 0
     code, said = there.run(SCRIPT, "verify", str(tmp_path / "disk"), "--key", str(tmp_path / "other.pub"))
-    assert (code, "is wrong, or of another key" in said) == (1, True), said
+    assert (code, "is invalid, or made with another key" in said) == (1, True), said
     code, said = there.run(SCRIPT, "verify", str(tmp_path / "disk"), "--key", str(tmp_path / "keys" / "site.key"))
-    assert (code, "is no public key" in said) == (2, True), said
+    assert (code, "is not a public key" in said) == (2, True), said
 
 
 def test_nothing_to_check_with(origin: Host, there: Host, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_export_goes_on_with_what_was_saved(origin: Host, tmp_path: Path) -> 
         (["export"], "needs the folder of the bundle"),
         (["keygen"], "needs a NAME"),
         (["import", "x"], "needs --key NAME.pub"),
-        (["verify", "x", "--key"], "--key takes a value."),
+        (["verify", "x", "--key"], "--key needs a value."),
         (["export", "x", "--fast"], "There is no option --fast."),
         (["export", "{tmp}/x", "--sign-with", "none.key"], "The key none.key cannot be read."),
     ],
@@ -171,7 +171,7 @@ def test_what_is_no_bundle(there: Host, tmp_path: Path) -> None:
     """A folder without a manifest."""
     (tmp_path / "empty").mkdir()
     code, said = there.run(SCRIPT, "verify", str(tmp_path / "empty"), "--key", "x" * 56)
-    assert (code, "is no complete bundle" in said) == (1, True), said
+    assert (code, "is not a complete bundle" in said) == (1, True), said
 
 
 def test_help(there: Host) -> None:
@@ -186,7 +186,7 @@ def test_offline_setup_ends_with_a_bundle(host: Host, tmp_path: Path) -> None:
     """`--bundle DIR` hands over the names; a wrong use is told before anything is done."""
     give_programs(host, host)
     code, said = host.run("offline-setup.sh", "--bundle")
-    assert (code, "--bundle takes the folder" in said, mirror_calls(host)) == (2, True, [])
+    assert (code, "--bundle needs the folder" in said, mirror_calls(host)) == (2, True, [])
     (tmp_path / "site.key").write_text("a key")
     code, said = host.run(
         "offline-setup.sh", "--skip-images", f"--bundle={tmp_path / 'disk'}", "--sign-with", str(tmp_path / "site.key"),

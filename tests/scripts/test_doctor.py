@@ -32,7 +32,9 @@ def test_ready(ready: Host) -> None:
     """Exit 0, a line per check; the registry started from the cluster's file, the models tried without GPU."""
     code, said = ready.run(SCRIPT)
     assert code == 0, said
-    assert said.endswith("Ready. Cut the cable and start: docker compose -f docker-compose.gpu-cluster.yml up -d\n")
+    assert said.endswith(
+        "Ready. Disconnect from the internet and start: docker compose -f docker-compose.gpu-cluster.yml up -d\n"
+    )
     lines = said.splitlines()[:-2]
     assert all(line.startswith("ok ") for line in lines)
     checks = [re.split(r"\s{2,}", line)[1] for line in lines]
@@ -70,18 +72,18 @@ def test_json(ready: Host) -> None:
     [
         (("^version", 1, "", "Cannot connect to the Docker daemon"), "docker  ", "systemctl start docker"),
         (("^compose version", 0, "2.3.0\n", ""), "Compose 2.3.0 is older than 2.24.4", "docker-compose-plugin"),
-        (("^image inspect", 1, "", ""), "not even the registry's is here: gpu-cluster/registry:1", "offline-setup.sh"),
-        (("^image inspect minio", 1, "", ""), "not here: minio:1", "docker save and docker load"),
-        (("^volume inspect", 1, "", ""), "no volume gpu-cluster_secrets yet", "offline-setup.sh"),
+        (("^image inspect", 1, "", ""), "the registry's image is missing: gpu-cluster/registry:1", "offline-setup.sh"),
+        (("^image inspect minio", 1, "", ""), "missing: minio:1", "docker save and docker load"),
+        (("^volume inspect", 1, "", ""), "the volume gpu-cluster_secrets does not exist", "offline-setup.sh"),
         (
             ("kit.tools.compose_plan", 1, "", "No module named kit.tools.compose_plan"),
             "No module named",
-            "of this version",
+            "of another version",
         ),
         (
             ("kit.tools.check_model", 1, "", "Traceback\nboom"),
-            "could not be looked at: Traceback boom",
-            "of this version",
+            "the check failed: Traceback boom",
+            "of another version",
         ),
         (
             ("kit.tools.check_model", 1, "problem\tmodel qwen\tdoes not load\tCheck models.yaml.\n", ""),
@@ -89,7 +91,7 @@ def test_json(ready: Host) -> None:
             "Check models.yaml.",
         ),
         (("registry check", 1, "problem\tclock\tit is 1970\tSet it.\n", ""), "it is 1970", "Set it."),
-        (("Runtimes", 0, "runc \n", ""), "cannot give them to containers", "nvidia-ctk runtime configure"),
+        (("Runtimes", 0, "runc \n", ""), "cannot pass them to containers", "nvidia-ctk runtime configure"),
     ],
 )
 def test_not_ready(ready: Host, answer: Answer, says: str, mend: str) -> None:
@@ -109,14 +111,14 @@ def test_no_docker_at_all(host: Host) -> None:
     code, said = host.run(SCRIPT)
     assert code == 1
     assert "the program docker is not installed" in said
-    assert "Not ready: 1 to mend." in said
+    assert "Not ready: 1 to fix." in said
 
 
 def test_a_full_disk(ready: Host) -> None:
     """Logs need some room, too."""
     ready.free(2)
     code, said = ready.run(SCRIPT)
-    assert (code, "2.0 GB free at Docker's folder, 5.0 GB needed" in said) == (1, True)
+    assert (code, "2.0 GB free in Docker's data folder, 5.0 GB needed" in said) == (1, True)
 
 
 def test_a_gpu_that_is_not_there(ready: Host) -> None:
@@ -137,11 +139,11 @@ def test_a_port_that_another_program_has(ready: Host) -> None:
         plan = f"port\t127.0.0.1\t{port}\tedge\nimage\tx\tpull\tx\n"
         put_first(ready, "kit.tools.compose_plan", 0, plan, "")
         code, said = ready.run(SCRIPT)
-        assert (code, f"{port} (edge) is taken by another program" in said) == (1, True)
+        assert (code, f"{port} (edge) is in use by another program" in said) == (1, True)
         put_first(ready, "^ps --filter", 0, "other other-web-1\n", "")
-        assert "is taken by the container other-web-1" in ready.run(SCRIPT)[1]
+        assert "is in use by the container other-web-1" in ready.run(SCRIPT)[1]
         put_first(ready, "^ps --filter", 0, "gpu-cluster gpu-cluster-edge-1\n", "")
-        assert f"all free, or ours: {port}" in ready.run(SCRIPT)[1]
+        assert f"all free, or used by this cluster: {port}" in ready.run(SCRIPT)[1]
 
 
 def test_a_registry_that_does_not_start(ready: Host) -> None:
@@ -150,7 +152,7 @@ def test_a_registry_that_does_not_start(ready: Host) -> None:
     put_first(ready, "up --detach", 1, "", "container gpu-cluster-minio-1 is unhealthy")
     code, said = ready.run(SCRIPT)
     assert code == 1
-    assert "minio and registry do not get healthy: container gpu-cluster-minio-1 is unhealthy" in said
+    assert "minio and registry do not become healthy: container gpu-cluster-minio-1 is unhealthy" in said
     assert not [call for call in ready.calls if "kit.tools.check_model" in call]
 
 
@@ -159,7 +161,7 @@ def test_a_stack_that_is_up_online(ready: Host) -> None:
     put_first(ready, "^compose ps --services", 0, "gateway\nminio\nregistry\n", "")
     code, said = ready.run(SCRIPT)
     assert code == 0
-    assert "other services were up from docker-compose.yml: gateway" in said
+    assert "services of docker-compose.yml were running: gateway" in said
 
 
 def test_wrong_option(host: Host) -> None:

@@ -28,7 +28,7 @@ def test_everything(host: Host) -> None:
     assert [call for call in calls if call.startswith("pull")] == ["pull --quiet minio:1"]
     assert "compose up --detach --wait --wait-timeout 300 minio registry" in calls
     assert mirror_calls(host) == ["compose exec -T registry python -m registry mirror"]
-    assert "switched off, and left out: mongo" in said
+    assert "switched off, not fetched: mongo" in said
     assert said.endswith("   docker compose -f docker-compose.gpu-cluster.yml up -d\n")
     assert "\x1b" not in said
 
@@ -57,10 +57,10 @@ def test_an_override_of_the_site_is_used(host: Host) -> None:
     ("arguments", "says"),
     [
         (["--jbos", "2"], "There is no option --jbos."),
-        (["--jobs"], "--jobs takes a number from 1, not ''."),
-        (["--jobs", "0"], "--jobs takes a number from 1, not '0'."),
-        (["--jobs=x"], "--jobs takes a number from 1, not 'x'."),
-        (["qwen", "qwem"], "There is no model qwem."),
+        (["--jobs"], "--jobs needs a number from 1, not ''."),
+        (["--jobs", "0"], "--jobs needs a number from 1, not '0'."),
+        (["--jobs=x"], "--jobs needs a number from 1, not 'x'."),
+        (["qwen", "qwem"], "Unknown model qwem."),
     ],
 )
 def test_wrong_arguments(host: Host, arguments: list[str], says: str) -> None:
@@ -122,7 +122,7 @@ def test_a_disk_without_room_for_the_images(host: Host) -> None:
     host.answers.append(("^image inspect", 1, "", "No such image"))
     code, said = host.run(SCRIPT)
     assert code == 1
-    assert "No room: 20.4 GB free at Docker's folder, 40.0 GB needed for the images." in said
+    assert "Not enough disk space: 20.4 GB free in Docker's data folder, 40.0 GB needed for the images." in said
     assert "docker image prune" in said
 
 
@@ -143,7 +143,7 @@ def test_a_disk_without_room_for_the_models(host: Host) -> None:
 def test_no_gpu_is_a_warning(host: Host) -> None:
     """The machine that prepares may have none; what the cluster needs is said."""
     code, said = host.run(SCRIPT)
-    assert (code, "there is no nvidia-smi" in said) == (0, True)
+    assert (code, "nvidia-smi is not installed" in said) == (0, True)
     host.gpus(2)
     assert "NVIDIA: 2 GPUs" in host.run(SCRIPT)[1]
 
@@ -184,7 +184,7 @@ def test_a_registry_that_is_killed_at_work(host: Host) -> None:
     code, said = host.run(SCRIPT)
     assert code == 0, said
     assert len(mirror_calls(host)) == 3
-    assert "The registry or minio went away (exit 137). Going on (1 of 10)." in said
+    assert "The registry or minio went away (exit 137). Resuming (1 of 10)." in said
     host.answers[-1] = ("registry mirror", 1, "", "")
     host.answers.append(("^inspect .*State.Running", 0, "down\n", ""))
     code, said = host.run(SCRIPT)
@@ -211,7 +211,7 @@ def test_a_cluster_that_is_up(host: Host) -> None:
     host.answers.append(("^inspect .*config_files", 0, files, ""))
     code, said = host.run(SCRIPT)
     assert code == 0, said
-    assert "The cluster is up, and its registry has no way out" in said
+    assert "The cluster is running, and its registry has no egress" in said
     stop = host.calls.index("compose -f docker-compose.gpu-cluster.yml stop edge")
     assert stop < host.calls.index("compose up --detach --wait --wait-timeout 300 minio registry")
 
@@ -222,7 +222,7 @@ def test_a_compose_file_without_a_way_out(host: Host) -> None:
     host.answers.append(("-m kit.tools.compose_plan", 0, "image\tminio:1\tpull\tminio\n", ""))
     code, said = host.run(SCRIPT)
     assert code == 1
-    assert "The registry of docker-compose.gpu-cluster.yml has no way out to the internet." in said
+    assert "The registry of docker-compose.gpu-cluster.yml has no access to the internet." in said
 
 
 def test_a_changed_catalogue_is_read_again(host: Host) -> None:
@@ -260,5 +260,5 @@ def test_interrupted(host: Host, number: signal.Signals) -> None:
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Run the same command again to go on: scripts/offline-setup.sh qwen --jobs 2" in said
+    assert "To resume, run the same command again: scripts/offline-setup.sh qwen --jobs 2" in said
     assert not [call for call in host.calls if " down" in call or " rm" in call or " stop" in call]
