@@ -8,7 +8,6 @@ import base64
 import binascii
 import contextlib
 import json
-from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -19,8 +18,8 @@ from kit.errors import InvalidRequest, NotFound
 from registry.api import hub_json
 from registry.api.hub_errors import entry_not_found, hub_error
 from registry.api.hub_files import HubFiles
-from registry.api.long_wait import or_wait, takes_parts
-from registry.download.on_demand import OnDemand, OnTheWay
+from registry.api.long_wait import accepts_partial_model, hold
+from registry.download.on_demand import MirrorPending, OnDemand
 from registry.models.library import MAIN, Library, RepoUnknown, RevisionUnknown
 from registry.models.manifest import Manifest
 
@@ -61,7 +60,7 @@ class HubApi:
     async def read(self, request: Request) -> Response:
         """`/api/models/{id}` and everything below it that is read."""
         _, verb, _ = self._parse_api_path(request)
-        return await or_wait(request, self._read, blanks=verb in ("", "revision"))
+        return await hold(request, self._read, is_json=verb in ("", "revision"))
 
     def _read(self, request: Request) -> JSONResponse:
         wanted, verb, rest = self._parse_api_path(request)
@@ -102,17 +101,16 @@ class HubApi:
 
     async def resolve(self, request: Request) -> Response:
         """`/{id}/resolve/{rev}/{path}`: a file's head, or the file: by redirection to the store, or as the body."""
-        return await or_wait(request, self._resolve, late=partial(self._resolve, late=True))
+        return await hold(request, self._resolve)
 
-    def _resolve(self, request: Request, *, late: bool = False) -> Response:
+    def _resolve(self, request: Request) -> Response:
         segments = _segments(request)
         at = 1 if segments[1:2] == ["resolve"] else 2
         wanted, rest = "/".join(segments[:at]), segments[at + 1 :]
         if segments[at : at + 1] != ["resolve"] or len(rest) < 2:
             raise NotFound("The address of a file is /ORG/NAME/resolve/REVISION/PATH.")
-        manifest, on_the_way = self._look_up(request, wanted, rest[0])
-        path = "/".join(rest[1:])
-        return self._files.answer(request, manifest, path, on_the_way, late=late)
+        manifest, pending = self._look_up(request, wanted, rest[0])
+        return self._files.serve(request, manifest, "/".join(rest[1:]), pending)
 
     def _parse_api_path(self, request: Request) -> tuple[str, str, list[str]]:
         """Return (id, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
@@ -136,25 +134,25 @@ class HubApi:
             raise hub_error("RepoNotFound", message, code="model_not_found") from None
 
     def _manifest(self, request: Request, id: str, revision: str) -> Manifest:
-        """What is here of `id` at `revision`, or will be. Raises the Hub's 404, OnTheWay, or another 503."""
+        """What is here of `id` at `revision`, or will be. Raises the Hub's 404, MirrorPending, or another 503."""
         return self._look_up(request, id, revision)[0]
 
-    def _look_up(self, request: Request, id: str, revision: str) -> tuple[Manifest, OnTheWay | None]:
+    def _look_up(self, request: Request, id: str, revision: str) -> tuple[Manifest, MirrorPending | None]:
         """The same, and the download that brings it, where it is not published yet."""
         try:
             return self._find(id, revision), None
         except NotFound:
-            not_yet = self._on_demand.not_yet(id, revision)
-            if not_yet is None:
+            unavailable = self._on_demand.request(id, revision)
+            if unavailable is None:
                 raise
-            if isinstance(not_yet, OnTheWay) and takes_parts(request):
-                under_way = not_yet.under_way
-                if under_way is not None and under_way.manifest is not None:
-                    return under_way.manifest, not_yet
-                not_yet.is_there = lambda: not_yet.under_way is not None
-            # Asked again and again, for who waits for it: the job's own lines in the log tell more.
+            if isinstance(unavailable, MirrorPending) and accepts_partial_model(request):
+                partial = unavailable.partial_model
+                if partial is not None and partial.manifest is not None:
+                    return partial.manifest, unavailable
+                unavailable.is_available = lambda: unavailable.partial_model is not None
+            # Not logged: `hold` repeats the request, and the job logs its own progress.
             request.state.quiet = True
-            raise not_yet from None
+            raise unavailable from None
 
     def _find(self, id: str, revision: str) -> Manifest:
         repo = self._repo(id)

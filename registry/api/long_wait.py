@@ -1,9 +1,11 @@
-"""Who asks for what is on its way waits for it, as Hub clients need: they ask once, and a 503 ends them.
+"""Hold requests for a model that is being mirrored, because Hub clients do not retry a 503.
 
-They do not bear silence either, beyond ten seconds (HF_HUB_ETAG_TIMEOUT). An answer in JSON that is not there by then
-begins with blanks, which mean nothing in JSON (RFC 8259, section 2), and goes on when the model is here; if it comes to
-nothing, the answer breaks off. Who would rather hear how far it is says `Prefer: respond-async` (RFC 7240); who would
-rather have the whole model than what of it is there, and waits for that, `Prefer: wait=SECONDS`.
+Hub clients also time out after ten seconds without a byte (HF_HUB_ETAG_TIMEOUT, HF_HUB_DOWNLOAD_TIMEOUT). A JSON
+response that takes longer starts with blanks, which JSON ignores (RFC 8259, section 2), and ends with the document; if
+the download fails, the connection is closed. A file takes no blanks: its client gets a 429 with Retry-After.
+
+`Prefer: respond-async` (RFC 7240) requests the 503 with the progress at once; `Prefer: wait=SECONDS` requests the
+complete model instead of the files that are ready.
 """
 
 import asyncio
@@ -18,19 +20,19 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 from kit.errors import ApiError
-from registry.download.on_demand import OnTheWay
+from registry.download.on_demand import MirrorPending
 
 log = structlog.get_logger(__name__)
 
-QUIET_S = 5.0
-BLANK_EVERY_S = 2.0
+HOLD_S = 5.0
+BLANK_INTERVAL_S = 2.0
 POLL_S = 0.02
 
-Answer = Callable[[Request], Response]
+Handler = Callable[[Request], Response]
 
 
-def takes_parts(request: Request) -> bool:
-    """Whether the client takes what there is of a model before all of it is here."""
+def accepts_partial_model(request: Request) -> bool:
+    """Whether the client accepts single files before the model is complete."""
     return not {"respond-async", "wait"} & _preferences(request)
 
 
@@ -39,64 +41,61 @@ def _preferences(request: Request) -> set[str]:
     return {each.partition(";")[0].partition("=")[0].strip() for each in found}
 
 
-async def or_wait(
-    request: Request, answer: Answer, *, blanks: bool = False, late: Answer | None = None
-) -> Response:  # fmt: skip
-    """What `answer` gives, as soon as it can; `blanks`: it is JSON, and has no headers of its own.
+async def hold(request: Request, handler: Handler, *, is_json: bool = False) -> Response:
+    """Return the handler's response, and call it again when the download that it waits for has progressed.
 
-    When it takes too long: what `late` gives. Raises what these raise, OnTheWay too.
+    `is_json`: after HOLD_S, stream blanks; the response must then be JSON without headers of its own.
+    Raises what `handler` raises, and MirrorPending after HOLD_S if there can be no blanks.
     """
-    quiet_until = time.monotonic() + QUIET_S
+    deadline = time.monotonic() + HOLD_S
     while True:
         try:
-            response = await run_in_threadpool(answer, request)
-        except OnTheWay as on_the_way:
+            response = await run_in_threadpool(handler, request)
+        except MirrorPending as pending:
             if "respond-async" in _preferences(request):
                 raise
-            if await _changed(on_the_way, request, quiet_until):
+            if await _wait(pending, request, deadline):
                 continue
-            if late is not None and not await request.is_disconnected():
-                return await run_in_threadpool(late, request)
-            if blanks and request.method == "GET":
-                return _Blanks(_blanks_until(request, answer), media_type="application/json")
+            if is_json and request.method == "GET":
+                return _AbortableResponse(_blanks_then_body(request, handler), media_type="application/json")
             raise
         request.state.quiet = False
         return response
 
 
-async def _changed(on_the_way: OnTheWay, request: Request, until: float) -> bool:
-    """Wait until it may be answered, or will not be; False when there is no more time, or nobody who waits."""
-    while on_the_way.job is not None and not on_the_way.job.ended.is_set() and not on_the_way.is_there():
-        if time.monotonic() >= until or await request.is_disconnected():
+async def _wait(pending: MirrorPending, request: Request, deadline: float) -> bool:
+    """Wait until the request can be served or the job has ended; False at the deadline or if the client left."""
+    while pending.job is not None and not pending.job.ended.is_set() and not pending.is_available():
+        if time.monotonic() >= deadline or await request.is_disconnected():
             return False
         await asyncio.sleep(POLL_S)
-    return on_the_way.job is not None
+    return pending.job is not None
 
 
-async def _blanks_until(request: Request, answer: Answer) -> AsyncIterator[bytes]:
+async def _blanks_then_body(request: Request, handler: Handler) -> AsyncIterator[bytes]:
     while True:
         yield b" "
         try:
-            response = await run_in_threadpool(answer, request)
-        except OnTheWay as on_the_way:
-            await _changed(on_the_way, request, time.monotonic() + BLANK_EVERY_S)
+            response = await run_in_threadpool(handler, request)
+        except MirrorPending as pending:
+            await _wait(pending, request, time.monotonic() + BLANK_INTERVAL_S)
         except ApiError as error:
-            log.warning("what a client waited for did not come", path=request.url.path, reason=error.message)
-            raise _Over from error
+            log.warning("download failed while a client waited", path=request.url.path, reason=error.message)
+            raise _Aborted from error
         else:
             request.state.quiet = False
             yield bytes(response.body)
             return
 
 
-class _Over(Exception):
-    """There will be no answer."""
+class _Aborted(Exception):
+    """No body can follow the blanks."""
 
 
-class _Blanks(StreamingResponse):
-    """An answer that may break off: then its end is not sent, and the server closes the connection."""
+class _AbortableResponse(StreamingResponse):
+    """A response without its end when the body raises _Aborted: then the server closes the connection."""
 
     async def stream_response(self, send: Send) -> None:
         """See `StreamingResponse`."""
-        with contextlib.suppress(_Over):
+        with contextlib.suppress(_Aborted):
             await super().stream_response(send)

@@ -15,7 +15,7 @@ from kit.units import human_bytes
 from registry.commands.bulk_mirror import Outcome
 from registry.commands.progress_bar import open_console
 from registry.commands.registry_client import ENDED, Model
-from registry.download.progress import told
+from registry.download.progress import progress_summary
 
 _LINE_INTERVAL_S = 10.0
 _BAR_WIDTH = 28
@@ -130,4 +130,4 @@ def _describe(model: Model | None) -> str:
         return f"ready{', verified' if 'verified_at' in model else ''}, {human_bytes(model['size_bytes'])}"
     if not _has_progress(model):
         return " ".join(f"{status}{': ' + model['error'] if model.get('error') else ''}".splitlines())
-    return f"{status:11} {told(progress)}, {progress['files_done']} of {progress['files_total']} files"
+    return f"{status:11} {progress_summary(progress)}, {progress['files_done']} of {progress['files_total']} files"

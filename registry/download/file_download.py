@@ -5,7 +5,6 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 
 import structlog
 
@@ -14,7 +13,6 @@ from kit.hub.listing import RemoteFile
 from kit.net.part_stream import Part, parts_in_order
 from kit.net.ranged_file import RangedFile
 from kit.net.retry import Attempts, RetryPolicy, check_stop
-from registry.download.arrival import Arrival
 from registry.download.bandwidth import BandwidthLimit
 from registry.download.progress import Progress
 from registry.hub.client import HubError
@@ -68,9 +66,9 @@ class FileFetch:
 
     def __init__(
         self, file: RemoteFile, source: RangedFile, store: Store, lanes: DownloadLimits, progress: Progress,
-        stop: threading.Event, counts: Callable[[str], None], arrives: Callable[[str], Arrival],
+        stop: threading.Event, counts: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """`counts` is told of a digest that is only known on arrival; `arrives` makes what others read a try by."""
+        """`counts` is told of a digest that is only known on arrival."""
         self._file = file
         self._source = source
         self._store = store
@@ -78,7 +76,6 @@ class FileFetch:
         self._counted = _Counted(progress)
         self._stop = stop
         self._counts = counts
-        self._arrives = arrives
 
     def run(self) -> FileEntry:
         """Fetch, proved by every digest that the source gave. Raises DamagedFile and others.
@@ -124,34 +121,18 @@ class FileFetch:
         return entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.is_lfs)
 
     def _in_parts(self, digest: str) -> None:
-        with self._store.upload(digest, self._file.size, self._stop) as upload, self._arriving(digest) as arrival:
+        with self._store.upload(digest, self._file.size, self._stop) as upload:
             self._counted.kept = upload.done
             self._counted.at(upload.done, fetched=False)
-            arrival.goes_on(upload.path, upload.done)
-            with contextlib.closing(self._parts(upload.done, upload.part_size, arrival)) as parts:
+            with contextlib.closing(self._parts(upload.done, upload.part_size)) as parts:
                 for part in parts:
-                    count = len(part.view)
                     upload.write(part)
-                    arrival.wrote(count)
                     check_stop(self._stop)
-            upload.check()
-            arrival.is_right()
             upload.finish()
-
-    @contextlib.contextmanager
-    def _arriving(self, digest: str) -> Iterator[Arrival]:
-        """One try, for others to read; left without an exception, the blob is in the store."""
-        arrival = self._arrives(digest)
-        try:
-            yield arrival
-        except BaseException:
-            arrival.ends("broken")
-            raise
-        arrival.ends("proved")
 
     def _whole(self, digest: str) -> None:
         self._counted.at(0)
-        with self._arriving(digest) as arrival, contextlib.closing(self._parts(0, MIN_PART, arrival)) as parts:
+        with contextlib.closing(self._parts(0, MIN_PART)) as parts:
             for part in parts:
                 try:
                     self._check_git_sha1(part.view)
@@ -191,22 +172,16 @@ class FileFetch:
             self._store.put_blob(digest, file.size, iter(lambda: spool.read(CHUNK), b""))
         return entry_of(file.path, file.size, digest, git_sha1.hexdigest(), lfs=False)
 
-    def _parts(self, start: int, part_size: int, arrival: Arrival | None = None) -> Generator[Part]:
+    def _parts(self, start: int, part_size: int) -> Generator[Part]:
         lanes = self._lanes
         return parts_in_order(
-            partial(self._fill, arrival), start, self._file.size, part_size,
+            self._fill, start, self._file.size, part_size,
             buffers=lanes.buffers, pool=lanes.pool, ahead=lanes.connections, stop=self._stop,
         )  # fmt: skip
 
-    def _fill(self, arrival: Arrival | None, view: memoryview, start: int, abandoned: threading.Event) -> None:
-        done = 0
-
+    def _fill(self, view: memoryview, start: int, abandoned: threading.Event) -> None:
         def on_bytes(count: int) -> None:
-            nonlocal done
             check_stop(abandoned)
-            done += count
-            if start == 0 and arrival is not None:
-                arrival.comes(view[:done])
             self._counted.advance(count)
             self._lanes.bandwidth.wait(count, self._stop)
 

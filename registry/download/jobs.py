@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from kit.config.hub_names import BadName
 from kit.errors import ApiError
 from kit.net.retry import Cancelled, TransientError, check_stop
-from registry.download.partial_model import UnderWay
+from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
 from registry.hub.client import HubError
 from registry.safety.policy import Refused
@@ -54,7 +54,7 @@ class Job:
         self.status: Status = "queued"
         self.error: str | None = None
         self.digests: Callable[[], set[str]] = set
-        self.under_way: UnderWay | None = None
+        self.partial_model: PartialModel | None = None
         self.ended = threading.Event()
         # Monotonic times.
         self.began_at = time.monotonic()
@@ -141,7 +141,7 @@ class Jobs:
         """The last job of every model that had one."""
         return list(self._jobs.values())
 
-    def was_left(self, name: str) -> bool:
+    def was_interrupted(self, name: str) -> bool:
         """Whether an earlier run left a download of it unfinished that nobody took up yet. Raises StoreError."""
         with contextlib.suppress(DocumentBroken, ValidationError):
             document = self._store.get_document(_key(name)) if self.get(name) is None else None
@@ -249,7 +249,7 @@ class Jobs:
             model=job.name,
             status=status,
             seconds=round(time.monotonic() - job.began_at, 1),
-            progress=job.progress.told(),
+            progress=job.progress.summary(),
             **({"error": error} if error else {}),
         )
         job.finish(status, error)

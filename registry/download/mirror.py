@@ -132,7 +132,7 @@ class Mirror:
                 hub, self._library, wanted, job.progress, job.stop, self._lanes, self._policy, parallel=self._parallel
             )
             job.digests = lambda: set(transfer.digests)
-            job.under_way = transfer.under_way
+            job.partial_model = transfer.partial_model
             transfer.run(job.publishing, on_chosen=lambda: self.jobs.keep_digests(job))
         finally:
             hub.close()

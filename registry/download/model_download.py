@@ -18,16 +18,15 @@ from kit.hub.file_queue import FileQueue
 from kit.hub.listing import Listing, RemoteFile
 from kit.net.retry import TransientError, retry
 from kit.units import human_bytes
-from registry.download.arrival import Arrival
 from registry.download.file_download import DamagedFile, DownloadLimits, FileFetch
-from registry.download.partial_model import UnderWay
+from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
 from registry.hub.client import HubError
 from registry.hub.file_selection import select_files
 from registry.models.library import MAIN, BlobsMissing, Library
 from registry.models.manifest import FileEntry, Manifest, Source, entry_of
 from registry.models.model_card import CARD
-from registry.safety.policy import Policy, Refused, ScanResult, may_stream, needs_scan, scan
+from registry.safety.policy import Policy, Refused, ScanResult, needs_scan, scan
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
@@ -65,7 +64,7 @@ class DownloadedFile:
 class Transfer:
     """Mirrors one model. `digests` are the blobs that it counts on and that nobody may delete while it runs.
 
-    `under_way` tells what of it can be had before it is published.
+    `partial_model` holds what can be served before it is published.
     `stop` ends it; a failure of one file sets it too, to end the others.
     """
 
@@ -76,7 +75,7 @@ class Transfer:
     ) -> None:  # fmt: skip
         """`parallel`: how many files at once."""
         self.digests: set[str] = set()
-        self.under_way = UnderWay()
+        self.partial_model = PartialModel()
         self._hub = hub
         self._library = library
         self._wanted = wanted
@@ -179,18 +178,18 @@ class Transfer:
         def bring(file: RemoteFile) -> DownloadedFile:
             entry = self._fetch(listing, file)
             brought = DownloadedFile(entry, self._when_store_is_up(partial(self._look_at, entry)))
-            self.under_way.is_brought(entry, alone=not brought.found.code_repos)
+            self.partial_model.add(entry, needs_code=bool(brought.found.code_repos))
             return brought
 
         def tell(done: int) -> None:
-            progress, count = self._progress.told(), f"{done} of {len(files)}"
+            progress, count = self._progress.summary(), f"{done} of {len(files)}"
             log.info("downloading", model=self._wanted.name, progress=progress, files=count)
 
         awaited = {file.path for file in files if file.sha256 is None or needs_scan(file.path, self._policy)}
         in_turn = sorted(files, key=lambda file: (file.path not in awaited, file.size > MIN_PART, -file.size))
         queue = FileQueue(in_turn, bring, self._stop, parallel=self._parallel, max_parallel=self._lanes.connections)
-        self.under_way.on_wanted = queue.prioritize
-        self.under_way.begins(self._draft(listing.commit, files), awaited)
+        self.partial_model.prioritize = queue.prioritize
+        self.partial_model.start(self._draft(listing.commit, files), awaited)
         return queue.run(tell, every_s=TELL_EVERY_S)
 
     def _draft(self, commit: str, files: list[RemoteFile]) -> Manifest:
@@ -201,19 +200,11 @@ class Transfer:
         )
         return Manifest(repo=self._wanted.repo, commit=commit, files=known, source=self._source(), created=utc_now())
 
-    def _arrives(self, file: RemoteFile, digest: str) -> Arrival:
-        store, policy = self._library.store, self._policy
-        arrival = Arrival(store, digest, file.size, may_stream=lambda head: may_stream(head, policy))
-        if not needs_scan(file.path, policy):
-            self.under_way.comes(file.path, arrival)
-        return arrival
-
     def _fetch(self, listing: Listing, file: RemoteFile) -> FileEntry:
         """One file. What goes wrong is told with its name."""
         wanted, store = self._wanted, self._library.store
         source = self._hub.file(wanted.repo, listing.commit, file.path)
-        arrives = partial(self._arrives, file)
-        fetch = FileFetch(file, source, store, self._lanes, self._progress, self._stop, self.digests.add, arrives)
+        fetch = FileFetch(file, source, store, self._lanes, self._progress, self._stop, self.digests.add)
         name = f"{file.path} of {wanted.repo}"
         try:
             return fetch.run()

@@ -1,70 +1,54 @@
-"""What a running download can give already to those who wait for its model: its commit and files, one by one."""
+"""The part of a model that can be served before its download is complete: its manifest and its verified files."""
 
 import threading
 from collections.abc import Callable, Collection
 
-from registry.download.arrival import Arrival
 from registry.models.manifest import FileEntry, Manifest
 
 
-class UnderWay:
-    """Told by the threads that fetch, asked by routes. Safe for many threads."""
+class PartialModel:
+    """Filled by download threads, read by routes. Thread-safe."""
 
     def __init__(self) -> None:
         self.manifest: Manifest | None = None
-        """What the download will publish, once it can be told."""
-        self.on_wanted: Callable[[str], None] = _nothing
-        """Called with the path of a file that somebody waits for."""
+        """The manifest to be published; None until every file that needs inspection has passed it."""
+        self.prioritize: Callable[[str], None] = lambda _path: None
+        """Move a file, given by its path, to the front of the download queue."""
         self._lock = threading.Lock()
         self._draft: Manifest | None = None
-        self._known: dict[str, FileEntry] = {}
-        self._awaited: set[str] = set()
-        self._here: set[str] = set()
-        self._arrivals: dict[str, Arrival] = {}
+        self._files: dict[str, FileEntry] = {}
+        self._missing: set[str] = set()
+        self._verified: set[str] = set()
 
-    def begins(self, draft: Manifest, awaited: Collection[str]) -> None:
-        """Everything is to be brought, once more perhaps. `draft` has the files whose digests the source gave.
+    def start(self, draft: Manifest, required: Collection[str]) -> None:
+        """Begin, or begin again, with no file verified. `draft` lists the files whose digests the source has sent.
 
-        `awaited` are the paths that must be here before anything is told: those that had no sha256, and those that are
-        looked at. Nobody hears of a model that may yet be refused for what is in it.
+        `required`: paths of files that must be verified before the manifest is visible, because they came without a
+        sha256 or need inspection: a model that may still be refused is not announced.
         """
         with self._lock:
             self._draft = draft
-            self._known = {file.path: file for file in draft.files}
-            self._awaited = set(awaited)
-            self._here.clear()
-            self._arrivals.clear()
-            self._tell()
+            self._files = {file.path: file for file in draft.files}
+            self._missing = set(required)
+            self._verified.clear()
+            self._complete_manifest()
 
-    def comes(self, path: str, arrival: Arrival) -> None:
-        """A file is on its way; again, perhaps."""
+    def add(self, file: FileEntry, *, needs_code: bool) -> None:
+        """Record a file that is stored, verified and inspected. `needs_code`: it loads code from another repository,
+        which is mirrored after all files, so the manifest stays hidden until then.
+        """
         with self._lock:
-            self._arrivals[path] = arrival
+            self._files[file.path] = file
+            self._verified.add(file.path)
+            if not needs_code:
+                self._missing.discard(file.path)
+            self._complete_manifest()
 
-    def is_brought(self, file: FileEntry, *, alone: bool) -> None:
-        """A file is in the store, proved, and looked at; not `alone`: it needs another repository beside this one."""
-        with self._lock:
-            self._known[file.path] = file
-            self._here.add(file.path)
-            self._arrivals.pop(file.path, None)
-            if alone:
-                self._awaited.discard(file.path)
-            self._tell()
+    def has_file(self, path: str) -> bool:
+        """Whether the file is verified and in the store."""
+        return path in self._verified
 
-    def has(self, path: str) -> bool:
-        """Whether a file can be had from the store."""
-        return path in self._here
-
-    def arrival(self, path: str) -> Arrival | None:
-        """A file that is on its way now."""
-        found = self._arrivals.get(path)
-        return None if found is None or found.is_broken else found
-
-    def _tell(self) -> None:
-        if self._draft is not None and not self._awaited and self.manifest is None:
-            files = tuple(self._known[path] for path in sorted(self._known))
+    def _complete_manifest(self) -> None:
+        if self._draft is not None and not self._missing and self.manifest is None:
+            files = tuple(self._files[path] for path in sorted(self._files))
             self.manifest = self._draft.model_copy(update={"files": files})
-
-
-def _nothing(_path: str) -> None:
-    """Nobody is there to hear it."""

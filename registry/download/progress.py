@@ -49,9 +49,9 @@ class Progress:
         with self._lock:
             return min(self._bytes_done / self._bytes_total, 1.0) if self._bytes_total else 0.0
 
-    def told(self) -> str:
-        """For a person; see `told`."""
-        return told(self.as_json())
+    def summary(self) -> str:
+        """The progress in words; see `progress_summary`."""
+        return progress_summary(self.as_json())
 
     def as_json(self) -> dict[str, float | int | None]:
         """The `progress` of a model."""
@@ -72,7 +72,7 @@ class Progress:
             }
 
 
-def told(progress: Mapping[str, float | int | None]) -> str:
+def progress_summary(progress: Mapping[str, float | int | None]) -> str:
     """For a person: `35 % of 988.1 MB, 12.0 MB/s, 20 s left`, as far as that is known; empty when nothing is."""
     done, total = progress["bytes_done"] or 0, progress["bytes_total"]
     rate, left = progress["bytes_per_second"], progress["eta_seconds"]

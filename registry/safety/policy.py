@@ -8,7 +8,7 @@ import structlog
 from registry.models.manifest import FileEntry
 from registry.models.model_card import CARD, Card, parse_card
 from registry.models.model_card import MAX_BYTES as CARD_BYTES
-from registry.safety.pickles import Unsafe, begins_like_pickle, check_pickles, may_be_pickle
+from registry.safety.pickles import Unsafe, check_pickles, may_be_pickle
 from registry.safety.remote_code import MAX_BYTES as CONFIGURATION_BYTES
 from registry.safety.remote_code import code_repos, may_name_code
 from registry.store.interface import Store
@@ -47,11 +47,6 @@ class ScanResult:
 def needs_scan(path: str, policy: Policy) -> bool:
     """Whether a file of this name must be here whole before anybody can tell whether its model is let in."""
     return may_name_code(path) or (policy.pickles == "scan" and may_be_pickle(path))
-
-
-def may_stream(head: bytes, policy: Policy) -> bool:
-    """Whether a file that is not looked at for its name, and begins with `head` (HEAD bytes), needs no look either."""
-    return policy.pickles == "allow" or not begins_like_pickle(head)
 
 
 def scan(store: Store, repo: str, file: FileEntry, policy: Policy) -> ScanResult:

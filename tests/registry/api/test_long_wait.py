@@ -1,6 +1,6 @@
 """Hub clients that ask for a model of the catalogue that is not here yet: they wait, and have it.
 
-What they get before all of it is here is in `test_overlap`.
+What they get before all of it is here is in `test_partial_model`.
 """
 
 import threading
@@ -54,8 +54,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture(params=["quietly", "with blanks"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Within the time that clients bear silence, and beyond it."""
-    monkeypatch.setattr(long_wait, "QUIET_S", 30.0 if request.param == "quietly" else 0.0)
-    monkeypatch.setattr(long_wait, "BLANK_EVERY_S", 0.02)
+    monkeypatch.setattr(long_wait, "HOLD_S", 30.0 if request.param == "quietly" else 0.0)
+    monkeypatch.setattr(long_wait, "BLANK_INTERVAL_S", 0.02)
     return str(request.param)
 
 
@@ -108,7 +108,7 @@ def test_a_head_has_no_blanks(
     source: Source, mirror: str, config_gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told to come again."""
-    monkeypatch.setattr(long_wait, "QUIET_S", 0.0)
+    monkeypatch.setattr(long_wait, "HOLD_S", 0.0)
     answer = plain_http.head(mirror + HEAD)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     config_gate.set()

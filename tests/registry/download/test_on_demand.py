@@ -101,10 +101,10 @@ def test_a_failure_is_told_and_not_repeated_on_every_question(
         assert "small could not be mirrored: test/small does not exist" in message
         assert "HF_TOKEN" in message
         assert "POST /models/small/download" in message
-        assert 0 < int(answer.headers["retry-after"]) <= on_demand.PAUSE_S
+        assert 0 < int(answer.headers["retry-after"]) <= on_demand.RETRY_AFTER_FAILURE_S
     assert len(source.switches.seen) == asked
     source.switches.status.clear()
-    monkeypatch.setattr(on_demand, "PAUSE_S", 0.0)
+    monkeypatch.setattr(on_demand, "RETRY_AFTER_FAILURE_S", 0.0)
     assert refusal(ask(mirror + LISTING))[1] == "model_loading"
     assert wait_for_job(mirror, "small")["status"] == "ready"
 
@@ -149,7 +149,7 @@ def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: st
     with pytest.raises(NotMirrored, match=r"^small is being mirrored: 0 % of 3\.0 MB") as caught:
         fetch()
     assert caught.value.is_transient
-    assert caught.value.retry_after == on_demand.ASK_AGAIN_S
+    assert caught.value.retry_after == on_demand.RETRY_AFTER_S
     assert caught.value.progress is not None
     assert 0 <= caught.value.progress < 0.01
     gate.set()

@@ -21,15 +21,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_told_in_words(clock: list[float]) -> None:
     """As much as is known at the time: nothing, the size, the rate and what is left."""
     progress = Progress()
-    assert (progress.told(), progress.share) == ("", 0.0)
+    assert (progress.summary(), progress.share) == ("", 0.0)
     progress.expect(3, 600_000_000)
-    assert progress.told() == "0 % of 600.0 MB"
+    assert progress.summary() == "0 % of 600.0 MB"
     clock[0] += 2
     progress.advance(30_000_000)
-    assert progress.told() == "5 % of 600.0 MB, 15.0 MB/s, 38 s left"
+    assert progress.summary() == "5 % of 600.0 MB, 15.0 MB/s, 38 s left"
     assert progress.share == 0.05
     progress.advance(570_000_000, fetched=False)
-    assert progress.told() == "100 % of 600.0 MB, 15.0 MB/s"
+    assert progress.summary() == "100 % of 600.0 MB, 15.0 MB/s"
 
 
 @pytest.mark.parametrize(
