@@ -70,9 +70,9 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
             alone=settings.workers == 1,
         ),
         metrics=metrics,
-        deaths=Quarantine(settings.quarantine),
+        quarantine=Quarantine(settings.quarantine),
     )
-    backends.on_change(context.move_stuck)
+    backends.on_change(context.fail_over_stuck)
     # Services stand on this machine or in this cluster: no proxy of the environment may come between.
     # A question that waits in a queue here would count as a service that does not answer: there is no queue. So would
     # one on a connection that the service is just closing for being idle: each has its own.
@@ -95,7 +95,7 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
         ),
     )
     providers = _providers(settings, backends)
-    sharing = Sharing(boards, worker, backends, context.deaths, metrics) if boards is not None else None
+    sharing = Sharing(boards, worker, backends, context.quarantine, metrics) if boards is not None else None
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -51,7 +51,7 @@ def create_explain_route(
             raise NotFound(f"No route {path!r} is relayed. Those that are: {', '.join(_BY_PATH)}.")
         body = await limited(request, limit_mb=max_body_mb, setting="MAX_BODY_MB").body()
         routing_request = scan_json(body, endpoint, session_of(request.headers.raw))
-        report, error = explain(router, routing_request, backends, catalogue, time.perf_counter())
+        report, error = explain(router, routing_request, backends, catalogue, time.monotonic())
         if error is None:
             return report
         return JSONResponse(report | error.body(), status_code=error.status, headers=error.headers)

@@ -36,7 +36,7 @@ class Body(Protocol):
 class JsonBody:
     """A JSON body, in memory."""
 
-    __slots__ = ("_data", "_endpoint", "_limit", "_memory", "_pieces", "_session", "_size")
+    __slots__ = ("_data", "_endpoint", "_limit", "_memory", "_pieces", "_request", "_session", "_size")
 
     def __init__(self, endpoint: Endpoint, limit: int, session: bytes = b"", memory: BodyMemory | None = None) -> None:
         """`session` is what the request's head says of the conversation that it belongs to.
@@ -50,12 +50,16 @@ class JsonBody:
         self._pieces: list[bytes] = []
         self._size = 0
         self._data = b""
+        self._request: RoutingRequest | None = None
 
     @classmethod
-    def whole(cls, endpoint: Endpoint, data: bytes, session: bytes) -> "JsonBody":
-        """A body that has come in one piece and is within its limit: as little as a connection's buffer holds."""
+    def whole(
+        cls, endpoint: Endpoint, data: bytes, session: bytes, request: RoutingRequest | None = None
+    ) -> "JsonBody":
+        """Return a body that arrived in one read, within its limit; `request` is its scan if that was done."""
         body = cls(endpoint, len(data), session)
-        body._pieces.append(data)
+        body._data = data
+        body._request = request
         return body
 
     def add(self, data: bytes) -> None:
@@ -69,11 +73,14 @@ class JsonBody:
         self._pieces.append(data)
 
     def routing_request(self) -> RoutingRequest:
-        """What the body asks for. Raises InvalidRequest when it is not a JSON object."""
+        """Scan the complete body, unless that was done. Raises InvalidRequest if it is not a JSON object."""
         pieces = self._pieces
-        self._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._pieces = []
-        return scan_json(self._data, self._endpoint, self._session)
+        if pieces:
+            self._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._pieces = []
+        if self._request is None:
+            self._request = scan_json(self._data, self._endpoint, self._session)
+        return self._request
 
     def pieces(self, model: str | None) -> tuple[int, bytes, None]:
         """The body as one piece."""

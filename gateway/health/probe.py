@@ -50,14 +50,14 @@ class Polls:
             self._down(backend.target.doubt or "it has no address")
             backend.last_probe.finished_at = backend.clock.iso()
             return
-        began = time.perf_counter()
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await ask(self._client, backend, "/health")
                 foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
                 models = await self._models(response) if foreign else None
         except TimeoutError:
-            if not again and loop_lagged(time.perf_counter() - began, self._timeout_s):
+            if not again and loop_lagged(time.monotonic() - began, self._timeout_s):
                 await self.once(again=True)
                 return
             self._missed()
@@ -66,7 +66,7 @@ class Polls:
             self._gone(f"no answer: {error or type(error).__name__}")
         else:
             self.misses = self.absences = 0
-            backend.last_probe.response_time_ms = round((time.perf_counter() - began) * 1000, 1)
+            backend.last_probe.response_time_ms = round((time.monotonic() - began) * 1000, 1)
             if foreign:
                 self._take_foreign(response, models)
             else:
@@ -86,7 +86,7 @@ class Polls:
         backend = self.backend
         self.misses += 1
         reason = f"no answer to /health within {self._timeout_s:g} s"
-        recent = time.perf_counter() - backend.last_sign_at < RECENT_S
+        recent = time.monotonic() - backend.last_sign_at < RECENT_S
         working = backend.traffic.in_flight > 0 and backend.state in ("healthy", "busy")
         if working and (recent or self.misses < MISSES_WHILE_BUSY):
             backend.observe("busy", reason)

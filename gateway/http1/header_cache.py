@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 # A head longer than this, in bytes, is not remembered, nor are more of them: together they take 2 MB at most.
-LONGEST = 4096
-MOST = 512
+MAX_HEAD = 4096
+MAX_HEADS = 512
 # More digits are no length that anybody takes.
 _MAX_DIGITS = 12
 _BEHIND_DIGITS = _MAX_DIGITS + 1
@@ -75,7 +75,7 @@ class HeaderCache(Generic[T]):
         `length` is its Content-Length as the parser has read it.
         """
         end = data.find(b"\r\n\r\n")
-        if not 0 < end <= LONGEST:
+        if not 0 < end <= MAX_HEAD:
             return
         at = next((found for found in (data.find(name, 0, end) for name in _NAMES) if found >= 0), -1)
         if at < 0:
@@ -90,7 +90,7 @@ class HeaderCache(Generic[T]):
             is_header = data[at - 3 : at] in (b"\r\nC", b"\r\nc") and digits.isdigit() and int(digits) == length
             key = data[:begin] + data[stop:end] if is_header else b""
         if key:
-            if len(self._known) >= MOST:
+            if len(self._known) >= MAX_HEADS:
                 self._known.clear()
             self._known[key] = value
 

@@ -1,57 +1,66 @@
-"""One try of a request at one backend: its place there, its connection, the writing of the request."""
+"""One attempt of a request at one backend: its connection, and the writing of the request."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
+from enum import Enum
 
 from gateway.backends.adaptive_timeouts import WORKING_S, first_byte_s, loop_lagged
 from gateway.backends.backend import Backend
-from gateway.relay.data_plane import ClientConnection
+from gateway.relay.deadline import Deadline, now
 from gateway.routing import Candidate, RoutingRequest, Ticket
 from gateway.upstream.connection import Listener, UpstreamConnection
 
 
+class AttemptState(Enum):
+    """The state of an attempt, and what ends it.
+
+    CONNECTING    no connection yet                          `begin`, `release`
+    RECONNECTING  a kept-alive connection was stale when
+                  used: a fresh one is being opened          `begin`, `release`
+    ACTIVE        the request is being sent, or was          a stale connection, `complete`, `release`
+    RELEASED      its place at the backend is free again     final
+    """
+
+    CONNECTING = "connecting"
+    RECONNECTING = "reconnecting"
+    ACTIVE = "active"
+    RELEASED = "released"
+
+
 class Attempt:
-    """Holds its ticket and, once it is open, its connection until `release`."""
+    """Holds its ticket and, once it is open, its connection, until `release`."""
 
     __slots__ = (
-        "_connecting",
-        "_pieces",
-        "backend",
-        "candidate",
-        "connection",
-        "held",
-        "idle_s",
-        "pause_s",
-        "resent",
-        "sent",
-        "since",
-        "ticket",
+        "_connecting", "_pieces", "backend", "candidate", "connection", "idle_s", "longest_gap_s",
+        "silent_since", "state", "ticket",
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate, ticket: Ticket) -> None:
         self.candidate = candidate
         self.backend: Backend = candidate.backend
         self.ticket = ticket
-        self.sent = at = ticket.sent_at
-        # From when the backend's silence counts.
-        self.since = at
-        # In an answer that has begun: how long it may be silent, and how long it was at most, in seconds.
+        self.state = AttemptState.CONNECTING
+        # Start of the wait for the first byte: the upload's progress moves it.
+        self.silent_since = ticket.sent_at
+        # In a response that has begun, in seconds: the allowed silence, and the longest so far.
         self.idle_s = 0.0
-        self.pause_s = 0.0
-        # Whether the first connection had just ended, so that a second one was opened.
-        self.resent = False
-        # Set before `begin`.
+        self.longest_gap_s = 0.0
         self.connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._pieces: Iterator[bytes] | None = None
-        # Until it is released.
-        self.held = True
+
+    @classmethod
+    def sent(cls, candidate: Candidate, ticket: Ticket, connection: UpstreamConnection) -> "Attempt":
+        """Return the attempt of a request that the fast path has sent."""
+        attempt = cls(candidate, ticket)
+        attempt.connection = connection
+        attempt.state = AttemptState.ACTIVE
+        return attempt
 
     def connect(
         self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
     ) -> None:
-        """Open a connection within `limit_s` seconds and hand it to `opened`, or the reason why not to `failed`."""
+        """Open a connection within `limit_s` seconds; call `opened` with it, or `failed` with the error."""
         self._connecting = asyncio.get_running_loop().create_task(self._open(limit_s, opened, failed))
 
     async def _open(
@@ -62,12 +71,12 @@ class Attempt:
         *,
         again: bool = False,
     ) -> None:
-        began = time.perf_counter()
+        began = now()
         try:
             async with asyncio.timeout(limit_s):
                 connection = await self.backend.pool.connect()
         except (OSError, UnicodeError) as error:
-            if not again and isinstance(error, TimeoutError) and loop_lagged(time.perf_counter() - began, limit_s):
+            if not again and isinstance(error, TimeoutError) and loop_lagged(now() - began, limit_s):
                 await self._open(limit_s, opened, failed, again=True)
                 return
             self._connecting = None
@@ -77,69 +86,74 @@ class Attempt:
             opened(connection)
 
     def begin(self, listener: Listener, first: bytes, pieces: Iterator[bytes] | None) -> None:
-        """Send the request: `first`, and then `pieces` for as long as the backend takes them, see `pump`."""
+        """Send `first`, and `pieces` as fast as the backend reads (`write_pieces`)."""
         assert self.connection is not None
+        self.state = AttemptState.ACTIVE
         self._pieces = pieces
         self.connection.begin(listener, first)
 
-    def pump(self) -> bool:
-        """Write for as long as the backend takes more; whether anything was written."""
+    def write_pieces(self) -> bool:
+        """Write until the connection's buffer is full; return whether anything was written."""
         connection, pieces = self.connection, self._pieces
-        wrote = False
-        while connection is not None and pieces is not None and connection.takes_more:
+        has_written = False
+        while connection is not None and pieces is not None and connection.can_write:
             piece = next(pieces, None)
             if piece is None:
                 self._pieces = None
                 break
             connection.write(piece)
-            wrote = True
-        return wrote
+            has_written = True
+        return has_written
 
-    def first_byte_by(self, request: RoutingRequest, floor_s: float, cap_s: float, now: float) -> float:
-        """When its patience for the first byte ends, a monotonic time.
+    def first_byte_by(self, request: RoutingRequest, floor_s: float, cap_s: float, at: float) -> float:
+        """Return the monotonic time by which the first byte is due.
 
-        An answer that is generated and comes as a whole has no first byte before its end: its backend has `cap_s`, and
-        longer while it shows by anything that it works.
+        A generated response that is not streamed has no first byte before its end: it has `cap_s`, and more for as long
+        as the backend shows any progress.
         """
         backend, ticket = self.backend, self.ticket
         if not request.shows_first_token:
-            return max(self.since + cap_s, backend.last_sign_at + WORKING_S)
-        model = backend.load.first_token
-        expected = model.expected(ticket.ahead_kb + ticket.work_kb, now) if model.is_known else None
-        working = now - backend.last_sign_at < WORKING_S
-        return self.since + first_byte_s(expected, floor_s, cap_s, working=working)
+            return max(self.silent_since + cap_s, backend.last_sign_at + WORKING_S)
+        latency = backend.load.first_token
+        expected = latency.expected(ticket.ahead_kb + ticket.work_kb, at) if latency.is_known else None
+        is_working = at - backend.last_sign_at < WORKING_S
+        return self.silent_since + first_byte_s(expected, floor_s, cap_s, working=is_working)
 
-    def moves(self, client: ClientConnection, at: float) -> None:
-        """Something of an answer that has begun has come at `at`, a monotonic time: its silence begins anew."""
+    def touch(self, deadline: Deadline, at: float) -> None:
+        """Restart the idle timeout of a response that has begun: bytes came at the monotonic time `at`."""
         self.backend.traffic.last_byte_at = at
-        deadline = at + self.idle_s
-        # Where `idle_s` was set since, the deadline was moved with it.
-        pause = deadline - client.deadline
-        if pause > self.pause_s:
-            self.pause_s = pause
-        client.deadline = deadline
+        expires = at + self.idle_s
+        # Holds although `idle_s` may change: the deadline moves with it.
+        gap = expires - deadline.at
+        if gap > self.longest_gap_s:
+            self.longest_gap_s = gap
+        deadline.at = expires
 
     def complete(self, connection: UpstreamConnection, outcome: str) -> None:
-        """The answer is whole: the connection may be used again."""
+        """Return the connection to its pool after a complete response, and release the attempt."""
         self.connection = None
-        if self.pause_s:
-            self.backend.load.gaps.observe(self.pause_s)
+        if self.longest_gap_s:
+            self.backend.load.gaps.observe(self.longest_gap_s)
         connection.release(whole_request_sent=self._pieces is None)
         self.release(outcome)
 
-    def lost(self) -> None:
-        """The connection has ended by itself."""
+    def drop_connection(self) -> None:
+        """Forget a connection that has ended."""
         self.connection = None
         self._pieces = None
 
-    def release(self, outcome: str) -> None:
-        """Let go of the backend: a connection that is still held ends, the in-flight count falls. Once; more is none.
+    def reconnect(
+        self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Connect again, because the kept-alive connection had already been closed by the backend."""
+        self.state = AttemptState.RECONNECTING
+        self.connect(limit_s, opened, failed)
 
-        `outcome` is how it ended, for the counters.
-        """
-        if not self.held:
+    def release(self, outcome: str) -> None:
+        """Leave the backend; counted by `outcome`. Aborts a connection that is still held. Idempotent."""
+        if self.state is AttemptState.RELEASED:
             return
-        self.held = False
+        self.state = AttemptState.RELEASED
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None

@@ -1,7 +1,6 @@
-"""The data plane's shared objects: what every connection and exchange needs, built once and handed down."""
+"""The data plane's shared objects, built once by the application and passed down."""
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from gateway.bodies.spool import Spool
 from gateway.endpoints import Endpoint
 from gateway.http1.header_cache import HeaderCache
 from gateway.http1.headers import Head, split_target
+from gateway.relay.deadline import Deadline, now
 from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Router
 from gateway.telemetry.access_log import AccessLog
@@ -25,23 +25,20 @@ from kit.errors import ApiError
 from kit.web.app import EXPOSED_HEADERS
 from kit.web.guard import BrowserGuard, KeyRing
 
-# How often deadlines are looked at, in seconds; a deadline may be late by this much.
+# How often deadlines are checked, and so by how much one may be late, in seconds.
 TICK_S = 0.25
-# For how long, at the most, no deadline counts after this process was held up, in seconds.
-MAX_EXCUSED_S = 2.0
-# How many decisions on Host and Origin are remembered. Real clients use a handful.
-MAX_REMEMBERED = 1024
-
-NEVER = float("inf")
+# The longest time for which deadlines are suspended after the event loop lagged, in seconds.
+MAX_SUSPENDED_S = 2.0
+# How many accepted pairs of Host and Origin are cached. Real clients use a handful.
+MAX_CACHED_ORIGINS = 1024
 
 
 class ClientConnection(Protocol):
-    """A client's connection, as the clock and the exchange that answers on it see it."""
+    """A client's connection, as the deadline watcher and relayed requests see it."""
 
     transport: asyncio.Transport
-    # A monotonic time, NEVER where nothing is waited for.
-    deadline: float
-    # Whether the client reads more slowly than we write.
+    deadline: Deadline
+    # Whether the write buffer is over its limit: the client reads more slowly than we write.
     full: bool
     address: str | None
 
@@ -49,17 +46,17 @@ class ClientConnection(Protocol):
         """The deadline has passed."""
 
     def on_stuck(self, backend: Backend) -> None:
-        """This backend does nothing any more: what waits there should go elsewhere."""
+        """Fail over a request that is at this stuck backend."""
 
     def common_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers of every answer that is our own."""
+        """Return the headers of every response of the gateway's own."""
 
     def exchange_done(self, exchange: Any) -> None:
-        """The exchange has written its answer, or given it up."""
+        """The exchange has written its response, or was abandoned."""
 
 
 class CachedRequest:
-    """What the head of a request means that may pass: a relayed one with a JSON body, on a connection that stays."""
+    """A parsed and accepted request head: a relayed route with a JSON body, on a kept-alive connection."""
 
     __slots__ = ("endpoint", "head", "target")
 
@@ -79,7 +76,7 @@ class Limits:
     client_s: float
     keep_alive_s: float
     connect_s: float
-    # The silence before a first byte, and in an answer that has begun: what is always allowed, and the most.
+    # The silence before a first byte, and in a response that has begun: what is always allowed, and the maximum.
     first_byte_floor_s: float
     first_byte_s: float
     stream_idle_floor_s: float
@@ -89,42 +86,42 @@ class Limits:
 
 @dataclass(slots=True)
 class RelayContext:
-    """What the gateway relays with. One per application, used from its event loop only."""
+    """The objects that relaying needs. One per application, used from its event loop only."""
 
     limits: Limits
     backends: Backends
     router: Router
     browser: BrowserGuard
     keys: KeyRing
-    # Origins in lower case whose pages may read answers; `*` for all.
+    # Origins, in lower case, whose pages may read responses; `*` for all.
     origins: frozenset[str]
     spool: Spool
     memory: BodyMemory
     access_log: AccessLog
     metrics: GatewayMetrics
-    deaths: Quarantine
+    quarantine: Quarantine
     budget: RetryBudget = field(default_factory=RetryBudget)
     connections: set[ClientConnection] = field(default_factory=set)
-    # Requests that have passed every check that their heads alone decide.
-    known: HeaderCache[CachedRequest] = field(default_factory=HeaderCache)
-    # Pairs of Host and Origin that may pass.
-    _browsers: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
+    # Heads that have passed every check.
+    request_heads: HeaderCache[CachedRequest] = field(default_factory=HeaderCache)
+    # Accepted pairs of Host and Origin.
+    _accepted: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
 
     def refusal(self, head: Head) -> ApiError | None:
-        """The error for a request that may not pass the Host, Origin and key checks, or None."""
-        asked = (head.host, head.origin)
-        if asked not in self._browsers:
+        """Return the error for a request that fails the Host, Origin and key checks, or None."""
+        pair = (head.host, head.origin)
+        if pair not in self._accepted:
             refusal = self.browser.refusal(_text(head.host), _text(head.origin))
             if refusal is not None:
-                # Not remembered: an error that is raised again holds on to all the frames that it was raised in.
+                # Not cached: an error that is raised again keeps all the frames alive that it was raised in.
                 return refusal
-            if len(self._browsers) >= MAX_REMEMBERED:
-                self._browsers.clear()
-            self._browsers.add(asked)
+            if len(self._accepted) >= MAX_CACHED_ORIGINS:
+                self._accepted.clear()
+            self._accepted.add(pair)
         return self.keys.refusal(_text(head.authorization), _text(head.api_key)) if self.keys else None
 
-    def cors(self, head: Head) -> bytes:
-        """The header lines without which a browser hides an answer from a page of another origin."""
+    def cors_headers(self, head: Head) -> bytes:
+        """Return the header lines with which a browser lets a page of an allowed origin read the response."""
         origin = _text(head.origin)
         if origin is None or not self.origins & {origin.lower(), "*"}:
             return b""
@@ -134,47 +131,47 @@ class RelayContext:
         ).encode("latin-1")
 
     def body_for(self, endpoint: Endpoint, target: bytes, head: Head) -> tuple[Body, bytes, Head]:
-        """An empty body of the kind that `endpoint` takes, and the target and head with which it goes on.
+        """Return an empty body of the kind that `endpoint` accepts, and the target and head to forward it with.
 
         Raises InvalidRequest for a wrong content type.
         """
         if endpoint.takes == "json":
             return JsonBody(endpoint, self.limits.max_body, head.session, self.memory), target, head
-        most, spool = self.limits.max_upload, self.spool
+        limit, spool = self.limits.max_upload, self.spool
         if endpoint.takes == "form":
-            return FormBody(endpoint, head.content_type, most, spool), target, head
-        recording = RawAudioBody(endpoint, split_target(target, head.host), head.content_type, most, spool)
+            return FormBody(endpoint, head.content_type, limit, spool), target, head
+        recording = RawAudioBody(endpoint, split_target(target, head.host), head.content_type, limit, spool)
         return recording, raw_audio.TARGET, recording.head(head)
 
     async def watch_deadlines(self) -> None:
-        """Look at every connection's deadline, and at those of deaths, for as long as the gateway runs.
+        """Check the deadlines of all connections and of the quarantine, for as long as the gateway runs.
 
-        One loop instead of a timer for each request: with thousands of streams it costs less than setting the timers.
+        One loop instead of a timer per request: with thousands of streams it costs less than setting the timers.
         """
-        excused_until = 0.0
+        suspended_until = 0.0
         while True:
-            slept = time.perf_counter()
+            slept = now()
             await asyncio.sleep(TICK_S)
-            now = time.perf_counter()
-            if slept > excused_until and loop_lagged(now - slept, TICK_S):
-                # What came meanwhile is read, and answered by who was held up too, in about as much time.
-                excused_until = now + min(now - slept, MAX_EXCUSED_S)
-            if now < excused_until:
+            at = now()
+            if slept > suspended_until and loop_lagged(at - slept, TICK_S):
+                # Reading what arrived meanwhile, also by backends that lagged with us, takes about as long.
+                suspended_until = at + min(at - slept, MAX_SUSPENDED_S)
+            if at < suspended_until:
                 continue
-            for connection in [one for one in self.connections if one.deadline < now]:
+            for connection in [one for one in self.connections if one.deadline.at < at]:
                 connection.on_deadline()
-            if self.deaths.records:
-                self.deaths.expire(now)
+            if self.quarantine.records:
+                self.quarantine.expire(at)
 
-    def move_stuck(self) -> None:
-        """What waits at a backend that does nothing any more goes elsewhere, as soon as that is known."""
+    def fail_over_stuck(self) -> None:
+        """Move the requests of stuck backends to others as soon as that state is detected."""
         for backend in self.backends:
             if backend.state == "stuck" and backend.traffic.in_flight:
                 for connection in list(self.connections):
                     connection.on_stuck(backend)
 
     def close(self) -> None:
-        """Close the idle connections to all backends and write what the log still holds."""
+        """Close the idle connections to all backends and flush the access log."""
         for backend in self.backends:
             backend.pool.close()
         self.access_log.flush()

@@ -1,19 +1,10 @@
-"""One request on a client's connection, from its head to the end of its answer.
+"""The general path of a relayed request on a client's connection, from its head to the end of its response.
 
-Everything happens in callbacks on one event loop. The states, and what ends each:
-
-    gathering   the body is coming in                       its end, a refusal, the client leaving
-    forwarding  the request is whole (gateway.forwarding)   the answer's end, an error, the client leaving
-
-and within the second:
-
-    connecting  a task opens a connection                   the connection, an error, its deadline, the client leaving
-    waiting     sent; no byte has gone to the client yet    the first byte, an error (then another backend), deadline
-    answering   bytes have gone to the client               the end, the backend's death, a pause too long (then another
-                                                            backend goes on, where that can be done), the client leaving
+Everything happens in callbacks on one event loop. An exchange has an `ExchangeState`; while it is forwarded, its
+present attempt has an `AttemptState` and its response a `ResponseState`.
 """
 
-import time
+from enum import Enum
 
 import structlog
 
@@ -21,23 +12,45 @@ from gateway.backends.backend import Backend
 from gateway.bodies.body import Body
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head
-from gateway.relay.accounting import account
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import NEVER, ClientConnection, RelayContext
-from gateway.relay.forwarding import Forwarding
-from gateway.relay.response import Response, provenance_headers
-from gateway.relay.retry_budget import RequestTicket
+from gateway.relay.data_plane import ClientConnection, RelayContext
+from gateway.relay.deadline import now
+from gateway.relay.forwarding import ForwardedRequest, Forwarding
+from gateway.relay.relayed_request import RequestTicket
+from gateway.relay.response import Response
+from gateway.routing import RoutingRequest
 from kit.errors import ApiError
-from kit.web.middleware import request_id_from
 
 log = structlog.get_logger(__name__)
 
-# nginx's code for a client that left before its answer began.
+# nginx's status code for a client that left before its response began.
 CLIENT_LEFT = 499
 
 
-class Exchange:
-    """One relayed request. uvicorn keeps it in the place of its own request cycle and reads the first three fields."""
+class ExchangeState(Enum):
+    """The state of an exchange, and what ends it.
+
+    RECEIVING      the body is arriving                           its end, `refuse`, `client_left`
+    RECEIVED       complete: waiting for its turn, then forwarded `finish`, `refuse`, `client_left`
+    COMPLETE       the response is written                        final
+    REFUSED_EARLY  an error is written, but body may still arrive final
+    ABANDONED      the client has left                            final
+    """
+
+    RECEIVING = "receiving"
+    RECEIVED = "received"
+    COMPLETE = "complete"
+    REFUSED_EARLY = "refused early"
+    ABANDONED = "abandoned"
+
+
+RECEIVING, RECEIVED = ExchangeState.RECEIVING, ExchangeState.RECEIVED
+
+
+class Exchange(ForwardedRequest):
+    """One relayed request. Takes the place of uvicorn's request cycle, which reads and writes the first properties."""
+
+    __slots__ = ("_forwarding", "body", "refusal", "state")
 
     def __init__(
         self,
@@ -51,79 +64,77 @@ class Exchange:
         keep_alive: bool,
         ticket: RequestTicket | None = None,
     ) -> None:
-        """`ticket` is that of a request which has been sent already."""
-        self.response_complete = False
-        self.disconnected = False
-        # Whether the body is whole; what to answer instead of relaying; what the body is gathered in.
-        self.gathered = False
+        super().__init__(client, context, endpoint, target, head, now(), ticket)
+        self.state = RECEIVING
+        # The error to send instead of relaying the request.
         self.refusal: ApiError | None = None
         self.body: Body | None = None
-        self.client = client
-        self.context = context
-        self.endpoint = endpoint
-        self.target = target
-        self.head = head
-        self.answer = Response(client.transport, http11=http11, keep_alive=keep_alive)
-        self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
-        self._cors = context.cors(head) if head.origin else b""
-        # When its head was there, a monotonic time.
-        self.began = time.perf_counter()
+        self.response = Response(client.transport, http11=http11, keep_alive=keep_alive)
         self._forwarding: Forwarding | None = None
-        self.ticket = ticket or RequestTicket(context.metrics, context.budget)
 
-    # What the client's connection calls.
+    # Read and written by the client's connection.
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether nothing more is sent."""
+        return self.state is not RECEIVING and self.state is not RECEIVED
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client's connection stays open after this; uvicorn clears it when it stops."""
-        return self.answer.keep_alive
+        """Whether the client's connection stays open; uvicorn clears it on shutdown."""
+        return self.response.keep_alive
 
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
-        self.answer.keep_alive = value
+        self.response.keep_alive = value
+
+    @property
+    def is_received(self) -> bool:
+        """Whether the request is complete and its response is not."""
+        return self.state is RECEIVED
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client waits for leave to send the body."""
+        """Whether the client waits for 100 Continue before it sends the body."""
         return self.head.expects_continue
 
     def add(self, data: bytes) -> None:
-        """Take a piece of the body. Raises ApiError when it cannot be taken."""
-        if self.body is not None and self.refusal is None and not self.response_complete:
+        """Add a piece of the body. Raises ApiError if it cannot be accepted."""
+        if self.body is not None and self.refusal is None and self.state is RECEIVING:
             self.body.add(data)
 
     def run(self) -> None:
-        """The request is whole and its turn has come: find a backend, or refuse it."""
+        """Forward or refuse the request: it is complete and its turn has come."""
         if self.refusal is not None or self.body is None:
             self.refuse(self.refusal or ApiError("Internal error: a request without a body."))
             return
         self._forwarding = Forwarding(self, self.body)
         self._forwarding.start()
 
-    def adopt(self, body: Body, attempt: Attempt, queue_s: float) -> Forwarding:
-        """Go on with a request that was sent already, as Forwarding.take_over; returns what the answer is to go to."""
+    def adopt(self, body: Body, attempt: Attempt, request: RoutingRequest, queue_s: float) -> Forwarding:
+        """Continue a request that the fast path has sent; return the listener for its connection."""
+        self.body, self.state = body, RECEIVED
         self._forwarding = Forwarding(self, body)
-        self._forwarding.adopt(attempt, queue_s)
+        self._forwarding.adopt(attempt, request, queue_s)
         return self._forwarding
 
     def client_left(self) -> None:
-        """The client's connection has ended: so does the backend's, at once, whatever the state."""
+        """End the exchange and the backend's connection at once, because the client's has ended."""
         if self.response_complete:
             return
-        self.disconnected = True
         self.keep_alive = False
         if self._forwarding is not None:
             self._forwarding.release("client_left")
-        self.answer.status = self.answer.status or CLIENT_LEFT
-        self.done()
+        self.response.status = self.response.status or CLIENT_LEFT
+        self._end(ExchangeState.ABANDONED)
 
     def client_full(self, full: bool) -> None:
-        """The client reads more slowly than the backend writes, or has caught up."""
+        """Apply the client's flow control to the backend."""
         if self._forwarding is not None:
             self._forwarding.client_full(full)
 
     def on_deadline(self) -> None:
-        """The backend (or, where the client is full, the client) has been silent for too long."""
+        """Check a silent backend, or abort the connection of a client that does not read."""
         if self._forwarding is None:
             return
         if self.client.full:
@@ -132,39 +143,53 @@ class Exchange:
             self._forwarding.on_deadline()
 
     def on_stuck(self, backend: Backend) -> None:
-        """This backend does nothing any more: if this request is there, it goes elsewhere."""
+        """Fail over if the request is at this stuck backend."""
         if self._forwarding is not None and not self.response_complete:
             self._forwarding.on_stuck(backend)
 
-    # What the forwarding calls.
-
-    def provenance(self, served: bytes = b"") -> bytes:
-        """All of our own header lines; `served` are those about the choice, where there was one."""
-        attempts = self._forwarding.attempts if self._forwarding is not None else 0
-        return provenance_headers(served, attempts, self.request_id, self._cors)
+    # Called by forwarding.
 
     def refuse(self, error: ApiError) -> None:
-        """Answer with an error, or end the answer that has begun with one."""
+        """Send an error, or end the response that has begun with one."""
         if self.response_complete:
             return
-        if self._forwarding is not None:
-            self._forwarding.release("refused")
-        if self.answer.begun:
-            self.answer.cut(error, self.endpoint.dialect)
-            log.warning("answer cut", request_id=self.request_id, reason=error.message)
+        forwarding = self._forwarding
+        if forwarding is not None:
+            forwarding.release("refused")
+        state = ExchangeState.COMPLETE
+        if self.response.has_begun:
+            self.response.cut(error, self.endpoint.dialect)
+            log.warning("response cut", request_id=self.request_id, reason=error.message)
         else:
-            if not self.gathered:
+            if self.state is RECEIVING:
                 self.keep_alive = False
-            self.answer.refuse(error, self.provenance(), self.client.common_headers())
-        self.done()
+                state = ExchangeState.REFUSED_EARLY
+            provenance = self.provenance_headers(forwarding.attempts if forwarding is not None else 0)
+            self.response.refuse(error, provenance, self.client.common_headers())
+        self._end(state)
 
-    def done(self) -> None:
-        """The answer is written, or given up."""
-        self.response_complete = True
+    def finish(self) -> None:
+        """End the exchange: its response is complete."""
+        self._end(ExchangeState.COMPLETE)
+
+    def _end(self, state: ExchangeState) -> None:
+        self.state = state
         if self.body is not None:
             self.body.close()
-        self.client.deadline = NEVER
-        # Let go of: the two know each other, and only the garbage collector would find that out.
+        self.client.deadline.clear()
+        # Without this reference cycle no garbage collection is needed.
         forwarding, self._forwarding = self._forwarding, None
-        account(self, forwarding)
+        ended = now()
+        if forwarding is None:
+            self.account(self.response.status, ended, ended, 0, None, streamed=False)
+        else:
+            attempt, first_byte = forwarding.attempt, forwarding.first_byte
+            self.account(
+                self.response.status,
+                ended,
+                ended if first_byte is None else first_byte,
+                forwarding.attempts,
+                None if attempt is None else attempt.candidate,
+                streamed=first_byte is not None and forwarding.request.stream,
+            )
         self.client.exchange_done(self)

@@ -1,216 +1,376 @@
-"""A whole request on its way: choose a backend, send, pass the answer on.
+"""A complete request at its backends: choose one, send, pass the response on, fail over.
 
-An attempt (gateway.attempt) holds a connection and a place at its backend until it is released, on every path.
+`Forwarding` does what `failover.decide` says about each failure. An attempt holds a connection and a place at its
+backend until it is released, on every path.
 """
 
-import time
+from collections.abc import Callable
+
+import structlog
 
 from gateway.backends.adaptive_timeouts import next_byte_s
-from gateway.http1.headers import origin_form
-from gateway.relay.attempt import Attempt
-from gateway.relay.failover import Failover
-from gateway.relay.response import choice_headers
+from gateway.backends.backend import Backend
+from gateway.backends.health_state import State
+from gateway.backends.query_of_death import digest_of
+from gateway.bodies.body import Body, JsonBody
+from gateway.relay.attempt import Attempt, AttemptState
+from gateway.relay.deadline import now
+from gateway.relay.failover import Continue, Fail, FailoverState, Failure, Finish, decide
+from gateway.relay.relayed_request import RelayedRequest
+from gateway.relay.response import INTERRUPTED, Response
 from gateway.relay.stream_passthrough import StreamPassthrough
-from gateway.routing import Choice
-from gateway.streams.continuation import ROUTES
+from gateway.routing import Choice, RoutingRequest
+from gateway.streams.continuation import RESUMABLE_ROUTES
 from gateway.upstream.connection import UpstreamConnection
-from kit.errors import BadGateway, NoHealthyBackend
+from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 
-# Answers with which a backend says that another might do better.
-ELSEWHERE = frozenset({502, 503, 504})
+log = structlog.get_logger(__name__)
 
-now = time.perf_counter
+# Statuses by which a backend says that another might do better.
+RETRIED_STATUSES = frozenset({502, 503, 504})
+# States of a backend from which no byte is expected if none has come for a while.
+SILENT_STATES: frozenset[State] = frozenset({"unhealthy", "stuck"})
 
 
-class Forwarding(Failover):
-    """What an exchange does with its backends."""
+class ForwardedRequest(RelayedRequest):
+    """A relayed request, as far as forwarding needs it. Forwarding ends by `refuse` or `finish`."""
 
-    __slots__ = ()
+    __slots__ = ("response",)
+    response: Response
+
+    def refuse(self, error: ApiError) -> None:
+        """Send an error, or end the response that has begun with one."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """The response is complete."""
+        raise NotImplementedError
+
+
+class Forwarding:
+    """One request with its attempts. The listener of their connections."""
+
+    __slots__ = (
+        "_body", "_client", "_context", "_continued", "_deadline", "_digest", "_failover", "_limits", "_queue_s",
+        "_relayed", "_response", "_source", "attempt", "attempts", "first_byte", "request",
+    )  # fmt: skip
+
+    def __init__(self, relayed: ForwardedRequest, body: Body) -> None:
+        self._relayed = relayed
+        self._client = relayed.client
+        self._context = relayed.context
+        self._deadline = relayed.client.deadline
+        self._limits = relayed.context.limits
+        self._response = relayed.response
+        # The client's own body; the one that is sent, which may ask for the rest of a stream.
+        self._source = self._body = body
+        self._continued: Continue | None = None
+        self.request = RoutingRequest(relayed.endpoint)
+        # The present attempt, or the last one, and their number.
+        self.attempt: Attempt | None = None
+        self.attempts = 0
+        # From the first failure on.
+        self._failover: FailoverState | None = None
+        # The request's digest if it, or one like it, has lost a backend (query_of_death).
+        self._digest: bytes | None = None
+        # How long the choice took, in seconds; when the response began, monotonic.
+        self._queue_s = 0.0
+        self.first_byte: float | None = None
 
     # Choosing and sending.
 
     def start(self) -> None:
-        """Find a backend and send the request, or refuse it."""
-        self._guarded(self._start)
+        """Choose a backend and send the request, or refuse it."""
+        self._guard(self._start)
 
     def _start(self) -> None:
         at = now()
-        self._exchange.ticket.sent()
+        context = self._context
+        self._relayed.ticket.mark_sent()
         self.request = self._body.routing_request()
-        if self._context.deaths.records:
-            self._check_record(at)
-        choice = self._context.router.choose(self.request, at)
+        if context.quarantine.records:
+            self._digest = context.quarantine.known(self._relayed.endpoint.path, self._identity(), at)
+        choice = context.router.choose(self.request, at)
         assert choice is not None, "the first choice is never empty"
         sent = now()
         self._queue_s = sent - at
         self._send_to(choice, sent)
 
-    def adopt(self, attempt: Attempt, queue_s: float) -> None:
-        """Go on with a request that was sent already; `queue_s` is how long the choice took, in seconds."""
-        self.request = self._body.routing_request()
-        self.attempt, self.attempts, self._queue_s = attempt, 1, queue_s
+    def adopt(self, attempt: Attempt, request: RoutingRequest, queue_s: float) -> None:
+        """Continue a request that the fast path has sent; `queue_s` is how long the choice took, in seconds."""
+        self.request, self.attempt, self.attempts, self._queue_s = request, attempt, 1, queue_s
 
     def _send_to(self, choice: Choice, at: float) -> None:
         self.attempts += 1
         ticket = self._context.router.sent(choice, self.request, at, is_suspect=self._digest is not None)
         attempt = self.attempt = Attempt(choice.candidate, ticket)
-        self._client.deadline = at + self._limits.first_byte_floor_s
+        self._deadline.at = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
         if connection is None:
-            self._connect(attempt)
+            attempt.connect(self._limits.connect_s, self._connected, self._unreachable)
         else:
             self._send(connection)
 
-    def _connect(self, attempt: Attempt) -> None:
-        attempt.connect(
-            self._limits.connect_s, lambda connection: self._guarded(self._send, connection), self._unreachable
-        )
+    def _connected(self, connection: UpstreamConnection) -> None:
+        self._guard(self._send, connection)
 
     def _unreachable(self, error: Exception) -> None:
-        attempt = self.attempt
-        assert attempt is not None
+        attempt = self._present
         backend = attempt.backend
         timed_out = isinstance(error, TimeoutError)
         reason = f"no connection within {self._limits.connect_s:g} s" if timed_out else f"cannot connect: {error}"
         backend.observe("unhealthy", reason)
-        failure = NoHealthyBackend(f"{backend.name} cannot be reached ({reason}). Check that it runs.", retry_after=2)
-        # One that took the request and is gone now has died with it; else the request never arrived.
-        self._failed("unreachable", failure, died=attempt.resent)
+        failure = NoHealthyBackend(f"{backend.name} is unreachable ({reason}). Check that it runs.", retry_after=2)
+        # Lost with the request only if it had accepted it: else the request never arrived.
+        self._fail("unreachable", failure, has_lost_backend=attempt.state is AttemptState.RECONNECTING)
 
     def _send(self, connection: UpstreamConnection) -> None:
-        attempt, exchange = self.attempt, self._exchange
-        assert attempt is not None
-        # Held before anything can go wrong.
+        attempt = self._present
+        # Held before anything can fail.
         attempt.connection = connection
-        backend = attempt.backend
         length, first, pieces = self._body.pieces(attempt.candidate.upstream_model(self.request.model))
-        head = b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            backend.before_target,
-            origin_form(exchange.target),
-            backend.after_target,
-            exchange.head.forward,
-            exchange.request_id.encode("latin-1"),
-            length,
-        )
+        head = self._relayed.upstream_head(attempt.backend, length)
         if pieces is None:
             attempt.begin(self, head + first, None)
         else:
             attempt.begin(self, head + (first or next(pieces, b"")), pieces)
             self.on_room()
 
-    # What the backend's connection calls.
+    @property
+    def _present(self) -> Attempt:
+        assert self.attempt is not None
+        return self.attempt
+
+    def release(self, outcome: str) -> None:
+        """Release the present attempt."""
+        if self.attempt is not None:
+            self.attempt.release(outcome)
+
+    def _guard(self, step: Callable[..., None], *arguments: object) -> None:
+        """Call `step`; respond with its error, because nothing else would ever end this request."""
+        try:
+            step(*arguments)
+        except ApiError as error:
+            self._relayed.refuse(error)
+        except Exception as bug:
+            request_id = self._relayed.request_id
+            log.error("bug", request_id=request_id, exc_info=bug)
+            self._relayed.refuse(ApiError(f"Internal error. The log has its cause under request id {request_id}."))
+
+    # Callbacks of the backend's connection.
 
     def on_room(self) -> None:
-        """The backend takes more of the body."""
-        if self.attempt is not None and self.attempt.pump():
-            # An upload shows progress: the answer's deadline starts when its last byte has gone.
-            self.attempt.since = at = now()
-            self._client.deadline = at + self._limits.first_byte_floor_s
+        """Write more of the body."""
+        if self.attempt is not None and self.attempt.write_pieces():
+            # An upload shows progress: the wait for the first byte starts when its last byte is sent.
+            self.attempt.silent_since = at = now()
+            self._deadline.at = at + self._limits.first_byte_floor_s
 
     def on_response(self, connection: UpstreamConnection) -> None:
-        """Pass on what has come."""
-        answer, attempt, client = self._answer, self.attempt, self._client
-        assert attempt is not None
-        backend = attempt.backend
-        if answer.awaited and not self._accept(connection, attempt):
+        """Pass on what has arrived."""
+        response, attempt = self._response, self._present
+        if response.is_awaited and not self._accept(connection, attempt):
             return
-        if connection.complete and answer.said is not None and answer.is_cut_short(connection):
+        if connection.complete and response.transcript is not None and response.is_truncated(connection):
             self.on_lost(connection, "it closed the connection in the middle of a stream")
             return
+        backend = attempt.backend
         backend.traffic.last_byte_at = at = now()
-        data = answer.ready(connection)
-        if answer.failure is not None:
-            self._told_of_failure(attempt, data, answer.failure)
+        data = response.take_ready(connection)
+        if response.failure is not None:
+            self._fail_reported(attempt, data, response.failure)
             return
         if data is None:
             return
-        if answer.begun:
-            attempt.moves(client, at)
-            answer.go_on(data, last=connection.complete)
+        if response.has_begun:
+            attempt.touch(self._deadline, at)
+            response.send(data, last=connection.complete)
         else:
             self.first_byte = at
-            well = connection.status < 300
-            attempt.ticket.first_byte(at, ok=well)
-            if well and self.request.stream:
-                backend.load.ttft_s = at - attempt.sent
-            self._begun(attempt, at)
-            served = choice_headers(attempt.candidate.served, self._queue_s)
-            answer.begin(connection, data, self._exchange.provenance(served))
+            is_success = connection.status < 300
+            attempt.ticket.first_byte(at, ok=is_success)
+            if is_success and self.request.stream:
+                backend.load.ttft_s = at - attempt.ticket.sent_at
+            self._start_idle_timeout(attempt, at)
+            provenance = self._relayed.provenance_headers(self.attempts, attempt.candidate, self._queue_s)
+            response.begin(connection, data, provenance)
         if connection.complete:
-            attempt.complete(connection, f"http_{answer.status}")
-            if answer.status < 400:
-                backend.record_success()
-            if self._context.deaths.records and answer.status < 500:
-                self._context.deaths.cleared(self._exchange.endpoint.path, self._told_by())
-            self._exchange.done()
-        elif client.full:
+            self._complete(connection, attempt)
+        elif self._client.full:
             connection.pause()
 
+    def _complete(self, connection: UpstreamConnection, attempt: Attempt) -> None:
+        status, quarantine = self._response.status, self._context.quarantine
+        attempt.complete(connection, f"http_{status}")
+        if status < 400:
+            attempt.backend.record_success()
+        if quarantine.records and status < 500:
+            quarantine.cleared(self._relayed.endpoint.path, self._identity())
+        self._relayed.finish()
+
     def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
-        """Pass on whole chunks, as they came where they may; those that follow go that way by themselves."""
-        answer, attempt, client = self._answer, self.attempt, self._client
-        if attempt is None or not answer.passes_as_it_is(body):
+        """Forward whole chunks unchanged if possible; the connection then does so by itself for those that follow."""
+        response, attempt, client = self._response, self.attempt, self._client
+        if attempt is None or not response.try_verbatim(body):
             connection.body.append(body)
             self.on_response(connection)
             return
-        attempt.moves(client, now())
+        attempt.touch(self._deadline, now())
         client.transport.write(framed)
         if client.full:
             connection.pause()
-        connection.shortcut = StreamPassthrough(attempt, client, answer.said)
+        connection.shortcut = StreamPassthrough(attempt, client, response.transcript)
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
-        """The connection broke before the answer was complete."""
-        attempt = self.attempt
-        assert attempt is not None
-        attempt.lost()
+        """The connection broke before the response was complete."""
+        attempt = self._present
+        attempt.drop_connection()
         if connection.reused and not connection.any_byte:
-            # It was closed for being idle just as this request went out (RFC 9112, 9.3.1); no fault of the backend.
-            attempt.resent = True
-            self._connect(attempt)
+            # The backend closed it as idle just as this request was sent (RFC 9112, 9.3.1): not a failure.
+            attempt.reconnect(self._limits.connect_s, self._connected, self._unreachable)
             return
-        name = attempt.backend.name
-        error = BadGateway(f"{name} broke off: {reason}. Try again; GET /services shows how it is.")
-        self._failed("broken", error, died=connection.ended)
+        error = BadGateway(f"{attempt.backend.name} failed: {reason}. Try again; GET /services shows its state.")
+        self._fail("broken", error, has_lost_backend=connection.ended)
 
-    def _told_of_failure(self, attempt: Attempt, data: bytes | None, message: str) -> None:
-        """The backend says in its stream that it has failed: as good as lost."""
-        if data and self._answer.begun:
-            self._answer.go_on(data, last=False)
-        error = BadGateway(f"{attempt.backend.name} failed in the middle of its answer: {message}.")
-        self._failed("told", error, died=True)
+    def _fail_reported(self, attempt: Attempt, data: bytes | None, message: str) -> None:
+        """Treat a backend whose stream reports its failure as lost."""
+        if data and self._response.has_begun:
+            self._response.send(data, last=False)
+        error = BadGateway(f"{attempt.backend.name} failed in the middle of its response: {message}.")
+        self._fail("reported_failure", error, has_lost_backend=True)
 
     def _accept(self, connection: UpstreamConnection, attempt: Attempt) -> bool:
-        """Look at a new answer's status; False when another backend is asked instead."""
-        status, backend, answer = connection.status, attempt.backend, self._answer
-        if answer.begun:
+        """Check a new response's status; return False if it counts as a failure of the attempt."""
+        status, backend, response = connection.status, attempt.backend, self._response
+        if response.state is INTERRUPTED:
             if status != 200 or not connection.is_stream:
-                self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status} to what remained."))
+                error = BadGateway(f"{backend.name} returned {status} instead of the rest of the stream.")
+                self._fail(f"http_{status}", error)
                 return False
             at = now()
             attempt.ticket.first_byte(at, ok=True)
-            self._begun(attempt, at)
-            answer.rejoin(carried=self._carries)
+            self._start_idle_timeout(attempt, at)
+            assert self._continued is not None
+            response.resume(includes_transcript=self._continued.includes_transcript)
             return True
         if status >= 500:
-            if status in ELSEWHERE and self._another(now(), last_resort=True):
-                self._failed(f"http_{status}", BadGateway(f"{backend.name} answered {status}. Try again in a moment."))
+            if status in RETRIED_STATUSES and self._refreshed_failover().can_retry(now(), last_resort=True):
+                self._fail(f"http_{status}", BadGateway(f"{backend.name} returned {status}. Try again in a moment."))
                 return False
-            backend.record_failure(f"http_{status}", f"{backend.name} answered {status}")
-        answer.accept(connection, keeps=self._exchange.endpoint.path in ROUTES)
+            backend.record_failure(f"http_{status}", f"{backend.name} returned {status}")
+        response.accept(connection, resumable=self._relayed.endpoint.path in RESUMABLE_ROUTES)
         return True
 
-    def _begun(self, attempt: Attempt, at: float) -> None:
-        """From now on the answer may pause for only so long. Whoever sends something whole may take its time."""
+    def _start_idle_timeout(self, attempt: Attempt, at: float) -> None:
+        """Limit the silence from now on: in a stream to what its backend's streams have had, else to the maximum."""
         limits = self._limits
         longest = attempt.backend.load.gaps.longest if self.request.stream else None
         attempt.idle_s = next_byte_s(longest, limits.stream_idle_floor_s, limits.stream_idle_s)
-        self._client.deadline = at + attempt.idle_s
+        self._deadline.at = at + attempt.idle_s
 
-    # What the client's connection calls, through the exchange.
+    # Failures.
+
+    def _fail(self, outcome: str, error: ApiError, *, has_lost_backend: bool = False) -> None:
+        """End the present attempt and do what the failover policy decides."""
+        self._guard(self._fail_over, Failure(outcome, error, has_lost_backend))
+
+    def _fail_over(self, failure: Failure) -> None:
+        attempt, response, at = self._present, self._response, now()
+        backend = attempt.backend
+        backend.record_failure(failure.outcome, failure.error.message)
+        state = self._refreshed_failover()
+        state.is_convicted = failure.has_lost_backend and self._is_convicted(attempt, at)
+        attempt.release(failure.outcome)
+        backend.probe_soon()
+        response.await_backend()
+        decision = decide(failure, state, at)
+        if isinstance(decision, Fail):
+            self._relayed.refuse(decision.error)
+        elif isinstance(decision, Finish):
+            response.send(decision.events, last=True)
+            self._relayed.finish()
+        else:
+            if isinstance(decision, Continue):
+                self._body, self.request, self._continued = decision.body, decision.request, decision
+                log.warning(
+                    "stream continued on another backend",
+                    request_id=self._relayed.request_id,
+                    why=failure.error.message,
+                    tokens=decision.tokens,
+                )
+            self._send_to(decision.choice, at)
+
+    def _refreshed_failover(self) -> FailoverState:
+        state, response = self._failover, self._response
+        if state is None:
+            relayed, router, attempts = self._relayed, self._context.router, self._limits.max_attempts
+            state = self._failover = FailoverState(
+                router, relayed.ticket, attempts, relayed.endpoint.path, self._source, self.request
+            )
+        state.has_begun, state.transcript = response.has_begun, response.transcript
+        if self.attempt is not None:
+            state.model = self.attempt.candidate.offer.name
+            state.note_attempt(self.attempt.backend, self.attempts)
+        return state
+
+    def _identity(self) -> bytes:
+        """Return what distinguishes the request from others in the quarantine: its body, if that is in memory."""
+        return self._source.data if isinstance(self._source, JsonBody) else self._relayed.request_id.encode()
+
+    def _is_convicted(self, attempt: Attempt, at: float) -> bool:
+        """Record that the backend was lost with the request; return whether the request is to blame."""
+        identity, path = self._identity(), self._relayed.endpoint.path
+        digest = self._digest = self._digest or digest_of(path, identity)
+        served_s = at - attempt.ticket.sent_at
+        return self._context.quarantine.died(attempt.backend, digest, len(identity), at, served_s=served_s)
+
+    # Callbacks of the client's connection, through the exchange.
+
+    def on_deadline(self) -> None:
+        """Check a backend that has been silent."""
+        self._guard(self._check_idle if self._response.has_begun else self._check_first_byte)
+
+    def _check_first_byte(self) -> None:
+        """Fail over if the first byte is late and another backend would accept the request; else wait on."""
+        attempt, limits, at = self._present, self._limits, now()
+        floor = limits.first_byte_floor_s
+        by = attempt.first_byte_by(self.request, floor, limits.first_byte_s, at)
+        last = attempt.first_byte_by(self.request, limits.first_byte_s, limits.first_byte_s, at)
+        silent_s = at - max(attempt.silent_since, attempt.backend.last_sign_at)
+        if attempt.backend.state in SILENT_STATES and silent_s >= floor:
+            by = at
+        if at < by:
+            self._deadline.at = min(by, at + floor)
+        elif at < last and not self._refreshed_failover().can_retry(at):
+            self._deadline.at = min(at + floor, last)
+        else:
+            self._time_out(attempt, at - attempt.silent_since)
+
+    def _check_idle(self) -> None:
+        """Fail over a stream that pauses for too long; if no backend can continue it, allow the maximum."""
+        attempt, limits = self._present, self._limits
+        if attempt.idle_s < limits.stream_idle_s and not self._refreshed_failover().can_continue():
+            self._deadline.at += limits.stream_idle_s - attempt.idle_s
+            attempt.idle_s = limits.stream_idle_s
+            return
+        self._time_out(attempt, attempt.idle_s)
+
+    def _time_out(self, attempt: Attempt, seconds: float) -> None:
+        name = attempt.backend.name
+        message = f"{name} sent nothing for {seconds:.3g} s. Try again, ask for fewer tokens, or look at its log."
+        self._fail("timeout", UpstreamTimeout(message))
+
+    def on_stuck(self, backend: Backend) -> None:
+        """Fail over if the request is at this stuck backend and another one would accept it."""
+        attempt = self.attempt
+        if attempt is None or attempt.state is AttemptState.RELEASED or attempt.backend is not backend:
+            return
+        state = self._refreshed_failover()
+        if state.can_continue() if state.has_begun else state.can_retry(now()):
+            self._fail("stuck", UpstreamTimeout(f"{backend.name} is stuck. Try again; GET /services shows its state."))
 
     def client_full(self, full: bool) -> None:
-        """The client reads more slowly than the backend writes, or has caught up."""
+        """Stop or resume reading from the backend as the client's buffer fills or empties."""
         attempt = self.attempt
         connection = attempt.connection if attempt is not None else None
         if attempt is None or connection is None:
@@ -219,6 +379,6 @@ class Forwarding(Failover):
             connection.pause()
         else:
             connection.resume()
-            if self._answer.begun:
-                # It was not the backend that paused.
-                self._client.deadline = now() + attempt.idle_s
+            if self._response.has_begun:
+                # The pause was the client's.
+                self._deadline.start(attempt.idle_s)

@@ -1,14 +1,14 @@
-"""How a stream whose backend has died goes on at another one: the request to send there. Pure.
+"""The request with which another backend continues a stream after its backend has failed. Pure.
 
-A chat is sent again with what was said as its last message, to be continued (vLLM's `continue_final_message` with
-`add_generation_prompt` off, which SGLang has too); a completion with what was said at the end of its prompt. What was
-said counts as prompt there, so the limits on new tokens are lowered by it. Where nothing but the role had been sent,
-the request is sent again as it was, to any backend.
+A chat is sent again with the text so far as its last message, to be continued (vLLM's `continue_final_message` with
+`add_generation_prompt` off, which SGLang has too); a completion with the text at the end of its prompt. That text is
+prompt now, so the limits on new tokens are lowered by its length. If only the role was sent, the request is repeated
+unchanged, to any backend.
 
-This is faithful where the answer is one plain text. It is not where the answer has an inner state that its text does
-not show, a grammar half matched or a tool call half written, or where its events carry more than text: then the reason
-is told instead. A `seed` is sent again as it is: the draws after the seam are others than they would have been, as they
-are on any other machine. Penalties on what an answer repeats no longer see what stands before the seam.
+This is faithful if the response is one plain text. It is not if the response has state that its text does not show, a
+half-matched grammar or a half-written tool call, or if its events carry more than text: then `NotResumable` gives the
+reason. A `seed` is sent unchanged: the samples after the splice differ from what they would have been, as they do on
+any other machine. Repetition penalties do not cover the text before the splice.
 
 Rules: `ChatCompletionRequest` and `CompletionRequest` in vLLM, `vllm/entrypoints/openai/*/protocol.py`.
 """
@@ -21,33 +21,33 @@ import msgspec
 
 from gateway.streams.transcript import Transcript
 
-# The routes whose streams can be gone on with.
+# The routes whose streams can be continued.
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-ROUTES = frozenset({CHAT, COMPLETIONS})
-# What a completion may have at most where its request does not say: OpenAI's default, and vLLM's.
-COMPLETION_TOKENS = 16
+RESUMABLE_ROUTES = frozenset({CHAT, COMPLETIONS})
+# The default of `max_tokens` for completions, of OpenAI and vLLM.
+DEFAULT_MAX_TOKENS = 16
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class NotFaithful(Exception):
-    """This stream cannot be gone on with; the reason, for a person."""
+class NotResumable(Exception):
+    """The stream cannot be continued; the message is the reason, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What to send to another backend."""
+    """The body to send to another backend."""
 
     body: bytes
-    # Whether what was said stands in it, as part of the prompt; whether the backend must know how to go on with it.
-    carries: bool
-    prefills: bool
+    # Whether the text so far is part of its prompt; whether the backend must support continuing a message.
+    includes_transcript: bool
+    needs_prefill: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Everything was said: the events with which the stream ends."""
+    """The events that end a stream of which everything else was sent."""
 
     events: bytes
 
@@ -60,11 +60,11 @@ def _more_than_one(value: Any) -> bool:
     return value is not None and value != 1
 
 
-def _no_plain_text(value: Any) -> bool:
+def _is_not_text(value: Any) -> bool:
     return bool(value) and not (isinstance(value, dict) and value.get("type") == "text")
 
 
-# What a request must not ask for, by the members of its body.
+# Members of a request that rule out a continuation, with the test of their values.
 _OBSTACLES: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         (
@@ -78,53 +78,53 @@ _OBSTACLES: Mapping[str, Callable[[Any], bool]] = {
     ),
     "n": _more_than_one,
     "best_of": _more_than_one,
-    "response_format": _no_plain_text,
+    "response_format": _is_not_text,
     "modalities": lambda value: value not in (None, ["text"]),
 }  # fmt: skip
 
 
-def go_on(path: str, body: bytes, model: str, said: Transcript) -> Continuation | Ending:
-    """What to do for a stream whose backend has died. `model` is the one that was answering, by its name here.
+def continue_stream(path: str, body: bytes, model: str, transcript: Transcript) -> Continuation | Ending:
+    """Return how to continue the stream of the request `body` to `path`, which `model` (its name here) was serving.
 
-    Raises NotFaithful.
+    Raises NotResumable.
     """
-    said.read()
-    if said.done:
+    transcript.read()
+    if transcript.done:
         return Ending(b"")
-    if said.reason is not None:
-        raise NotFaithful(said.reason)
-    if said.finished:
+    if transcript.obstacle is not None:
+        raise NotResumable(transcript.obstacle)
+    if transcript.finished:
         return Ending(b"data: [DONE]\n\n")
     try:
         request = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotFaithful("its request cannot be read") from error
+        raise NotResumable("its request is not valid JSON") from error
     request["model"] = model
-    text = said.text
-    # Templates trim what is blank, and then find no place at which to go on.
+    text = transcript.text
+    # Templates trim blank text, and then find no place at which to continue.
     if not text.strip():
-        return Continuation(msgspec.json.encode(request), carries=False, prefills=False)
-    for name, stands_in_the_way in _OBSTACLES.items():
-        if stands_in_the_way(request.get(name)):
-            raise NotFaithful(f"the request sets {name}")
-    if _lower_limits(path, request, said.tokens):
-        return Ending(_ended_by_length(path, said))
+        return Continuation(msgspec.json.encode(request), includes_transcript=False, needs_prefill=False)
+    for name, is_obstacle in _OBSTACLES.items():
+        if is_obstacle(request.get(name)):
+            raise NotResumable(f"the request sets {name}")
+    if _lower_limits(path, request, transcript.tokens):
+        return Ending(_ended_by_length(path, transcript))
     if path == CHAT:
         _continue_chat(request, text)
     else:
         _continue_prompt(request, text)
-    return Continuation(msgspec.json.encode(request), carries=True, prefills=path == CHAT)
+    return Continuation(msgspec.json.encode(request), includes_transcript=True, needs_prefill=path == CHAT)
 
 
 def _continue_chat(request: dict[str, Any], text: str) -> None:
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise NotFaithful("its request has no list of messages")
+        raise NotResumable("its request has no list of messages")
     if request.get("continue_final_message"):
-        # The client had a message of its own continued: it is longer by now.
+        # The client had the model continue a message of its own: append to that.
         final = messages[-1]
         if not isinstance(final, dict) or not isinstance(final.get("content"), str):
-            raise NotFaithful("the message that it continues is no plain text")
+            raise NotResumable("the message that it continues is not plain text")
         final["content"] += text
     else:
         messages.append({"role": "assistant", "content": text})
@@ -137,27 +137,27 @@ def _continue_prompt(request: dict[str, Any], text: str) -> None:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise NotFaithful("its prompt is not one text")
+        raise NotResumable("its prompt is not a single text")
     request["prompt"] = prompt + text
 
 
-def _lower_limits(path: str, request: dict[str, Any], said: int) -> bool:
-    """Take what was said off the limits on tokens; True when nothing may follow."""
-    if path == COMPLETIONS and request.get("max_tokens") is None and said < COMPLETION_TOKENS:
-        request["max_tokens"] = COMPLETION_TOKENS
+def _lower_limits(path: str, request: dict[str, Any], sent: int) -> bool:
+    """Subtract the tokens sent so far from the limits; return True if nothing may follow."""
+    if path == COMPLETIONS and request.get("max_tokens") is None and sent < DEFAULT_MAX_TOKENS:
+        request["max_tokens"] = DEFAULT_MAX_TOKENS
     for name in ("max_tokens", "max_completion_tokens"):
         limit = request.get(name)
         if isinstance(limit, int):
-            if limit <= said:
+            if limit <= sent:
                 return True
-            request[name] = limit - said
-    least = request.get("min_tokens")
-    if isinstance(least, int):
-        request["min_tokens"] = max(least - said, 0)
+            request[name] = limit - sent
+    minimum = request.get("min_tokens")
+    if isinstance(minimum, int):
+        request["min_tokens"] = max(minimum - sent, 0)
     return False
 
 
-def _ended_by_length(path: str, said: Transcript) -> bytes:
+def _ended_by_length(path: str, transcript: Transcript) -> bytes:
     piece: dict[str, Any] = {"delta": {}} if path == CHAT else {"text": ""}
     choice = {"index": 0, **piece, "finish_reason": "length"}
-    return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode({**said.names, "choices": [choice]})
+    return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode({**transcript.names, "choices": [choice]})

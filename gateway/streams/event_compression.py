@@ -1,63 +1,62 @@
-"""The events of a stream, kept in a fraction of their size without being read. Pure.
+"""Cheap compression of a stream's events, without parsing them. Pure.
 
-All events of a generation are alike but for a word: `data: {"id":...,"choices":[{"index":0,"delta":{"content":" word"},
-...}]}`. What stands between one word and the next is learnt from a handful of events and written as one byte, which
-JSON cannot hold (RFC 8259, 7: control characters are escaped). This costs less than reading the events does, and few
-streams are ever read.
+All events of a generation differ in one word only: `data: {"id":...,"choices":[{"index":0,"delta":{"content":" word"},
+...}]}`. The text between one word and the next is learned from a batch of events and stored as one byte, which JSON
+cannot contain (RFC 8259, 7: control characters are escaped). This is cheaper than parsing, and few streams are ever
+parsed.
 """
 
 from collections.abc import Iterator
 
-_BETWEEN = b"\0"
+_MARK = b"\0"
 _END = b"\n\n"
-# How many handfuls are kept at most: to read them is work that comes all at once, when a backend has died.
-MOST = 16
-# As much of each event is looked at to find out what they have in common, from either end, in bytes.
-_LOOK = 4096
+# More batches than this are not kept: decoding them all is done at once, when a backend has crashed.
+MAX_BATCHES = 16
+# How many bytes of each event, from either end, are compared to learn the common text.
+_COMPARED = 4096
 
 
-class Pack:
-    """What `add` has taken, until `take`."""
+class CompressedEvents:
+    """Batches of events from `add`, until `take`."""
 
-    __slots__ = ("_between", "_packed")
+    __slots__ = ("_batches", "_common")
 
     def __init__(self) -> None:
-        self._between = b""
-        self._packed: list[bytes] = []
+        self._common = b""
+        self._batches: list[bytes] = []
 
     def add(self, events: bytes) -> bool:
-        """Keep whole events; False where they do not become half as long at least, or it is full: nothing is kept."""
-        self._between = self._between or _between(events)
-        if not self._between or _BETWEEN in events or len(self._packed) >= MOST:
+        """Store a batch of whole events; return False, storing nothing, if it shrinks to more than half or if full."""
+        self._common = self._common or _common_text(events)
+        if not self._common or _MARK in events or len(self._batches) >= MAX_BATCHES:
             return False
-        packed = events.replace(self._between, _BETWEEN)
-        if 2 * len(packed) > len(events):
+        compressed = events.replace(self._common, _MARK)
+        if 2 * len(compressed) > len(events):
             return False
-        self._packed.append(packed)
+        self._batches.append(compressed)
         return True
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self._batches)
 
     def take(self) -> Iterator[bytes]:
-        """What was kept, handful by handful, each as it was; it is kept no longer. What is common is learnt again."""
-        packed, between = self._packed, self._between
-        self._packed, self._between = [], b""
-        return (events.replace(_BETWEEN, between) for events in packed)
+        """Remove and return the batches, decompressed. The common text is learned anew afterwards."""
+        batches, common = self._batches, self._common
+        self._batches, self._common = [], b""
+        return (events.replace(_MARK, common) for events in batches)
 
 
-def _between(events: bytes) -> bytes:
-    """What stands between the words of events that are alike; the first may be another one, as it names the role."""
-    alike = events.split(_END)[1:-1]
-    if len(alike) < 2:
+def _common_text(events: bytes) -> bytes:
+    """Return the text between the words of similar events. The first, which may carry the role, is not compared."""
+    similar = events.split(_END)[1:-1]
+    if len(similar) < 2:
         return b""
-    begin = _common([one[:_LOOK] for one in alike])
-    end = _common([one[len(begin) :][: -_LOOK - 1 : -1] for one in alike])[::-1]
-    return end + _END + begin
+    start = _common_prefix([event[:_COMPARED] for event in similar])
+    end = _common_prefix([event[len(start) :][: -_COMPARED - 1 : -1] for event in similar])[::-1]
+    return end + _END + start
 
 
-def _common(texts: list[bytes]) -> bytes:
-    """How all of them begin."""
+def _common_prefix(texts: list[bytes]) -> bytes:
     first, last = min(texts), max(texts)
-    same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    return first[:same]
+    length = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]

@@ -1,7 +1,7 @@
-"""Server-sent events on their way: only whole ones go on, so that an error event can follow at any time.
+"""Server-sent events in transit: only whole events are forwarded, so that an error event can follow at any time.
 
-Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Whoever reads events can do nothing with half of
-one, so holding back the half costs no time.
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. A client cannot use half an event, so buffering
+it adds no latency.
 """
 
 import json
@@ -9,46 +9,46 @@ import json
 from gateway.endpoints import Dialect
 from kit.errors import ApiError
 
-# Beyond this, in bytes, an unfinished event goes on as it is: memory must stay bounded.
-MAX_HELD = 1024 * 1024
-# How such an event begins in what vLLM and its kin write.
+# An unfinished event larger than this, in bytes, is forwarded as it is, to bound memory.
+MAX_PARTIAL = 1024 * 1024
+# The start of an error event as vLLM and similar servers write it.
 ERROR_MARK = b'data: {"error"'
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
-class EventHolder:
-    """Holds back an event until it is whole."""
+class EventBuffer:
+    """Splits a byte stream at event boundaries."""
 
-    __slots__ = ("holds",)
+    __slots__ = ("partial",)
 
     def __init__(self) -> None:
-        # The beginning of an event.
-        self.holds = b""
+        # The start of an unfinished event.
+        self.partial = b""
 
-    def pass_on(self, data: bytes) -> bytes:
-        """Take what has come; return what may go to the client."""
-        if self.holds:
-            data = self.holds + data
-            self.holds = b""
+    def feed(self, data: bytes) -> bytes:
+        """Add received bytes; return the events that are complete."""
+        if self.partial:
+            data = self.partial + data
+            self.partial = b""
         if data.endswith(_ENDS):
             return data
         end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
-        if len(data) - end > MAX_HELD:
+        if len(data) - end > MAX_PARTIAL:
             return data
-        self.holds = data[end:]
+        self.partial = data[end:]
         return data[:end]
 
-    def rest(self) -> bytes:
-        """What is still held, when the answer ended as it should."""
-        held, self.holds = self.holds, b""
-        return held
+    def flush(self) -> bytes:
+        """Return the unfinished rest of a stream that has ended properly."""
+        partial, self.partial = self.partial, b""
+        return partial
 
 
-def cut_at_failure(events: bytes) -> tuple[bytes, str | None]:
-    """What stands before an event by which a backend tells that it has failed, and its message; else all, and None.
+def cut_at_error(events: bytes) -> tuple[bytes, str | None]:
+    """Return the events before an error event that reports a failed backend, and its message; else all, and None.
 
-    vLLM ends a stream so when its engine has died or stops; an error that is the request's own has a code below 500.
-    Our own services have names for codes, and a type of error for what is not the request's fault.
+    vLLM ends a stream with one when its engine crashes or stops; an error in the request has a code below 500. Our own
+    services use names as codes, and a type for server errors.
     """
     start = events.find(ERROR_MARK)
     if start < 0:
@@ -56,14 +56,14 @@ def cut_at_failure(events: bytes) -> tuple[bytes, str | None]:
     try:
         error = json.loads(events[start + 6 :].partition(b"\n\n")[0])["error"]
         message = str(error["message"])
-        failed = error.get("type") == ApiError.type or int(error["code"]) >= 500
+        is_failure = error.get("type") == ApiError.type or int(error["code"]) >= 500
     except (ValueError, KeyError, TypeError):
         return events, None
-    return (events[:start], message) if failed else (events, None)
+    return (events[:start], message) if is_failure else (events, None)
 
 
 def error_event(error: ApiError, dialect: Dialect) -> bytes:
-    """The event that ends a stream whose backend died, as each API's clients understand it.
+    """Return the event that ends a failed stream, in the form that each API's clients understand.
 
     Sources: openai-python `_streaming.py` raises APIError on a data line with `error`;
     https://platform.openai.com/docs/api-reference/responses-streaming/error and

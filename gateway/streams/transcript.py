@@ -1,12 +1,11 @@
-"""What a stream of a chat or a completion has told its client so far, kept so that another backend can go on from it.
+"""What a stream of a chat or a completion has sent to its client, recorded so that another backend can continue it.
 
-The events that went out are kept as they are and packed when a handful has come together (gateway.packing). They are
-read where another backend is to go on, where they do not become smaller, and where too many have come together: reading
-them is most of what keeping them costs.
-What is read is reduced to a text, a number of tokens and the names that the stream goes by.
+Events are kept as they are and compressed in batches (`event_compression`). They are parsed only when another backend
+has to continue the stream, when they do not compress, or when there are too many batches: parsing is the larger part of
+the cost. Parsed events are reduced to a text, a number of tokens and the stream's names.
 
-A token is counted by the stream's own `usage` where its events carry one (vLLM's `continuous_usage_stats`); else every
-event with some text is taken for one token, which is the least that it can be.
+Tokens are counted by the stream's own `usage` if its events carry one (vLLM's `continuous_usage_stats`); else each
+event with text counts as one token, the least that it can be.
 
 Shapes: https://platform.openai.com/docs/api-reference/chat-streaming/streaming and .../completions/object.
 """
@@ -17,20 +16,20 @@ from typing import Any
 
 import msgspec
 
-from gateway.streams.event_compression import Pack
+from gateway.streams.event_compression import CompressedEvents
 
-# After how many pieces they are packed, or read and let go.
-FOLD = 32
-# How many handfuls of a stream may fail to become smaller before it is no longer tried.
-_TRIES = 3
-# The longest text that is kept, in characters. A model's context is shorter.
+# The size of a batch: after so many recorded pieces they are compressed, or parsed and dropped.
+MAX_PENDING = 32
+# After so many batches that did not compress, compression is no longer tried.
+_MAX_FAILED_BATCHES = 3
+# The longest recorded text, in characters. A model's context is shorter.
 MAX_TEXT = 2_000_000
 
 DONE = b"[DONE]"
 
 
 class _Delta(msgspec.Struct, forbid_unknown_fields=True):
-    """What a chat's event adds. Whatever is not here (a kind of content unknown today) cannot be gone on from."""
+    """The delta of a chat chunk. A stream with any other field (content of an unknown kind) cannot be continued."""
 
     role: str | None = None
     content: str | None = None
@@ -51,7 +50,7 @@ class _Choice(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """How many tokens a request has cost."""
+    """The token usage of a request."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -63,7 +62,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-# The members that are the same in every event of a stream.
+# The members with one value in all events of a stream.
 NAMES = ("id", "object", "created", "model")
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -72,98 +71,99 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Transcript:
-    """One stream as its client sees it.
+    """One stream as its client has received it.
 
-    Every piece goes through `keep`, or straight into `held`, with a `fold` whenever FOLD are there (gateway.passage).
+    Pieces go through `record`, or straight into `pending` with a `compress` at every MAX_PENDING (stream passthrough).
     """
 
     __slots__ = (
-        "_length", "_pack", "_texts", "_tries", "done", "finished", "held", "names", "reason", "tokens", "usage",
+        "_compressed", "_length", "_texts", "_tries_left", "done", "finished", "names", "obstacle", "pending", "tokens",
+        "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        # Whole events that have gone out and are not read yet; always the same list.
-        self.held: list[bytes] = []
-        self._pack = Pack()
-        self._tries = _TRIES
+        # Whole events that were sent and not compressed or parsed yet; always the same list.
+        self.pending: list[bytes] = []
+        self._compressed = CompressedEvents()
+        self._tries_left = _MAX_FAILED_BATCHES
         self._texts: list[str] = []
         self._length = 0
         self.tokens = 0
         # NAMES with their values in JSON.
         self.names: dict[str, msgspec.Raw] = {}
         self.usage: Usage | None = None
-        # Whether the choice has ended, and whether the stream has said so.
+        # A `finish_reason` was sent; `[DONE]` was sent.
         self.finished = False
         self.done = False
-        # Why it cannot be gone on from, where it cannot; then nothing more is kept.
-        self.reason: str | None = None
+        # Why the stream cannot be continued, if it cannot; then nothing more is recorded.
+        self.obstacle: str | None = None
 
-    def keep(self, events: bytes) -> None:
-        """Take whole events that are going out."""
-        self.held.append(events)
-        if len(self.held) >= FOLD:
-            self.fold()
+    def record(self, events: bytes) -> None:
+        """Add whole events that are being sent."""
+        self.pending.append(events)
+        if len(self.pending) >= MAX_PENDING:
+            self.compress()
 
-    def fold(self) -> None:
-        """Keep what is held in less memory."""
-        if self._tries and self.reason is None:
-            if self._pack.add(b"".join(self.held)):
-                self.held.clear()
+    def compress(self) -> None:
+        """Reduce the memory of the pending events."""
+        if self._tries_left and self.obstacle is None:
+            if self._compressed.add(b"".join(self.pending)):
+                self.pending.clear()
                 return
-            if not self._pack:
-                self._tries -= 1
+            if not self._compressed:
+                self._tries_left -= 1
         self.read()
 
     @property
     def text(self) -> str:
-        """The text of the answer so far, as of the last `read`."""
+        """The text sent so far, as of the last `read`."""
         return "".join(self._texts)
 
     def read(self) -> None:
-        """Read what is kept."""
-        for events in self._pack.take():
-            self._read(events)
-        self._read(b"".join(self.held))
-        self.held.clear()
+        """Parse everything recorded so far."""
+        for events in self._compressed.take():
+            self._parse(events)
+        self._parse(b"".join(self.pending))
+        self.pending.clear()
 
-    def _read(self, events: bytes) -> None:
-        if self.reason is not None or not events:
+    def _parse(self, events: bytes) -> None:
+        if self.obstacle is not None or not events:
             return
         try:
             if not self.names:
                 members = _members.decode(next(payloads(events), b"{}"))
                 self.names = {name: members[name].copy() for name in NAMES if name in members}
-            for chunk in _read(events):
+            for chunk in _parsed(events):
                 if chunk is None:
                     self.done = True
                 else:
-                    self._take(chunk)
+                    self._add(chunk)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._give_up(f"it holds what is not understood here ({error})")
+            self._give_up(f"it has events of an unknown form ({error})")
         if self._length > MAX_TEXT:
             self._give_up("its text is too long to be kept")
 
-    def _take(self, chunk: _Chunk) -> None:
+    def _add(self, chunk: _Chunk) -> None:
         if chunk.error is not None:
-            self._give_up("its backend has told of an error")
+            self._give_up("its backend reported an error")
             return
         if chunk.usage is not None:
             self.usage = chunk.usage
         for choice in chunk.choices:
-            self._take_choice(choice)
+            self._add_choice(choice)
         if chunk.usage is not None:
             self.tokens = chunk.usage.completion_tokens
 
-    def _take_choice(self, choice: _Choice) -> None:
+    def _add_choice(self, choice: _Choice) -> None:
         delta = choice.delta
         if choice.index:
-            self._give_up("it has several answers side by side")
+            self._give_up("it has several choices")
         elif choice.logprobs or choice.token_ids:
             self._give_up("it carries log probabilities or token ids")
         elif delta is not None and (delta.tool_calls or delta.function_call):
             self._give_up("it calls a tool")
         elif delta is not None and (delta.reasoning or delta.reasoning_content or delta.refusal):
-            self._give_up("it has reasoned apart from its text")
+            self._give_up("it has reasoning or a refusal apart from its text")
         text = choice.text if delta is None else delta.content
         if text:
             self._texts.append(text)
@@ -172,22 +172,22 @@ class Transcript:
         if choice.finish_reason is not None:
             self.finished = True
 
-    def _give_up(self, reason: str) -> None:
-        self.reason = self.reason or reason
+    def _give_up(self, obstacle: str) -> None:
+        self.obstacle = self.obstacle or obstacle
         self._texts.clear()
 
 
-def _read(held: bytes) -> Iterable[_Chunk | None]:
-    """The events in `held`; None is the one that ends the stream."""
-    if held.startswith(b"data: {") and held.endswith(b"}\n\n"):
+def _parsed(events: bytes) -> Iterable[_Chunk | None]:
+    """Return the chunks in `events`, None for `[DONE]`."""
+    if events.startswith(b"data: {") and events.endswith(b"}\n\n"):
         # As vLLM and most others write: one list for the decoder, several times as fast as one by one.
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # then something else stands between them
-            return _chunks.decode(b"[" + held[6:-2].replace(b"}\n\ndata: {", b"},{") + b"]")
-    return [None if data == DONE else _chunk.decode(data) for data in payloads(held)]
+            return _chunks.decode(b"[" + events[6:-2].replace(b"}\n\ndata: {", b"},{") + b"]")
+    return [None if data == DONE else _chunk.decode(data) for data in payloads(events)]
 
 
 def payloads(events: bytes) -> Iterator[bytes]:
-    """The data of every event in `events`. Comments and fields without data are left out."""
+    """Return the data of every event in `events`, without comments and fields other than data."""
     data: list[bytes] = []
     for line in events.splitlines():
         if line.startswith(b"data:"):

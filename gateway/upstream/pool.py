@@ -1,4 +1,4 @@
-"""The connections to one backend, kept for the next request."""
+"""The connection pool of one backend."""
 
 import asyncio
 import ssl
@@ -9,12 +9,12 @@ from gateway.http1.header_cache import HeaderCache
 from gateway.upstream.connection import CachedResponseHead, UpstreamConnection
 from gateway.upstream.socket_options import tune
 
-# The most that idle connections to one backend may number.
+# The maximum number of idle connections to one backend.
 MAX_IDLE = 512
 
 
 class Pool:
-    """The connections to one backend. The most recently used one is used first, so that the rest can age away."""
+    """The connections to one backend. The most recently used one is used first, so that the others can expire."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -22,28 +22,28 @@ class Pool:
         self._open: set[UpstreamConnection] = set()
         self._tls = ssl.create_default_context() if target.tls else None
         self._closed = False
-        # The heads of its answers.
-        self.known: HeaderCache[CachedResponseHead] = HeaderCache()
-        # Called when the backend ends a connection that was idle: it may have died.
+        # The heads of its responses.
+        self.response_heads: HeaderCache[CachedResponseHead] = HeaderCache()
+        # Called when the backend closes an idle connection: it may have crashed.
         self.on_idle_lost: Callable[[], None] | None = None
 
     @property
     def open_count(self) -> int:
-        """How many connections there are, idle or in use."""
+        """The number of connections, idle or in use."""
         return len(self._open)
 
     @property
     def paused_count(self) -> int:
-        """How many of those in use are not read from, because their clients are slower."""
+        """The number of connections in use that are paused, because their clients are slower."""
         return sum(connection.paused for connection in self._open)
 
     @property
     def idle_count(self) -> int:
-        """How many connections wait for use."""
+        """The number of idle connections."""
         return len(self._idle)
 
     def take(self) -> UpstreamConnection | None:
-        """An idle connection that still looks alive, or None."""
+        """Return an idle connection that is not known to be closed, or None."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.transport.is_closing():
@@ -51,7 +51,7 @@ class Pool:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises OSError; when cancelled, nothing stays open."""
+        """Open a connection. Raises OSError; cancellation leaves nothing open."""
         target = self.target
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: UpstreamConnection(self),
@@ -66,14 +66,14 @@ class Pool:
         return connection
 
     def put(self, connection: UpstreamConnection) -> None:
-        """Keep a connection for later."""
+        """Keep an idle connection."""
         if self._closed or len(self._idle) >= MAX_IDLE:
             connection.transport.close()
         else:
             self._idle.append(connection)
 
     def opened(self, connection: UpstreamConnection) -> None:
-        """Count a connection."""
+        """Count a new connection."""
         self._open.add(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
@@ -85,7 +85,7 @@ class Pool:
                 self.on_idle_lost()
 
     def close(self) -> None:
-        """End the idle connections; those in use end when their exchange does."""
+        """Close the idle connections; those in use close with their requests."""
         self._closed = True
         self.on_idle_lost = None
         idle, self._idle = self._idle, []

@@ -13,7 +13,7 @@ from gateway.backends.backend_table import Backends
 from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
-from gateway.streams.sse import MAX_HELD, EventHolder, error_event
+from gateway.streams.sse import MAX_PARTIAL, EventBuffer, error_event
 from gateway.telemetry import access_log
 from gateway.telemetry.access_log import AccessLog, Line
 from kit.config.settings import SettingsError, load_settings
@@ -120,23 +120,23 @@ def test_holder_passes_whole_events_only(end: bytes) -> None:
     events = [b"data: %d" % index + end for index in range(3)]
     for cut in range(1, len(b"".join(events))):
         data = b"".join(events)
-        holder = EventHolder()
-        first = holder.pass_on(data[:cut])
+        buffer = EventBuffer()
+        first = buffer.feed(data[:cut])
         assert first == b"" or first.endswith(end)
-        assert first + holder.pass_on(data[cut:]) + holder.rest() == data
+        assert first + buffer.feed(data[cut:]) + buffer.flush() == data
 
 
 def test_holder_is_bounded() -> None:
     """An endless event goes on in pieces rather than filling the memory."""
-    holder = EventHolder()
-    assert len(holder.pass_on(b"x" * (MAX_HELD + 1))) == MAX_HELD + 1
+    buffer = EventBuffer()
+    assert len(buffer.feed(b"x" * (MAX_PARTIAL + 1))) == MAX_PARTIAL + 1
 
 
 def test_holder_gives_the_rest_at_the_end() -> None:
     """A last event without its blank line is not lost."""
-    holder = EventHolder()
-    assert holder.pass_on(b"data: a\n\ndata: b\n") == b"data: a\n\n"
-    assert holder.rest() == b"data: b\n"
+    buffer = EventBuffer()
+    assert buffer.feed(b"data: a\n\ndata: b\n") == b"data: a\n\n"
+    assert buffer.flush() == b"data: b\n"
 
 
 @pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
@@ -168,9 +168,9 @@ async def test_access_log_lines_are_text_for_people() -> None:
     log = AccessLog("gateway", as_json=False, enabled=True, stream=stream)
     log.write(Line("/v1/x", 200, 1.5, "127.0.0.1", "one", 2, backend="llm-primary"))
     log.flush()
-    time, _, rest = stream.getvalue().partition(" ")
+    time, _, flush = stream.getvalue().partition(" ")
     assert datetime.fromisoformat(time)
-    assert rest == (
+    assert flush == (
         "[info     ] request                        [access] "
         "attempts=2 backend=llm-primary client=127.0.0.1 method=POST ms=1.5 path=/v1/x request_id=one service=gateway "
         "status=200\n"

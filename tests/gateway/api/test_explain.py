@@ -27,7 +27,7 @@ async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: Star
     fast, slow = await start_backend("fast"), await start_backend("slow", ttft=0.1)
     embedding = await start_backend("embedding", model="minilm", kind="embedding")
     gateway = await start_gateway(fast, slow, embedding)
-    now = time.perf_counter()
+    now = time.monotonic()
     for name, seconds in (("fast", 0.05), ("slow", 0.4)):
         load = gateway.backend(name).load
         load.admit(Traffic(), 1.0, now, shows_first_token=True).first_byte(now + seconds, ok=True)

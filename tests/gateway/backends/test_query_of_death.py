@@ -80,10 +80,10 @@ async def test_it_is_forgotten_in_time(start_backend: StartBackend, start_gatewa
     assert error_code(await chat(gateway, BOOM)) == "request_crashed_backend"
     for backend in backends:
         backend.switches.crash_on = ""
-    digest = next(iter(gateway.context.deaths.records.values()))
-    await gateway.until(lambda: digest.until < time.perf_counter())
+    digest = next(iter(gateway.context.quarantine.records.values()))
+    await gateway.until(lambda: digest.until < time.monotonic())
     assert (await chat(gateway, BOOM)).status_code == 200
-    assert not gateway.context.deaths.records
+    assert not gateway.context.quarantine.records
 
 
 async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -95,7 +95,7 @@ async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, st
     await backends[0].wait_for(4)
     await backends[0].stop()
     assert {answer.status_code for answer in await asyncio.gather(*work)} == {200}
-    assert not gateway.context.deaths.records
+    assert not gateway.context.quarantine.records
     await gateway.until(lambda: settled(gateway))
 
 
@@ -242,7 +242,7 @@ def test_all_that_is_in_flight_may_go_elsewhere() -> None:
     """Backends die with five hundred streams: each gets its second try at once, and its third."""
     budget = RetryBudget()
     budget.requests = 1000
-    budget.room(0, 100.0)
+    budget.has_room(0, 100.0)
     assert sum(budget.take(500, 100.0) for _ in range(1200)) == 1000
 
 
@@ -261,6 +261,6 @@ async def test_an_innocent_loss_is_forgotten(start_backend: StartBackend, start_
     backend = await start_backend(crash_on="boom")
     gateway = await start_gateway(backend, quarantine=1, max_attempts=1)
     assert (await chat(gateway, BOOM)).status_code >= 500
-    assert gateway.context.deaths.records
-    await gateway.until(lambda: not gateway.context.deaths.records)
-    assert gateway.context.deaths._lengths == {}
+    assert gateway.context.quarantine.records
+    await gateway.until(lambda: not gateway.context.quarantine.records)
+    assert gateway.context.quarantine._lengths == {}

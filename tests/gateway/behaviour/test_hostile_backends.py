@@ -79,7 +79,7 @@ async def test_bug_in_the_plain_way_is_answered(
     gateway = await start_gateway(await start_backend())
     for _ in range(2):
         assert (await gateway.chat("qwen")).status_code == 200
-    assert len(gateway.context.known) == 1
+    assert len(gateway.context.request_heads) == 1
     with monkeypatch.context() as broken:
         if where == "scan":
             broken.setattr("gateway.relay.fast_path.scan_json", lambda *_: 1 / 0)

@@ -28,7 +28,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
             writer.write(good)
             await reader.readuntil(b"\r\n\r\n")
             writer.close()
-        assert len(gateway.context.known) == 3
+        assert len(gateway.context.request_heads) == 3
         backend.requests.clear()
         yield gateway, backend
 

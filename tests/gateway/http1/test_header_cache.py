@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.discovery.target import parse_services
-from gateway.http1.header_cache import LONGEST, MOST, HeaderCache
+from gateway.http1.header_cache import MAX_HEAD, MAX_HEADS, HeaderCache
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.pool import Pool
 from tests.gateway.conftest import StartBackend, StartGateway
@@ -72,11 +72,11 @@ def test_heads_without_a_length_and_heads_that_are_cut() -> None:
 def test_memory_is_bounded() -> None:
     """Neither long heads nor many fill it."""
     known: HeaderCache[int] = HeaderCache()
-    known.learn(b"POST / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * LONGEST), 1, None)
+    known.learn(b"POST / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * MAX_HEAD), 1, None)
     assert len(known) == 0
-    for index in range(3 * MOST):
+    for index in range(3 * MAX_HEADS):
         known.learn(b"POST / HTTP/1.1\r\nx: %d\r\n\r\n" % index, index, None)
-    assert 0 < len(known) <= MOST
+    assert 0 < len(known) <= MAX_HEADS
 
 
 async def test_a_known_request_is_answered_as_the_first(
@@ -97,7 +97,7 @@ async def test_a_known_request_is_answered_as_the_first(
                 assert head.startswith(b"HTTP/1.1 200 ")
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
                 await reader.readexactly(int(length[16:]))
-    assert len(gateway.context.known) == 1
+    assert len(gateway.context.request_heads) == 1
     assert {one.body for one in backend.requests} == {one.partition(b"\r\n\r\n")[2] for one in (first, second)}
 
 

@@ -23,9 +23,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request whose head was known was plain."""
     found: list[bool] = []
 
-    def noted(*given: Any) -> FastPathRequest | None:
+    def noted(*given: Any) -> FastPathRequest | RoutingRequest | None:
         began = try_fast_path(*given)
-        found.append(began is not None)
+        found.append(isinstance(began, FastPathRequest))
         return began
 
     monkeypatch.setattr(client_protocol, "try_fast_path", noted)
@@ -159,7 +159,7 @@ async def test_another_backend_is_asked(
     module: Any = client_protocol
     counted = module.try_fast_path
 
-    def sent(*given: Any) -> FastPathRequest | None:
+    def sent(*given: Any) -> FastPathRequest | RoutingRequest | None:
         began: FastPathRequest | None = counted(*given)
         gateway.backend("b").set_draining(False)
         return began
@@ -198,13 +198,13 @@ async def test_a_death_makes_only_its_like_unusual(
     gateway = await start_gateway(await start_backend())
     client = await warmed(gateway, plain)
     backend, body = gateway.backend("llm-primary"), REQUEST.partition(b"\r\n\r\n")[2]
-    path, at = "/v1/chat/completions", time.perf_counter()
-    gateway.context.deaths.died(backend, digest_of(path, body), len(body), at, served_s=0.1)
-    assert gateway.context.deaths.records
+    path, at = "/v1/chat/completions", time.monotonic()
+    gateway.context.quarantine.died(backend, digest_of(path, body), len(body), at, served_s=0.1)
+    assert gateway.context.quarantine.records
     other = post({"model": "qwen", "messages": [{"role": "user", "content": "Hello"}]})
     assert [(await client.ask(one))[0] for one in (other, REQUEST, other)] == [200] * 3
     assert plain == [True, False, True]
-    assert not gateway.context.deaths.records
+    assert not gateway.context.quarantine.records
     assert (await client.ask())[0] == 200
     assert plain == [True, False, True, True]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.relay.stream_passthrough import MOST, StreamPassthrough
-from gateway.streams.transcript import FOLD
+from gateway.relay.stream_passthrough import MAX_READ, StreamPassthrough
+from gateway.streams.transcript import MAX_PENDING
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
@@ -75,7 +75,7 @@ CASES = {
     "half an event": ([*plain(0, 3), chunk(word("x")[:9]), chunk(word("x")[9:]), *plain(4, 3)], 3),
     "half a chunk": ([*plain(0, 3), chunk(word("x"))[:9], chunk(word("x"))[9:], *plain(4, 3)], 1),
     "upper case, leading zeros": ([chunk(word(" " * n), b"%04X") for n in range(60, 70)], 0),
-    "long": ([*plain(0, 3), chunk(word("x" * MOST)), *plain(4, 3)], 4),
+    "long": ([*plain(0, 3), chunk(word("x" * MAX_READ)), *plain(4, 3)], 4),
     "comments": ([*plain(0, 3), chunk(b": ping\n\n"), *plain(4, 3)], 5),
     "what ends like a chunk within": ([*plain(0, 3), chunk(b"data: a\n\n\r\n\n\n"), *plain(4, 3)], 5),
 }
@@ -95,8 +95,8 @@ class Stream:
         """Write it in a read of its own: what is whole has to have passed before the next is written."""
         self._backend.write(piece)
         self._sent += piece
-        said, so_far = unchunked(self.got), unchunked(self._sent)
-        if said == so_far or not so_far.endswith(b"\n\n"):
+        transcript, so_far = unchunked(self.got), unchunked(self._sent)
+        if transcript == so_far or not so_far.endswith(b"\n\n"):
             await asyncio.sleep(0.05)
             return
         while unchunked(self.got) != so_far:
@@ -106,7 +106,7 @@ class Stream:
         """Write what must not reach the client as it is."""
         self._backend.write(piece)
 
-    async def rest(self) -> bytes:
+    async def flush(self) -> bytes:
         """What the client got, whole."""
         while not self.got.endswith(b"\r\n0\r\n\r\n"):
             await self._read()
@@ -115,7 +115,7 @@ class Stream:
     async def end(self) -> bytes:
         """The same, where the backend ends it."""
         self._backend.write(b"0\r\n\r\n")
-        return await self.rest()
+        return await self.flush()
 
     async def _read(self) -> None:
         async with asyncio.timeout(HANG_S):
@@ -152,13 +152,13 @@ async def streaming(start_gateway: StartGateway, **settings: Any) -> AsyncIterat
 def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each read was taken the short way."""
     took: list[bool] = []
-    takes = StreamPassthrough.takes
+    try_forward = StreamPassthrough.try_forward
 
     def watched(self: StreamPassthrough, data: bytes) -> bool:
-        took.append(takes(self, data))
+        took.append(try_forward(self, data))
         return took[-1]
 
-    monkeypatch.setattr(StreamPassthrough, "takes", watched)
+    monkeypatch.setattr(StreamPassthrough, "try_forward", watched)
     return took
 
 
@@ -183,7 +183,7 @@ async def test_what_is_no_chunk_does_not_pass(start_gateway: StartGateway, short
             await stream.write(piece)
         assert short == [True, True]
         stream.broken(wrong)
-        events = await stream.rest()
+        events = await stream.flush()
     assert events.startswith(unchunked(b"".join(plain(0, 4))))
     assert wrong not in stream.got
     assert b'"error"' in events
@@ -196,34 +196,34 @@ async def test_failure_in_a_stream_that_passes(start_gateway: StartGateway, shor
         for piece in plain(0, 4):
             await stream.write(piece)
         stream.broken(chunk(ENGINE_DIED))
-        events = await stream.rest()
+        events = await stream.flush()
     assert short == [True, True, False]
-    assert b"failed in the middle of its answer" in events
+    assert b"failed in the middle of its response" in events
 
 
 async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]) -> None:
     """Every chunk is a sign of life; the longest pause is learnt; what was said is kept, in a bounded list."""
     async with streaming(start_gateway, stream_idle_floor=0.1, stream_idle_timeout=30.0) as (gateway, ask):
         backend, stream = gateway.backend("raw"), await ask()
-        for number, piece in enumerate(plain(0, FOLD * 2 + 9)):
+        for number, piece in enumerate(plain(0, MAX_PENDING * 2 + 9)):
             before = backend.traffic.last_byte_at
             await stream.write(piece)
             assert backend.traffic.last_byte_at > before
             if number in (5, 9):
                 # Longer than the idle timeout, which is extended because no other backend can continue the stream.
                 pause_until = backend.traffic.last_byte_at + PAUSE_S
-                await gateway.until(lambda until=pause_until: time.perf_counter() > until)
+                await gateway.until(lambda until=pause_until: time.monotonic() > until)
         clients: Any = gateway.context.connections
         (exchange,) = [client._running for client in clients if client._running]
-        said = exchange.answer.said
-        assert len(said.held) < FOLD
-        assert all(piece.startswith(b"data: ") and piece.endswith(b"\n\n") for piece in said.held)
-        said.read()
-        assert said.text == "".join(f" w{number}" for number in range(FOLD * 2 + 9))
-        assert await stream.end() == unchunked(b"".join(plain(0, FOLD * 2 + 9)))
+        transcript = exchange.response.transcript
+        assert len(transcript.pending) < MAX_PENDING
+        assert all(piece.startswith(b"data: ") and piece.endswith(b"\n\n") for piece in transcript.pending)
+        transcript.read()
+        assert transcript.text == "".join(f" w{number}" for number in range(MAX_PENDING * 2 + 9))
+        assert await stream.end() == unchunked(b"".join(plain(0, MAX_PENDING * 2 + 9)))
         await gateway.until(lambda: settled(gateway))
         assert (backend.load.gaps.longest or 0) > PAUSE_S
-    assert short.count(True) == FOLD * 2 + 7
+    assert short.count(True) == MAX_PENDING * 2 + 7
 
 
 def unchunked(data: bytes) -> bytes:

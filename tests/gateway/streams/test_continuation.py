@@ -8,9 +8,9 @@ import httpx2
 import pytest
 
 from gateway.relay.stream_passthrough import StreamPassthrough
-from gateway.streams.continuation import Ending, NotFaithful, go_on
-from gateway.streams.sse import cut_at_failure
-from gateway.streams.transcript import FOLD, Transcript
+from gateway.streams.continuation import Ending, NotResumable, continue_stream
+from gateway.streams.sse import cut_at_error
+from gateway.streams.transcript import MAX_PENDING, Transcript
 from kit.errors import ApiError, InvalidRequest
 from services.llm.transformers_routes import GenerationFailed, ServiceStopping
 from tests.gateway.behaviour.test_faults import settled
@@ -48,7 +48,7 @@ async def pair(start_backend: StartBackend, **switches: Any) -> tuple[FakeBacken
     return await start_backend("first", **common, **switches), await start_backend("second", **common)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 2, FOLD - 2, FOLD, TOKENS - 1, TOKENS])
+@pytest.mark.parametrize("cut", [0, 1, 2, MAX_PENDING - 2, MAX_PENDING, TOKENS - 1, TOKENS])
 @pytest.mark.parametrize("path", ASKED)
 async def test_goes_on(start_backend: StartBackend, start_gateway: StartGateway, path: str, cut: int) -> None:
     """Wherever it is cut, every token comes once, under one id, with one role, one finish and one sum of tokens."""
@@ -78,15 +78,15 @@ async def test_goes_on_from_chunks_that_passed_as_they_came(
 ) -> None:
     """Where the head of the answer was known, chunks are not framed again: what they said is known all the same."""
     passed: list[bytes] = []
-    takes = StreamPassthrough.takes
+    try_forward = StreamPassthrough.try_forward
 
     def watched(self: StreamPassthrough, data: bytes) -> bool:
-        if takes(self, data):
+        if try_forward(self, data):
             passed.append(data)
             return True
         return False
 
-    monkeypatch.setattr(StreamPassthrough, "takes", watched)
+    monkeypatch.setattr(StreamPassthrough, "try_forward", watched)
     first, second = await pair(start_backend)
     gateway = await start_gateway(first, second)
     gateway.backend("second").set_draining(True)
@@ -187,8 +187,8 @@ async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_g
     assert answer.content.count(b'"error"') == 1
     assert b"EngineCore" in answer.content
     own = ENGINE_DIED.replace(b"500", b"400")
-    assert cut_at_failure(own) == (own, None)
-    assert cut_at_failure(b"data: {}\n\n" + ENGINE_DIED) == (b"data: {}\n\n", "EngineCore encountered an issue")
+    assert cut_at_error(own) == (own, None)
+    assert cut_at_error(b"data: {}\n\n" + ENGINE_DIED) == (b"data: {}\n\n", "EngineCore encountered an issue")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_g
 def test_errors_of_our_own_text_service(error: ApiError, is_the_requests: bool) -> None:
     """A stop of the service and a failure of its engine are no reason to end an answer that another can go on with."""
     told = b"data: " + error.encoded() + b"\n\ndata: [DONE]\n\n"
-    assert cut_at_failure(told) == ((told, None) if is_the_requests else (b"", error.message))
+    assert cut_at_error(told) == ((told, None) if is_the_requests else (b"", error.message))
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
@@ -251,11 +251,11 @@ async def test_ends_in_an_error_event(
 
 def test_obstacle_before_the_first_token() -> None:
     """While only the role has been said, any request begins again elsewhere."""
-    said = Transcript()
-    said.keep(event(index=0, delta={"role": "assistant", "content": ""}))
-    step = go_on(CHAT, b'{"messages":[],"tools":[{}],"model":null}', "qwen", said)
+    transcript = Transcript()
+    transcript.record(event(index=0, delta={"role": "assistant", "content": ""}))
+    step = continue_stream(CHAT, b'{"messages":[],"tools":[{}],"model":null}', "qwen", transcript)
     assert not isinstance(step, Ending)
-    assert not step.prefills
+    assert not step.needs_prefill
     assert json.loads(step.body) == {"messages": [], "tools": [{}], "model": "qwen"}
 
 
@@ -289,58 +289,58 @@ def event(**choice: Any) -> bytes:
     ("delta", "reason"),
     [
         ({"tool_calls": [{"index": 0}]}, "calls a tool"),
-        ({"reasoning": "hm"}, "reasoned"),
-        ({"reasoning_content": "hm"}, "reasoned"),
-        ({"audio": {"id": "x"}}, "not understood"),
+        ({"reasoning": "hm"}, "has reasoning"),
+        ({"reasoning_content": "hm"}, "has reasoning"),
+        ({"audio": {"id": "x"}}, "unknown form"),
     ],
 )
 def test_streams_that_hold_more_than_text(delta: dict[str, object], reason: str) -> None:
     """What a stream has carried beside its text is seen when it is read, at the latest."""
-    said = Transcript()
-    said.keep(event(index=0, delta={"role": "assistant", "content": ""}))
-    said.keep(event(index=0, delta=delta))
-    said.keep(event(index=0, delta={"content": "text"}))
-    with pytest.raises(NotFaithful, match=reason):
-        go_on(CHAT, b'{"messages": [{}]}', "m", said)
+    transcript = Transcript()
+    transcript.record(event(index=0, delta={"role": "assistant", "content": ""}))
+    transcript.record(event(index=0, delta=delta))
+    transcript.record(event(index=0, delta={"content": "text"}))
+    with pytest.raises(NotResumable, match=reason):
+        continue_stream(CHAT, b'{"messages": [{}]}', "m", transcript)
 
 
 def test_transcript_reads_any_events() -> None:
     """Comments, other line ends, fields beside data and several events in one piece make no difference."""
-    plain, said = Transcript(), Transcript()
-    words = [event(index=0, delta={"content": f" w{number}"}) for number in range(FOLD * 2 + 3)]
+    plain, transcript = Transcript(), Transcript()
+    words = [event(index=0, delta={"content": f" w{number}"}) for number in range(MAX_PENDING * 2 + 3)]
     for word in words:
-        plain.keep(word)
-    said.keep(b": ping\n\n" + b"".join(words[:5]))
-    said.keep(b"".join(words[5:9]).replace(b"\n", b"\r\n"))
-    said.keep(b"event: x\n" + words[9])
+        plain.record(word)
+    transcript.record(b": ping\n\n" + b"".join(words[:5]))
+    transcript.record(b"".join(words[5:9]).replace(b"\n", b"\r\n"))
+    transcript.record(b"event: x\n" + words[9])
     for word in words[10:]:
-        said.keep(word)
-    for transcript in (plain, said):
-        transcript.read()
-    assert plain.reason is said.reason is None
-    assert plain.text == said.text == "".join(f" w{number}" for number in range(FOLD * 2 + 3))
-    assert plain.tokens == said.tokens == FOLD * 2 + 3
-    assert plain.names == said.names
+        transcript.record(word)
+    for each in (plain, transcript):
+        each.read()
+    assert plain.obstacle is transcript.obstacle is None
+    assert plain.text == transcript.text == "".join(f" w{number}" for number in range(MAX_PENDING * 2 + 3))
+    assert plain.tokens == transcript.tokens == MAX_PENDING * 2 + 3
+    assert plain.names == transcript.names
 
 
 def test_client_s_own_beginning_grows() -> None:
     """A request that already continues a message has the text added to that message."""
-    said = Transcript()
-    said.keep(event(index=0, delta={"content": " world"}))
+    transcript = Transcript()
+    transcript.record(event(index=0, delta={"content": " world"}))
     messages = [{"role": "user", "content": "Greet"}, {"role": "assistant", "content": "Hello"}]
     body = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
-    step = go_on(CHAT, json.dumps(body).encode(), "m", said)
+    step = continue_stream(CHAT, json.dumps(body).encode(), "m", transcript)
     assert not isinstance(step, Ending)
     assert json.loads(step.body)["messages"][1:] == [{"role": "assistant", "content": "Hello world"}]
 
 
 def test_limits_are_lowered() -> None:
     """Every limit that is set sinks by what was said, and the least number of tokens with it, not below nothing."""
-    said = Transcript()
+    transcript = Transcript()
     for _ in range(4):
-        said.keep(event(index=0, delta={"content": "x"}))
+        transcript.record(event(index=0, delta={"content": "x"}))
     body = {"messages": [{}], "max_tokens": 9, "max_completion_tokens": 7, "min_tokens": 2}
-    step = go_on(CHAT, json.dumps(body).encode(), "m", said)
+    step = continue_stream(CHAT, json.dumps(body).encode(), "m", transcript)
     assert not isinstance(step, Ending)
     sent = json.loads(step.body)
     assert (sent["max_tokens"], sent["max_completion_tokens"], sent["min_tokens"]) == (5, 3, 0)

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from gateway.streams.event_compression import MOST, Pack
-from gateway.streams.transcript import FOLD, Transcript
+from gateway.streams.event_compression import MAX_BATCHES, CompressedEvents
+from gateway.streams.transcript import MAX_PENDING, Transcript
 
 WORDS = ["a", " the", " data:", "\\n\\n", "\n\n", "é", "\u2028", '"', " }", "", " 😀", "x" * 50]
 
@@ -21,14 +21,14 @@ def events(words: list[str], **more: object) -> bytes:
 def test_nothing_is_lost(seed: int) -> None:
     """Any words, in any number of pieces, come back; and what came back is kept no longer."""
     draw = random.Random(seed)
-    pack = Pack()
+    compressed = CompressedEvents()
     for _ in range(2):
-        pieces = [events(draw.choices(WORDS, k=draw.randint(4, FOLD))) for _ in range(5)]
-        kept = [piece for piece in pieces if pack.add(piece)]
+        pieces = [events(draw.choices(WORDS, k=draw.randint(4, MAX_PENDING))) for _ in range(5)]
+        kept = [piece for piece in pieces if compressed.add(piece)]
         assert kept
-        assert len(pack) == len(kept)
-        assert list(pack.take()) == kept
-        assert list(pack.take()) == []
+        assert len(compressed) == len(kept)
+        assert list(compressed.take()) == kept
+        assert list(compressed.take()) == []
 
 
 @pytest.mark.parametrize(
@@ -38,50 +38,50 @@ def test_nothing_is_lost(seed: int) -> None:
 )  # fmt: skip
 def test_what_does_not_become_smaller_is_left(piece: bytes) -> None:
     """Too few events, events that have little in common, and such as hold the byte that stands for the rest."""
-    pack = Pack()
-    assert not pack.add(piece)
-    assert list(pack.take()) == []
-    assert pack.add(events(WORDS))
-    assert not pack.add(b"\0" + events(WORDS))
-    assert list(pack.take()) == [events(WORDS)]
+    compressed = CompressedEvents()
+    assert not compressed.add(piece)
+    assert list(compressed.take()) == []
+    assert compressed.add(events(WORDS))
+    assert not compressed.add(b"\0" + events(WORDS))
+    assert list(compressed.take()) == [events(WORDS)]
 
 
 def test_it_is_full() -> None:
     """What would have to be read all at once, when a backend dies, stays little."""
-    pack = Pack()
-    assert sum(pack.add(events(WORDS)) for _ in range(MOST + 5)) == MOST
-    said = Transcript()
-    for number in range(FOLD * (MOST + 3)):
-        said.keep(events([f" w{number}"]))
-    assert len(said.text.split()) == FOLD * (MOST + 1)
+    compressed = CompressedEvents()
+    assert sum(compressed.add(events(WORDS)) for _ in range(MAX_BATCHES + 5)) == MAX_BATCHES
+    transcript = Transcript()
+    for number in range(MAX_PENDING * (MAX_BATCHES + 3)):
+        transcript.record(events([f" w{number}"]))
+    assert len(transcript.text.split()) == MAX_PENDING * (MAX_BATCHES + 1)
 
 
 def test_long_events_that_begin_alike_take_no_time() -> None:
     """Only their ends are looked at: half a megabyte of each would hold up everybody."""
-    pack = Pack()
+    compressed = CompressedEvents()
     alike = events(["x" * 100_000 + str(number) for number in range(20)])
-    assert not pack.add(alike)
-    assert list(pack.take()) == []
+    assert not compressed.add(alike)
+    assert list(compressed.take()) == []
 
 
 def test_a_comment_first_costs_only_the_first_handful() -> None:
     """Where nothing in common is found once, it is looked for again."""
-    said = Transcript()
-    for number in range(FOLD * 2):
-        said.keep(b": processing\n\n" * 30 + b"data: [1]\n\n" if number < 5 else events([f" w{number}"]))
-    assert len(said.held) == 0
-    assert len(said.text.split()) < FOLD
+    transcript = Transcript()
+    for number in range(MAX_PENDING * 2):
+        transcript.record(b": processing\n\n" * 30 + b"data: [1]\n\n" if number < 5 else events([f" w{number}"]))
+    assert len(transcript.pending) == 0
+    assert len(transcript.text.split()) < MAX_PENDING
 
 
 def test_a_stream_that_changes_its_ways() -> None:
     """Packed, read, no longer packed: its text is whole and in order whenever it is asked for."""
-    words = [f" w{number}" for number in range(FOLD * 6)]
-    said = Transcript()
+    words = [f" w{number}" for number in range(MAX_PENDING * 6)]
+    transcript = Transcript()
     for number, word in enumerate(words):
-        said.keep(events([word], **({"usage": None, "at": 7**number} if number > FOLD * 3 else {})))
-        if number == FOLD * 2 + 5:
-            said.read()
-            assert said.text == "".join(words[: number + 1])
-    said.read()
-    assert said.reason is None
-    assert (said.text, said.tokens) == ("".join(words), len(words))
+        transcript.record(events([word], **({"usage": None, "at": 7**number} if number > MAX_PENDING * 3 else {})))
+        if number == MAX_PENDING * 2 + 5:
+            transcript.read()
+            assert transcript.text == "".join(words[: number + 1])
+    transcript.read()
+    assert transcript.obstacle is None
+    assert (transcript.text, transcript.tokens) == ("".join(words), len(words))
