@@ -47,7 +47,7 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
     Raises SettingsError when the catalogue or the services file cannot be used.
     """
     catalogue = Catalogue.load(settings.catalogue)
-    backends = Backends(settings.keys_of_backends(), Clock(monotonic=time.perf_counter, wall=time.time))
+    backends = Backends(settings.keys_of_backends(), Clock(monotonic=time.monotonic, wall=time.time))
     router = Router(
         backends, catalogue, affinity=settings.affinity, load_bound=settings.affinity_load_bound, draw=random.random
     )

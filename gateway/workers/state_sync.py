@@ -100,7 +100,7 @@ class Sharing:
     def tell(self) -> None:
         """Write what has changed."""
         backends = {_key(backend): self._of(backend) for backend in self._backends}
-        told = _encode(_Page(backends, self._deaths.convictions(time.perf_counter())))
+        told = _encode(_Page(backends, self._deaths.convictions(time.monotonic())))
         if told != self._written:
             self._written = told
             if not self._boards.write(self._worker, StateUpdate.NOW, told):
@@ -111,7 +111,7 @@ class Sharing:
         last_sign = max(backend.traffic.last_byte_at, backend.engine_queue.progress_at)
         return _Told(
             in_flight=backend.traffic.in_flight,
-            queued=backend.load.queued(time.perf_counter()),
+            queued=backend.load.queued(time.monotonic()),
             waiting_kb=round(backend.load.pending_kb, 1),
             requests=backend.traffic.requests + (before.requests if before else 0),
             failures=backend.traffic.failures + (before.failures if before else 0),
@@ -127,7 +127,7 @@ class Sharing:
         """Take in what the others have told."""
         pages = [_read(self._boards, other) for other in self._others]
         told = [page.backends for page in pages]
-        self._deaths.join([one for page in pages for one in page.convictions], time.perf_counter())
+        self._deaths.join([one for page in pages for one in page.convictions], time.monotonic())
         alive = [self._boards.connections(other) != CLOSED for other in self._others]
         for backend in self._backends:
             key = _key(backend)

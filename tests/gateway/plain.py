@@ -27,7 +27,7 @@ ENTRIES = [
     for name, kind in KINDS.items()
 ]
 CATALOGUE = Catalogue(ENTRIES)
-CLOCK = Clock(monotonic=time.perf_counter, wall=time.time)
+CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
 
 def make_backend(

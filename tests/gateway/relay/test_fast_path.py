@@ -11,6 +11,7 @@ from gateway.backends.query_of_death import digest_of
 from gateway.relay import client_protocol
 from gateway.relay.client_protocol import GatewayProtocol
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
+from gateway.routing import RoutingRequest
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.support.backends.openai_backend import FakeBackend
@@ -160,7 +161,7 @@ async def test_another_backend_is_asked(
     counted = module.try_fast_path
 
     def sent(*given: Any) -> FastPathRequest | RoutingRequest | None:
-        began: FastPathRequest | None = counted(*given)
+        began: FastPathRequest | RoutingRequest | None = counted(*given)
         gateway.backend("b").set_draining(False)
         return began
 

@@ -1,7 +1,7 @@
 """What the workers on one port tell each other of their backends, without processes."""
 
 from collections.abc import Callable
-from time import perf_counter as now
+from time import monotonic as now
 
 import pytest
 
