@@ -1,4 +1,4 @@
-"""The command line: `registry serve`, `import`, `export`, `verify` and the others; `registry --help` lists them."""
+"""The command line `registry`: argument parser and dispatch."""
 
 import argparse
 import sys
@@ -24,12 +24,14 @@ from registry.store.interface import StoreError
 
 EXIT_USAGE = 2
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+_URL_HELP = "the registry's URL (default: http://127.0.0.1:PORT)"
+_KEY_HELP = "the signer's public key: a file NAME.pub, or the key itself"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that `arguments` (default: the program's own) name.
+    """Run the command named by `arguments` (default: sys.argv).
 
-    Exits with a message: 1 for a bundle that is refused, 69 where no registry answers, 78 for other failures.
+    Exit codes: 1 a bundle is rejected, 69 the registry cannot be reached, 78 other failures.
     """
     options = _parser().parse_args(arguments)
     if options.command in (None, "serve"):
@@ -43,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(EXIT_NO_REGISTRY) from None
     except (BundleError, SignatureError) as error:
         sys.stderr.write(f"registry {options.command}: {error}\n")
-        raise SystemExit(bundle_command.EXIT_REFUSED) from None
+        raise SystemExit(bundle_command.EXIT_REJECTED) from None
     except (SettingsError, FolderError, RegistryClientError, BadName, StoreError) as error:
         fail(f"registry {options.command}: {error}")
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. Run the same command again to go on.\n")
+        sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
         raise SystemExit(130) from None
 
 
@@ -59,7 +61,7 @@ def serve() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes options by their whole names only, as do its commands' parsers: a misspelt one is told."""
+    """Accepts no abbreviated options, in subcommands neither, so that a misspelt option is an error."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
@@ -68,82 +70,85 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="registry",
-        description="Models by name, commit and digest. Settings come from the environment: STORE, CATALOGUE, PORT ...",
+        description="Mirror, verify and serve models. Settings come from the environment: STORE, CATALOGUE, PORT ...",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("serve", help="serve models over HTTP (the default)")
+    commands.add_parser("serve", help="run the HTTP server (the default)")
     _add_import(commands)
     _add_bundle(commands)
-    _add_house(commands)
-    downloading = commands.add_parser("download", help="have a running registry mirror a model, and watch it")
-    downloading.add_argument("name", help="the model's name; a name of the catalogue needs nothing more")
-    downloading.add_argument("--repo", help="ORG/NAME at the registry's HF_ENDPOINT")
-    downloading.add_argument("--revision", help="a commit, branch or tag (default: the catalogue's, or main)")
-    downloading.add_argument("--url", help="where the registry answers (http://127.0.0.1:PORT)")
+    _add_upkeep(commands)
+    download_parser = commands.add_parser("download", help="mirror a model through a running registry")
+    download_parser.add_argument("name", help="the model's name; one of the catalogue needs no --repo")
+    download_parser.add_argument("--repo", help="ORG/NAME at the registry's HF_ENDPOINT")
+    download_parser.add_argument("--revision", help="a commit, branch or tag (default: the catalogue's, or main)")
+    download_parser.add_argument("--url", help=_URL_HELP)
     commands.add_parser("list", help="list the models in the store")
-    _add_mirror(commands.add_parser("mirror", help="have a running registry mirror the catalogue's models, and verify"))
-    sizing = commands.add_parser("sizes", help="tell how large the catalogue's models are, and what is not here yet")
-    sizing.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
-    commands.add_parser("check", help="tell whether the catalogue's models are in the store, and the clock is right")
+    _add_mirror(
+        commands.add_parser("mirror", help="mirror and verify the catalogue's models through a running registry")
+    )
+    sizes_parser = commands.add_parser("sizes", help="print the size of the catalogue's models and the missing bytes")
+    sizes_parser.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
+    commands.add_parser("check", help="check that the store has the catalogue's models and that the clock is right")
     return parser
 
 
 def _add_import(commands: _Commands) -> None:
-    importing = commands.add_parser(
+    parser = commands.add_parser(
         "import",
-        help="put a local folder into the store as a model, or a bundle that another registry exported",
+        help="import a local folder as a model, or a bundle exported by another registry",
         usage="registry import NAME FOLDER [--repo ORG/NAME] [--revision REVISION]\n"
         "       registry import BUNDLE --key PUBLIC_KEY",
     )
-    importing.add_argument(
+    parser.add_argument(
         "what", nargs="+", metavar="NAME FOLDER | BUNDLE", help="a name and the folder of its files; or a bundle"
     )
-    importing.add_argument("--repo", help="ORG/NAME that clients load it by (default: the catalogue's, or local/NAME)")
-    importing.add_argument(
-        "--revision", help="the commit (40 hex digits) that these files are, or a branch or tag to load them by"
-    )
-    importing.add_argument("--key", metavar="PUBLIC_KEY", help="of who made the bundle: NAME.pub, or the key itself")
+    parser.add_argument("--repo", help="ORG/NAME for clients (default: the catalogue's, or local/NAME)")
+    parser.add_argument("--revision", help="the commit (40 hex digits), branch or tag of these files")
+    parser.add_argument("--key", metavar="PUBLIC_KEY", help=_KEY_HELP)
 
 
 def _add_bundle(commands: _Commands) -> None:
-    making = commands.add_parser("keygen", help="make the keys that sign bundles and check them")
-    making.add_argument("--output", default="bundle", metavar="NAME", help="write NAME.key and NAME.pub (bundle)")
-    exporting = commands.add_parser("export", help="write models into a signed bundle, to be carried as files")
-    exporting.add_argument("names", nargs="*", metavar="NAME", help="models in the store (default: all)")
-    exporting.add_argument(
-        "--output", type=Path, required=True, metavar="DIR|FILE.tar", help="a folder of volumes, or one file"
+    keygen_parser = commands.add_parser("keygen", help="create a key pair for signing bundles")
+    keygen_parser.add_argument(
+        "--output", default="bundle", metavar="NAME", help="write NAME.key and NAME.pub (default: bundle)"
     )
-    exporting.add_argument(
-        "--sign-with", type=Path, required=True, metavar="FILE", help="NAME.key of `registry keygen`; - is stdin"
+    parser = commands.add_parser("export", help="write models into a signed bundle of files")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models in the store (default: all)")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR|FILE.tar", help="a folder of volumes, or one tar file"
     )
-    exporting.add_argument(
+    parser.add_argument(
+        "--sign-with", type=Path, required=True, metavar="FILE", help="the secret key NAME.key; - reads stdin"
+    )
+    parser.add_argument(
         "--volume-size",
         type=bundle_command.parse_size,
         default=bundle_command.DEFAULT_VOLUME,
         metavar="SIZE",
-        help="the most that one volume takes, such as 700MB (4GB)",
+        help="maximum size of a volume, such as 700MB (default: 4GB)",
     )
-    exporting.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="with images.tar of `docker save` and images.txt, NAME ID a line"
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with images.tar (`docker save`) and images.txt (a line `NAME ID` per image)",
     )
 
 
-def _add_house(commands: _Commands) -> None:
-    verifying = commands.add_parser(
+def _add_upkeep(commands: _Commands) -> None:
+    parser = commands.add_parser(
         "verify",
-        help="read every byte of models, or of a bundle, and compare it with its digest",
+        help="verify the digests of models in the store, or of a bundle",
         usage="registry verify (NAME ... | --all) [--repair | --from BUNDLE --key PUBLIC_KEY]\n"
         "       registry verify BUNDLE ... --key PUBLIC_KEY",
     )
-    verifying.add_argument("what", nargs="*", metavar="NAME | BUNDLE", help="models in the store; bundles with --key")
-    verifying.add_argument("--all", action="store_true", help="every model in the store")
-    verifying.add_argument(
-        "--repair", action="store_true", help="fetch what is damaged again, at its commit, from HF_ENDPOINT"
-    )
-    verifying.add_argument("--from", dest="bundle", type=Path, metavar="BUNDLE", help="take what is damaged from it")
-    verifying.add_argument("--key", metavar="PUBLIC_KEY", help="of who made the bundle: NAME.pub, or the key itself")
-    clearing = commands.add_parser("gc", help="remove blobs that no model reaches and no download counts on")
-    clearing.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    parser.add_argument("what", nargs="*", metavar="NAME | BUNDLE", help="models in the store; bundles with --key")
+    parser.add_argument("--all", action="store_true", help="every model in the store")
+    parser.add_argument("--repair", action="store_true", help="download damaged files again from HF_ENDPOINT")
+    parser.add_argument("--from", dest="bundle", type=Path, metavar="BUNDLE", help="repair damaged files from a bundle")
+    parser.add_argument("--key", metavar="PUBLIC_KEY", help=_KEY_HELP)
+    gc_parser = commands.add_parser("gc", help="remove blobs that no model and no download references")
+    gc_parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
 
 
 def _add_mirror(parser: argparse.ArgumentParser) -> None:
@@ -151,12 +156,10 @@ def _add_mirror(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
     parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="at most N at once; the registry's own JOBS bounds as well"
+        "--jobs", type=_positive, metavar="N", help="maximum of parallel downloads; the registry's JOBS applies too"
     )
-    parser.add_argument(
-        "--no-verify", dest="verify", action="store_false", help="do not read again what was fetched or was there"
-    )
-    parser.add_argument("--url", help="where the registry answers (http://127.0.0.1:PORT)")
+    parser.add_argument("--no-verify", dest="verify", action="store_false", help="skip the verification in the store")
+    parser.add_argument("--url", help=_URL_HELP)
 
 
 def _positive(text: str) -> int:
@@ -172,17 +175,19 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
     elif len(options.what) == 2 and options.key is None:
         _import_folder(settings, options)
     else:
-        sys.stderr.write("registry import takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY. See registry import --help.\n")
+        sys.stderr.write(
+            "Usage: registry import NAME FOLDER, or BUNDLE --key PUBLIC_KEY. See registry import --help.\n"
+        )
         raise SystemExit(EXIT_USAGE)
     if "store" not in settings.model_fields_set:
-        print(f"It is in the default store, {settings.store}; STORE names another one: file:FOLDER or s3://BUCKET")  # noqa: T201
+        print(f"Stored in the default store {settings.store}. Set STORE to use another: file:FOLDER or s3://BUCKET")  # noqa: T201
 
 
 def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    given, folder = options.what[0], Path(options.what[1])
+    name_or_alias, folder = options.what[0], Path(options.what[1])
     library = open_library(settings)
-    entry = library.catalogue.find(given)
-    name = entry.name if entry else given
+    entry = library.catalogue.find(name_or_alias)
+    name = entry.name if entry else name_or_alias
     repo = options.repo or (entry.hf_repo if entry else f"local/{name}")
     revision = options.revision or (entry.revision if entry else MAIN)
     commit = options.revision if options.revision and COMMIT.fullmatch(options.revision) else None
@@ -190,7 +195,7 @@ def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> N
         manifest = import_folder(
             library, folder, name=name, repo=repo, revision=revision, commit=commit, on_bytes=bar.advance
         )
-    print(  # noqa: T201  # what this command is for
+    print(  # noqa: T201  # the command's output
         f"{name}: {repo} at {manifest.commit[:12]}, {len(manifest.files)} files, {human_bytes(manifest.size)}, "
         f"in {library.store.where}"
     )
@@ -200,7 +205,7 @@ def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
     library = open_library(settings)
     for name in library.names():
         manifest = library.manifest(name.repo, name.commit)
-        print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the list
+        print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the command's output
 
 
 def _verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -209,9 +214,7 @@ def _verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
     elif bool(options.what) != options.all and not upkeep_command.looks_like_bundle(options.what):
         upkeep_command.verify(settings, options)
     else:
-        sys.stderr.write(
-            "registry verify takes names of models, or --all; or BUNDLE --key PUBLIC_KEY. See registry verify --help.\n"
-        )
+        sys.stderr.write("Usage: registry verify NAME ..., --all, or BUNDLE --key PUBLIC_KEY. See --help.\n")
         raise SystemExit(EXIT_USAGE)
 
 

@@ -1,4 +1,4 @@
-"""`registry mirror`, `registry download`, `registry sizes`: what is asked of a running registry, from a terminal."""
+"""`registry mirror`, `registry download`, `registry sizes`."""
 
 import argparse
 import asyncio
@@ -11,7 +11,7 @@ from kit.config.hub_names import BadName
 from kit.hub.client import HubClient
 from kit.net.retry import TransientError
 from kit.units import human_bytes
-from registry.commands.bulk_mirror import Outcome, fill, follow_download
+from registry.commands.bulk_mirror import Outcome, follow_download, mirror_models
 from registry.commands.progress_table import ProgressTable, summary
 from registry.commands.registry_client import RegistryClient, RegistryClientError
 from registry.hub.client import HubError, source_client
@@ -24,30 +24,29 @@ from registry.store.interface import StoreError
 EXIT_SOME_FAILED = 1
 EXIT_UNKNOWN_NAME = 2
 EXIT_NO_REGISTRY = 69  # EX_UNAVAILABLE of sysexits.h
-# A registry is restarted, with its store, in less than this.
-PATIENCE_S = 120.0
+# Longer than a restart of the registry and its store.
+RETRY_FOR_S = 120.0
 
 MIRROR_HELP = """\
-Has a running registry download the catalogue's models, optional ones included, shows how far each is, then has every
-byte of each read again and its digest compared, and prints what became of them. What is there already is not fetched
-again. The registry may be restarted meanwhile: it goes on by itself, and so does this.
+Download the models of the catalogue, optional ones included, through a running registry; show the progress; verify
+every digest in the store; print a summary. Models that are already in the store are not downloaded again. If the
+registry restarts meanwhile, it resumes the downloads, and this command waits for it.
 
 exit status:
-  0    every model is ready, its digests right
-  1    some failed; the table says why
-  2    an unknown option or name; nothing was done
-  69   no registry answers
-  130  interrupted; the registry goes on with what it is at, and the same command joins it
+  0    every model is ready, all digests verified
+  1    some models failed; the summary has the reasons
+  2    unknown option or name; nothing was done
+  69   the registry cannot be reached
+  130  interrupted; the registry continues the downloads, and the same command joins them
 """
 
 
 def mirror(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    """Fill the registry and print the table; exits as MIRROR_HELP says."""
+    """Mirror models and print the summary; exits as MIRROR_HELP says."""
     entries = chosen_entries(settings.load_catalogue(), options.names)
     outcomes = asyncio.run(_mirror(settings, options, entries))
-    print(summary(outcomes))  # noqa: T201  # what this command is for
-    failed = [outcome.name for outcome in outcomes if outcome.error]
-    if failed:
+    print(summary(outcomes))  # noqa: T201  # the command's output
+    if any(outcome.error for outcome in outcomes):
         raise SystemExit(EXIT_SOME_FAILED)
 
 
@@ -55,11 +54,11 @@ async def _mirror(settings: RegistrySettings, options: argparse.Namespace, entri
     async with _client(settings, options) as client:
         with ProgressTable(entry.name for entry in entries) as table:
             client.on_wait = lambda reason: table.notify(f"waiting: {reason}")
-            return await fill(client, entries, table, at_once=options.jobs, verify=options.verify)
+            return await mirror_models(client, entries, table, max_parallel=options.jobs, verify=options.verify)
 
 
 def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    """Have one model mirrored, of the catalogue or not, and tell the result. Raises RegistryClientError."""
+    """Mirror one model, of the catalogue or not, and print the result. Raises RegistryClientError."""
     given = (("hf_repo", options.repo), ("revision", options.revision))
     body = {key: value for key, value in given if value is not None}
 
@@ -71,26 +70,26 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
 
     model = asyncio.run(run())
     if model["status"] != "ready":
-        raise RegistryClientError(str(model.get("error") or f"{options.name} was {model['status']}"))
+        raise RegistryClientError(str(model.get("error") or f"The download of {options.name} was {model['status']}."))
     size, commit = float(str(model["size_bytes"])), str(model["commit"])
-    print(f"{options.name}: {model['hf_repo']} at {commit[:12]}, {human_bytes(size)}")  # noqa: T201  # the result
+    print(f"{options.name}: {model['hf_repo']} at {commit[:12]}, {human_bytes(size)}")  # noqa: T201  # the command's output
 
 
 def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    """Print a line per model: its name, bytes, bytes that are not in the store yet, and why that is not known."""
+    """Print a tab-separated line per model: name, bytes, bytes missing in the store; or `?` twice and the error."""
     library = open_library(settings)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with source_client(settings.hf_endpoint, token) as hub:
         for entry in chosen_entries(library.catalogue, options.names):
             try:
                 size, missing = _size(library, hub, entry)
-                print(entry.name, size, missing, sep="\t", flush=True)  # noqa: T201  # what this command is for
+                print(entry.name, size, missing, sep="\t", flush=True)  # noqa: T201  # the command's output
             except (HubError, TransientError, BadName, StoreError) as error:
                 print(entry.name, "?", "?", error, sep="\t", flush=True)  # noqa: T201  # the same
 
 
 def _size(library: Library, hub: HubClient, entry: Entry) -> tuple[int, int]:
-    """The bytes of the model, and those of its files that the store lacks. Asks the Hub only when it must."""
+    """Return the model's bytes and the bytes missing in the store. Queries the Hub only for a model not mirrored."""
     pointer = library.name(entry.name)
     if pointer is not None and pointer.repo == entry.hf_repo and entry.revision in (pointer.revision, pointer.commit):
         return library.manifest(pointer.repo, pointer.commit).size, 0
@@ -102,16 +101,13 @@ def _size(library: Library, hub: HubClient, entry: Entry) -> tuple[int, int]:
 
 
 def chosen_entries(catalogue: Catalogue, names: Iterable[str]) -> list[Entry]:
-    """The entries that `names` mean, each once; all of the catalogue when there are no names.
-
-    Exits with a list of the names there are when one is unknown.
-    """
-    known = ", ".join(entry.name for entry in catalogue) or "none: set CATALOGUE to models.yaml"
+    """Return the entries for `names` (default: all), without duplicates; exits if a name is unknown."""
+    known = ", ".join(entry.name for entry in catalogue) or "none (set CATALOGUE to models.yaml)"
     names = list(names)
     unknown = [name for name in names if catalogue.find(name) is None]
     if unknown or not len(catalogue):
-        what = f"No such model: {', '.join(unknown)}." if unknown else "The catalogue is empty."
-        sys.stderr.write(f"{what} Models of the catalogue: {known}.\n")
+        problem = f"No such model: {', '.join(unknown)}." if unknown else "The catalogue is empty."
+        sys.stderr.write(f"{problem} Models of the catalogue: {known}.\n")
         raise SystemExit(EXIT_UNKNOWN_NAME)
     found = [catalogue.resolve(name) for name in names] or list(catalogue)
     return list({entry.name: entry for entry in found}.values())
@@ -119,4 +115,4 @@ def chosen_entries(catalogue: Catalogue, names: Iterable[str]) -> list[Entry]:
 
 def _client(settings: RegistrySettings, options: argparse.Namespace) -> RegistryClient:
     url = options.url or f"http://127.0.0.1:{settings.port}"
-    return RegistryClient(url, settings.own_token(), patience_s=PATIENCE_S)
+    return RegistryClient(url, settings.own_token(), retry_for_s=RETRY_FOR_S)

@@ -1,4 +1,4 @@
-"""A running registry, asked over HTTP: download, verify, follow. It may be restarted meanwhile: asking goes on."""
+"""Client of a running registry's HTTP API; retries while the registry restarts."""
 
 import asyncio
 import json
@@ -13,33 +13,33 @@ Model = dict[str, Any]
 
 ENDED = frozenset({"ready", "failed", "cancelled"})
 TIMEOUT_S = 30.0
-# The registry without its store, or what stands before the registry without the registry.
-_MAY_PASS = frozenset({502, 503, 504})
-PAUSE_FIRST_S = 0.2
-PAUSE_MOST_S = 5.0
+# The registry cannot reach its store, or a proxy cannot reach the registry.
+_RETRIABLE_STATUS = frozenset({502, 503, 504})
+MIN_BACKOFF_S = 0.2
+MAX_BACKOFF_S = 5.0
 
 
 class RegistryClientError(Exception):
-    """The registry refused what was asked; the message says why."""
+    """The registry rejected the request; the message says why."""
 
 
 class RegistryGone(RegistryClientError):
-    """The registry does not answer, or has not for as long as one was willing to wait."""
+    """The registry cannot be reached, or has not responded for `retry_for_s`."""
 
 
 class RegistryClient:
-    """One registry. Once it has answered, it may be away for `patience_s` each time before RegistryGone is raised.
+    """One registry. After its first response, requests are retried for up to `retry_for_s`, then raise RegistryGone.
 
-    `on_wait` is called with the reason each time that an answer was waited for in vain.
+    `on_wait` is called with the reason before each retry.
     """
 
-    def __init__(self, url: str, token: str | None, *, patience_s: float = 0.0) -> None:
+    def __init__(self, url: str, token: str | None, *, retry_for_s: float = 0.0) -> None:
         self.url = url.rstrip("/")
         self.on_wait: Callable[[str], None] = lambda _reason: None
-        self._patience_s = patience_s
-        self._has_answered = False
+        self._retry_for_s = retry_for_s
+        self._has_responded = False
         self._client = httpx2.AsyncClient(
-            # An explicit transport: the registry is in our own network, whatever HTTP_PROXY says of the internet.
+            # An explicit transport ignores HTTP_PROXY: the registry is in our own network.
             transport=httpx2.AsyncHTTPTransport(),
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -55,23 +55,23 @@ class RegistryClient:
         await self._client.aclose()
 
     async def model(self, name: str) -> Model | None:
-        """What the registry says of a model, or None when it has none and is at none of that name."""
-        answer = await self._ask("GET", f"/models/{name}")
-        return None if answer.status_code == 404 else _body(answer)
+        """Return a model's state; None if it is neither stored nor being downloaded."""
+        response = await self._request("GET", f"/models/{name}")
+        return None if response.status_code == 404 else _body(response)
 
     async def download(self, name: str, body: dict[str, str] | None = None) -> Model:
-        """Have it mirror a model, or join the download that is under way. Raises RegistryClientError."""
-        return _body(await self._ask("POST", f"/models/{name}/download", body))
+        """Start or join the download of a model. Raises RegistryClientError."""
+        return _body(await self._request("POST", f"/models/{name}/download", body))
 
     async def verify(self, name: str) -> Model:
-        """Have it read every byte of a model again, or join what is at it. Raises RegistryClientError."""
-        return _body(await self._ask("POST", f"/models/{name}/verify"))
+        """Start or join the verification of a model. Raises RegistryClientError."""
+        return _body(await self._request("POST", f"/models/{name}/verify"))
 
     async def follow(self, model: Model, on_change: Callable[[Model], None]) -> Model:
-        """Tell `on_change` of every change until the job on `model` has ended. Returns how it ended.
+        """Call `on_change` for each change until the job on `model` has ended; return the final state.
 
-        When the registry went away meanwhile, what it says once it is back is returned, ended or not: what it was at
-        may be under way again, or be lost.
+        If the registry restarts meanwhile, return the state that it reports afterwards: the job may be running again,
+        or be lost.
         """
         name = str(model["name"])
         on_change(model)
@@ -82,51 +82,51 @@ class RegistryClient:
                         model = json.loads(line.removeprefix("data: "))
                         on_change(model)
         except httpx2.TransportError as error:
-            self.on_wait(_reason_of(error))
+            self.on_wait(_describe(error))
         if model["status"] in ENDED:
             return model
         return await self.model(name) or model | {"status": "lost"}
 
-    async def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx2.Response:
-        """One request, again and again while the registry is away or cannot reach its store. Raises RegistryGone."""
-        began, pause = time.monotonic(), PAUSE_FIRST_S
+    async def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx2.Response:
+        """Send a request, with retries while the registry or its store is unreachable. Raises RegistryGone."""
+        started, backoff = time.monotonic(), MIN_BACKOFF_S
         while True:
             try:
-                answer = await self._client.request(method, path, json=body)
+                response = await self._client.request(method, path, json=body)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-                raise RegistryGone(f"{self.url} is no address of a registry: {error}.") from error
+                raise RegistryGone(f"Invalid registry URL {self.url}: {error}. Check --url.") from error
             except httpx2.TransportError as error:
-                reason = f"No registry answers at {self.url} ({_reason_of(error)}). Start it, or give --url."
+                reason = f"No registry at {self.url} ({_describe(error)}). Start it, or give --url."
             else:
-                self._has_answered = True
-                if answer.status_code not in _MAY_PASS:
-                    return answer
-                reason = _reason(answer)
-            if not self._has_answered or time.monotonic() + pause > began + self._patience_s:
+                self._has_responded = True
+                if response.status_code not in _RETRIABLE_STATUS:
+                    return response
+                reason = _error_message(response)
+            if not self._has_responded or time.monotonic() + backoff > started + self._retry_for_s:
                 raise RegistryGone(reason)
             self.on_wait(reason)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, PAUSE_MOST_S)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF_S)
 
 
-def _body(answer: httpx2.Response) -> Model:
-    if answer.is_error:
-        raise RegistryClientError(_reason(answer))
+def _body(response: httpx2.Response) -> Model:
+    if response.is_error:
+        raise RegistryClientError(_error_message(response))
     try:
-        document = answer.json()
+        document = response.json()
     except ValueError:
         document = None
     if not isinstance(document, dict) or "status" not in document:
-        raise RegistryClientError(f"{answer.url} did not answer as a registry does. Check --url.")
+        raise RegistryClientError(f"The response of {response.url} is not from a registry. Check --url.")
     return document
 
 
-def _reason(answer: httpx2.Response) -> str:
+def _error_message(response: httpx2.Response) -> str:
     try:
-        return str(answer.json()["error"]["message"])
+        return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"{answer.url} answered {answer.status_code}."
+        return f"{response.url} responded with status {response.status_code}."
 
 
-def _reason_of(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__

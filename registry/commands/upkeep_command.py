@@ -1,4 +1,4 @@
-"""`registry gc`, `registry check` and `registry verify NAME`: upkeep of the store that STORE names."""
+"""`registry gc`, `registry check` and `registry verify NAME`: maintenance of the store."""
 
 import argparse
 import datetime
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from kit.net.retry import TransientError
 from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
-from registry.commands.bundle_command import EXIT_REFUSED, key_of
+from registry.commands.bundle_command import EXIT_REJECTED, key_of
 from registry.commands.progress_bar import ProgressBar
 from registry.hub.client import HubError, source_client
 from registry.models.library import Library
@@ -30,14 +30,14 @@ from registry.upkeep.scrub import (
 
 
 def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    """Remove what no model reaches, or tell what that would be. Raises StoreError."""
+    """Remove garbage, or with --dry-run print what would be removed. Raises StoreError."""
     library = open_library(settings)
     cleared = clear_up(library, spare_s=settings.presigned_seconds, running=set, dry_run=options.dry_run)
     _print(f"{library.store.where}: {cleared.told(dry_run=options.dry_run)}")
 
 
 def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
-    """Print the readiness findings; exits with 1 if one is a problem."""
+    """Print the readiness checks; exits with 1 if one is a problem."""
     library = open_library(settings)
     problems = 0
     for finding in findings(library, datetime.datetime.now(datetime.UTC)):
@@ -47,7 +47,7 @@ def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
 
 
 def verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
-    """Read models again and repair them where asked; exits with 1 when something is wrong still.
+    """Verify models and repair them if requested; exits with 1 if damage is left.
 
     Raises BundleError, SignatureError, StoreError, BadName.
     """
@@ -62,13 +62,13 @@ def verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
         damages = _from_bundle(library, damages, options)
     elif options.repair and damages:
         damages = _from_source(settings, library, damages)
-    wrong = {damage.model for damage in damages}
+    damaged = {damage.model for damage in damages}
     for name in models:
-        _print(f"{name:20} {'DAMAGED' if name in wrong else 'every byte is right'}")
+        _print(f"{name:20} {'DAMAGED' if name in damaged else 'verified'}")
     if damages:
         if not options.repair and options.bundle is None:
-            _print("Mend it with --repair, from where it was mirrored, or with --from BUNDLE --key PUBLIC_KEY.")
-        raise SystemExit(EXIT_REFUSED)
+            _print("To repair: --repair (download again), or --from BUNDLE --key PUBLIC_KEY.")
+        raise SystemExit(EXIT_REJECTED)
 
 
 def _from_bundle(library: Library, damages: list[Damage], options: argparse.Namespace) -> list[Damage]:
@@ -86,7 +86,6 @@ def _from_source(settings: RegistrySettings, library: Library, damages: list[Dam
     with source_client(settings.hf_endpoint, token) as hub:
 
         def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[Bytes]:
-            # Here Ctrl-C is what ends it.
             return hub.file(repo, commit, file.path).chunks(0, file.size, threading.Event())
 
         for damage in damages:
@@ -100,9 +99,9 @@ def _from_source(settings: RegistrySettings, library: Library, damages: list[Dam
 
 
 def looks_like_bundle(words: list[str]) -> bool:
-    """Whether somebody who gave names may have meant files."""
+    """Return whether one of the names looks like a file."""
     return any("/" in word or word.endswith(FILE_SUFFIX) for word in words)
 
 
 def _print(line: str) -> None:
-    print(line)  # noqa: T201  # what these commands are for
+    print(line)  # noqa: T201  # the commands' output

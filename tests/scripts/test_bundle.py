@@ -44,7 +44,7 @@ def origin(host: Host, tmp_path: Path) -> Host:
     )
     code, said = made.run(SCRIPT, "keygen", str(tmp_path / "keys" / "site"))
     assert code == 0, said
-    assert f"{tmp_path}/keys/site.pub  checks them" in said
+    assert f"{tmp_path}/keys/site.pub  public key" in said
     return made
 
 

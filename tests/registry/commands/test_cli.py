@@ -1,4 +1,4 @@
-"""The command line, as a person uses it."""
+"""The commands of `registry`, run as processes."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_import_then_list(registry: Run, tmp_path: Path) -> None:
-    """A folder becomes a model of the catalogue's repository; the list shows it; a second import says the same."""
+    """A folder becomes a model of the catalogue's repository; a second import prints the same."""
     folder = small_repo(tmp_path / "repo")
     first = registry("import", "minilm", str(folder), store=tmp_path / "store")
     assert first.returncode == 0, first.stderr
@@ -27,29 +27,26 @@ def test_import_then_list(registry: Run, tmp_path: Path) -> None:
     assert "3.0 MB" in listed.stdout
 
 
-def test_an_import_into_the_default_store_says_where_it_went(tmp_path: Path) -> None:
-    """Whoever forgot STORE would look for the model in vain; who has set it is not told about it."""
+def test_import_without_store_prints_the_default_store(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "STORE"} | {"HOME": str(tmp_path)}
     command = [sys.executable, "-m", "registry", "import", "x", str(small_repo(tmp_path / "repo", weights=10))]
-    asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    last = asked.stdout.splitlines()[-1]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    last = done.stdout.splitlines()[-1]
     assert "file:~/.local/share/gpu-cluster/registry" in last
-    assert "STORE names another" in last
+    assert "Set STORE to use another" in last
     environment["STORE"] = f"file:{tmp_path / 'store'}"
-    asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert asked.returncode == 0
-    assert "STORE" not in asked.stdout
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "STORE" not in done.stdout
 
 
-def test_an_option_cannot_be_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
-    """A misspelt option is told, of a command too, and not taken for another one."""
+def test_abbreviated_options_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["gc", "--dry"])
     assert "unrecognized arguments: --dry" in capsys.readouterr().err
 
 
-def test_the_commit_may_be_given(registry: Run, tmp_path: Path) -> None:
-    """Who knows which commit a folder is says so."""
+def test_import_with_given_commit(registry: Run, tmp_path: Path) -> None:
     done = registry(
         *("import", "mine", str(small_repo(tmp_path / "repo")), "--repo", "org/mine", "--revision", "c" * 40),
         store=tmp_path / "store",
@@ -68,8 +65,9 @@ def test_the_commit_may_be_given(registry: Run, tmp_path: Path) -> None:
         (["import", "x", "DANGLING"], "leads nowhere"),
     ],
 )
-def test_what_goes_wrong_is_said_in_one_line(registry: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
-    """A message that names the thing, exit 78, no traceback."""
+def test_import_errors_are_messages_without_traceback(
+    registry: Run, tmp_path: Path, arguments: list[str], says: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / "model.bin").symlink_to("nowhere")
@@ -82,16 +80,14 @@ def test_what_goes_wrong_is_said_in_one_line(registry: Run, tmp_path: Path, argu
     assert "Traceback" not in done.stderr
 
 
-def test_a_registry_that_does_not_answer_is_said(registry: Run, tmp_path: Path) -> None:
-    """At once, with what to do, and exit 69: there is nothing wrong with the command."""
+def test_unreachable_registry_exits_with_69(registry: Run, tmp_path: Path) -> None:
     done = registry("download", "x", "--url", "http://127.0.0.1:9", store=tmp_path / "store")
     assert done.returncode == 69
-    assert "No registry answers at http://127.0.0.1:9" in done.stderr
+    assert "No registry at http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_is_said_and_publishes_nothing(tmp_path: Path) -> None:
-    """The system refuses to write any further: a clear message, and the model is not there."""
+def test_full_disk_is_reported_and_publishes_nothing(tmp_path: Path) -> None:
     folder = small_repo(tmp_path / "repo")
     done = subprocess.run(
         [sys.executable, "-m", "registry", "import", "big", str(folder)],
@@ -107,8 +103,8 @@ def test_a_full_disk_is_said_and_publishes_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "store" / "incoming").iterdir()) == []
 
 
-def test_download_watches_a_running_registry(registry: Run, tmp_path: Path) -> None:
-    """`registry download` has the registry mirror a model from another one, and tells the result."""
+def test_download_through_a_running_registry(registry: Run, tmp_path: Path) -> None:
+    """`registry download` mirrors a model from another registry and prints the result."""
     imported = registry(
         "import", "small", str(small_repo(tmp_path / "repo")), "--repo", "o/small", store=tmp_path / "a"
     )
@@ -127,14 +123,14 @@ def test_download_watches_a_running_registry(registry: Run, tmp_path: Path) -> N
 
 @pytest.fixture
 def keys(registry: Run, tmp_path: Path) -> Path:
-    """A pair of keys, without the ending of its files."""
+    """Path of a key pair, without the suffix."""
     made = registry("keygen", "--output", str(tmp_path / "site"), store=tmp_path / "store")
     assert made.returncode == 0, made.stderr
     return tmp_path / "site"
 
 
-def test_a_bundle_is_exported_verified_and_imported(registry: Run, tmp_path: Path, keys: Path) -> None:
-    """By the commands that each step prints: keygen, export, verify, import, and import again."""
+def test_bundle_is_exported_verified_and_imported(registry: Run, tmp_path: Path, keys: Path) -> None:
+    """Each step uses the command that the step before it printed."""
     store, there, bundle = tmp_path / "store", tmp_path / "there", str(tmp_path / "bundle")
     assert registry("import", "minilm", str(small_repo(tmp_path / "repo")), store=store).returncode == 0
     exported = registry(
@@ -142,53 +138,50 @@ def test_a_bundle_is_exported_verified_and_imported(registry: Run, tmp_path: Pat
     )
     assert exported.returncode == 0, exported.stderr
     assert "3.0 MB in 4 volumes" in exported.stdout
-    command = exported.stdout.splitlines()[-1].partition("check it with: registry ")[2].split()
+    command = exported.stdout.splitlines()[-1].partition("to verify: registry ")[2].split()
     verified = registry(*command, store=there)
-    assert "every byte is right, signed with key" in verified.stdout
+    assert "verified, signed with key" in verified.stdout
     imported = registry("import", bundle, "--key", f"{keys}.pub", store=there)
     assert imported.returncode == 0, imported.stderr
-    assert "3.0 MB new, 0 B were there" in imported.stdout
-    assert "0 B new, 3.0 MB were there" in registry("import", bundle, "--key", f"{keys}.pub", store=there).stdout
+    assert "3.0 MB new, 0 B already present" in imported.stdout
+    assert "0 B new, 3.0 MB already present" in registry("import", bundle, "--key", f"{keys}.pub", store=there).stdout
     assert registry("list", store=there).stdout == registry("list", store=store).stdout
 
 
-def test_a_bundle_that_is_refused(registry: Run, tmp_path: Path, keys: Path) -> None:
-    """Exit 1, one line with the volume's name."""
+def test_damaged_bundle_is_rejected_naming_the_volume(registry: Run, tmp_path: Path, keys: Path) -> None:
     store, there, bundle = tmp_path / "store", tmp_path / "there", tmp_path / "bundle"
     registry("import", "x", str(small_repo(tmp_path / "repo")), store=store)
     registry("export", "--output", str(bundle), "--sign-with", f"{keys}.key", store=store)
     volume = bundle / "volume-0001.tar"
     volume.write_bytes(volume.read_bytes()[:-5] + b"xxxxx")
     for command in ("verify", "import"):
-        refused = registry(command, str(bundle), "--key", f"{keys}.pub", store=there)
-        assert refused.returncode == 1
-        assert refused.stderr.count("\n") == 1
-        assert "volume-0001.tar" in refused.stderr
+        rejected = registry(command, str(bundle), "--key", f"{keys}.pub", store=there)
+        assert rejected.returncode == 1
+        assert rejected.stderr.count("\n") == 1
+        assert "volume-0001.tar" in rejected.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (["import", "a"], 1, "--key NAME.pub. To import a folder as a model: registry import NAME FOLDER"),
-        (["import", "a", "b", "c"], 2, "takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY"),
-        (["import", "a", "b", "--key", "k.pub"], 2, "takes NAME FOLDER, or BUNDLE --key PUBLIC_KEY"),
+        (["import", "a", "b", "c"], 2, "Usage: registry import NAME FOLDER, or BUNDLE --key PUBLIC_KEY"),
+        (["import", "a", "b", "--key", "k.pub"], 2, "Usage: registry import NAME FOLDER, or BUNDLE --key PUBLIC_KEY"),
         (["import", "a", "--key", "k.pub"], 1, "k.pub cannot be read as a public key"),
         (["keygen", "--output", "no/where"], 1, "cannot be written"),
         (["export", "--output", "x", "--sign-with", "no.key"], 1, "no.key cannot be read as a secret key"),
     ],
 )
-def test_bundles_and_folders_are_not_confused(
+def test_bundle_and_folder_arguments_are_distinguished(
     registry: Run, tmp_path: Path, arguments: list[str], code: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each mistake says what would be right."""
     monkeypatch.chdir(tmp_path)
     done = registry(*arguments, store=tmp_path / "store")
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
 
 
-def test_keys_are_not_replaced(registry: Run, tmp_path: Path, keys: Path) -> None:
-    """What was signed with them could not be checked any more."""
+def test_keygen_does_not_overwrite_keys(registry: Run, tmp_path: Path, keys: Path) -> None:
     before = keys.with_suffix(".key").read_bytes()
     done = registry("keygen", "--output", str(keys), store=tmp_path / "store")
-    assert (done.returncode, "exists already" in done.stderr) == (1, True)
+    assert (done.returncode, "already exists" in done.stderr) == (1, True)
     assert keys.with_suffix(".key").read_bytes() == before

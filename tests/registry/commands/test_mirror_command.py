@@ -1,4 +1,4 @@
-"""`registry mirror` against real registries, one of which plays the Hub."""
+"""`registry mirror` against real registries, one of which serves as the Hub."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from kit.config.catalogue import Catalogue, Entry
-from registry.commands.bulk_mirror import fill
+from registry.commands.bulk_mirror import mirror_models
 from registry.commands.cli import main
 from registry.commands.registry_client import RegistryClient
 from registry.download.folder_import import import_folder
@@ -35,7 +35,7 @@ END_S = 60.0
 
 @dataclass
 class Source:
-    """A registry that plays the Hub with three models, and a catalogue of them; the third is optional."""
+    """A registry that serves as the Hub with three models, and a catalogue of them; the third is optional."""
 
     url: str
     switches: Switches
@@ -44,7 +44,7 @@ class Source:
 
 @dataclass
 class Done:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     returncode: int
     stdout: str
@@ -53,7 +53,7 @@ class Done:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[Source]:
-    """The Hub of these tests."""
+    """The upstream Hub."""
     library = Library(FileStore(tmp_path / "hub"), Catalogue([]))
     lines = []
     for name in NAMES:
@@ -70,7 +70,7 @@ def source(tmp_path: Path) -> Iterator[Source]:
 
 @pytest.fixture
 def mirror(source: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs `registry mirror ...` in this process against a URL."""
+    """Run `registry mirror ...` in this process against a URL."""
 
     def run(url: str, *arguments: str, command: str = "mirror") -> Done:
         monkeypatch.setenv("CATALOGUE", str(source.catalogue))
@@ -87,7 +87,7 @@ def mirror(source: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 @pytest.fixture
 def registry(source: Source, tmp_path: Path) -> Iterator[tuple[str, Switches]]:
-    """A registry to fill, and what was asked of it."""
+    """The mirroring registry's URL, and the requests that it got."""
     switches = Switches()
     with serving_registry(
         tmp_path / "mirror", switches=switches, hf_endpoint=source.url, catalogue=source.catalogue
@@ -99,8 +99,8 @@ def posts(switches: Switches, ending: str) -> int:
     return sum(method == "POST" and path.endswith(ending) for method, path, _ in switches.seen)
 
 
-def test_every_model_is_fetched_and_read_again(mirror: Any, registry: tuple[str, Switches]) -> None:
-    """Optional ones included; the table has name, repository, commit, size and status of each."""
+def test_mirrors_and_verifies_every_model(mirror: Any, registry: tuple[str, Switches]) -> None:
+    """Optional ones too; the summary has name, repository, commit, size and status of each."""
     url, switches = registry
     done = mirror(url)
     assert done.returncode == 0, done.stderr
@@ -114,21 +114,21 @@ def test_every_model_is_fetched_and_read_again(mirror: Any, registry: tuple[str,
     assert posts(switches, "/verify") == 3
 
 
-def test_again_costs_nothing_but_reading(mirror: Any, registry: tuple[str, Switches], source: Source) -> None:
-    """The Hub is not asked at all, so it may be gone; what is there is verified, and with --no-verify not even that."""
+def test_second_run_sends_no_request_to_the_hub(mirror: Any, registry: tuple[str, Switches], source: Source) -> None:
+    """Stored models are only verified, and with --no-verify not even that."""
     url, switches = registry
     assert mirror(url, "one").returncode == 0
-    asked, downloads = len(source.switches.seen), posts(switches, "/download")
+    requests, downloads = len(source.switches.seen), posts(switches, "/download")
     again = mirror(url, "one")
     assert (again.returncode, posts(switches, "/verify")) == (0, 2)
     quick = mirror(url, "one", "--no-verify")
     assert (quick.returncode, posts(switches, "/verify")) == (0, 2)
     assert "digest" not in quick.stdout
-    assert (len(source.switches.seen), posts(switches, "/download")) == (asked, downloads)
+    assert (len(source.switches.seen), posts(switches, "/download")) == (requests, downloads)
 
 
-def test_one_that_fails_stops_no_other(mirror: Any, registry: tuple[str, Switches], source: Source) -> None:
-    """A gated model: exit 1, where to click in the table, the others ready."""
+def test_failed_model_does_not_stop_the_others(mirror: Any, registry: tuple[str, Switches], source: Source) -> None:
+    """A gated model: exit 1, the licence page in the summary, the others ready."""
     source.switches.status["two/revision/main"] = (403, {"X-Error-Code": "GatedRepo"})
     done = mirror(registry[0])
     assert done.returncode == 1
@@ -139,31 +139,29 @@ def test_one_that_fails_stops_no_other(mirror: Any, registry: tuple[str, Switche
     assert done.stdout.count("every digest verified") == 2
 
 
-def test_without_internet_it_says_so(mirror: Any, source: Source, tmp_path: Path) -> None:
-    """Exit 1 and the address that cannot be reached."""
+def test_unreachable_hub_is_named(mirror: Any, source: Source, tmp_path: Path) -> None:
     with serving_registry(tmp_path / "m", hf_endpoint="http://127.0.0.1:9", catalogue=source.catalogue) as url:
         done = mirror(url, "one")
     assert done.returncode == 1
     assert "http://127.0.0.1:9 cannot be reached" in done.stdout
 
 
-def test_unknown_names_are_told_before_anything_happens(mirror: Any, registry: tuple[str, Switches]) -> None:
-    """Exit 2 and the names there are."""
+def test_unknown_names_are_rejected_first(mirror: Any, registry: tuple[str, Switches]) -> None:
+    """Exit 2 and the known names; no request is sent."""
     done = mirror(registry[0], "one", "qwem")
     assert done.returncode == 2
     assert "No such model: qwem. Models of the catalogue: one, two, three." in done.stderr
     assert registry[1].seen == []
 
 
-def test_without_a_registry(mirror: Any) -> None:
-    """Exit 69, in one line."""
+def test_unreachable_registry_exits_with_69(mirror: Any) -> None:
     done = mirror("http://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (69, "")
-    assert "No registry answers at http://127.0.0.1:9" in done.stderr
+    assert "No registry at http://127.0.0.1:9" in done.stderr
 
 
-def test_jobs_bounds_how_many_run_at_once(mirror: Any, registry: tuple[str, Switches], source: Source) -> None:
-    """With --jobs 1 the second model begins when the first has ended."""
+def test_jobs_option_limits_parallel_downloads(mirror: Any, registry: tuple[str, Switches], source: Source) -> None:
+    """With --jobs 1 the second model starts after the first has ended."""
     gate = source.switches.gate["/one.dat"] = threading.Event()
 
     def open_gate() -> None:
@@ -179,8 +177,8 @@ def test_jobs_bounds_how_many_run_at_once(mirror: Any, registry: tuple[str, Swit
     assert (done.returncode, others) == (0, [0])
 
 
-def test_damage_is_mended(mirror: Any, registry: tuple[str, Switches], source: Source, tmp_path: Path) -> None:
-    """One flipped bit in the store: found by reading, that file alone fetched again, found right."""
+def test_damaged_file_is_repaired(mirror: Any, registry: tuple[str, Switches], source: Source, tmp_path: Path) -> None:
+    """One flipped bit in the store: only that file is downloaded again, then verified."""
     url, _ = registry
     assert mirror(url, "one").returncode == 0
     files = plain_http.get(f"{url}/models/one").json()["files"]
@@ -197,8 +195,8 @@ def test_damage_is_mended(mirror: Any, registry: tuple[str, Switches], source: S
     assert blob.read_bytes() == random_bytes("one!", 1_500_000)
 
 
-def test_damage_that_cannot_be_mended_is_told(mirror: Any, source: Source, tmp_path: Path) -> None:
-    """No internet: what is damaged, and why it could not be had again."""
+def test_unrepairable_damage_is_reported(mirror: Any, source: Source, tmp_path: Path) -> None:
+    """Without internet: the damaged file, and why it could not be downloaded."""
     store = tmp_path / "hub"
     blob = max((store / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
     blob.chmod(0o600)
@@ -211,7 +209,7 @@ def test_damage_that_cannot_be_mended_is_told(mirror: Any, source: Source, tmp_p
 
 
 def start(process: RegistryProcess, *arguments: str) -> "subprocess.Popen[str]":
-    """`registry mirror` as a process beside the registry, as `docker compose exec` starts it."""
+    """Start `registry mirror` as a process beside the registry, as `docker compose exec` does."""
     return subprocess.Popen(
         [sys.executable, "-m", "registry", "mirror", *arguments],
         cwd=ROOT,
@@ -222,28 +220,28 @@ def start(process: RegistryProcess, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_interrupted_and_started_again(source: Source, tmp_path: Path) -> None:
-    """Ctrl-C: exit 130 at once, with what to do; the registry goes on, and the same command joins it."""
+def test_interrupted_mirror_is_joined_by_the_next(source: Source, tmp_path: Path) -> None:
+    """Ctrl-C: exit 130 at once with a hint; the registry continues, and the same command joins the download."""
     gate = source.switches.gate["/one.dat"] = threading.Event()
     with RegistryProcess(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as process:
         first = start(process)
         wait_until(lambda: source.switches.requests("/one.dat"))
         first.send_signal(signal.SIGINT)
-        _, told = first.communicate(timeout=END_S)
+        _, stderr = first.communicate(timeout=END_S)
         assert first.returncode == 130
-        assert told.endswith("Stopped. Run the same command again to go on.\n")
-        assert "Traceback" not in told
+        assert stderr.endswith("Interrupted. Run the same command again to resume.\n")
+        assert "Traceback" not in stderr
         second = start(process)
         gate.set()
-        table, told = second.communicate(timeout=END_S)
-        assert second.returncode == 0, told
+        table, stderr = second.communicate(timeout=END_S)
+        assert second.returncode == 0, stderr
         assert table.count("every digest verified") == 3
     assert len(source.switches.requests("/one.dat")) == 1
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_a_registry_that_is_killed_and_started_again(source: Source, tmp_path: Path, rounds: int) -> None:
-    """kill -9 in the middle: the command waits, says so, goes on and ends complete."""
+def test_killed_registry_is_waited_for(source: Source, tmp_path: Path, rounds: int) -> None:
+    """kill -9 during the download: the command waits, prints so, and completes."""
     gate = source.switches.gate["/two.dat"] = threading.Event()
     with RegistryProcess(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as process:
         running = start(process)
@@ -252,17 +250,17 @@ def test_a_registry_that_is_killed_and_started_again(source: Source, tmp_path: P
             process.kill()
             process.start()
         gate.set()
-        table, told = running.communicate(timeout=END_S)
-        assert running.returncode == 0, told
+        table, stderr = running.communicate(timeout=END_S)
+        assert running.returncode == 0, stderr
         assert table.count("every digest verified") == 3
-        assert "waiting: " in told
+        assert "waiting: " in stderr
 
 
-def test_a_registry_that_stays_away(
+def test_registry_that_stays_unreachable(
     source: Source, mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It dies and is not started again: exit 69 after the time that one is willing to wait, in one line."""
-    monkeypatch.setattr("registry.commands.mirror_command.PATIENCE_S", 0.5)
+    """It is killed and not restarted: exit 69 after RETRY_FOR_S, with one line."""
+    monkeypatch.setattr("registry.commands.mirror_command.RETRY_FOR_S", 0.5)
     source.switches.gate["/two.dat"] = threading.Event()
     with RegistryProcess(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as process:
 
@@ -276,37 +274,37 @@ def test_a_registry_that_stays_away(
         killer.join()
     source.switches.gate["/two.dat"].set()
     assert (done.returncode, done.stdout.count("verified")) == (69, 0)
-    assert f"No registry answers at {process.url}" in done.stderr.splitlines()[-1]
+    assert f"No registry at {process.url}" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_a_key_is_sent(source: Source, mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry that asks for API_KEYS is asked with one of them: both have the same environment."""
+def test_api_key_is_sent(source: Source, mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command and the registry have the same API_KEYS; the command sends one of them."""
     monkeypatch.setenv("API_KEYS", "k1,k2")
     with serving_registry(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue, api_keys="k1,k2") as url:
         assert mirror(url, "one").returncode == 0
 
 
-def test_sizes_tells_what_is_not_here_yet(
+def test_sizes_lists_missing_bytes(
     mirror: Any, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes of each model and how many must still come; a `?` and the reason where the Hub does not tell."""
+    """Bytes and missing bytes of each model; a `?` and the reason where the Hub rejects the query."""
     monkeypatch.setenv("STORE", f"file:{tmp_path / 'm'}")
     monkeypatch.setenv("HF_ENDPOINT", source.url)
     source.switches.status["three/revision/main"] = (403, {"X-Error-Code": "GatedRepo"})
     with serving_registry(tmp_path / "m", hf_endpoint=source.url, catalogue=source.catalogue) as url:
         plain_http.post(f"{url}/models/one/download")
         size = wait_for_job(url, "one")["size_bytes"]
-    told = [line.split("\t") for line in mirror("", command="sizes").stdout.splitlines() if "\t" in line]
-    assert told[0] == ["one", str(size), "0"]
-    assert told[1][0] == "two"
-    assert 2_500_000 < int(told[1][2]) < int(told[1][1])  # some small files are the same as those of the first
-    assert told[2][:3] == ["three", "?", "?"]
-    assert "is gated" in told[2][3]
+    rows = [line.split("\t") for line in mirror("", command="sizes").stdout.splitlines() if "\t" in line]
+    assert rows[0] == ["one", str(size), "0"]
+    assert rows[1][0] == "two"
+    assert 2_500_000 < int(rows[1][2]) < int(rows[1][1])  # some small files are those of the first model
+    assert rows[2][:3] == ["three", "?", "?"]
+    assert "is gated" in rows[2][3]
 
 
 class LosesVerification:
-    """A registry that was restarted during the first verification: `ready`, as published, and no word of a proof."""
+    """A registry that restarted during the first verification: status `ready` without `verified_at`."""
 
     def __init__(self) -> None:
         self.verifications = 0
@@ -338,31 +336,28 @@ class LosesVerification:
         return PlainTextResponse(f"event: ready\ndata: {json.dumps(self._model('ready'))}\n\n")
 
 
-class Nobody:
-    """Watches and keeps nothing."""
+class NoDisplay:
+    """Discards all progress."""
 
     def show(self, model: dict[str, Any]) -> None:
         """Ignore it."""
 
-    def notify(self, text: str) -> None:
-        """Ignore it."""
 
-
-def test_a_lost_verification_is_not_taken_for_a_passed_one() -> None:
-    """`ready` alone proves nothing: it is asked for again until the registry says that it was done."""
+def test_lost_verification_is_repeated() -> None:
+    """`ready` without `verified_at` is not a passed verification."""
     fake = LosesVerification()
 
     async def run(url: str) -> bool:
         entry = Entry(name="one", kind="llm", hf_repo="test/one")
         async with RegistryClient(url, None) as client:
-            return (await fill(client, [entry], Nobody(), at_once=None, verify=True))[0].verified
+            return (await mirror_models(client, [entry], NoDisplay(), max_parallel=None, verify=True))[0].verified
 
     with serving(fake.app()) as url:
         assert asyncio.run(run(url))
     assert fake.verifications == 2
 
 
-def test_a_terminal_shows_a_line_per_model(source: Source, tmp_path: Path) -> None:
+def test_terminal_shows_a_line_per_model(source: Source, tmp_path: Path) -> None:
     """On a pseudo-terminal the lines are redrawn in place; the last state stays."""
     import pty
 
@@ -375,7 +370,7 @@ def test_a_terminal_shows_a_line_per_model(source: Source, tmp_path: Path) -> No
         while True:
             try:
                 piece = os.read(terminal, 65536)
-            except OSError:  # Linux's way to say that nobody writes any more
+            except OSError:  # EIO: the other side of the pseudo-terminal is closed
                 break
             if not piece:
                 break
