@@ -1,4 +1,4 @@
-"""Mirroring from a Hub: here another registry, or one that misbehaves."""
+"""Mirroring from a Hub: another registry, with injected faults."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def ask(url: str, name: str = "copy", **body: Any) -> httpx2.Response:
+def download(url: str, name: str = "copy", **body: Any) -> httpx2.Response:
     return plain_http.post(f"{url}/models/{name}/download", json={"hf_repo": REPO, **body})
 
 
@@ -39,12 +39,11 @@ def mirrored_files(folder: Path) -> list[str]:
     return [path.name for path in (folder / "blobs" / "sha256").iterdir()]
 
 
-def test_a_registry_mirrors_from_another(source: Source, store_settings: StoreSettings) -> None:
-    """Into either store: the same commit, the same digests, and every blob proves its name again."""
+def test_registry_mirrors_from_another(source: Source, store_settings: StoreSettings) -> None:
+    """Into each kind of store: the same commit, the same digests, and every blob can be verified."""
     settings = dict(store_settings)
     with serving_registry(settings.pop("store"), hf_endpoint=source.url, **settings) as url:
-        answer = ask(url)
-        assert answer.status_code == 202
+        assert download(url).status_code == 202
         model = wait_for_job(url, "copy")
         assert (model["status"], model["hf_repo"], model["commit"]) == ("ready", REPO, source.manifest.commit)
         expected = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in source.manifest.files]
@@ -59,27 +58,25 @@ def test_a_registry_mirrors_from_another(source: Source, store_settings: StoreSe
 
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
-def test_a_corrupted_file_publishes_nothing_and_is_named(
-    source: Source, mirror: str, tmp_path: Path, path: str
-) -> None:
-    """Same size, one bit off, in a large file or a small one: failed, the file named, no model."""
+def test_corrupted_file_is_named_and_nothing_published(source: Source, mirror: str, tmp_path: Path, path: str) -> None:
+    """One flipped bit in a large or a small file: the job fails and names the file, no model appears."""
     source.switches.corrupt.add(f"/{path}")
-    ask(mirror)
+    download(mirror)
     model = wait_for_job(mirror, "copy")
     assert model["status"] == "failed"
     assert f"{path} of {REPO} arrived damaged" in model["error"]
     assert not (tmp_path / "mirror" / "names").exists() or not list((tmp_path / "mirror" / "names").iterdir())
     assert plain_http.get(f"{mirror}/api/models/{REPO}").status_code == 404
     source.switches.corrupt.clear()
-    ask(mirror)
+    download(mirror)
     assert wait_for_job(mirror, "copy")["status"] == "ready"
 
 
-def test_a_stream_that_is_cut_goes_on_where_it_broke(source: Source, mirror: str) -> None:
-    """The second request asks for the rest only."""
+def test_interrupted_stream_resumes(source: Source, mirror: str) -> None:
+    """The second request is for the rest only."""
     source.switches.cut_after[WEIGHTS] = 1_500_000
     source.switches.cuts_left[WEIGHTS] = 1
-    ask(mirror)
+    download(mirror)
     assert wait_for_job(mirror, "copy")["status"] == "ready"
     ranges = [headers.get("range") for headers in source.switches.requests(f"/{WEIGHTS}")]
     assert ranges == ["bytes=0-2999999", f"bytes={source.switches.cut_after[WEIGHTS]}-2999999"]
@@ -94,19 +91,19 @@ def test_a_stream_that_is_cut_goes_on_where_it_broke(source: Source, mirror: str
         (f"/{WEIGHTS}", 404, {"X-Error-Code": "EntryNotFound"}, f"{WEIGHTS} of {REPO} is not at"),
     ],
 )
-def test_what_the_hub_refuses_is_said(
+def test_refusal_of_the_hub_fails_the_job(
     source: Source, mirror: str, path: str, status: int, headers: dict[str, str], says: str
 ) -> None:
-    """Gated, unknown, moved: failed at once, with what to do."""
+    """Gated, unknown, removed: at once, with what to do."""
     source.switches.status[path] = (status, headers)
-    ask(mirror)
+    download(mirror)
     model = wait_for_job(mirror, "copy")
     assert model["status"] == "failed"
     assert says in model["error"]
 
 
-def test_an_unreachable_hub_is_said(tmp_path: Path) -> None:
-    """No internet: the quick reference's own example ends in a clear error."""
+def test_unreachable_hub_is_reported(tmp_path: Path) -> None:
+    """Without internet access: the quick reference's own example ends in a clear error."""
     with serving_registry(tmp_path / "m", hf_endpoint="http://127.0.0.1:9") as url:
         body = {"hf_repo": "meta-llama/Llama-3.2-1B-Instruct"}
         assert plain_http.post(f"{url}/models/my-model/download", json=body).status_code == 202
@@ -116,55 +113,55 @@ def test_an_unreachable_hub_is_said(tmp_path: Path) -> None:
         assert [entry["name"] for entry in plain_http.get(f"{url}/models").json()["models"]] == ["my-model"]
 
 
-def test_the_same_asked_twice_is_one_job(source: Source, mirror: str) -> None:
-    """The second request joins the first; a different one on the same model is told so."""
+def test_repeated_request_joins_the_job(source: Source, mirror: str) -> None:
+    """A different request for the same model is a conflict."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
-    ask(mirror)
+    download(mirror)
     wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
-    assert ask(mirror).status_code == 202
-    other = ask(mirror, allow_patterns=["*.json"])
+    assert download(mirror).status_code == 202
+    other = download(mirror, allow_patterns=["*.json"])
     assert (other.status_code, other.json()["error"]["code"]) == (409, "job_running")
     gate.set()
     assert wait_for_job(mirror, "copy")["status"] == "ready"
     assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
 
 
-def test_deleting_cancels_a_download(source: Source, mirror: str, tmp_path: Path) -> None:
-    """It never appears, its blobs go, and the name is free again."""
+def test_delete_cancels_the_download(source: Source, mirror: str, tmp_path: Path) -> None:
+    """The model never appears, its blobs are removed, and the name is free again."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
-    ask(mirror)
+    download(mirror)
     wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
     assert plain_http.delete(f"{mirror}/models/copy").json() == {"name": "copy", "deleted": True}
     assert plain_http.get(f"{mirror}/models/copy").status_code == 404
     gate.set()
     wait_until(lambda: mirrored_files(tmp_path / "mirror") == [])
-    ask(mirror)
+    download(mirror)
     assert wait_for_job(mirror, "copy")["status"] == "ready"
 
 
-def test_a_download_survives_a_restart(source: Source, tmp_path: Path) -> None:
-    """Stopped in the middle, the registry goes on by itself when it is back, without what it had."""
+def test_download_resumes_after_a_restart(source: Source, tmp_path: Path) -> None:
+    """Stopped in the middle, the registry resumes by itself, without fetching finished files again."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
-        ask(url)
+        download(url)
         wait_until(lambda: len(mirrored_files(tmp_path / "mirror")) == len(source.manifest.files) - 1)
         threading.Timer(0.3, gate.set).start()
-    asked = len(source.switches.requests("/tokenizer.json"))
+    before = len(source.switches.requests("/tokenizer.json"))
     with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
         wait_until(lambda: plain_http.get(f"{url}/models/copy").status_code == 200)
         assert wait_for_job(url, "copy")["status"] == "ready"
-    assert len(source.switches.requests("/tokenizer.json")) == asked
+    assert len(source.switches.requests("/tokenizer.json")) == before
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "document",
     ['{"status": "queued"}', '{"status": "queued", "request": {"of": "another version"}}', "[]", '{"request": 1}', "{"],
 )
-def test_a_job_that_cannot_be_read_stops_no_other(source: Source, tmp_path: Path, kept: str) -> None:
-    """What an older or a broken registry left in `jobs/` is told as failed; the download after it goes on, all ends."""
+def test_unreadable_job_does_not_stop_others(source: Source, tmp_path: Path, document: str) -> None:
+    """An unreadable document in `jobs/` becomes a failed job; the next download resumes, and both can be deleted."""
     jobs = tmp_path / "mirror" / "jobs"
     jobs.mkdir(parents=True)
-    (jobs / "bad.json").write_text(kept)
+    (jobs / "bad.json").write_text(document)
     request = {"name": "copy", "repo": REPO, "revision": "main"}
     (jobs / "copy.json").write_text(json.dumps({"status": "queued", "request": request}))
     app = create_registry(RegistrySettings(store=f"file:{tmp_path / 'mirror'}", hf_endpoint=source.url))
@@ -178,8 +175,8 @@ def test_a_job_that_cannot_be_read_stops_no_other(source: Source, tmp_path: Path
     assert not list(jobs.glob("*"))
 
 
-def test_a_failure_is_still_told_after_a_restart(source: Source, tmp_path: Path) -> None:
-    """`failed` and its reason outlive the process; they do not start anything."""
+def test_failure_is_shown_after_a_restart(source: Source, tmp_path: Path) -> None:
+    """`failed` and its reason persist; they start nothing."""
     with serving_registry(tmp_path / "mirror", hf_endpoint=source.url) as url:
         plain_http.post(f"{url}/models/x/download", json={"hf_repo": "test/none"})
         failed = wait_for_job(url, "x")
@@ -191,27 +188,27 @@ def test_a_failure_is_still_told_after_a_restart(source: Source, tmp_path: Path)
         assert plain_http.get(f"{url}/models").json()["models"] == []
 
 
-def test_files_are_chosen(source: Source, mirror: str) -> None:
-    """Patterns of the request decide; what is left out is not fetched."""
-    ask(mirror, allow_patterns=["*.json"], ignore_patterns=["1_Pooling/"])
+def test_patterns_select_files(source: Source, mirror: str) -> None:
+    """Skipped files are not fetched."""
+    download(mirror, allow_patterns=["*.json"], ignore_patterns=["1_Pooling/"])
     model = wait_for_job(mirror, "copy")
     assert [file["path"] for file in model["files"]] == ["config.json", "tokenizer.json"]
     assert source.switches.requests(f"/{WEIGHTS}") == []
-    ask(mirror, name="none", allow_patterns=["*.nothing"])
+    download(mirror, name="none", allow_patterns=["*.nothing"])
     assert "is left" in wait_for_job(mirror, "none")["error"]
 
 
-def test_blobs_that_are_here_are_not_fetched_again(source: Source, mirror: str) -> None:
-    """A second name of the same model costs no byte of the weights."""
-    ask(mirror)
+def test_stored_blobs_are_not_fetched_again(source: Source, mirror: str) -> None:
+    """A second name of the same model fetches no weights."""
+    download(mirror)
     wait_for_job(mirror, "copy")
-    ask(mirror, name="again")
+    download(mirror, name="again")
     assert wait_for_job(mirror, "again")["status"] == "ready"
     assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
 
 
-def test_a_model_of_the_catalogue_needs_no_body(source: Source, tmp_path: Path) -> None:
-    """Name or alias is enough; another repository under that name is refused."""
+def test_catalogue_model_needs_no_body(source: Source, tmp_path: Path) -> None:
+    """A name or alias is enough; another repository under that name is refused."""
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text(f"small: {{kind: llm, hf_repo: {REPO}, aliases: [tiny], ignore_patterns: ['*.md']}}\n")
     with serving_registry(tmp_path / "mirror", hf_endpoint=source.url, catalogue=catalogue) as url:
@@ -227,10 +224,10 @@ def test_a_model_of_the_catalogue_needs_no_body(source: Source, tmp_path: Path) 
         assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "hf_repo")
 
 
-def test_the_token_goes_to_the_endpoint_and_nowhere_else(source: Source, tmp_path: Path) -> None:
-    """HF_TOKEN is sent with every request to HF_ENDPOINT, and stands in no file and no answer."""
+def test_token_is_sent_to_the_endpoint_only(source: Source, tmp_path: Path) -> None:
+    """HF_TOKEN is sent with every request to HF_ENDPOINT, and is in no file and no response."""
     with serving_registry(tmp_path / "mirror", hf_endpoint=source.url, hf_token="hf_secret") as url:
-        ask(url)
+        download(url)
         shown = wait_for_job(url, "copy")
     assert {headers.get("authorization") for _, _, headers in source.switches.seen} == {"Bearer hf_secret"}
     assert "hf_secret" not in str(shown)
@@ -238,20 +235,20 @@ def test_the_token_goes_to_the_endpoint_and_nowhere_else(source: Source, tmp_pat
         assert "hf_secret" not in path.read_text()
 
 
-def test_site_to_site_with_a_key(tmp_path: Path, source: Source) -> None:
-    """A registry that asks for API_KEYS is mirrored with HF_TOKEN, and not without."""
+def test_mirroring_from_a_registry_with_keys(tmp_path: Path, source: Source) -> None:
+    """A registry with API_KEYS needs HF_TOKEN."""
     with serving_registry(source.store, api_keys="k1,k2") as guarded:
         with serving_registry(tmp_path / "with", hf_endpoint=guarded, hf_token="k2") as url:
-            ask(url)
+            download(url)
             assert wait_for_job(url, "copy")["status"] == "ready"
         with serving_registry(tmp_path / "without", hf_endpoint=guarded) as url:
-            ask(url)
+            download(url)
             assert "HF_TOKEN" in wait_for_job(url, "copy")["error"]
 
 
-def test_damage_in_the_store_is_found_by_verify(source: Source, mirror: str, tmp_path: Path) -> None:
-    """One flipped byte on disk: failed, the file named, until it is deleted and fetched again."""
-    ask(mirror)
+def test_verify_finds_damage_in_the_store(source: Source, mirror: str, tmp_path: Path) -> None:
+    """A changed byte on disk: the job fails and names the file, until it is deleted and fetched again."""
+    download(mirror)
     model = wait_for_job(mirror, "copy")
     digest = next(file["sha256"] for file in model["files"] if file["path"] == WEIGHTS)
     blob = tmp_path / "mirror" / "blobs" / "sha256" / digest
@@ -263,16 +260,16 @@ def test_damage_in_the_store_is_found_by_verify(source: Source, mirror: str, tmp
     assert broken["status"] == "failed"
     assert WEIGHTS in broken["error"]
     plain_http.delete(f"{mirror}/models/copy")
-    ask(mirror)
+    download(mirror)
     wait_for_job(mirror, "copy")
     plain_http.post(f"{mirror}/models/copy/verify")
     assert wait_for_job(mirror, "copy")["status"] == "ready"
 
 
-async def test_events_follow_a_download_to_its_end(source: Source, mirror: str) -> None:
-    """Server-sent events: the model each time it changed, the last one ready; then the stream ends."""
+async def test_events_follow_a_download(source: Source, mirror: str) -> None:
+    """Server-sent events with the model after each change; the stream ends after `ready`."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
-    await asyncio.to_thread(ask, mirror)
+    await asyncio.to_thread(download, mirror)
     names = []
     async with httpx2.AsyncClient() as client, client.stream("GET", f"{mirror}/models/copy/events") as events:
         assert events.headers["content-type"].startswith("text/event-stream")
@@ -284,30 +281,28 @@ async def test_events_follow_a_download_to_its_end(source: Source, mirror: str) 
     assert names[-1] == "ready"
 
 
-def test_a_full_disk_is_said_before_anything_is_fetched(
-    source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The sizes are known: no room, no download."""
+def test_full_disk_is_reported_before_fetching(source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes are known from the listing."""
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    ask(mirror)
+    download(mirror)
     model = wait_for_job(mirror, "copy")
     assert model["status"] == "failed"
     assert "has no room" in model["error"]
     assert source.switches.requests(f"/{WEIGHTS}") == []
 
 
-def test_a_store_that_goes_away_for_a_moment_ends_no_download(
+def test_download_survives_an_unavailable_store(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it is asked just then: notes, sizes, contents, what is published."""
+    """Whatever operation fails: documents, sizes, contents."""
     fails: dict[str, int] = {}
 
     def failing(name: str) -> Callable[..., Any]:
         whole = getattr(FileStore, name)
 
         def once(self: FileStore, *arguments: Any, **options: Any) -> Any:
-            # Not the note that the request itself writes before there is a job.
+            # Not the document that the request writes before the job exists.
             in_job = threading.current_thread().name.startswith("fetch-file" if name == "read_blob" else "job-")
             if in_job and fails.setdefault(name, 0) < 2:
                 fails[name] += 1
