@@ -42,7 +42,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    lanes = DownloadLimits(
+    limits = DownloadLimits(
         parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), retries=RETRY_POLICY
     )
     mirror = Mirror(
@@ -51,7 +51,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
         lambda: source_client(
             settings.hf_endpoint, token, file_retries=RETRY_POLICY, read_timeout_s=settings.hf_stall_seconds
         ),
-        lanes,
+        limits,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
         parallel=settings.files_per_job,
     )
@@ -66,7 +66,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
             resuming.cancel()
             await asyncio.gather(resuming, return_exceptions=True)
             await asyncio.to_thread(jobs.close)
-            lanes.close()
+            limits.close()
             library.store.close()
 
     app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=running)

@@ -11,7 +11,7 @@ from kit.hub.client import HubClient
 from kit.net.retry import check_stop
 from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Job, JobConflict, Jobs, unreadable
-from registry.download.model_download import MirrorRequest, Transfer
+from registry.download.model_download import MirrorRequest, ModelDownload
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry
 from registry.safety.policy import Policy
@@ -51,7 +51,7 @@ class Mirror:
         library: Library,
         jobs: Jobs,
         new_hub: Callable[[], HubClient],
-        lanes: DownloadLimits,
+        limits: DownloadLimits,
         policy: Policy,
         *,
         parallel: int,
@@ -59,7 +59,7 @@ class Mirror:
         self.jobs = jobs
         self._library = library
         self._new_hub = new_hub
-        self._lanes = lanes
+        self._limits = limits
         self._policy = policy
         self._parallel = parallel
 
@@ -128,12 +128,12 @@ class Mirror:
     def _mirror(self, job: Job, wanted: MirrorRequest) -> None:
         hub = self._new_hub()
         try:
-            transfer = Transfer(
-                hub, self._library, wanted, job.progress, job.stop, self._lanes, self._policy, parallel=self._parallel
+            download = ModelDownload(
+                hub, self._library, wanted, job.progress, job.stop, self._limits, self._policy, parallel=self._parallel
             )
-            job.digests = lambda: set(transfer.digests)
-            job.partial_model = transfer.partial_model
-            transfer.run(job.publishing, on_chosen=lambda: self.jobs.keep_digests(job))
+            job.digests = lambda: set(download.digests)
+            job.partial_model = download.partial_model
+            download.run(job.publishing, on_selected=lambda: self.jobs.keep_digests(job))
         finally:
             hub.close()
             if job.was_cancelled:

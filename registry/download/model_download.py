@@ -1,4 +1,4 @@
-"""One model from the source into the store: list, choose, fetch with digests in flight, publish when all are right."""
+"""Download of one model into the store: list, select, fetch, scan, and publish when every file is verified."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from kit.hub.file_queue import FileQueue
 from kit.hub.listing import Listing, RemoteFile
 from kit.net.retry import TransientError, retry
 from kit.units import human_bytes
-from registry.download.file_download import DamagedFile, DownloadLimits, FileFetch
+from registry.download.file_download import DamagedFile, DownloadLimits, FileDownload
 from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
 from registry.hub.client import HubError
@@ -37,12 +37,12 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Publishing = Callable[[], AbstractContextManager[None]]
 
-PUBLISH_TRIES = 3
-TELL_EVERY_S = 10.0
+MAX_PUBLISH_ATTEMPTS = 3
+LOG_PROGRESS_EVERY_S = 10.0
 
 
 class MirrorRequest(BaseModel):
-    """What to mirror."""
+    """A model to mirror."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,142 +55,141 @@ class MirrorRequest(BaseModel):
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file that is here, and what was found in it."""
+    """A verified file in the store, and the result of its scan."""
 
     entry: FileEntry
-    found: ScanResult
+    scan: ScanResult
 
 
-class Transfer:
-    """Mirrors one model. `digests` are the blobs that it counts on and that nobody may delete while it runs.
-
-    `partial_model` holds what can be served before it is published.
-    `stop` ends it; a failure of one file sets it too, to end the others.
-    """
+class ModelDownload:
+    """Mirrors one model. `stop` cancels it; the failure of one file sets it too, to end the others."""
 
     def __init__(
-        self, hub: HubClient, library: Library, wanted: MirrorRequest, progress: Progress, stop: threading.Event,
-        lanes: DownloadLimits,
-        policy: Policy, *, parallel: int,
+        self, hub: HubClient, library: Library, request: MirrorRequest, progress: Progress, stop: threading.Event,
+        limits: DownloadLimits, policy: Policy, *, parallel: int,
     ) -> None:  # fmt: skip
         """`parallel`: how many files at once."""
         self.digests: set[str] = set()
+        """The blobs of this download, which must not be deleted while it runs."""
         self.partial_model = PartialModel()
+        """The files that can be served before the model is published."""
         self._hub = hub
         self._library = library
-        self._wanted = wanted
+        self._request = request
         self._progress = progress
         self._stop = stop
-        self._lanes = lanes
+        self._limits = limits
         self._policy = policy
         self._parallel = parallel
 
-    def run(self, publishing: Publishing, on_chosen: Callable[[], None] = lambda: None) -> Manifest:
-        """Fetch and publish; `publishing` is entered for the moment in which the model appears, and may raise instead.
+    def run(self, publishing: Publishing, on_selected: Callable[[], None] = lambda: None) -> Manifest:
+        """Fetch and publish the model.
 
-        `on_chosen` is called once, when `digests` are known and nothing was looked for or fetched yet.
-        Raises HubError, Refused, TransientError, StoreError, BadName, Cancelled; nothing is published then.
+        `publishing` is entered while the model is published, and may raise instead. `on_selected` is called once, when
+        `digests` are known and before anything is fetched. Raises HubError, Refused, TransientError, StoreError,
+        BadName, Cancelled; then nothing is published.
         """
-        wanted = self._wanted
-        listing = self._hub.listing(wanted.repo, wanted.revision, self._stop)
-        paths = set(select_files([file.path for file in listing.files], wanted.allow_patterns, wanted.ignore_patterns))
-        files = [file for file in listing.files if file.path in paths]
+        request = self._request
+        listing = self._hub.listing(request.repo, request.revision, self._stop)
+        paths = [file.path for file in listing.files]
+        selected = set(select_files(paths, request.allow_patterns, request.ignore_patterns))
+        files = [file for file in listing.files if file.path in selected]
         if not files:
-            raise BadName(f"No file of {wanted.repo} is left after allow_patterns and ignore_patterns.")
+            raise BadName(f"No file of {request.repo} is left after allow_patterns and ignore_patterns.")
         self.digests.update(file.sha256 for file in files if file.sha256)
-        self._when_store_is_up(on_chosen)
+        self._retry_store(on_selected)
         with contextlib.ExitStack() as stack:
-            self._when_store_is_up(lambda: stack.enter_context(self._room(files)))
-            return self._bring(listing, files, publishing)
+            self._retry_store(lambda: stack.enter_context(self._reserved_space(files)))
+            return self._fetch_and_publish(listing, files, publishing)
 
-    def _bring(self, listing: Listing, files: list[RemoteFile], publishing: Publishing) -> Manifest:
-        wanted = self._wanted
-        total = human_bytes(sum(file.size for file in files))
+    def _fetch_and_publish(self, listing: Listing, files: list[RemoteFile], publishing: Publishing) -> Manifest:
+        request, size = self._request, sum(file.size for file in files)
         log.info(
-            "files chosen", model=wanted.name, repo=wanted.repo, commit=listing.commit, files=len(files), size=total
-        )
-        for _ in range(PUBLISH_TRIES):
-            self._progress.expect(len(files), sum(file.size for file in files))
-            brought = self._fetch_all(listing, files)
-            for repo in sorted({repo for each in brought for repo in each.found.code_repos}):
-                self._bring_code(repo, publishing)
+            "files chosen", model=request.name, repo=request.repo, commit=listing.commit, files=len(files),
+            size=human_bytes(size),
+        )  # fmt: skip
+        for _ in range(MAX_PUBLISH_ATTEMPTS):
+            self._progress.expect(len(files), size)
+            downloaded = self._fetch_all(listing, files)
+            for repo in sorted({repo for file in downloaded for repo in file.scan.code_repos}):
+                self._mirror_code(repo, publishing)
             try:
-                return self._when_store_is_up(partial(self._publish, listing.commit, brought, publishing))
+                return self._retry_store(partial(self._publish, listing.commit, downloaded, publishing))
             except BlobsMissing as error:
-                # Deleted with another model between our look and now: fetch those again.
+                # Deleted with another model after this one was found complete: fetch them again.
                 missing = error
         raise missing
 
-    def _publish(self, commit: str, brought: list[DownloadedFile], publishing: Publishing) -> Manifest:
-        wanted = self._wanted
+    def _publish(self, commit: str, downloaded: list[DownloadedFile], publishing: Publishing) -> Manifest:
+        request = self._request
         with publishing():
             return self._library.publish(
-                name=wanted.name, repo=wanted.repo, revision=wanted.revision, commit=commit,
-                files=[each.entry for each in brought], source=self._source(),
-                card=next((each.found.card for each in brought if each.entry.path == CARD), None),
+                name=request.name, repo=request.repo, revision=request.revision, commit=commit,
+                files=[file.entry for file in downloaded], source=self._source(),
+                card=next((file.scan.card for file in downloaded if file.entry.path == CARD), None),
             )  # fmt: skip
 
     def _source(self) -> Source:
         return Source(kind="hub", place=self._hub.endpoint)
 
-    def _when_store_is_up(self, step: Callable[[], T]) -> T:
+    def _retry_store(self, step: Callable[[], T]) -> T:
         """Run an idempotent step, with retries while the store is unavailable."""
 
         def before_retry(error: Exception) -> None:
-            log.info("waiting for the store", model=self._wanted.name, reason=str(error))
+            log.info("waiting for the store", model=self._request.name, reason=str(error))
 
-        return retry(step, self._lanes.retries, self._stop, on=StoreDown, before_retry=before_retry)
+        return retry(step, self._limits.retries, self._stop, on=StoreDown, before_retry=before_retry)
 
-    def _look_at(self, entry: FileEntry) -> ScanResult:
+    def _scan(self, entry: FileEntry) -> ScanResult:
         try:
-            return scan(self._library.store, self._wanted.repo, entry, self._policy)
+            return scan(self._library.store, self._request.repo, entry, self._policy)
         except Refused as refused:
             if refused.digest is not None:
                 self.digests.discard(refused.digest)
                 self._library.drop_unreached({refused.digest}, spare=set)
             raise
 
-    def _bring_code(self, repo: str, publishing: Publishing) -> None:
+    def _mirror_code(self, repo: str, publishing: Publishing) -> None:
         """Mirror the code of another repository, under a name of its own, before the model that needs it."""
-        wanted = MirrorRequest(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
-        log.info("mirroring the code that a model loads", model=self._wanted.name, repo=repo)
-        # Of code that takes code elsewhere nobody has heard yet: it is refused, and told.
+        request = MirrorRequest(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
+        log.info("mirroring the code that a model loads", model=self._request.name, repo=repo)
+        # Code that loads code from a third repository is refused.
         policy = dataclasses.replace(self._policy, remote_code=False)
-        code = Transfer(
-            self._hub, self._library, wanted, Progress(), self._stop, self._lanes, policy, parallel=self._parallel
+        code = ModelDownload(
+            self._hub, self._library, request, Progress(), self._stop, self._limits, policy, parallel=self._parallel
         )
         code.digests = self.digests
         code.run(publishing)
 
-    def _room(self, files: list[RemoteFile]) -> AbstractContextManager[None]:
+    def _reserved_space(self, files: list[RemoteFile]) -> AbstractContextManager[None]:
         store = self._library.store
         absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
-        blobs = {file.sha256 or f"{self._wanted.name}/{file.path}": file.size for file in absent}
+        blobs = {file.sha256 or f"{self._request.name}/{file.path}": file.size for file in absent}
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
-        return self._library.room.promised(self._wanted.name, blobs, begun=begun)
+        return self._library.room.promised(self._request.name, blobs, begun=begun)
 
     def _fetch_all(self, listing: Listing, files: list[RemoteFile]) -> list[DownloadedFile]:
-        """Fetch the files, several at once. The first failure ends the others.
+        """Fetch the files, several at once: first those that the manifest requires, then the small, then the largest.
 
-        First those without which nobody may hear of the model, then the small ones, then the largest.
+        The first failure ends the others.
         """
 
-        def bring(file: RemoteFile) -> DownloadedFile:
+        def fetch(file: RemoteFile) -> DownloadedFile:
             entry = self._fetch(listing, file)
-            brought = DownloadedFile(entry, self._when_store_is_up(partial(self._look_at, entry)))
-            self.partial_model.add(entry, needs_code=bool(brought.found.code_repos))
-            return brought
+            downloaded = DownloadedFile(entry, self._retry_store(partial(self._scan, entry)))
+            self.partial_model.add(entry, needs_code=bool(downloaded.scan.code_repos))
+            return downloaded
 
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             progress, count = self._progress.summary(), f"{done} of {len(files)}"
-            log.info("downloading", model=self._wanted.name, progress=progress, files=count)
+            log.info("downloading", model=self._request.name, progress=progress, files=count)
 
-        awaited = {file.path for file in files if file.sha256 is None or needs_scan(file.path, self._policy)}
-        in_turn = sorted(files, key=lambda file: (file.path not in awaited, file.size > MIN_PART, -file.size))
-        queue = FileQueue(in_turn, bring, self._stop, parallel=self._parallel, max_parallel=self._lanes.connections)
+        required = {file.path for file in files if file.sha256 is None or needs_scan(file.path, self._policy)}
+        ordered = sorted(files, key=lambda file: (file.path not in required, file.size > MIN_PART, -file.size))
+        queue = FileQueue(ordered, fetch, self._stop, parallel=self._parallel, max_parallel=self._limits.connections)
         self.partial_model.prioritize = queue.prioritize
-        self.partial_model.start(self._draft(listing.commit, files), awaited)
-        return queue.run(tell, every_s=TELL_EVERY_S)
+        self.partial_model.start(self._draft(listing.commit, files), required)
+        return queue.run(report, every_s=LOG_PROGRESS_EVERY_S)
 
     def _draft(self, commit: str, files: list[RemoteFile]) -> Manifest:
         known = tuple(
@@ -198,22 +197,22 @@ class Transfer:
             for file in files
             if file.sha256 is not None
         )
-        return Manifest(repo=self._wanted.repo, commit=commit, files=known, source=self._source(), created=utc_now())
+        return Manifest(repo=self._request.repo, commit=commit, files=known, source=self._source(), created=utc_now())
 
     def _fetch(self, listing: Listing, file: RemoteFile) -> FileEntry:
-        """One file. What goes wrong is told with its name."""
-        wanted, store = self._wanted, self._library.store
-        source = self._hub.file(wanted.repo, listing.commit, file.path)
-        fetch = FileFetch(file, source, store, self._lanes, self._progress, self._stop, self.digests.add)
-        name = f"{file.path} of {wanted.repo}"
+        """Fetch one file; errors name it."""
+        repo, store = self._request.repo, self._library.store
+        remote = self._hub.file(repo, listing.commit, file.path)
+        download = FileDownload(file, remote, store, self._limits, self._progress, self._stop, self.digests.add)
+        name = f"{file.path} of {repo}"
         try:
-            return fetch.run()
+            return download.run()
         except DamagedFile as error:
             raise HubError(
                 f"{name} arrived damaged from {self._hub.endpoint} {error}. Nothing was published. "
                 "Try again later, or another HF_ENDPOINT."
             ) from error
         except TransientError as error:
-            raise TransientError(f"{name}: {error} Ask for the download again: it goes on where it was.") from error
+            raise TransientError(f"{name}: {error} Request the download again: it will resume.") from error
         except StoreError as error:
             raise type(error)(f"{name} could not be stored: {error}") from error

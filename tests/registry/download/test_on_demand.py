@@ -159,7 +159,7 @@ def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: st
 
 def test_the_log_can_be_followed(source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin, now and then how far, end; not a line for each question of those who wait."""
-    monkeypatch.setattr(model_download, "TELL_EVERY_S", 0.05)
+    monkeypatch.setattr(model_download, "LOG_PROGRESS_EVERY_S", 0.05)
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     all_but_the_weights = f"{len(source.manifest.files) - 1} of {len(source.manifest.files)}"
     with structlog.testing.capture_logs() as logs:
