@@ -22,13 +22,13 @@ from registry.store.file_upload import FileUpload
 from registry.store.interface import (
     Blob,
     Bytes,
-    DigestMismatch,
     Document,
     StoreError,
     StoreFull,
     Unfinished,
     blob_key,
-    mismatch,
+    check_digest,
+    check_size,
     parse_document,
 )
 
@@ -88,8 +88,8 @@ class FileStore:
                         break
                     hasher.update(chunk)
                     write_all(file.fileno(), chunk)
-                if done != size or hasher.hexdigest() != digest:
-                    raise DigestMismatch(mismatch(digest, size, hasher.hexdigest(), done))
+                check_size(size, done)
+                check_digest(digest, hasher.hexdigest())
                 os.fchmod(file.fileno(), 0o444)
                 os.fsync(file.fileno())
             with self._failures("write to"):

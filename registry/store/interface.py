@@ -1,14 +1,14 @@
-"""Where bytes and documents lie. One small interface; `file_store` and `s3_store` implement it.
+"""The interface of the object stores `file_store` and `s3_store`: content-addressed blobs, JSON documents, uploads.
 
-Blobs are content-addressed (`blobs/sha256/<digest>`), documents are small JSON objects under a key. All methods block,
-may be called from many threads at once, and are atomic: a reader sees a blob or document whole or not at all. A method
-that fails leaves nothing behind that a reader could see.
+A blob's key is `blobs/sha256/<digest>`. All methods block, are thread-safe and atomic: a reader sees a complete blob or
+document, or none. A method that fails leaves nothing visible behind.
 """
 
 import contextlib
 import hashlib
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,139 +21,171 @@ Bytes = bytes | memoryview
 
 
 class StoreError(Exception):
-    """The store cannot do what was asked; the message says why and what to do."""
+    """The store failed; the message says why and what to do."""
 
 
 class StoreFull(StoreError):
-    """No room for what was to be written."""
+    """No space left on the disk or within the quota."""
 
 
 class StoreDown(StoreError):
-    """The store does not answer, or fails for a reason of its own that may pass."""
+    """The store is unreachable or fails temporarily; a retry may succeed."""
 
 
 class DigestMismatch(StoreError):
-    """The bytes given are not the bytes promised. Nothing was stored."""
+    """The content does not match its digest or size. Nothing was stored."""
 
 
 class DocumentBroken(StoreError):
-    """A document is there and cannot be read."""
+    """A document exists and cannot be parsed."""
 
 
-class Upload(Protocol):
-    """A blob on its way in, part by part, in order, by one thread. A context manager.
+class Upload(ABC):
+    """A resumable upload of one blob, written in order by one thread. A context manager.
 
-    What was left without `finish` or `drop`, by whatever way, is there for the next upload of the same digest.
+    Without `finish` or `drop`, the parts written so far stay for the next upload of the same digest.
     """
 
     part_size: int
     """The bytes of each part but the last."""
     done: int
-    """The bytes that an earlier upload left, hashed: the first part to write begins there."""
+    """The bytes left by an earlier upload: the offset of the first part to write."""
 
-    @property
-    def path(self) -> Path | None:
-        """The file that holds the parts written so far, where they can be read before all are there."""
-        ...
+    def __init__(self, digest: str, size: int) -> None:
+        self._digest, self._size = digest, size
+        self._position = 0
+        self._hasher: hashlib._Hash | None = hashlib.sha256()
+        """None if earlier parts cannot be read back yet; `_read_digest` is overridden then."""
 
     def write(self, part: Part) -> None:
-        """Take the next part; it is released when it is kept. Raises StoreError, for an earlier part perhaps."""
-        ...
+        """Hash and store the next part, and release it when it is stored.
 
-    def check(self) -> None:
-        """Prove that all has been written and is right. Raises DigestMismatch, and then nothing is left of it."""
-        ...
+        Raises StoreError, also for the failure of an earlier part that is sent in the background.
+        """
+        try:
+            end = part.start + len(part.view)
+            if part.start != self._position or (len(part.view) != self.part_size and end != self._size):
+                raise ValueError(f"{len(part.view)} bytes at {part.start} are not the next part")
+            if self._hasher is not None:
+                self._hasher.update(part.view)
+            self._write(part)
+            self._position = end
+        except BaseException:
+            part.release()
+            raise
 
     def finish(self) -> None:
-        """Check, and make the blob appear. Raises DigestMismatch, and then nothing is left of it; StoreError."""
-        ...
+        """Verify the digest and make the blob visible.
 
+        Raises DigestMismatch after dropping the upload; StoreError, Cancelled.
+        """
+        try:
+            check_size(self._size, self._position)
+            check_digest(self._digest, self._read_digest())
+        except DigestMismatch:
+            self.drop()
+            raise
+        self._publish()
+
+    def _read_digest(self) -> str:
+        assert self._hasher is not None, "overridden where content is not hashed on the way"
+        return self._hasher.hexdigest()
+
+    @abstractmethod
+    def _write(self, part: Part) -> None:
+        """Store the part, now or in the background, and release it then."""
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """Make the verified blob visible."""
+
+    @abstractmethod
     def drop(self) -> None:
-        """Forget what has arrived."""
-        ...
+        """Remove everything that was uploaded."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
+    @abstractmethod
     def __exit__(self, *_: object) -> None: ...
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What lies in a store of an upload that was not finished."""
+    """An unfinished upload in a store."""
 
     digest: str
     size: int
-    """The bytes that it holds and that need not come again; 0 where nothing can be gone on with."""
+    """The bytes that need not be fetched again; 0 if the upload cannot be resumed."""
     age_s: float
-    """Seconds since it was last written to."""
+    """Seconds since the last write."""
     upload_id: str = ""
-    """What the store itself calls it, where one digest may have several."""
+    """The store's own id, where one digest may have several uploads."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A blob that is in a store."""
+    """A blob in a store."""
 
     digest: str
     size: int
     age_s: float
-    """Seconds since it was put there."""
+    """Seconds since it was stored."""
 
 
 class Store(Protocol):
-    """A place for blobs and documents."""
+    """A store of blobs and documents."""
 
     @property
     def where(self) -> str:
-        """The place in words for people, without credentials: `file:/data` or `s3://bucket at http://minio:9000`."""
+        """The location for messages, without credentials: `file:/data` or `s3://bucket at http://minio:9000`."""
         ...
 
     def check(self) -> None:
-        """Prove that the store can be read. Raises StoreError within a few seconds when it cannot."""
+        """Check that the store is readable. Raises StoreError within a few seconds if it is not."""
         ...
 
     def free_bytes(self) -> int | None:
-        """The room left, or None where nobody can tell."""
+        """The free space, or None if it is unknown."""
         ...
 
     def blob_size(self, digest: str) -> int | None:
-        """The size of the blob with this sha256 (64 hex digits) in bytes, or None when it is not here."""
+        """The size in bytes of the blob with this sha256 (64 hex digits), or None if it is missing or not verified."""
         ...
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
-        """Take `size` bytes from `chunks`, in order, and keep them under their sha256, which must be `digest`.
+        """Store `size` bytes from `chunks`, in order, under their sha256 `digest`, in bounded memory.
 
-        Memory is bounded whatever the size. A blob that is there already is not read again from `chunks`. An exception
-        from `chunks` passes through. Raises DigestMismatch, StoreFull, StoreError.
+        Does not read `chunks` if the blob exists. An exception from `chunks` is passed on. Raises DigestMismatch,
+        StoreFull, StoreError.
         """
         ...
 
     def upload(self, digest: str, size: int, stop: threading.Event) -> Upload:
-        """Begin or go on to put a blob of `size` bytes. At most one upload of a digest at a time.
+        """Start or resume the upload of a blob of `size` bytes; only one per digest at a time.
 
-        Where an earlier upload left bytes that must be read to be hashed, that happens here. Raises StoreError,
-        Cancelled.
+        Stored bytes are read back where they must be hashed again. Raises StoreError, Cancelled.
         """
         ...
 
     def drop_upload(self, digest: str) -> None:
-        """Forget what an unfinished upload left; none is no error."""
+        """Remove the unfinished upload of a blob, if there is one."""
         ...
 
     def unfinished(self) -> Iterator[Unfinished]:
-        """What unfinished uploads left, those included that are under way now."""
+        """Yield the unfinished uploads, including those in progress."""
         ...
 
     def drop_unfinished(self, unfinished: Unfinished) -> None:
-        """Remove one of these; one that is gone is no error."""
+        """Remove one of these, if it still exists."""
         ...
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `end` (exclusive; None: all). Raises StoreError when it is not here."""
+        """Yield the bytes from `start` to `end` (exclusive; None: all). Raises StoreError if the blob is missing."""
         ...
 
     def delete_blob(self, digest: str) -> None:
-        """Remove a blob; one that is not here is no error."""
+        """Delete a blob, if it exists."""
         ...
 
     def blobs(self) -> Iterator[Blob]:
@@ -161,11 +193,11 @@ class Store(Protocol):
         ...
 
     def local_path(self, digest: str) -> Path | None:
-        """The file that holds a blob, where it lies in a file of this machine."""
+        """The path of the blob's file, or None if the store has no local files."""
         ...
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """A URL that gives the blob to whoever holds it, for a while; None where the store has no URLs.
+        """A presigned URL of the blob, or None if the store has no URLs.
 
         `inside`: for a client in the store's own network; otherwise the URL uses the public endpoint, if there is one.
         """
@@ -180,11 +212,11 @@ class Store(Protocol):
         ...
 
     def create_document(self, key: str, document: Document) -> bool:
-        """Write the document unless there is one under `key`; False then. Of several at once, one succeeds."""
+        """Write the document unless `key` exists; return whether it was written. Only one concurrent call succeeds."""
         ...
 
     def delete_document(self, key: str) -> None:
-        """Remove the document under `key`; none is no error."""
+        """Delete the document under `key`, if it exists."""
         ...
 
     def list_documents(self, prefix: str) -> list[str]:
@@ -192,11 +224,11 @@ class Store(Protocol):
         ...
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the store's one lock: what publishes and what deletes never run at once. Held for moments only."""
+        """Hold the store's lock, so that publication and deletion never overlap. Held only briefly."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 
@@ -206,14 +238,14 @@ def blob_key(digest: str) -> str:
 
 
 def upload_key(digest: str) -> str:
-    """The key of what is kept of an unfinished upload of a blob in parts."""
+    """The key of the state of an unfinished multipart upload."""
     return f"uploads/{digest}.json"
 
 
 def read_digest(store: Store, digest: str, on_bytes: Callable[[int], None]) -> str:
-    """The sha256 of what lies under `digest` now. `on_bytes` is told of every chunk, and may raise to end it.
+    """Read the blob and return the sha256 of its content. `on_bytes` gets each chunk's length and may raise to cancel.
 
-    Raises StoreError when the store cannot be read: that is no damage.
+    Raises StoreError if the store is not readable.
     """
     hasher = hashlib.sha256()
     for chunk in store.read_blob(digest):
@@ -222,19 +254,24 @@ def read_digest(store: Store, digest: str, on_bytes: Callable[[int], None]) -> s
     return hasher.hexdigest()
 
 
-def mismatch(digest: str, size: int, got_digest: str, got_size: int) -> str:
-    """What is wrong with bytes that are not the blob promised."""
-    if got_size != size:
-        return f"expected {size} bytes, got {'more' if got_size > size else got_size}"
-    return f"expected sha256 {digest}, got {got_digest}"
+def check_size(expected: int, size: int) -> None:
+    """Raise DigestMismatch if the sizes differ."""
+    if size != expected:
+        raise DigestMismatch(f"expected {expected} bytes, got {'more' if size > expected else size}")
+
+
+def check_digest(expected: str, digest: str) -> None:
+    """Raise DigestMismatch if the digests differ."""
+    if digest != expected:
+        raise DigestMismatch(f"expected sha256 {expected}, got {digest}")
 
 
 def parse_document(store: Store, key: str, data: bytes) -> Document:
-    """The document that `data` is. Raises DocumentBroken, which names the place."""
+    """Parse a document. Raises DocumentBroken, which names the store and the key."""
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise DocumentBroken(f"{key} in {store.where} is no JSON ({error}). Restore it, or remove it.") from error
+        raise DocumentBroken(f"{key} in {store.where} is not JSON ({error}). Restore or delete it.") from error
     if not isinstance(document, dict):
-        raise DocumentBroken(f"{key} in {store.where} is no JSON object. Restore it, or remove it.")
+        raise DocumentBroken(f"{key} in {store.where} is not a JSON object. Restore or delete it.")
     return document

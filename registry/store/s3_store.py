@@ -30,12 +30,13 @@ from registry.store.interface import (
     StoreFull,
     Unfinished,
     blob_key,
-    mismatch,
+    check_digest,
+    check_size,
     parse_document,
     upload_key,
 )
 from registry.store.part_size import MIN_PART
-from registry.store.s3_upload import PartBody, S3Upload, abort, kept_upload, unfinished_uploads
+from registry.store.s3_upload import PartBody, S3Upload, abort, discard, unfinished_uploads, upload_state
 
 CHUNK = 1 << 20
 # How long `check` waits for a connection, and then for an answer.
@@ -112,7 +113,16 @@ class S3Store:
         return None
 
     def blob_size(self, digest: str) -> int | None:
-        """The object's size, or None."""
+        """The object's size, or None; a resumed upload counts only once it is verified."""
+        size = self.object_size(digest)
+        if size is not None and size > MIN_PART:  # smaller blobs are put in one piece
+            state = upload_state(self, digest)
+            if state is not None and state.is_unverified:
+                return None
+        return size
+
+    def object_size(self, digest: str) -> int | None:
+        """The object's size, verified or not, or None."""
         with self.failures():
             try:
                 return int(self.client.head_object(Bucket=self.bucket, Key=blob_key(digest))["ContentLength"])
@@ -139,14 +149,14 @@ class S3Store:
                 break
             hasher.update(chunk)
             pieces.append(chunk)
-        if got != size or hasher.hexdigest() != digest:
-            raise DigestMismatch(mismatch(digest, size, hasher.hexdigest(), got))
+        check_size(size, got)
+        check_digest(digest, hasher.hexdigest())
         body = PartBody(memoryview(pieces[0])) if len(pieces) == 1 else b"".join(pieces)
         with self.failures():
             self.client.put_object(Bucket=self.bucket, Key=blob_key(digest), Body=body, ContentLength=size)
 
     def _put_parts(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
-        with S3Upload(self, digest, size, kept=False) as upload:
+        with S3Upload(self, digest, size, threading.Event(), resumable=False) as upload:
             try:
                 for part in cut(chunks, size, upload.part_size, buffers=self._buffers):
                     upload.write(part)
@@ -155,25 +165,26 @@ class S3Store:
             upload.finish()
 
     def upload(self, digest: str, size: int, stop: threading.Event) -> S3Upload:
-        """Begin a multipart upload, or go on with the one that is noted in `uploads/<digest>.json`."""
+        """Start a multipart upload, or resume the one in `uploads/<digest>.json`."""
         self._make_bucket()
-        return S3Upload(self, digest, size, kept=True)
+        return S3Upload(self, digest, size, stop, resumable=True)
 
     def drop_upload(self, digest: str) -> None:
-        """Abort the upload that is noted, and remove the note."""
-        kept = kept_upload(self, digest)
-        if kept is not None:
-            abort(self, digest, kept.upload_id)
-        self.delete_document(upload_key(digest))
+        """Abort the upload and delete its state."""
+        state = upload_state(self, digest)
+        if state is not None:
+            discard(self, digest, state)
+        else:
+            self.delete_document(upload_key(digest))
 
     def unfinished(self) -> Iterator[Unfinished]:
-        """Yield what is noted, and multipart uploads that nothing tells of."""
+        """Yield the uploads with a state document, and multipart uploads without one."""
         return unfinished_uploads(self)
 
     def drop_unfinished(self, unfinished: Unfinished) -> None:
-        """Abort the multipart upload; remove the note if it is of that one."""
-        kept = kept_upload(self, unfinished.digest)
-        if kept is not None and kept.upload_id == unfinished.upload_id:
+        """Abort the multipart upload, and delete the state if it belongs to it."""
+        state = upload_state(self, unfinished.digest)
+        if state is not None and state.upload_id == unfinished.upload_id:
             self.drop_upload(unfinished.digest)
         elif unfinished.upload_id:
             abort(self, unfinished.digest, unfinished.upload_id)

@@ -1,9 +1,8 @@
-"""One blob on its way into a bucket, in the parts of a multipart upload, several of them at once.
+"""A multipart upload into a bucket, several parts in parallel, resumable by another process.
 
-The object appears only when the upload is completed, which happens only when the digest is right. Beside it lies
-`uploads/<digest>.json`: how many parts, counted from the first, have arrived, and the state of the sha256 after them.
-A process that is killed at any instant leaves no more to be fetched again than the parts that were in memory. A part
-that arrives late, sent by a process that has died since, changes nothing: completion names every part by its ETag.
+`uploads/<digest>.json` holds the upload id; ListParts says which parts have arrived. S3 gives out no byte of a part
+before the upload is complete, so the content of a resumed upload is read back and hashed after completion. Until then
+the state document marks the object as not verified, and `S3Store.blob_size` treats it as missing.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -20,240 +18,166 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field, ValidationError
 
 from kit.net.part_stream import Part
+from kit.net.retry import check_stop
 from registry.store.interface import (
-    DigestMismatch,
-    Document,
     DocumentBroken,
+    Store,
     StoreError,
     Unfinished,
+    Upload,
     blob_key,
-    mismatch,
+    read_digest,
     upload_key,
 )
 from registry.store.part_size import part_size
-from registry.store.resumable_sha256 import ResumableSha256, can_be_resumed
 
 log = structlog.get_logger(__name__)
 
 
-class Bucket(Protocol):
-    """What an upload needs of the store around it."""
+class Bucket(Store, Protocol):
+    """The part of `S3Store` that an upload uses."""
 
     client: Any
     bucket: str
     senders: ThreadPoolExecutor
 
     def failures(self) -> contextlib.AbstractContextManager[None]:
-        """Turns the client's errors into ours."""
+        """Convert the client's errors to StoreError."""
         ...
 
-    def get_document(self, key: str) -> Document | None:
-        """See `Store`."""
-        ...
-
-    def put_document(self, key: str, document: Document) -> None:
-        """See `Store`."""
-        ...
-
-    def delete_document(self, key: str) -> None:
-        """See `Store`."""
+    def object_size(self, digest: str) -> int | None:
+        """The size of the blob's object, verified or not."""
         ...
 
 
 class UploadState(BaseModel):
-    """What `uploads/<digest>.json` holds."""
+    """The document `uploads/<digest>.json`."""
 
     upload_id: str
     size: int
     part_size: int
-    parts: int = Field(default=0, ge=0, description="how many have arrived, without a gap")
-    sha256: str | None = Field(default=None, description="the state of the hash after them; None after none")
+    is_unverified: bool = Field(default=False, description="the object may exist, and its digest is not verified")
 
 
-class S3Upload:
-    """See `registry.store.interface.Upload`. `kept` False leaves nothing for another process to go on with."""
+class S3Upload(Upload):
+    """See `registry.store.interface.Upload`. Without `resumable`, leaving the context drops an unfinished upload."""
 
-    def __init__(self, bucket: Bucket, digest: str, size: int, *, kept: bool) -> None:
+    def __init__(self, bucket: Bucket, digest: str, size: int, stop: threading.Event, *, resumable: bool) -> None:
+        super().__init__(digest, size)
         self._bucket = bucket
-        self._digest = digest
-        self._size = size
-        self._kept = kept and can_be_resumed()
-        self._lock = threading.Lock()
+        self._stop = stop
+        self._resumable = resumable
         self._sending: list[tuple[Future[None], Part]] = []
-        # Parts that have arrived before one with a lower number: their memory is held, so they count as in flight.
-        self._early: dict[int, tuple[Part, str | None]] = {}
         self._etags: dict[int, str] = {}
-        self._noting = False
-        self._over = False
-        document = self._find() if self._kept else None
-        self._state = document or self._begin()
+        self._is_complete = False
+        self._is_closed = False
+        self._state = (self._resume() if resumable else None) or self._create()
         self.part_size = self._state.part_size
-        self._arrived = self._state.parts
-        self.done = self._taken = min(self._state.parts * self.part_size, size)
-        self._next = self._state.parts + 1
-        self._hasher = ResumableSha256(self._state.sha256, self.done)
+        self._next_part = len(self._etags) + 1
+        self.done = self._position = size if self._is_complete else min(len(self._etags) * self.part_size, size)
+        if self.done:
+            self._hasher = None
 
-    @property
-    def path(self) -> Path | None:
-        """A bucket shows no upload before it is complete."""
+    def _resume(self) -> UploadState | None:
+        """The state of an earlier upload, with its parts in `_etags`; None, after removing it, if it is unusable."""
+        state = upload_state(self._bucket, self._digest)
+        if state is None:
+            return None
+        if state.size == self._size and state.part_size == part_size(self._size):
+            try:
+                self._etags = _received(self._bucket, self._digest, state).etags
+                return state
+            except _UploadGone:
+                self._is_complete = state.is_unverified and self._bucket.object_size(self._digest) == self._size
+                if self._is_complete:
+                    return state
+        log.info("upload cannot be resumed and starts again", digest=self._digest)
+        discard(self._bucket, self._digest, state)
         return None
 
-    def write(self, part: Part) -> None:
-        """Hash the part and send it in the background. Raises what sending an earlier one raised."""
+    def _create(self) -> UploadState:
+        with self._bucket.failures():
+            response = self._bucket.client.create_multipart_upload(
+                Bucket=self._bucket.bucket, Key=blob_key(self._digest)
+            )
+        state = UploadState(upload_id=response["UploadId"], size=self._size, part_size=part_size(self._size))
+        if self._resumable:
+            self._bucket.put_document(upload_key(self._digest), state.model_dump())
+        return state
+
+    def _write(self, part: Part) -> None:
+        for future, _ in self._sending:
+            if future.done():
+                future.result()
+        self._sending = [sending for sending in self._sending if not sending[0].done()]
+        self._sending.append((self._bucket.senders.submit(self._send, self._next_part, part), part))
+        self._next_part += 1
+
+    def _send(self, number: int, part: Part) -> None:
         try:
-            self._raise_failure()
-            if part.start != self._taken or (
-                len(part.view) != self.part_size and self._taken + len(part.view) != self._size
-            ):
-                raise ValueError(f"{len(part.view)} bytes at {part.start} are not the next part")
-            self._hasher.update(part.view)
-            self._taken += len(part.view)
-            number, self._next = self._next, self._next + 1
-            future = self._bucket.senders.submit(self._send, number, part, self._hasher.state)
-            self._sending.append((future, part))
-        except BaseException:
+            with self._bucket.failures():
+                response = self._bucket.client.upload_part(
+                    **self._target(), PartNumber=number, Body=PartBody(part.view), ContentLength=len(part.view)
+                )
+            self._etags[number] = response["ETag"]
+        finally:
             part.release()
-            raise
 
-    def check(self) -> None:
-        """Compare the digest. Raises DigestMismatch: then nothing of the upload is left."""
-        got = self._hasher.hexdigest()
-        if self._taken != self._size or got != self._digest:
-            self.drop()
-            raise DigestMismatch(mismatch(self._digest, self._size, got, self._taken))
+    def _read_digest(self) -> str:
+        if self._hasher is not None:
+            return super()._read_digest()
+        if not self._is_complete:
+            self._state = self._state.model_copy(update={"is_unverified": True})
+            self._bucket.put_document(upload_key(self._digest), self._state.model_dump())
+            self._complete()
+        log.info("reading a resumed upload back to verify it", digest=self._digest, size=self._size)
+        return read_digest(self._bucket, self._digest, lambda _count: check_stop(self._stop))
 
-    def finish(self) -> None:
-        """Complete the upload if the digest is right. Raises DigestMismatch: then nothing of it is left."""
-        self.check()
+    def _publish(self) -> None:
+        if not self._is_complete:
+            self._complete()
+        self._is_closed = True
+        self._bucket.delete_document(upload_key(self._digest))
+
+    def _complete(self) -> None:
         for future, _ in self._sending:
             future.result()
+        # Parts are named by ETag: one that another process overwrites meanwhile makes this fail.
         parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in sorted(self._etags)]
         with self._bucket.failures():
             self._bucket.client.complete_multipart_upload(**self._target(), MultipartUpload={"Parts": parts})
-        self._over = True
-        if self._kept:
-            self._bucket.delete_document(upload_key(self._digest))
+        self._is_complete = True
 
     def drop(self) -> None:
-        """Forget what has arrived. Errors are passed over: garbage collection finds what stays."""
+        """Abort the upload. Errors are ignored: garbage collection removes the remains."""
         self._settle()
-        self._over = True
+        self._is_closed = True
         with contextlib.suppress(StoreError):
-            abort(self._bucket, self._digest, self._state.upload_id)
-            if self._kept:
-                self._bucket.delete_document(upload_key(self._digest))
-
-    def __enter__(self) -> "S3Upload":
-        return self
+            if self._resumable:
+                discard(self._bucket, self._digest, self._state)
+            else:
+                abort(self._bucket, self._digest, self._state.upload_id)
 
     def __exit__(self, *_: object) -> None:
         self._settle()
-        if not self._over and not self._kept:
+        if not self._is_closed and not self._resumable:
             self.drop()
 
     def _settle(self) -> None:
-        """Wait for what is being sent: a part that arrives after the upload was aborted would stay for ever."""
+        """Wait for the parts in flight: one that arrives after an abort would stay in the bucket forever."""
         for future, part in self._sending:
             if future.cancel():
                 part.release()
             else:
                 future.exception()
         self._sending.clear()
-        with self._lock:
-            for part, _ in self._early.values():
-                part.release()
-            self._early.clear()
-
-    def _raise_failure(self) -> None:
-        for future, _ in self._sending:
-            if future.done():
-                future.result()
-        self._sending = [sending for sending in self._sending if not sending[0].done()]
-
-    def _send(self, number: int, part: Part, state: str | None) -> None:
-        try:
-            with self._bucket.failures():
-                answer = self._bucket.client.upload_part(
-                    **self._target(), PartNumber=number, Body=PartBody(part.view), ContentLength=len(part.view)
-                )
-        except BaseException:
-            part.release()
-            raise
-        with self._lock:
-            self._etags[number] = answer["ETag"]
-            self._early[number] = part, state
-            if self._noting:
-                return  # whoever is at it notes this part too
-            self._noting = True
-        while self._note_arrived():
-            pass
-
-    def _note_arrived(self) -> bool:
-        """Note what has arrived without a gap, and let go of its memory; False when there was nothing new.
-
-        One thread at a time, and without the lock while the store is asked: other parts go on arriving.
-        """
-        with self._lock:
-            arrived, noted = [], self._state
-            while (following := self._arrived + 1) in self._early:
-                part, state = self._early.pop(following)
-                arrived.append(part)
-                self._arrived = following
-                # Without a state there is nothing to go on with: so after the last part, unless it ends a block.
-                if state is not None:
-                    noted = noted.model_copy(update={"parts": following, "sha256": state})
-            if not arrived:
-                self._noting = False
-                return False
-        try:
-            if self._kept and noted is not self._state:
-                self._bucket.put_document(upload_key(self._digest), noted.model_dump())
-            self._state = noted
-        except BaseException:
-            with self._lock:
-                self._noting = False
-            raise
-        finally:
-            for one in arrived:
-                one.release()
-        return True
-
-    def _begin(self) -> UploadState:
-        with self._bucket.failures():
-            answer = self._bucket.client.create_multipart_upload(Bucket=self._bucket.bucket, Key=blob_key(self._digest))
-        state = UploadState(upload_id=answer["UploadId"], size=self._size, part_size=part_size(self._size))
-        if self._kept:
-            self._bucket.put_document(upload_key(self._digest), state.model_dump())
-        return state
-
-    def _find(self) -> UploadState | None:
-        """What an earlier process left, if it can be gone on with. What cannot is dropped."""
-        kept = kept_upload(self._bucket, self._digest)
-        if kept is None:
-            return None
-        sizes: dict[int, int] = {}
-        with contextlib.suppress(_UploadGone):
-            for number, size, etag in _parts(self._bucket, self._digest, kept.upload_id):
-                sizes[number], self._etags[number] = size, etag
-        whole = kept.size == self._size and kept.part_size == part_size(self._size)
-        expected = {
-            number: min(kept.part_size, kept.size - (number - 1) * kept.part_size)
-            for number in range(1, kept.parts + 1)
-        }
-        if whole and expected == {number: size for number, size in sizes.items() if number <= kept.parts}:
-            self._etags = {number: etag for number, etag in self._etags.items() if number <= kept.parts}
-            return kept
-        log.info("an upload cannot be gone on with and begins again", digest=self._digest)
-        self._etags = {}
-        abort(self._bucket, self._digest, kept.upload_id)
-        return None
 
     def _target(self) -> dict[str, str]:
         return _target(self._bucket, self._digest, self._state.upload_id)
 
 
-def kept_upload(bucket: Bucket, digest: str) -> UploadState | None:
-    """What is kept of an upload of this digest, or None. Raises StoreError."""
+def upload_state(bucket: Bucket, digest: str) -> UploadState | None:
+    """The state of the unfinished upload of this digest, or None. Raises StoreError."""
     try:
         document = bucket.get_document(upload_key(digest))
         return None if document is None else UploadState.model_validate(document)
@@ -261,27 +185,50 @@ def kept_upload(bucket: Bucket, digest: str) -> UploadState | None:
         return None
 
 
+def discard(bucket: Bucket, digest: str, state: UploadState) -> None:
+    """Abort the upload; delete its object if it was not verified, and its state. Raises StoreError."""
+    abort(bucket, digest, state.upload_id)
+    if state.is_unverified:
+        bucket.delete_blob(digest)
+    bucket.delete_document(upload_key(digest))
+
+
 def abort(bucket: Bucket, digest: str, upload_id: str) -> None:
-    """End a multipart upload; its parts are gone. One that is not there is no error. Raises StoreError."""
+    """Abort a multipart upload and so delete its parts; a missing one is no error. Raises StoreError."""
     with contextlib.suppress(_UploadGone), _gone(), bucket.failures():
         bucket.client.abort_multipart_upload(**_target(bucket, digest, upload_id))
-
-
-def _parts(bucket: Bucket, digest: str, upload_id: str) -> Iterator[tuple[int, int, str]]:
-    """The parts that have arrived: number, size, ETag. Raises _UploadGone, StoreError."""
-    with _gone(), bucket.failures():
-        pages = bucket.client.get_paginator("list_parts").paginate(**_target(bucket, digest, upload_id))
-        for page in pages:
-            for part in page.get("Parts", ()):
-                yield part["PartNumber"], part["Size"], part["ETag"]
 
 
 def _target(bucket: Bucket, digest: str, upload_id: str) -> dict[str, str]:
     return {"Bucket": bucket.bucket, "Key": blob_key(digest), "UploadId": upload_id}
 
 
+class _Received(BaseModel):
+    """The parts from the first to the first gap."""
+
+    etags: dict[int, str] = {}
+    size: int = 0
+    last_modified: datetime.datetime | None = None
+
+
+def _received(bucket: Bucket, digest: str, state: UploadState) -> _Received:
+    """List the parts that have arrived. Raises _UploadGone, StoreError."""
+    found = _Received()
+    with _gone(), bucket.failures():
+        pages = bucket.client.get_paginator("list_parts").paginate(**_target(bucket, digest, state.upload_id))
+        for page in pages:
+            for part in page.get("Parts", ()):
+                expected = min(state.part_size, state.size - found.size)
+                if part["PartNumber"] != len(found.etags) + 1 or part["Size"] != expected:
+                    return found
+                found.etags[part["PartNumber"]] = part["ETag"]
+                found.size += expected
+                found.last_modified = part["LastModified"]
+    return found
+
+
 class _UploadGone(Exception):
-    """The server knows no such upload."""
+    """The server has no such upload."""
 
 
 @contextlib.contextmanager
@@ -296,43 +243,46 @@ def _gone() -> Iterator[None]:
 
 
 class PartBody:
-    """A part as the file that the S3 client wants: pieces of the memory itself, no copies."""
+    """A part as the file object that the S3 client reads, without copies."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
-        self._at = 0
+        self._position = 0
 
     def read(self, count: int | None = -1) -> memoryview:
-        """The next bytes."""
-        end = len(self._view) if count is None or count < 0 else self._at + count
-        piece = self._view[self._at : end]
-        self._at += len(piece)
+        """Return the next bytes."""
+        end = len(self._view) if count is None or count < 0 else self._position + count
+        piece = self._view[self._position : end]
+        self._position += len(piece)
         return piece
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to another place; for a second try."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._view)}[whence]
-        self._at = base + offset
-        return self._at
+        """Change the position; the client rewinds for a retry."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        """Where the next byte is read."""
-        return self._at
+        """Return the position."""
+        return self._position
 
 
 def unfinished_uploads(bucket: Bucket) -> Iterator[Unfinished]:
-    """See `Store.unfinished`: what is noted, and the multipart uploads of blobs that no note tells of."""
+    """Yield the uploads with a state document, then multipart uploads of blobs without one."""
     now = datetime.datetime.now(datetime.UTC)
-    noted = set()
+    with_state = set()
     for item in _listed(bucket, "list_objects_v2", "Contents", upload_key("").removesuffix(".json")):
         digest = item["Key"].rpartition("/")[2].removesuffix(".json")
-        kept = kept_upload(bucket, digest)
-        upload_id = kept.upload_id if kept else ""
-        noted.add(upload_id)
-        size = min(kept.parts * kept.part_size, kept.size) if kept else 0
-        yield Unfinished(digest, size, (now - item["LastModified"]).total_seconds(), upload_id)
+        state, received = upload_state(bucket, digest), _Received()
+        if state is not None:
+            with_state.add(state.upload_id)
+            with contextlib.suppress(_UploadGone):
+                received = _received(bucket, digest, state)
+        last_write = max(item["LastModified"], received.last_modified or item["LastModified"])
+        upload_id = state.upload_id if state else ""
+        yield Unfinished(digest, received.size, (now - last_write).total_seconds(), upload_id)
     for item in _listed(bucket, "list_multipart_uploads", "Uploads", blob_key("")):
-        if item["UploadId"] not in noted:
+        if item["UploadId"] not in with_state:
             digest = item["Key"].rpartition("/")[2]
             yield Unfinished(digest, 0, (now - item["Initiated"]).total_seconds(), item["UploadId"])
 
