@@ -1,24 +1,23 @@
 #!/bin/bash
-# Starts Chat UI once the gateway lists models. Chat UI reads the list once, when it starts, and for good: without a list
-# it would answer errors until it is restarted, and a model that comes a second later would stay away. So this waits
-# until the list is there and the same twice in a row.
+# Start Chat UI once the gateway lists models. Chat UI reads the list only once, at its start: without a list it would
+# respond with errors until a restart, and later models would be missing. So wait until two successive lists are equal.
 #
-# Runs inside Chat UI's image with the environment that python -m chatui has written.
+# Runs in Chat UI's image, with the environment written by python -m chatui.
 set -euo pipefail
 
 pause_s="${MODELS_PAUSE_S:-3}"
-# dotenv-expand, which the image runs after this, makes a plain $ of \$.
+# dotenv-expand, which the image runs after this, turns \$ into $.
 key="${OPENAI_API_KEY:-none}"
 key="${key//\\\$/\$}"
-url="${OPENAI_BASE_URL:?python -m chatui has written no OPENAI_BASE_URL}"
+url="${OPENAI_BASE_URL:?python -m chatui did not write OPENAI_BASE_URL}"
 
 list_models() {
-  # The key goes in on standard input: a command line can be read by every process.
+  # Pass the key on standard input: every process can read a command line.
   printf 'header = "Authorization: Bearer %s"\n' "$key" |
     curl --silent --show-error --fail --max-time 10 --config - "${url%/}/models" 2>&1
 }
 
-before="" told=""
+before="" reported=""
 while true; do
   if listed="$(list_models)" && [[ "$listed" == *'"cluster"'* ]]; then
     [[ "$listed" == "$before" ]] && break
@@ -26,9 +25,9 @@ while true; do
   else
     before="" why="the gateway lists no models yet (${listed:0:200})"
   fi
-  if [[ "$why" != "$told" ]]; then
+  if [[ "$why" != "$reported" ]]; then
     echo "Chat UI waits: $why"
-    told="$why"
+    reported="$why"
   fi
   sleep "$pause_s"
 done

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs in the final stage of an image, as root: makes the user that everything runs as, and its folder for models.
+# Runs in the final stage of an image, as root: create the runtime user and its folder for models.
 #
-#   base.sh [--strip]     with --strip, also removes the base's installers: nothing is installed in there again
+#   base.sh [--strip]     with --strip, also remove the installers of the base image
 set -eu
 
 if [ "${1:-}" = --strip ]; then
@@ -16,7 +16,7 @@ if [ "${1:-}" = --strip ]; then
     /var/lib/apt/lists/* /var/cache/apt/* /root/.cache
 fi
 
-# Some libraries ask for the name and the home of the user, so a bare number would not do.
+# Some libraries need the user's name and home, so a bare uid is not enough.
 groupadd --gid 10001 cluster
 useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin --no-log-init cluster
 # Compose files and health checks say `python`; a base may have only `python3`.
