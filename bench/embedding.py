@@ -3,9 +3,9 @@
     python -m bench.embedding                     everything, about three minutes
     python -m bench.embedding --seconds 2 --texts 256 --cosines 100     a first look
 
-Two loads: 64 clients with one text each, one request after the other; and 64 clients with one request of 32 texts each,
-from the first request to the last answer. Texts have from 3 to some 200 tokens. The contenders (bench/peers.sh
-infinity) run at the same time and take turns within every round; who is not asked has nothing to do.
+Two loads: 64 clients with one text per request, in a closed loop; and 64 clients with one request of 32 texts each.
+Texts have from 3 to about 200 tokens. All servers (bench/peers.sh installs infinity) run at the same time and take
+turns within every round; the others are idle meanwhile.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.harness.clients import Answers, measure, request
+from bench.harness.clients import LoadResult, measure, request
 from bench.harness.load import FOLDER, ROOT
-from bench.harness.programs import end_when_told, free_port, is_healthy
+from bench.harness.programs import exit_on_sigterm, free_port, is_healthy
 from bench.harness.report import last_line, median_ratio, table
 from bench.peers.embedding_servers import MODEL, Server, infinity, ours
 from quickstart.models.packaged_models import packaged_folder
@@ -35,27 +35,27 @@ FIGURES = (
 )  # fmt: skip
 CLIENTS = 64
 TEXTS_PER_REQUEST = 32
-# Words per text: a median of 18, from 3 to 160, as log-normal as questions and paragraphs are.
+# Words per text: log-normal, median 18, from 3 to 160, as questions and paragraphs are.
 WORDS = (2.9, 0.6, 3, 160)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One load on one server. `cpu_s` is what the server computed for it, in seconds of one core."""
+    """Results of one load on one server. `cpu_s` is the server's CPU time in seconds."""
 
-    answers: Answers
+    load: LoadResult
     texts_per_request: int
     cpu_s: float
 
     @property
     def rate(self) -> float:
         """Texts per second."""
-        return self.answers.rate * self.texts_per_request
+        return self.load.rate * self.texts_per_request
 
     @property
     def cpu_ms(self) -> float:
-        """Milliseconds of one core per text: what still says something where the machine has more to do."""
-        return 1e3 * self.cpu_s / (len(self.answers.latencies) * self.texts_per_request)
+        """CPU milliseconds per text; comparable even on a busy machine."""
+        return 1e3 * self.cpu_s / (len(self.load.latencies) * self.texts_per_request)
 
 
 Rounds = dict[str, list[Round]]
@@ -64,7 +64,7 @@ Rounds = dict[str, list[Round]]
 def main() -> None:
     """Measure, print a table, and the figures as the last line."""
     options = _options()
-    end_when_told()
+    exit_on_sigterm()
     model = packaged_folder("minilm", ROOT / ".cluster" / "packages", lambda _done, _detail: None)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         texts = _texts(model, max(options.texts, options.cosines))
@@ -73,7 +73,7 @@ def main() -> None:
         ones: Rounds = {name: [] for name in servers}
         many: Rounds = {name: [] for name in servers}
         rates: list[float] = []
-        for name, server in servers.items():  # every shape of batch once, every thread started
+        for name, server in servers.items():  # warm up every batch shape and thread
             measure(server.port, _requests(server, texts[:512], 1), clients=CLIENTS)
             print(f"{name} is warm", file=sys.stderr)
         for _ in range(options.rounds):
@@ -88,23 +88,23 @@ def main() -> None:
 
 def _round(name: str, server: Server, texts: Sequence[str], size: int, seconds: float | None = None) -> Round:
     began = server.program.cpu_seconds()
-    answers = measure(server.port, _requests(server, texts, size), clients=CLIENTS, seconds=seconds)
-    done = Round(answers, size, server.program.cpu_seconds() - began)
+    load = measure(server.port, _requests(server, texts, size), clients=CLIENTS, seconds=seconds)
+    done = Round(load, size, server.program.cpu_seconds() - began)
     print(f"{name}, {CLIENTS} x {size}: {done.rate:.0f} texts/s, {done.cpu_ms:.2f} ms of CPU each", file=sys.stderr)
     return done
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, at least three")
-    parser.add_argument("--seconds", type=float, default=6.0, help="seconds of each round of single texts")
-    parser.add_argument("--texts", type=int, default=CLIENTS * TEXTS_PER_REQUEST, help="texts of a round of lists")
-    parser.add_argument("--cosines", type=int, default=1000, help="texts whose embeddings are compared")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, at least 3")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds per round of single texts")
+    parser.add_argument("--texts", type=int, default=CLIENTS * TEXTS_PER_REQUEST, help="texts per round of lists")
+    parser.add_argument("--cosines", type=int, default=1000, help="number of embeddings to compare")
     return parser.parse_args()
 
 
 def _texts(model: Path, count: int) -> list[str]:
-    """Different texts of words that the model knows, the same in every run."""
+    """Return different texts of words in the model's vocabulary, the same in every run."""
     vocabulary = (model / "vocab.txt").read_text(encoding="utf-8").split("\n")
     words = [word for word in vocabulary[2000:12000] if word.isalpha()]
     mu, sigma, least, most = WORDS
@@ -120,7 +120,7 @@ def _requests(server: Server, texts: Sequence[str], size: int) -> list[bytes]:
 
 @contextmanager
 def _servers(model: Path, folder: Path) -> Iterator[dict[str, Server]]:
-    """Ours and the peers, up and with their model. What does not start is told and left out."""
+    """Start our service and the peers with their model. A server that does not start is reported and left out."""
     with ExitStack() as stack:
         started: dict[str, Server] = {}
         makers: dict[str, Callable[[Path, int, Path], Server | None]] = {
@@ -163,7 +163,7 @@ class _Inside:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the model in one process ended with {self._process.wait()}")
+            raise RuntimeError(f"the model in one process exited with status {self._process.wait()}")
         answer: Mapping[str, Any] = json.loads(line)
         return answer
 
@@ -183,7 +183,7 @@ def _in_process(model: Path, texts: Sequence[str], folder: Path) -> Iterator[_In
 
 
 def _least_cosine(server: Server, inside: _Inside, texts: Sequence[str], folder: Path) -> float:
-    """The least cosine of the service's embeddings to SentenceTransformer.encode's in float32, over all texts."""
+    """Return the lowest cosine of our embeddings to SentenceTransformer.encode's float32 ones, over all texts."""
     import numpy as np
 
     inside.ask(f"reference {folder / 'reference.npy'}")
@@ -199,7 +199,7 @@ def _least_cosine(server: Server, inside: _Inside, texts: Sequence[str], folder:
 def _tell(ones: Rounds, many: Rounds, rates: Sequence[float], cosine: float) -> None:
     rows: list[list[object]] = []
     for name in ones:
-        p99 = statistics.median(one.answers.quantile(0.99) for one in ones[name]) * 1e3
+        p99 = statistics.median(one.load.quantile(0.99) for one in ones[name]) * 1e3
         single, lists = ([statistics.median(_rates(all_)), _cpu_ms(all_)] for all_ in (ones[name], many[name]))
         rows.append([name, *single, p99, *lists])
     rows.append(["in process, best batch", "", "", "", statistics.median(rates), ""])
@@ -211,7 +211,7 @@ def _tell(ones: Rounds, many: Rounds, rates: Sequence[float], cosine: float) -> 
             figures[f"vs_infinity_{key}_1"] = median_ratio(_rates(ones["ours"]), _rates(ones[peer]))
             figures[f"vs_infinity_{key}_32"] = median_ratio(_rates(many["ours"]), _rates(many[peer]))
     if "infinity torch" in ones:
-        p99s = [[one.answers.quantile(0.99) for one in ones[name]] for name in ("ours", "infinity torch")]
+        p99s = [[one.load.quantile(0.99) for one in ones[name]] for name in ("ours", "infinity torch")]
         figures["p99_vs_infinity_torch_1"] = median_ratio(*p99s)
     figures["min_cosine"] = round(cosine, 6)
     figures["vs_best_in_process"] = median_ratio(_rates(many["ours"]), rates)

@@ -2,8 +2,9 @@
 
     python -m bench.fuzz --count 1000000 --seed 1
 
-Every case is a connection of its own, fed in pieces. It must raise nothing, log no bug, leave nothing in flight, answer
-in HTTP, and whatever reaches the backend must be exactly one well-formed request. The same seed makes the same cases.
+Every case is a connection of its own, fed in pieces. It must raise nothing, log no bug, leave nothing in flight and
+respond in HTTP, and the backend must receive only well-formed requests, one at a time. The same seed makes the same
+cases.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from gateway.settings import GatewaySettings
 from gateway.upstream.connection import UpstreamConnection
 from tests.support.transports import SilentTransport
 
-# How many connections may still be held when all have ended: the last ones, by what awaits its turn of the loop.
+# Connections that may remain at the end: the last ones, held by callbacks that the loop has not run yet.
 MAX_ALIVE = 8
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
@@ -85,7 +86,7 @@ TOKENS = (
 
 
 def mutated(draw: random.Random) -> bytes:
-    """One case."""
+    """Return one case."""
     data = bytearray(draw.choice(SEEDS))
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(data) + 1)
@@ -113,7 +114,7 @@ def mutated(draw: random.Random) -> bytes:
     return bytes(data)
 
 
-# What a backend may get: no more of HTTP than the gateway itself writes.
+# Request headers that a backend may receive: only HTTP that the gateway itself writes.
 _REQUEST = re.compile(
     rb"POST /[\x21\x24-\x7e]* HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
 )
@@ -125,7 +126,7 @@ STREAM = (
 
 
 class Backend(SilentTransport):
-    """The far end of a connection to a backend: takes one whole request at a time, and answers it at once."""
+    """The far end of a backend connection: accepts one complete request at a time and responds at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,19 +135,19 @@ class Backend(SilentTransport):
         self.answered = 0
 
     def write(self, data: Any) -> None:
-        """Check what comes. Raises AssertionError."""
+        """Check the bytes of a request. Raises AssertionError."""
         self._got += bytes(data)
         match = _REQUEST.match(self._got)
         if match is None:
-            raise AssertionError(f"the backend gets what is no request: {self._got!r}")
+            raise AssertionError(f"the backend got a malformed request: {self._got!r}")
         fields = [line.partition(b": ") for line in match[1].lower().split(b"\r\n")]
         names = [name for name, _, _ in fields]
         if names.count(b"host") != 1 or names.count(b"content-length") != 1 or b"transfer-encoding" in names:
-            raise AssertionError(f"the backend gets a request that can be read in two ways: {self._got!r}")
+            raise AssertionError(f"the backend got an ambiguous request: {self._got!r}")
         length = int(next(value for name, _, value in fields if name == b"content-length"))
         left = len(self._got) - match.end() - length
         if left > 0:
-            raise AssertionError(f"the backend gets more than a request: {self._got!r}")
+            raise AssertionError(f"the backend got more than one request: {self._got!r}")
         if left == 0:
             answer = STREAM if b'"stream":true' in self._got else ANSWER
             self._got = b""
@@ -198,7 +199,7 @@ class Fuzz:
             self._backend.pool.put(connection)
 
     async def _settle(self) -> None:
-        """Let what has been begun go on until it waits for the client."""
+        """Run the loop until the gateway waits for the client."""
         for _ in range(3):
             await asyncio.sleep(0)
         tasks = self._server.server_state.tasks
@@ -210,7 +211,7 @@ class Fuzz:
 
 @contextlib.asynccontextmanager
 async def fuzzing(seed: int) -> AsyncIterator[Fuzz]:
-    """A gateway with one backend that is always there."""
+    """Create a gateway with one backend that is always healthy."""
     with tempfile.TemporaryDirectory() as folder:
         catalogue = Path(folder) / "models.yaml"
         catalogue.write_text("m: {kind: llm, hf_repo: a/m, revision: main, aliases: [alias]}\n")
@@ -268,7 +269,7 @@ async def run(count: int, seed: int, *, show: bool = False) -> dict[str, float |
 
 
 def main() -> None:
-    """Run, tell, and end with 1 where a case was not as it must be."""
+    """Run and print the figures; exit with 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=at_least(1), default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)

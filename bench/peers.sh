@@ -4,7 +4,7 @@
 #   bench/peers.sh                 all of them; what is there already stays
 #   bench/peers.sh smg litellm     only these
 #
-# A peer that cannot be installed is told, and why stands in .cluster/bench/NAME.log: the benches leave it out by name.
+# A peer that cannot be installed is reported; the reason is in .cluster/bench/NAME.log, and the benches leave it out.
 # nginx and wrk come from the system (Debian: apt-get install nginx-light wrk).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

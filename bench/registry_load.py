@@ -1,15 +1,14 @@
 """`python -m bench.registry_load`: `snapshot_download` through the registry as a mirror, and through olah.
 
-Cold: nothing is there yet, and the registry mirrors what is asked for (MIRROR_MISSING). Warm: once more, by another
-client. Four at once, cold: what is read from the source is counted. And with the source gone. The reference is the
-same download from the source itself, in the same round.
+Cold: the mirror is empty and downloads on demand (MIRROR_MISSING). Warm: once more, by another client. Four at once,
+cold: reads of the source are counted. And with the source gone. The reference is the same download from the source
+itself, in the same round.
 
-Source, registry and clients share this machine's cores, and loopback carries more than they can: a cold download,
-which moves every byte twice, is bound by the CPU here. So the table has how many cores were busy, what four clients
-cost where nothing is cold, and all once more over a link of 1 Gbit/s
-(`bench.sources.slow_line`). The figures are those of loopback.
+Source, registry and clients share this machine's cores, and loopback is faster than they are: a cold download, which
+moves every byte twice, is bound by the CPU here. So the table also has the number of busy cores, four clients of a warm
+mirror, and everything again over a link of 1 Gbit/s (`bench.sources.slow_line`). The figures are those of loopback.
 
-`--olah` is olah-cli of an environment of its own, as it wants other versions of what we use:
+`--olah` is olah-cli in its own environment, as it needs other versions of our packages:
 `python -m venv DIR && DIR/bin/pip install olah`.
 """
 
@@ -30,10 +29,10 @@ from pathlib import Path
 
 import psutil
 
-from bench.harness.programs import Program, end_when_told, free_port
+from bench.harness.programs import Program, exit_on_sigterm, free_port
 from bench.harness.report import Figures, last_line, median_ratio, table
 from bench.registry import FILES, REPO, ROOT, SNAPSHOT, timed
-from bench.sources.slow_line import Line
+from bench.sources.slow_line import BandwidthLimitedProxy
 from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
@@ -45,7 +44,7 @@ LINE = ", 1 Gbit/s"
 
 
 class Site:
-    """The source, and a folder for all that comes and goes."""
+    """The source, and a folder for temporary files."""
 
     def __init__(self, folder: Path, olah: str | None) -> None:
         self.folder = folder
@@ -54,30 +53,30 @@ class Site:
         self._numbers = itertools.count()
 
     def fresh(self) -> Path:
-        """A folder that was not there before."""
+        """Return a new folder."""
         folder = self.folder / f"new-{next(self._numbers)}"
         folder.mkdir()
         return folder
 
     def reads(self) -> int:
-        """How many answers with contents the source has given so far."""
+        """Number of file responses that the source has sent so far."""
         return sum("/resolve/" in line and "GET" in line for line in self.log.read_text().splitlines())
 
     @contextlib.contextmanager
     def source(self) -> Iterator[str]:
-        """The registry that plays the Hub."""
+        """Run the registry that acts as the Hub."""
         with self._registry({"STORE": f"file:{self.folder / 'source'}"}, self.log) as url:
             yield url
 
     @contextlib.contextmanager
-    def behind_a_line(self, source: str) -> Iterator[str]:
-        """The source, as it is reached through a line of bounded speed."""
-        with Line(int(source.rpartition(":")[2]), LINE_BYTES_PER_SECOND) as line:
+    def over_slow_line(self, source: str) -> Iterator[str]:
+        """The source, reached over a link of limited bandwidth."""
+        with BandwidthLimitedProxy(int(source.rpartition(":")[2]), LINE_BYTES_PER_SECOND) as line:
             yield line.url
 
     @contextlib.contextmanager
     def ours(self, source: str) -> Iterator[str]:
-        """A registry with nothing in it."""
+        """Run an empty registry."""
         home = self.fresh()
         (home / "models.yaml").write_text(f"m: {{kind: llm, hf_repo: {REPO}}}\n")
         env = {"STORE": f"file:{home / 'store'}", "HF_ENDPOINT": source, "MIRROR_MISSING": "yes"}
@@ -86,7 +85,7 @@ class Site:
 
     @contextlib.contextmanager
     def olah_mirror(self, source: str) -> Iterator[str]:
-        """An olah with nothing in it."""
+        """Run an empty olah."""
         port, home, upstream = free_port(), self.fresh(), source.removeprefix("http://")
         own = f"127.0.0.1:{port}"
         command = [
@@ -106,7 +105,7 @@ class Site:
             yield f"http://127.0.0.1:{port}"
 
     def download(self, endpoint: str) -> float:
-        """Seconds that one client takes. Raises RuntimeError when it fails."""
+        """Return the seconds of one client's download. Raises RuntimeError if it fails."""
         with tempfile.TemporaryDirectory(dir=self.folder) as home:
             env = {"HF_ENDPOINT": endpoint, "HF_HOME": home, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
             try:
@@ -115,14 +114,14 @@ class Site:
                 raise RuntimeError(error.stderr.decode()[-1000:]) from error
 
     def at_once(self, endpoint: str) -> float:
-        """Seconds until the last of four clients has it."""
+        """Return the seconds until the last of four clients is done."""
         with ThreadPoolExecutor(CLIENTS) as pool:
             return max(pool.map(self.download, [endpoint] * CLIENTS))
 
 
 @dataclass
 class Round:
-    """What was measured once."""
+    """Measurements of one round."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     cores: dict[str, float] = field(default_factory=dict)
@@ -130,10 +129,10 @@ class Round:
     source_reads: dict[str, int] = field(default_factory=dict)
 
     def measure(self, name: str, site: Site, download: Callable[[], float]) -> None:
-        """Let it download, and note what it took."""
+        """Run a download and record its cost."""
         reads, before, began = site.reads(), _busy_seconds(), time.monotonic()
         self.seconds[name] = download()
-        # The start of the client's program is in here, and not in its own seconds.
+        # Includes the start of the client's program, which its own seconds do not.
         self.cores[name] = (_busy_seconds() - before) / (time.monotonic() - began)
         self.source_reads[name] = site.reads() - reads
 
@@ -144,9 +143,9 @@ def _busy_seconds() -> float:
 
 
 def play(site: Site) -> Round:
-    """One round."""
+    """Run one round."""
     played = Round()
-    with site.source() as source, site.behind_a_line(source) as line:
+    with site.source() as source, site.over_slow_line(source) as line:
         for hub, where in ((source, ""), (line, LINE)):
             played.measure(f"direct{where}", site, partial(site.download, hub))
             with site.ours(hub) as url:
@@ -164,7 +163,7 @@ def play(site: Site) -> Round:
 
 
 def without_source(site: Site) -> dict[str, bool]:
-    """Whether a mirror that has the model gives it to a new client when the source is gone."""
+    """Whether a mirror that has the model serves it to a new client without its source."""
     found = {}
     mirrors = {"ours": site.ours} | ({"olah": site.olah_mirror} if site.olah else {})
     for name, mirror in mirrors.items():
@@ -184,11 +183,11 @@ def without_source(site: Site) -> dict[str, bool]:
 def main() -> None:
     """Measure, print a table, and the figures as the last line."""
     parser = argparse.ArgumentParser(prog="python -m bench.registry_load", description=__doc__)
-    parser.add_argument("--size", type=float, default=0.3, help="of the model, in GB")
+    parser.add_argument("--size", type=float, default=0.3, help="size of the model in GB")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--olah", help="the program olah-cli, to be measured too")
+    parser.add_argument("--olah", help="path of olah-cli, to measure it too")
     options = parser.parse_args()
-    end_when_told()
+    exit_on_sigterm()
     size = int(options.size * 1e9) // FILES
     with tempfile.TemporaryDirectory(prefix="registry-load-") as home:
         site = Site(Path(home), options.olah)
@@ -201,7 +200,7 @@ def main() -> None:
         served = without_source(site)
     times = {name: [each.seconds[name] for each in rounds] for name in rounds[0].seconds}
     cores = {name: statistics.median(each.cores[name] for each in rounds) for name in times}
-    print(table(("", "s least", "s most", "cores busy"), [(n, min(t), max(t), cores[n]) for n, t in times.items()]))
+    print(table(("", "min s", "max s", "cores busy"), [(n, min(t), max(t), cores[n]) for n, t in times.items()]))
     for where, of in (("on loopback", ""), ("with the source behind 1 Gbit/s", LINE)):
         ratios = (
             ("cold vs direct", f"ours, cold{of}", f"direct{of}"),

@@ -44,7 +44,7 @@ CATALOGUE = "traced: {kind: llm, hf_repo: bench/traced, revision: main}\n"
 WARM_UP = 6
 TOKENS = 4
 RATE = 50.0
-# Longer than a gateway takes to finish its accounting after the last byte, in seconds.
+# More time than a gateway needs for its accounting after the last byte, in seconds.
 SETTLE_S = 0.05
 
 

@@ -1,11 +1,11 @@
 """`python -m bench.transcription`: our transcription service against faster-whisper in process and another server.
 
-    python -m bench.transcription                 30 minutes of speech, heard once by each: some ten minutes
+    python -m bench.transcription                 30 minutes of speech, once per contender: about ten minutes
     python -m bench.transcription --minutes 6     a first look
 
 Each of three rounds takes a third of the recordings: 4 clients send them to our service and then to PyPI's
-faster-whisper-server (bench/peers.sh faster-whisper-server), and faster-whisper hears the same ones in one process,
-batched and sequentially. Meanwhile our /health is asked all the time.
+faster-whisper-server (bench/peers.sh faster-whisper-server), and faster-whisper transcribes the same ones in one
+process, batched and sequentially. Meanwhile our /health is polled continuously.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.harness.clients import Answers, measure, request
+from bench.harness.clients import LoadResult, measure, request
 from bench.harness.load import FOLDER, ROOT
-from bench.harness.programs import Program, end_when_told, free_port, is_healthy
+from bench.harness.programs import Program, exit_on_sigterm, free_port, is_healthy
 from bench.harness.report import last_line, median_ratio, table
 from bench.harness.speech import Recording, recordings, word_errors
 from bench.peers.proxies import installed
@@ -46,9 +46,9 @@ START_S = 120.0
 def main() -> None:
     """Measure, print a table, and the figures as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="minutes of speech in all")
+    parser.add_argument("--minutes", type=float, default=30.0, help="total minutes of speech")
     options = parser.parse_args()
-    end_when_told()
+    exit_on_sigterm()
     model = packaged_folder("whisper", ROOT / ".cluster" / "packages", lambda _done, _detail: None)
     count = CLIENTS * ROUNDS
     spoken = recordings(count, options.minutes * 60 / count, FOLDER / "speech")
@@ -60,7 +60,7 @@ def main() -> None:
         ours = stack.enter_context(_ours(model, Path(folder)))
         peer = stack.enter_context(_peer(model, Path(folder)))
         ports = {"ours": ours} | ({PEER: peer} if peer else {})
-        for port in ports.values():  # loads what is loaded late, and starts every thread
+        for port in ports.values():  # loads what is loaded lazily, and starts every thread
             measure(port, [_form(spoken[0])], clients=1)
         for number in range(ROUNDS):
             some = spoken[number * CLIENTS : (number + 1) * CLIENTS]
@@ -69,18 +69,18 @@ def main() -> None:
                 with _asking(ours, health if name == "ours" else []):
                     answers = measure(port, [_form(one) for one in some], clients=CLIENTS)
                 rates.setdefault(name, []).append(audio_s / answers.seconds)
-                print(f"{name}: {rates[name][-1]:.1f} seconds heard per second", file=sys.stderr)
+                print(f"{name}: {rates[name][-1]:.1f} seconds transcribed per second", file=sys.stderr)
                 _count(errors, name, some, _texts(answers))
             for mode in ("batched", "sequential"):
-                told = inside([mode, *(str(one.path) for one in some)])
-                rates.setdefault(mode, []).append(audio_s / told["seconds"])
-                print(f"{mode}: {rates[mode][-1]:.1f} seconds heard per second", file=sys.stderr)
-                _count(errors, mode, some, told["texts"])
+                result = inside([mode, *(str(one.path) for one in some)])
+                rates.setdefault(mode, []).append(audio_s / result["seconds"])
+                print(f"{mode}: {rates[mode][-1]:.1f} seconds transcribed per second", file=sys.stderr)
+                _count(errors, mode, some, result["texts"])
     _tell(rates, errors, health)
 
 
 def _count(errors: dict[str, tuple[int, int]], name: str, some: Sequence[Recording], texts: Sequence[str]) -> None:
-    """Add the word errors of these recordings, each counted against the text that is nearest to what was said."""
+    """Add the word errors of these recordings, each compared with the nearest transcript."""
     wrong, words = errors.get(name, (0, 0))
     for one in some:
         found = min(word_errors(one.text, text) for text in texts)
@@ -88,12 +88,12 @@ def _count(errors: dict[str, tuple[int, int]], name: str, some: Sequence[Recordi
     errors[name] = wrong, words
 
 
-def _texts(answers: Answers) -> list[str]:
+def _texts(answers: LoadResult) -> list[str]:
     return [json.loads(body)["text"] for body in answers.bodies]
 
 
 def _form(recording: Recording) -> bytes:
-    """The upload; the language is detected, as it is in process."""
+    """Return the upload; the language is detected, as in process."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="speech.wav"\r\n\r\n'
     body = head.encode() + recording.path.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
     return request(PATH, body, f"multipart/form-data; boundary={BOUNDARY}")
@@ -101,7 +101,7 @@ def _form(recording: Recording) -> bytes:
 
 @contextmanager
 def _ours(model: Path, folder: Path) -> Iterator[int]:
-    """Our service with its own defaults; gives its port."""
+    """Run our service with its defaults; yield its port."""
     port = free_port()
     env = {
         "MODEL": "whisper",
@@ -119,7 +119,7 @@ def _ours(model: Path, folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _peer(model: Path, folder: Path) -> Iterator[int | None]:
-    """faster-whisper-server with its own defaults; gives its port, or None where it is not installed."""
+    """Run faster-whisper-server with its defaults; yield its port, or None if it is not installed."""
     if installed(PEER) is None:
         print(f"{PEER} is left out: bench/peers.sh {PEER} installs it", file=sys.stderr)
         yield None
@@ -133,7 +133,7 @@ def _peer(model: Path, folder: Path) -> Iterator[int | None]:
 
 @contextmanager
 def _asking(port: int, latencies: list[float]) -> Iterator[None]:
-    """Ask /health all the while, one request after the other; adds the latencies in seconds."""
+    """Poll /health continuously; append the latencies in seconds."""
     stop = threading.Event()
 
     def ask() -> None:
@@ -165,9 +165,9 @@ def _in_process(model: Path) -> Iterator[Any]:
         def answer() -> Mapping[str, Any]:
             line = stdout.readline()
             if not line:
-                raise RuntimeError(f"faster-whisper in one process ended with {process.wait()}")
-            told: Mapping[str, Any] = json.loads(line)
-            return told
+                raise RuntimeError(f"faster-whisper in one process exited with status {process.wait()}")
+            result: Mapping[str, Any] = json.loads(line)
+            return result
 
         def ask(command: Sequence[str]) -> Mapping[str, Any]:
             stdin.write(json.dumps(command) + "\n")
@@ -184,7 +184,7 @@ def _in_process(model: Path) -> Iterator[Any]:
 def _tell(rates: Mapping[str, Sequence[float]], errors: Mapping[str, tuple[int, int]], health: Sequence[float]) -> None:
     wer = {name: 100 * wrong / words for name, (wrong, words) in errors.items()}
     rows = [[name, statistics.median(found), wer[name]] for name, found in rates.items()]
-    print(table(["", "seconds heard per second", "word errors, %"], rows))
+    print(table(["", "seconds transcribed per second", "word errors, %"], rows))
     p99 = sorted(health)[min(int(0.99 * len(health)), len(health) - 1)]
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     figures["vs_batched_in_process"] = median_ratio(rates["ours"], rates["batched"])
@@ -193,7 +193,7 @@ def _tell(rates: Mapping[str, Sequence[float]], errors: Mapping[str, tuple[int, 
         figures["vs_faster_whisper_server"] = median_ratio(rates["ours"], rates[PEER])
     figures["wer_points_over_sequential"] = wer["ours"] - wer["sequential"]
     figures["health_p99_ms"] = p99 * 1e3
-    print(f"{len(health):,} times /health; {PEER}: {installed(PEER) or 'not installed'}")
+    print(f"{len(health):,} health checks; {PEER}: {installed(PEER) or 'not installed'}")
     print(last_line("transcription", figures))
 
 

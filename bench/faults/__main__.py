@@ -1,7 +1,7 @@
-"""`python -m bench.faults`: 20,000 requests while each of four backends is hurt in every way, in turn.
+"""`python -m bench.faults`: 20,000 requests while each of four backends fails in every way, in turn.
 
-The same faults are shown to nginx in between, with a tenth of the requests, as the reference. Then clients leave their
-streams, a request kills whatever serves it, and in the end it is counted what has been left behind.
+nginx is the reference: it gets the same faults, with a tenth of the requests. Then clients cancel their streams, one
+request crashes every backend that serves it, and leaked requests and sockets are counted.
 """
 
 import argparse
@@ -20,61 +20,61 @@ from bench.harness.programs import free_port
 from bench.harness.report import last_line, quantile, table
 from tests.support.backends.openai_backend import FakeBackend
 
-# For how long a backend is hurt, and the longest that it is waited for to be at work before, in seconds.
+# Duration of a fault, and the longest wait for the backend to have work before it, in seconds.
 HURT_S, RETURN_S = 2.0, 5.0
-# How many requests must be at a backend before it is hurt.
+# Requests in flight at a backend before its fault.
 WORK = 2
-# For how long all is well before the next fault.
+# Time without faults before the next one, in seconds.
 CALM_S = 0.5
 LOOK_S = 0.02
 
 
-async def hurt(backend: Backend, fault: tuple[Step, Step]) -> None:
-    """Hurt a backend for a while and heal it."""
-    wound, heal = fault
+async def inject(backend: Backend, fault: tuple[Step, Step]) -> None:
+    """Inject a fault into a backend for a while, then remove it."""
+    start, stop = fault
     await asyncio.sleep(CALM_S)
-    wounding = asyncio.ensure_future(wound(backend))
+    starting = asyncio.ensure_future(start(backend))
     await asyncio.sleep(HURT_S)
-    await wounding
-    await heal(backend)
+    await starting
+    await stop(backend)
 
 
 async def watch(port: int, backend: Backend, fault: tuple[Step, Step]) -> float | None:
-    """The same with a backend of the gateway at `port`, once it is at work.
+    """Inject a fault into a backend of the gateway at `port`, once it has work.
 
-    Returns the seconds until the gateway took it out, or sent it the last request; None if it had no work in time.
+    Return the seconds until the gateway ejected it or sent its last request to it; None if it got no work in time.
     """
-    worked = await at_work(port, backend)
-    hurting = asyncio.ensure_future(hurt(backend, fault))
+    worked = await wait_for_work(port, backend)
+    injecting = asyncio.ensure_future(inject(backend, fault))
     await asyncio.sleep(CALM_S)
     began = time.perf_counter()
     out, last, sent = None, 0.0, None
-    while not hurting.done():
-        told, at = (await states(port))[backend.name], time.perf_counter() - began
-        if out is None and not told["healthy"]:
+    while not injecting.done():
+        state, at = (await states(port))[backend.name], time.perf_counter() - began
+        if out is None and not state["healthy"]:
             out = at
-        if sent is not None and told["requests"] > sent:
+        if sent is not None and state["requests"] > sent:
             last = at
-        sent = told["requests"]
+        sent = state["requests"]
         await asyncio.sleep(LOOK_S)
-    await hurting
+    await injecting
     if not worked:
         return None
     return last if out is None else min(out, last)
 
 
-async def at_work(port: int, backend: Backend) -> bool:
-    """Wait until a backend has requests, for RETURN_S at most; whether it has."""
+async def wait_for_work(port: int, backend: Backend) -> bool:
+    """Wait until a backend has requests, for at most RETURN_S; return whether it has."""
     for _ in range(int(RETURN_S / LOOK_S)):
-        told = (await states(port))[backend.name]
-        if told["healthy"] and told["in_flight"] >= WORK:
+        state = (await states(port))[backend.name]
+        if state["healthy"] and state["in_flight"] >= WORK:
             return True
         await asyncio.sleep(LOOK_S)
     return False
 
 
 async def run(folder: Path, requests: int, workers: int, cancels: int, processes: int) -> int:
-    """The whole bench. Returns 1 when a request was lost."""
+    """Run the bench. Return 1 if a request failed."""
     port, reference_port = free_port(), free_port()
     ejected: dict[str, list[float | None]] = {name: [] for name in FAULTS}
     watched = FakeBackend(name="watched", model="watched", tokens=10_000, rate=50.0)
@@ -87,19 +87,19 @@ async def run(folder: Path, requests: int, workers: int, cancels: int, processes
             load, reference = Load(port, workers), Load(reference_port, workers)
             for index, (name, fault) in enumerate(FAULTS.items()):
                 async with load.running():
-                    # One backend after the other: who was hurt has time to come back.
+                    # One backend after the other, so that each has time to recover.
                     for backend in among:
                         ejected[name].append(await watch(port, backend, fault))
-                # The reference sees every fault at one backend.
+                # The reference gets every fault at one backend.
                 async with reference.running():
-                    await hurt(among[index % len(among)], fault)
+                    await inject(among[index % len(among)], fault)
             async with load.running():
-                await load.reached(requests)
+                await load.wait_until_sent(requests)
             cancel_ms = await cancel_p99_ms(port, watched, cancels)
             in_flight, sockets = await leaks(port, psutil.Process(ours.pid), [*(b.port for b in among), watched.port])
             dead = await killed_by_one_request(port, among)
     tally, other = load.tally, reference.tally
-    # A restart is no fault that lasts.
+    # A restart is not a lasting fault.
     lasting = [found for name, found in ejected.items() if name != "restart"]
     times = [seconds for found in lasting for seconds in found if seconds is not None]
     rows: list[list[object]] = [
@@ -107,13 +107,13 @@ async def run(folder: Path, requests: int, workers: int, cancels: int, processes
         ["failed", tally.failed, other.failed],
         ["wrong tokens", tally.wrong_tokens, other.wrong_tokens],
         ["cut in silence", tally.silent_cuts, other.silent_cuts],
-        ["ended in an error event", tally.told_cuts, other.told_cuts],
+        ["ended in an error event", tally.reported_cuts, other.reported_cuts],
         ["backends that one request killed", dead, "-"],
     ]
     print(table(["", "gateway", "nginx"], rows))
     print()
     taken_out = [[name, _seconds(found)] for name, found in ejected.items()]
-    print(table(["fault", "taken out after s, backend by backend"], taken_out))
+    print(table(["fault", "ejected after s, by backend"], taken_out))
     for who, one in (("gateway", tally), ("nginx", other)):
         for reason, count in one.reasons.most_common(EXAMPLES):
             print(f"{who}: {count} x {reason!r}")
@@ -138,10 +138,10 @@ def _seconds(found: list[float | None]) -> str:
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
-    parser.add_argument("--requests", type=int, default=20_000, help="the least number of requests to send")
-    parser.add_argument("--workers", type=int, default=40, help="how many are under way at a time")
-    parser.add_argument("--cancels", type=int, default=200, help="how many clients leave their streams")
-    parser.add_argument("--processes", type=int, default=1, help="the gateway's WORKERS")
+    parser.add_argument("--requests", type=int, default=20_000, help="minimum number of requests")
+    parser.add_argument("--workers", type=int, default=40, help="concurrent requests")
+    parser.add_argument("--cancels", type=int, default=200, help="streams that clients cancel")
+    parser.add_argument("--processes", type=int, default=1, help="WORKERS of the gateway")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-faults-") as folder:
         sys.exit(asyncio.run(run(Path(folder), options.requests, options.workers, options.cancels, options.processes)))

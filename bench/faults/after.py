@@ -1,4 +1,4 @@
-"""What is looked at after the load: clients that leave, what is left behind, and the request that kills."""
+"""Checks after the load: cancelled streams, leaks, and a request that crashes backends."""
 
 import asyncio
 import re
@@ -13,18 +13,18 @@ from bench.faults.wire import Connection, TransientError, get
 from bench.harness.report import quantile
 from tests.support.backends.openai_backend import FakeBackend
 
-# Within this, in seconds, everything that was under way has ended.
+# Everything in flight has ended within this time, in seconds.
 SETTLE_S = 5.0
 _IDLE = re.compile(r'^gateway_backend_connections\{backend="[^"]+",use="idle"\} (\S+)', re.MULTILINE)
 
 
 async def cancel_p99_ms(port: int, watched: FakeBackend, count: int) -> float | None:
-    """How long it takes from a client's closing of its connection until the backend sees its own closed, p99 in ms."""
+    """Time from the client's close to the backend's connection being closed, p99 in milliseconds."""
     took: list[float] = []
     for number in range(count):
         connection = await Connection.open(port)
         messages = [{"role": "user", "content": f"leaving {number}"}]
-        # The connection is closed under it: whoever waits for the answer is told, and nobody does.
+        # The connection is closed under the pending response, whose future fails.
         connection.post(CHAT, {"model": "watched", "messages": messages, "stream": True}).add_done_callback(
             lambda answer: answer.exception()
         )
@@ -38,7 +38,7 @@ async def cancel_p99_ms(port: int, watched: FakeBackend, count: int) -> float | 
 
 
 async def leaks(port: int, gateway: psutil.Process, ports: Collection[int]) -> tuple[int, int]:
-    """Requests that count as in flight, and connections to backends beyond those in the pool, once all has ended."""
+    """Requests counted as in flight, and backend connections beyond the pool, after all requests have ended."""
     until = time.perf_counter() + SETTLE_S
     while True:
         in_flight = sum(one["in_flight"] for one in (await states(port)).values())
@@ -59,7 +59,7 @@ async def _pooled(port: int) -> int:
 
 
 async def killed_by_one_request(port: int, among: list[Backend]) -> int:
-    """How many backends a request costs that kills whatever serves it, sent three times."""
+    """Number of backends crashed by a query of death that is sent three times."""
     connection = await Connection.open(port)
     for _ in range(3):
         body = {"model": "fake", "messages": [{"role": "user", "content": BOOM}]}

@@ -1,4 +1,4 @@
-"""Four fake backends of one model as programs, and what stands before them: the gateway, or nginx as the reference."""
+"""Four fake backends of one model as programs, behind the gateway, or behind nginx as the reference."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from bench.harness.programs import Program, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 4
-# How fast the backends answer: seconds to the first token, tokens per second.
+# Speed of the backends: seconds to the first token, tokens per second.
 TTFT_S, RATE = 0.02, 120.0
-# The bench's patience, small so that a hung backend costs seconds: the gateway's floors and cap, nginx's timeouts.
+# Short timeouts, so that a hung backend costs seconds: the gateway's floors and cap, nginx's timeouts.
 FLOOR_S, CAP_S = 1.0, 5.0
-# Text that kills a backend.
+# Text that crashes a backend.
 BOOM = "query of death"
 
 _NGINX = """
@@ -48,7 +48,7 @@ http {{
 
 
 class Backend:
-    """One fake backend, which can be hurt and healed."""
+    """One fake backend with faults to inject and remove."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -57,7 +57,7 @@ class Backend:
         self._program: Program | None = None
 
     def start(self) -> None:
-        """Run it, and wait until it listens."""
+        """Start it and wait until it listens."""
         options = {
             "port": self.port,
             "name": self.name,
@@ -73,7 +73,7 @@ class Backend:
 
     @property
     def pid(self) -> int:
-        """The program's process."""
+        """Process id."""
         assert self._program is not None
         return self._program.pid
 
@@ -83,12 +83,12 @@ class Backend:
         return not psutil.pid_exists(self.pid) or psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill it with SIGKILL."""
         assert self._program is not None
         self._program.kill()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         if self._program is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGCONT)
@@ -132,7 +132,7 @@ def _switch(**switches: Any) -> Step:
     return step
 
 
-# What is done to a backend, and how it is healed. It goes on calling itself healthy under the last three.
+# The faults and their removal. Under the last three, its health checks still succeed.
 FAULTS: dict[str, tuple[Step, Step]] = {
     "kill -9": (_kill, _start),
     "restart": (_restart, _nothing),
@@ -145,7 +145,7 @@ FAULTS: dict[str, tuple[Step, Step]] = {
 
 @contextlib.contextmanager
 def backends(folder: Path) -> Iterator[list[Backend]]:
-    """All of them, running."""
+    """Run all backends."""
     made = [Backend(f"b{index}", folder) for index in range(COUNT)]
     try:
         for one in made:
@@ -157,7 +157,7 @@ def backends(folder: Path) -> Iterator[list[Backend]]:
 
 
 def gateway(port: int, among: list[Backend], watched: int, folder: Path, processes: int) -> Program:
-    """The gateway before them, with so many workers; on port `watched` is one more backend, of a model of its own."""
+    """Run the gateway in front of the backends; one more backend, with a model of its own, is on port `watched`."""
     services = [f"{one.name}=http://127.0.0.1:{one.port}" for one in among]
     services.append(f"watched=http://127.0.0.1:{watched}")
     catalogue = folder / "models.yaml"
@@ -171,7 +171,7 @@ def gateway(port: int, among: list[Backend], watched: int, folder: Path, process
         "WORKERS": str(processes),
         "SERVICES": ",".join(services),
         "CATALOGUE": str(catalogue),
-        # Who comes back is at work again before the next fault.
+        # A backend that recovers gets work again before the next fault.
         "SLOW_START": "0",
         "FIRST_BYTE_FLOOR": str(FLOOR_S),
         "STREAM_IDLE_FLOOR": str(FLOOR_S),
@@ -183,7 +183,7 @@ def gateway(port: int, among: list[Backend], watched: int, folder: Path, process
 
 
 def nginx(port: int, among: list[Backend], folder: Path) -> Program:
-    """nginx before them, told to try the next one where it may."""
+    """Run nginx in front of the backends, with proxy_next_upstream."""
     servers = "\n".join(f"    server 127.0.0.1:{one.port} max_fails=1 fail_timeout=1s;" for one in among)
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, servers=servers, patience=int(CAP_S)))
@@ -191,6 +191,6 @@ def nginx(port: int, among: list[Backend], folder: Path) -> Program:
 
 
 async def states(port: int) -> dict[str, dict[str, Any]]:
-    """What the gateway says of its backends, by name."""
+    """Return the state of each backend as the gateway reports it."""
     services: dict[str, dict[str, Any]] = json.loads(await get(port, "/services"))["services"]
     return services

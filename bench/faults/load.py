@@ -1,4 +1,4 @@
-"""The load: half of the requests streamed, each with a prompt and so a text of its own, and what became of them."""
+"""The load: half of the requests streamed, each with its own prompt and text, and the classified results."""
 
 import asyncio
 import collections
@@ -15,11 +15,11 @@ from bench.faults.wire import Connection, TransientError
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TOKENS = 12
-# Seconds after which a request counts as hung, and failed.
+# A request that takes longer counts as hung, and failed. Seconds.
 HUNG_S = 30.0
-# Every so many streams asks for log probabilities: it cannot be gone on with, and must end in an error event when cut.
+# Every n-th stream requests log probabilities: it cannot be resumed, and must end in an error event when cut.
 TIED_EVERY = 10
-# How many examples of each thing that went wrong are kept for the person who reads.
+# Examples to keep of each kind of failure.
 EXAMPLES = 3
 
 _TOKEN = re.compile(rb"token\d+\.[0-9a-f]{8} ")
@@ -27,19 +27,19 @@ _TOKEN = re.compile(rb"token\d+\.[0-9a-f]{8} ")
 
 @dataclass
 class Tally:
-    """What became of the requests."""
+    """Counts of results."""
 
     requests: int = 0
     failed: int = 0
-    # Answers with a token twice, missing or of another text; streams that just ended, and that an error event ended.
+    # Responses with a duplicated, missing or wrong token; streams that ended early, and those with an error event.
     wrong_tokens: int = 0
     silent_cuts: int = 0
-    told_cuts: int = 0
+    reported_cuts: int = 0
     reasons: Counter[str] = field(default_factory=collections.Counter)
 
 
 class Load:
-    """Workers that send one request after the other to a port, while they are let."""
+    """Workers that send one request after the other to a port."""
 
     def __init__(self, port: int, workers: int) -> None:
         self.tally = Tally()
@@ -52,7 +52,7 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def running(self) -> Any:
-        """Requests flow within the block; at its end those under way are waited for."""
+        """Send requests within the block; wait for those in flight at its end."""
         self._open.set()
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
         try:
@@ -61,8 +61,8 @@ class Load:
             self._open.clear()
             await asyncio.gather(*self._tasks)
 
-    async def reached(self, requests: int) -> None:
-        """Wait until so many have been sent."""
+    async def wait_until_sent(self, requests: int) -> None:
+        """Wait until `count` requests have been sent."""
         async with self._sent:
             await self._sent.wait_for(lambda: self.tally.requests >= requests)
 
@@ -93,7 +93,7 @@ class Load:
         try:
             answer = await asyncio.wait_for(connection.post(CHAT if chat else COMPLETIONS, body), HUNG_S)
         except TransientError as error:
-            # A stream that breaks off is cut in silence; anything else just failed.
+            # A stream that breaks off is a silent cut; anything else is a failure.
             tally.silent_cuts += stream
             self._fail(f"broken: {error}")
             return
@@ -111,12 +111,12 @@ class Load:
             return
         came = _TOKEN.findall(body if stream else _text(body))
         if stream and not body.endswith(b"data: [DONE]\n\n"):
-            told = b'data: {"error"' in body[-4000:] and body.endswith(b"\n\n")
-            tally.told_cuts += told
-            tally.silent_cuts += not told
-            # What came before the cut must be right all the same.
+            reported = b'data: {"error"' in body[-4000:] and body.endswith(b"\n\n")
+            tally.reported_cuts += reported
+            tally.silent_cuts += not reported
+            # The part before the cut must be correct all the same.
             tally.wrong_tokens += came != expected[: len(came)]
-            if not (told and tied):
+            if not (reported and tied):
                 self._fail("cut: " + body[-300:].decode(errors="replace"))
             return
         if came != expected:

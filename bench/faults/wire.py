@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client, so that what drives the load costs little of the machine that is measured."""
+"""A small HTTP/1.1 client with little overhead, as it shares the machine with the program under test."""
 
 import asyncio
 import json
@@ -9,12 +9,12 @@ import httptools
 
 
 class TransientError(Exception):
-    """The connection ended before the answer did."""
+    """The connection ended before the response was complete."""
 
 
 @dataclass
 class Answer:
-    """What came."""
+    """A complete response."""
 
     status: int = 0
     body: bytearray = field(default_factory=bytearray)
@@ -28,7 +28,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer = Answer()
         self._done: asyncio.Future[Answer] | None = None
-        # Set when a piece of a body has come.
+        # Set when a part of a body has arrived.
         self.some = asyncio.Event()
 
     @classmethod
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def post(self, path: str, body: Any) -> asyncio.Future[Answer]:
-        """Send a request; its answer is the future's. Raises TransientError in it."""
+        """Send a request; return a future of its response, which may raise TransientError."""
         data = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
@@ -58,35 +58,35 @@ class Connection(asyncio.Protocol):
         return self._done
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         if self.transport is not None:
             self.transport.close()
 
-    # What asyncio and httptools call.
+    # Callbacks of asyncio and httptools.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Parse."""
+        """Parse the bytes."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(f"no HTTP: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever waits is told."""
+        """Fail the pending response."""
         self._fail(str(exc or "closed in the middle"))
 
     def on_body(self, body: bytes) -> None:
-        """Collect."""
+        """Append to the body."""
         self._answer.body += body
         self.some.set()
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
+        """Complete the response."""
         self._answer.status = self._parser.get_status_code()
         keeps = self._parser.should_keep_alive()
         if self._done is not None and not self._done.done():
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
 
 
 async def get(port: int, path: str) -> bytes:
-    """The body that answers one GET on a connection of its own. Raises OSError."""
+    """Return the body of one GET over a new connection. Raises OSError."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())

@@ -1,6 +1,6 @@
-"""Clients that each send their next request when the last is answered, over connections that are kept.
+"""Closed-loop load: each client sends its next request when the previous response is complete, over a kept connection.
 
-Cheap enough (some 50 µs a request) to share cores with a model that is measured; bodies differ from request to request.
+Cheap enough (about 50 µs per request) to share cores with the model under test.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# A request that takes longer than this is a failure of what is measured.
+# A request that takes longer than this fails the bench.
 PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one round came to. `latencies` in seconds, one per request that was begun and answered within it.
+class LoadResult:
+    """Results of one round. `latencies`: seconds, one per request that started and completed within the round.
 
-    `bodies` are those of the last answers, as many as there were clients, the newest at the end.
+    `bodies` are the last responses, one per client, the newest at the end.
     """
 
     seconds: float
@@ -32,43 +32,43 @@ class Answers:
         return len(self.latencies) / self.seconds
 
     def quantile(self, share: float) -> float:
-        """The latency in seconds that this share of the requests did not exceed."""
+        """Return the latency quantile in seconds (0.99 is p99)."""
         ordered = sorted(self.latencies)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
     @property
     def median(self) -> float:
-        """The median latency in seconds."""
+        """Median latency in seconds."""
         return statistics.median(self.latencies)
 
 
 def request(path: str, body: bytes, content_type: str = "application/json") -> bytes:
-    """A POST as it goes over the wire."""
+    """Return the bytes of a POST request."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + body
 
 
-def measure(port: int, requests: Sequence[bytes], *, clients: int, seconds: float | None = None) -> Answers:
-    """Let `clients` send `requests` in turn, for `seconds` and over and over, or each once where no time is given.
+def measure(port: int, requests: Sequence[bytes], *, clients: int, seconds: float | None = None) -> LoadResult:
+    """Send `requests` with `clients` in turn: repeatedly for `seconds`, or each once if no time is given.
 
-    Raises RuntimeError at the first answer that is not a 200.
+    Raises RuntimeError at the first response that is not a 200.
     """
     return asyncio.run(_measure(port, requests, clients=clients, seconds=seconds))
 
 
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> bytes:
-    """Send one request and return the answer's body. Raises RuntimeError when it is not a 200."""
+    """Send one request and return the response body. Raises RuntimeError if the status is not 200."""
     writer.write(message)
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     lengths = [line.partition(b":")[2] for line in lines if line.startswith(b"content-length:")]
     body = await reader.readexactly(int(lengths[0])) if lengths else b""
     if b" 200 " not in lines[0]:
-        raise RuntimeError(f"answered {head.splitlines()[0].decode()}: {body[:500].decode(errors='replace')}")
+        raise RuntimeError(f"response: {head.splitlines()[0].decode()}: {body[:500].decode(errors='replace')}")
     return body
 
 
-async def _measure(port: int, requests: Sequence[bytes], *, clients: int, seconds: float | None) -> Answers:
+async def _measure(port: int, requests: Sequence[bytes], *, clients: int, seconds: float | None) -> LoadResult:
     messages: Iterator[bytes] = iter(requests) if seconds is None else itertools.cycle(requests)
     latencies: list[float] = []
     bodies: deque[bytes] = deque(maxlen=clients)
@@ -90,4 +90,4 @@ async def _measure(port: int, requests: Sequence[bytes], *, clients: int, second
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    return Answers(min(time.perf_counter(), ends) - began, latencies, tuple(bodies))
+    return LoadResult(min(time.perf_counter(), ends) - began, latencies, tuple(bodies))

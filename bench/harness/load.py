@@ -1,4 +1,4 @@
-"""Load on one core, what is measured on the other: the C program of bench/native, and one measured round of it."""
+"""The C load generator (bench/native), pinned to one core while the program under test has another."""
 
 import json
 import os
@@ -14,19 +14,19 @@ import psutil
 from bench.harness.programs import Program, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-# Peers and built programs, outside git.
+# Peers and built programs; ignored by git.
 FOLDER = ROOT / ".cluster" / "bench"
 SOURCES = ROOT / "bench" / "native"
 
-# What is measured runs on the first, load generator and backend on the second.
+# The program under test runs on the first core, load generator and backend on the second.
 MEASURED_CORE, LOAD_CORE = 0, 1
-# A round in which the load needed more of its core than this does not count: the load would be what is measured.
+# Highest valid share of its core for the load generator: above it, the round would measure the load generator.
 MAX_BUSY = 0.90
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of load came to. Latencies and times in seconds; `cpu_s` is that of what was measured."""
+    """Results of one round. Latencies and times in seconds; `cpu_s` is the CPU time of the program under test."""
 
     requests: int
     errors: int
@@ -36,7 +36,7 @@ class Round:
     p50_s: float
     p99_s: float
     cpu_s: float
-    # How much of their cores the load and what was measured used.
+    # Core utilization of the load generator and of the program under test.
     load_busy: float
     busy: float
     first_error: str
@@ -53,33 +53,33 @@ class Round:
 
     @property
     def event_cpu_us(self) -> float:
-        """CPU time per event of the streams, in microseconds."""
+        """CPU time per stream event, in microseconds."""
         return self.cpu_s / max(self.events, 1) * 1e6
 
     @property
     def counts(self) -> bool:
-        """Whether the load's core had room left."""
+        """Whether the load generator had CPU time to spare."""
         return self.load_busy <= MAX_BUSY
 
 
 def driver() -> Path:
-    """The built load generator with its backend. Raises RuntimeError when gcc is missing or refuses it."""
+    """Return the path of the load generator, built if needed. Raises RuntimeError if gcc is missing or fails."""
     built = FOLDER / "native" / "driver"
     sources = sorted(SOURCES.glob("*.c"))
     if built.exists() and built.stat().st_mtime > max(one.stat().st_mtime for one in SOURCES.iterdir()):
         return built
     if shutil.which("gcc") is None:
-        raise RuntimeError("this bench builds its load generator: apt-get install gcc libc6-dev")
+        raise RuntimeError("gcc, which builds the load generator, is not installed: apt-get install gcc libc6-dev")
     built.parent.mkdir(parents=True, exist_ok=True)
     command = ["gcc", "-O2", "-Wall", "-Werror", "-o", str(built), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the load generator does not build:\n{done.stderr}")
+        raise RuntimeError(f"the load generator cannot be built:\n{done.stderr}")
     return built
 
 
 class Load:
-    """The load generator and the backend, one process. Used with `with`; `backend_port` is open within it."""
+    """Load generator and backend in one process. Use as a context manager; `backend_port` is open within it."""
 
     def __init__(self, *, answer_bytes: int = 420, headers: Mapping[str, str] | None = None) -> None:
         self.backend_port = free_port()
@@ -103,7 +103,7 @@ class Load:
     def requests(
         self, port: int, measured: Program | None, body: Mapping[str, object], *, connections: int, seconds: float
     ) -> Round:
-        """Requests one after the other on each connection, for some time."""
+        """Send requests one after the other on each connection, for `seconds`."""
         return self._round(f"rate {port} {connections} {seconds} {self._file(body)}", measured)
 
     def streams(
@@ -117,9 +117,9 @@ class Load:
         ramp_s: float,
         interval_s: float,
     ) -> Round:
-        """That many streams at a time, begun over `ramp_s`, with an event every `interval_s`.
+        """Keep `connections` streams open, started over `ramp_s`, with an event every `interval_s`.
 
-        A stream that ends before `seconds` are over begins again; each is read to its end.
+        A stream that ends before `seconds` have passed starts again; each is read to its end.
         """
         times = f"{ramp_s} {round(interval_s * 1e6)}"
         return self._round(f"streams {port} {connections} {seconds} {self._file(body)} {times}", measured)
@@ -137,21 +137,21 @@ class Load:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the load generator ended with {self._process.wait()}")
-        told = json.loads(line)
+            raise RuntimeError(f"the load generator exited with status {self._process.wait()}")
+        result = json.loads(line)
         cpu, load_cpu = (measured.cpu_seconds() if measured else 0.0) - cpu, self._cpu_seconds() - load_cpu
         return Round(
-            requests=told["requests"],
-            errors=told["errors"],
-            seconds=told["seconds"],
-            events=told["events"],
-            reads=told["reads"],
-            p50_s=told["p50_us"] / 1e6,
-            p99_s=told["p99_us"] / 1e6,
+            requests=result["requests"],
+            errors=result["errors"],
+            seconds=result["seconds"],
+            events=result["events"],
+            reads=result["reads"],
+            p50_s=result["p50_us"] / 1e6,
+            p99_s=result["p99_us"] / 1e6,
             cpu_s=cpu,
-            load_busy=load_cpu / told["seconds"],
-            busy=cpu / told["seconds"],
-            first_error=told["first_error"],
+            load_busy=load_cpu / result["seconds"],
+            busy=cpu / result["seconds"],
+            first_error=result["first_error"],
         )
 
     def _cpu_seconds(self) -> float:

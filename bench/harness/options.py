@@ -1,11 +1,11 @@
-"""What the benches' command lines take."""
+"""Argument types of the benches' command lines."""
 
 import argparse
 from collections.abc import Callable
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A count of `least` or more, for argparse's `type`: a bench of nothing would pass and have measured nothing."""
+    """Return an argparse `type` for integers of at least `least`, so that no bench passes without measuring."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:

@@ -1,4 +1,4 @@
-"""What a bench measures runs as a program of its own, on cores of its own, and ends with the bench."""
+"""Programs under test: processes pinned to cores, stopped when the bench ends."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ STOP_S = 10.0
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Program:
-    """A running program and its children. Used with `with`; at its end nothing of it is left."""
+    """A running program and its children. Use as a context manager; no process of it is left at the end."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Program:
         log: Path | None = None,
         start_s: float = START_S,
     ) -> None:
-        """Start `command` on `cores` (all where none are named); `port` is the one whose opening says that it is up.
+        """Start `command` on `cores` (default: all). It is ready when it listens on `port`.
 
-        `env` is added to the environment. What it prints goes to `log`, or nowhere.
+        `env` is added to the environment. Output is appended to `log`, or discarded.
         """
         self._port = port
         self._start_s = start_s
@@ -64,36 +64,40 @@ class Program:
         self.stop()
 
     def wait_for_port(self, port: int) -> None:
-        """Wait until somebody listens there. Raises RuntimeError when the program ends or takes too long."""
+        """Wait until something listens on `port`. Raises RuntimeError if the program exits first or times out."""
         self.wait_until(lambda: _listens(port), "listen")
 
     def wait_until(self, done: Callable[[], bool], what: str) -> None:
-        """Wait until `done` says so. Raises RuntimeError when the program ends first, or does not `what` in time."""
+        """Wait until `done()`. Raises RuntimeError if the program exits first or times out; `what` names the goal."""
         deadline = time.monotonic() + self._start_s
         while not done():
             if self._process.poll() is not None:
-                raise RuntimeError(f"{self._process.args!r} ended with {self._process.returncode}{self._said()}")
+                raise RuntimeError(
+                    f"{self._process.args!r} exited with status {self._process.returncode}{self._log_tail()}"
+                )
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self._process.args!r} did not {what} within {self._start_s:g} s{self._said()}")
+                raise RuntimeError(
+                    f"{self._process.args!r} did not {what} within {self._start_s:g} s{self._log_tail()}"
+                )
             time.sleep(0.05)
 
     def cpu_seconds(self) -> float:
-        """The CPU time that it and its living children have used, user and system, in seconds."""
+        """CPU time of the program and its live children, user and system, in seconds."""
         return sum((sum(one.cpu_times()[:2]) for one in self._family()), 0.0)
 
     def rss_bytes(self) -> int:
-        """The memory that it and its children hold now (resident set; shared pages count in each)."""
+        """Resident memory of the program and its children; shared pages count in each."""
         held: int = sum(one.memory_info().rss for one in self._family())
         return held
 
     def kill(self) -> None:
-        """End it as `kill -9` does, and its children with it."""
+        """Kill it and its children with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> None:
-        """Ask it to end, then make it."""
+        """Send SIGTERM, then SIGKILL after STOP_S."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -107,24 +111,24 @@ class Program:
             with contextlib.suppress(psutil.NoSuchProcess):
                 yield child
 
-    def _said(self) -> str:
+    def _log_tail(self) -> str:
         return f":\n{self._log.read_text(errors='replace')[-2000:]}" if self._log else ""
 
 
-def end_when_told() -> None:
-    """Make SIGTERM, as `timeout` sends it, end this bench through its `with` blocks, and so its programs with it."""
+def exit_on_sigterm() -> None:
+    """Exit on SIGTERM (as `timeout` sends it) through the `with` blocks, so that the started programs end too."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit("told to end")
+        raise SystemExit("stopped by SIGTERM")
 
     signal.signal(signal.SIGTERM, end)
 
 
 def is_healthy(port: int) -> bool:
-    """Whether what listens there says at /health that it is well."""
+    """Whether /health on this port responds with 200."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+            return bool(response.status == 200)
     except OSError:
         return False
 

@@ -1,4 +1,4 @@
-"""How a bench tells what it found: ratios as medians over interleaved rounds, a table, and a last line of JSON."""
+"""Report of a bench: medians of ratios over interleaved rounds, a table, and a last line of JSON."""
 
 import json
 import math
@@ -9,45 +9,42 @@ Figures = Mapping[str, float | int | None]
 
 
 def median_ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
-    """The median of ours over reference, round by round: a slow moment of the machine hits both of a round.
+    """Return the median ratio of ours to the reference, per round: a slow moment of the machine affects both.
 
-    Raises ValueError when there are fewer than three rounds, or not as many of the one as of the other.
+    Raises ValueError for fewer than three rounds or lists of different lengths.
     """
     if len(ours) < 3:
-        raise ValueError(f"a median wants at least three rounds, not {len(ours)}")
+        raise ValueError(f"a median needs at least three rounds, not {len(ours)}")
     return statistics.median(one / other for one, other in zip(ours, reference, strict=True))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The least of `values` that this share of them does not exceed (nearest rank, 0.99 being p99).
-
-    Raises ValueError when there are none.
-    """
+    """Return the quantile by nearest rank (0.99 is p99). Raises ValueError for an empty list."""
     if not values:
-        raise ValueError("a quantile wants at least one value")
+        raise ValueError("a quantile needs at least one value")
     ordered = sorted(values)
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the median of what `values` were drawn from, whatever its distribution.
+    """Return the distribution-free 95 % confidence interval of the median.
 
-    Between the two order statistics outside of which the median lies with at most 2.5 % each: below the k-th of n
-    values lies the median with the probability of fewer than k heads in n throws (e.g. Conover, Practical Nonparametric
-    Statistics, 3.2). Raises ValueError when there are too few values for that, fewer than six.
+    It lies between two order statistics, each with at most 2.5 % of the probability outside: P(median < k-th of n) is
+    that of fewer than k heads in n coin tosses (Conover, Practical Nonparametric Statistics, 3.2). Raises ValueError
+    for fewer than six values.
     """
     ordered = sorted(values)
     count = len(ordered)
-    rank, below = 0, 0.0  # `rank` values may be cut off at each end
+    rank, below = 0, 0.0  # values to cut off at each end
     while (below := below + math.comb(count, rank) / 2**count) <= 0.025:
         rank += 1
     if rank == 0:
-        raise ValueError(f"a 95 % interval of a median wants at least six values, not {count}")
+        raise ValueError(f"a 95 % interval of a median needs at least six values, not {count}")
     return ordered[rank - 1], ordered[count - rank]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """The rows in columns: text to the left, numbers to the right with three digits that say something."""
+    """Format rows in columns: text left-aligned, numbers right-aligned with three significant digits."""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(header))]
@@ -61,7 +58,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def last_line(bench: str, figures: Figures) -> str:
-    """The last line of a bench. A figure that could not be measured is null, never left out."""
+    """Return the JSON line that ends a bench's output. A figure that was not measured is null, never missing."""
     return json.dumps({"bench": bench, "figures": {name: _rounded(value) for name, value in figures.items()}})
 
 

@@ -1,6 +1,6 @@
-"""Recordings whose words are known: sentences put together from lists, spoken by flite's voices, the same in every run.
+"""Speech recordings with known transcripts: random sentences spoken by flite's voices, the same in every run.
 
-Synthesised speech is clearer than a meeting, so word error rates say something only against each other.
+Synthesised speech is clearer than a meeting, so word error rates are only comparable with each other.
 """
 
 import random
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VOICES = ("slt", "awb", "rms")
-# Words per minute of these voices, with their pauses.
+# Words per minute of these voices, pauses included.
 WORDS_PER_MINUTE = 165
 
 _WHO = (
@@ -46,7 +46,7 @@ _WHEN = (
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A WAV file and what is said in it. `seconds` long."""
+    """A WAV file, its transcript and its length."""
 
     path: Path
     text: str
@@ -54,13 +54,13 @@ class Recording:
 
 
 def recordings(count: int, seconds: float, folder: Path) -> list[Recording]:
-    """Make `count` recordings of about so many seconds, or find them in `folder`.
+    """Return `count` recordings of about the given length, made in `folder` unless they exist.
 
-    Raises RuntimeError where flite is not installed.
+    Raises RuntimeError if flite is not installed.
     """
     flite = shutil.which("flite")
     if flite is None:
-        raise RuntimeError("this bench has its texts spoken by flite: apt-get install flite")
+        raise RuntimeError("flite, which speaks the texts of this bench, is not installed: apt-get install flite")
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for number in range(count):
@@ -79,7 +79,7 @@ def recordings(count: int, seconds: float, folder: Path) -> list[Recording]:
 
 
 def word_errors(said: str, heard: str) -> tuple[int, int]:
-    """How many words were heard wrongly, left out or added, and how many were said."""
+    """Return the number of wrong, missing and additional words, and the number of words in the transcript."""
     expected, got = _words(said), _words(heard)
     row = list(range(len(got) + 1))
     for count, word in enumerate(expected, 1):

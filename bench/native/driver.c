@@ -26,8 +26,8 @@ long long now_us(void) {
 }
 
 void watch(watched *one) {
-  struct epoll_event told = {.events = EPOLLIN, .data.ptr = one};
-  epoll_ctl(loop, EPOLL_CTL_ADD, one->fd, &told);
+  struct epoll_event event = {.events = EPOLLIN, .data.ptr = one};
+  epoll_ctl(loop, EPOLL_CTL_ADD, one->fd, &event);
 }
 
 /* Returns 0 at the end of the commands. */

@@ -5,7 +5,7 @@
 
 enum owner { LISTENER, BACKEND, LOAD, COMMANDS };
 
-/* What epoll tells: every connection begins with one. */
+/* What epoll reports; every connection begins with one. */
 typedef struct { enum owner owner; int fd; } watched;
 
 long long now_us(void); /* CLOCK_MONOTONIC */

@@ -1,9 +1,10 @@
-"""The model in one process, without HTTP: the rate that its engine reaches on its own, and the reference embeddings.
+"""The embedding model in one process, without HTTP: its maximum rate, and reference embeddings.
 
     python -m bench.peers.embedding_in_process MODEL_FOLDER TEXTS.json
 
-Each line on stdin is a command, answered by one line of JSON: `rate` embeds all texts once and tells the best rate of
-several batch sizes in texts per second; `reference FILE` writes SentenceTransformer.encode's float32 rows as .npy.
+Each line on stdin is a command with one line of JSON as its response: `rate` embeds all texts at several batch sizes
+and returns the best rate in texts per second; `reference FILE` writes SentenceTransformer.encode's float32 rows as
+.npy.
 """
 
 import json
@@ -16,7 +17,7 @@ BATCH_SIZES = (32, 64, 128)
 
 
 def main() -> None:
-    """Load the engine as the service does, then answer commands until stdin ends."""
+    """Load the engine as the service does, then execute commands until stdin ends."""
     from bench.harness.load import FOLDER
     from kit.config.settings import load_settings
     from services.embedding.engines.engine_selection import open_engine

@@ -1,4 +1,4 @@
-"""The embedding servers that are compared, each with the same model from the same folder, over HTTP on this machine."""
+"""Embedding servers to compare, each with the same model folder, over HTTP on this machine."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ from bench.harness.load import FOLDER, ROOT
 from bench.harness.programs import Program
 from bench.peers.proxies import installed
 
-# What infinity calls the model; ours takes its name in the catalogue.
+# infinity's name for the model; our service uses the catalogue's name.
 MODEL = "minilm"
 START_S = 240.0
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
-# infinity reads ONNX from the model's folder and makes none. In its own environment, with the exporter of its day.
+# infinity reads ONNX from the model folder but does not export it. Export in its own environment, for its version.
 _EXPORT = """
 import sys, torch
 from transformers import AutoModel
@@ -31,7 +31,7 @@ torch.onnx.export(model, example, sys.argv[2], input_names=names, output_names=[
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running contender: where it answers, and its program."""
+    """A running server under comparison."""
 
     program: Program
     port: int
@@ -39,7 +39,7 @@ class Server:
 
 
 def ours(model: Path, port: int, folder: Path) -> Server:
-    """Our service with its own defaults."""
+    """Start our service with its defaults."""
     env = {
         "MODEL": MODEL,
         "MODEL_DIR": str(model),
@@ -56,7 +56,7 @@ def ours(model: Path, port: int, folder: Path) -> Server:
 
 
 def infinity(engine: str, model: Path, port: int, folder: Path) -> Server | None:
-    """infinity with its engine `torch` or `optimum` (ONNX, told to pool by the mean); None where it isn't installed."""
+    """Start infinity with its engine `torch` or `optimum` (ONNX, mean pooling). Return None if it is not installed."""
     if installed("infinity") is None:
         return None
     command = [
@@ -72,7 +72,7 @@ def infinity(engine: str, model: Path, port: int, folder: Path) -> Server | None
 
 
 def _with_onnx(model: Path) -> Path:
-    """A copy of the model's folder with an ONNX of it, made once."""
+    """Return a copy of the model folder with an ONNX export, made once."""
     made = FOLDER / "infinity-onnx" / model.name
     onnx = made / "onnx" / "model.onnx"
     if not onnx.exists():
@@ -86,6 +86,6 @@ def _with_onnx(model: Path) -> Path:
             env={**os.environ, **OFFLINE}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise RuntimeError(f"the ONNX that infinity needs cannot be made:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"the ONNX export for infinity failed:\n{done.stderr[-2000:]}")
         part.rename(onnx)
     return made

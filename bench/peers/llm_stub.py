@@ -1,6 +1,6 @@
-"""`python -m bench.peers.llm_stub bare|service`: an engine that answers at once, alone, or within the text service.
+"""`python -m bench.peers.llm_stub bare|service`: an engine that responds at once, bare or behind the text service.
 
-The difference between the two is what the service adds to a request. PORT and the service's other settings come from
+The difference between the two is the service's overhead per request. PORT and the service's other settings come from
 the environment.
 """
 
@@ -26,7 +26,7 @@ HEAD = [(b"content-type", b"application/json"), (b"content-length", str(len(ANSW
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Read a request's body and answer."""
+    """Read a request and respond."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
@@ -36,21 +36,21 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Stub:
-    """What the service takes for its engine."""
+    """The stub as an engine of the service."""
 
     name = "stub"
     device = "cpu"
     app: ASGIApp = staticmethod(answer)
 
     async def interrupt(self) -> None:
-        """Nothing takes time."""
+        """Do nothing: no request takes time."""
 
     async def aclose(self) -> None:
-        """There is nothing to end."""
+        """Do nothing."""
 
 
 async def open_stub(_service: Service, _settings: LlmSettings, _folder: Path, _report: Report) -> Stub:
-    """Ready at once."""
+    """Return the stub."""
     return Stub()
 
 

@@ -1,4 +1,4 @@
-"""The proxies that are compared, each before one backend, each on the measured core with what its users run it with."""
+"""Proxies to compare, each in front of one backend, on the measured core, configured as in production."""
 
 import sys
 from collections.abc import Callable
@@ -9,14 +9,13 @@ from bench.harness.programs import Program, free_port
 
 Start = Callable[[int, int, Path], Program]
 
-# The routers written in Rust, and the usual one in Python; bench/peers.sh installs them.
+# Routers installed by bench/peers.sh: those written in Rust, and the usual one in Python.
 ROUTERS = ("vllm-router", "sglang-router", "smg")
 PEERS = (*ROUTERS, "litellm")
 
-# As a reverse proxy before an API is set up: connections kept on both sides, the log on and buffered (ours is too),
-# answers passed on as they come where they are streams.
-# What clients send as their key; only LiteLLM insists on one.
+# The API key that clients send; only LiteLLM requires one.
 KEY = "sk-bench"
+# A reverse proxy in front of an API: keep-alive on both sides, a buffered access log (as ours), streams unbuffered.
 _NGINX = """
 worker_processes {workers};
 worker_rlimit_nofile 65536;
@@ -48,7 +47,7 @@ http {{
 
 
 def nginx(*, streams: bool = False, workers: int = 1) -> Start:
-    """nginx as a reverse proxy."""
+    """Return a command that starts nginx as a reverse proxy."""
 
     def start(port: int, backend: int, folder: Path) -> Program:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,7 @@ def nginx(*, streams: bool = False, workers: int = 1) -> Start:
 
 
 def ours(*, workers: int = 1, python: str = sys.executable) -> Start:
-    """The gateway with its own defaults: metrics, retries, deadlines, access log. `python` is what it runs on."""
+    """Return a command that starts the gateway with its defaults; `python` is its interpreter."""
 
     def start(port: int, backend: int, folder: Path) -> Program:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,13 +88,13 @@ def ours(*, workers: int = 1, python: str = sys.executable) -> Start:
 
 
 def installed(peer: str) -> str | None:
-    """The version of a peer that bench/peers.sh has installed, or None."""
+    """Return the version of a peer that bench/peers.sh has installed, or None."""
     marker = FOLDER / peer / "installed"
     return marker.read_text().strip() if marker.exists() else None
 
 
 def peer(name: str) -> Start:
-    """A peer in its own environment, told to be quiet about each request where it can be."""
+    """Return a command that starts a peer in its own environment, request logs off where possible."""
 
     def start(port: int, backend: int, folder: Path) -> Program:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,7 @@ def peer(name: str) -> Start:
                 "model_list:\n- model_name: bench\n  litellm_params:\n"
                 f"    {{model: openai/bench, api_base: '{at}/v1', api_key: none}}\n"
             )
-        # Their own metrics ports are fixed unless told.
+        # Their default metrics ports are fixed.
         if name in ROUTERS:
             command += ["--prometheus-port", str(free_port())]
         env = {"LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY}

@@ -2,8 +2,8 @@
 
     python -m bench.peers.transcription_in_process MODEL_FOLDER
 
-Each line on stdin is `batched` or `sequential` and the paths of recordings, as JSON in one list. It is answered by one
-line of JSON, `{"seconds": ..., "texts": [...]}`. int8, beams of 5, batches of 8: the best settings on a CPU.
+Each line on stdin is a JSON list: `batched` or `sequential`, then paths of recordings. The response is one line of
+JSON, `{"seconds": ..., "texts": [...]}`. int8, beam size 5, batch size 8: the best settings on a CPU.
 """
 
 import json
@@ -16,7 +16,7 @@ BEAM_SIZE = 5
 
 
 def main() -> None:
-    """Load the model, then answer until stdin ends."""
+    """Load the model, then execute commands until stdin ends."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio  # type: ignore[import-untyped]
 
     model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", local_files_only=True)

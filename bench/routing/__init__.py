@@ -1,1 +1,1 @@
-"""How well the gateway chooses: its real code in simulated time, and once for real. `python -m bench.routing`."""
+"""Quality of the gateway's routing: its real code in simulated time and over sockets. `python -m bench.routing`."""

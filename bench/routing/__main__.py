@@ -1,4 +1,4 @@
-"""`python -m bench.routing`: six situations in simulated time, then the straggling backend for real."""
+"""`python -m bench.routing`: six scenarios in simulated time, then the straggler scenario over real sockets."""
 
 import argparse
 import logging
@@ -22,19 +22,19 @@ from bench.routing.scenarios import (
 from bench.routing.simulation import Outcome
 
 SHARES = (0.5, 0.99)
-# With fewer there is no p99, and with a handful nothing that the caches could share.
+# Fewer requests have no p99 and share no prefixes.
 MIN_REQUESTS = 100
 
 
 def main() -> None:
-    """Print tables for people, and the figures as the last line."""
+    """Print the tables, and the figures as the last line."""
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
-    parser.add_argument("--requests", type=at_least(MIN_REQUESTS), default=8_000, help="requests of each simulated run")
-    parser.add_argument("--seeds", type=at_least(1), default=3, help="simulated runs of each kind")
-    parser.add_argument("--live-requests", type=at_least(0), default=300, help="requests of each real run; 0 for none")
-    parser.add_argument("--live-rounds", type=at_least(1), default=3, help="real runs of each kind")
+    parser.add_argument("--requests", type=at_least(MIN_REQUESTS), default=8_000, help="requests per simulated run")
+    parser.add_argument("--seeds", type=at_least(1), default=3, help="simulated runs per scenario")
+    parser.add_argument("--live-requests", type=at_least(0), default=300, help="requests per real run; 0 for none")
+    parser.add_argument("--live-rounds", type=at_least(1), default=3, help="real runs per proxy")
     options = parser.parse_args()
-    # What the backends' records have to log says nothing here.
+    # Log events of the simulated backends are meaningless here.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     seeds = range(1, options.seeds + 1)
     _show_simulated(options.requests, list(seeds))
@@ -54,7 +54,7 @@ def _show_simulated(requests: int, seeds: list[int]) -> None:
                 continue
             runs = [scenario.run(policy, requests, seed) for seed in seeds]
             rows.append([scenario.name, policy, *_columns(runs, sharing=sharing)])
-    print(table(["situation", "policy", "p50 ms", "p99 ms", "good %", "cached %", "imbalance"], rows))
+    print(table(["scenario", "policy", "p50 ms", "p99 ms", "good %", "cached %", "imbalance"], rows))
 
 
 def _columns(runs: list[Outcome], *, sharing: bool) -> list[object]:

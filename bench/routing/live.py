@@ -1,6 +1,6 @@
-"""The straggling backend once more, for real: the gateway and nginx before four servers, one of them 10 x slower.
+"""The straggler scenario over real sockets: the gateway and nginx in front of four servers, one of them 10 x slower.
 
-It shows that the simulation is true: the same arrivals, the same servers, real sockets, a real clock.
+It validates the simulation: the same arrivals and servers, real sockets, a real clock.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from bench.routing.workload import Request, arrivals
 
 ROOT = Path(__file__).parents[2]
 SPEEDS = (1.0, 1.0, 1.0, 0.1)
-# A request without a first token after so many seconds is given up, and counts with these.
+# Timeout of a request's first token, in seconds; it counts as this long.
 GIVEN_UP_S = 5.0
-# Where nginx spreads evenly or by connections, and what those ways are called in the simulation.
+# nginx's balancing methods and their names in the simulation.
 NGINX = {"nginx, round robin": ("", "round robin"), "nginx, least_conn": ("least_conn;", "least request")}
 _NGINX_CONF = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
@@ -46,7 +46,7 @@ Seconds = list[float]
 
 
 def run_live(requests: int, rounds: int, say: Callable[[str], None]) -> dict[str, Seconds]:
-    """The times to the first token through each proxy, in seconds, rounds interleaved. Without nginx only ours."""
+    """Return times to first token through each proxy, in seconds, rounds interleaved; only ours without nginx."""
     taken: dict[str, Seconds] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-routing-")))
@@ -69,7 +69,7 @@ def run_live(requests: int, rounds: int, say: Callable[[str], None]) -> dict[str
 
 
 def simulated(name: str, requests: int, rounds: int) -> Seconds:
-    """What the simulation says of the same: `name` is a proxy's, or one of the simulation's ways to choose."""
+    """Return the simulated times; `name` is a proxy or a policy of the simulation."""
     policy = NGINX.get(name, ("", name))[1]
     times: Seconds = []
     for round_ in range(rounds):
@@ -101,7 +101,7 @@ def _nginx(stack: ExitStack, ports: Sequence[int], method: str, folder: Path) ->
 
 
 async def _send_all(planned: Sequence[Request], port: int) -> Seconds:
-    """Send each request at its time; return the times to the first token, in the order of arrival."""
+    """Send each request at its time; return the times to first token, in the order of arrival."""
     began = time.perf_counter()
 
     async def one(request: Request) -> float:
@@ -112,7 +112,7 @@ async def _send_all(planned: Sequence[Request], port: int) -> Seconds:
             async with asyncio.timeout(GIVEN_UP_S):
                 await _exchange(request, port, lambda: first.__setitem__(0, time.perf_counter() - sent))
         except TimeoutError:
-            pass  # counted as GIVEN_UP_S, unless its first token came
+            pass  # counts as GIVEN_UP_S unless the first token arrived
         return first[0]
 
     return list(await asyncio.gather(*(one(request) for request in planned)))
@@ -130,7 +130,7 @@ async def _exchange(request: Request, port: int, on_first: Callable[[], None]) -
         )
         head = await reader.readuntil(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
-            raise RuntimeError(f"port {port} answered {head.decode('latin-1')!r}")
+            raise RuntimeError(f"port {port} responded {head.decode('latin-1')!r}")
         await reader.readuntil(b"data: ")
         on_first()
         await reader.read()

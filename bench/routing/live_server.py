@@ -1,9 +1,9 @@
-"""The simulated servers for real: one process, one port each, prompts read in turn, answers generated side by side.
+"""The simulated servers over sockets: one process, one port each, prompts processed in turn, responses concurrently.
 
     python -m bench.routing.live_server 9001:1 9002:1 9003:1 9004:0.1
 
-Each argument is a port and a speed. It sleeps where a model would work, so that it takes next to no CPU; times are
-those of `servers`, divided by FASTER.
+Each argument is a port and a speed. It sleeps in place of a model and uses almost no CPU; times are those of `servers`
+divided by FASTER.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import sys
 
 from bench.routing.servers import BASE_S, INTERFERENCE, PER_KB_S, TOKEN_S
 
-# How many times faster than in the simulation all goes, so that a run is over soon.
+# Speed-up over the simulation.
 FASTER = 4.0
 MODEL = "model"
 _HEALTH = json.dumps({"status": "healthy", "service": "text", "kind": "llm", "model": MODEL}).encode()
@@ -28,7 +28,7 @@ class LiveServer:
         self._running = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of one connection."""
+        """Serve the requests of one connection."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()

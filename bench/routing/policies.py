@@ -1,4 +1,4 @@
-"""Ways to choose: the gateway's own, by its real code, and those it is compared with."""
+"""Routing policies: the gateway's own router and the ones to compare it with."""
 
 import hashlib
 import random
@@ -24,16 +24,16 @@ MODEL = "model"
 
 
 class Policy(Protocol):
-    """Told of a request's life at the times at which a gateway sees it."""
+    """A policy, notified of each request's events when a gateway would see them."""
 
     def choose(self, request: Request, now: float) -> int:
-        """The number of the server that gets it, which it is sent to at once."""
+        """Return the index of the server; the request is sent at once."""
 
     def first_token(self, request: Request, now: float) -> None:
-        """Its first byte has come."""
+        """The first byte has arrived."""
 
     def ended(self, request: Request, server: int, now: float) -> None:
-        """Its last byte has come."""
+        """The last byte has arrived."""
 
 
 class _Plain:
@@ -43,71 +43,71 @@ class _Plain:
         self.in_flight = [0] * len(servers)
 
     def choose(self, request: Request, now: float) -> int:
-        """Pick, and count."""
+        """Choose a server and count the request."""
         number = self.pick(request, now)
         self.in_flight[number] += 1
         return number
 
     def pick(self, request: Request, now: float) -> int:
-        """The number of the server."""
+        """Return the index of the server."""
         raise NotImplementedError
 
     def first_token(self, request: Request, now: float) -> None:
-        """Nothing is learnt."""
+        """Learn nothing."""
 
     def ended(self, request: Request, server: int, now: float) -> None:
-        """One less."""
+        """Count the request as ended."""
         self.in_flight[server] -= 1
 
 
 class RoundRobin(_Plain):
-    """One after the other."""
+    """Servers in turn."""
 
     _next = -1
 
     def pick(self, request: Request, now: float) -> int:
-        """The next one."""
+        """Return the next server."""
         self._next = (self._next + 1) % len(self.servers)
         return self._next
 
 
 class RandomChoice(_Plain):
-    """Any."""
+    """A random server."""
 
     def pick(self, request: Request, now: float) -> int:
-        """Any one."""
+        """Return a random server."""
         return self.random.randrange(len(self.servers))
 
 
 class LeastRequest(_Plain):
-    """The one with the fewest requests in flight, any of those where several have."""
+    """The server with the fewest requests in flight; a random one of several."""
 
     def pick(self, request: Request, now: float) -> int:
-        """The least loaded."""
+        """Return the least loaded server."""
         least = min(self.in_flight)
         return self.random.choice([number for number, count in enumerate(self.in_flight) if count == least])
 
 
 class PrefixOnly(_Plain):
-    """Always the same server for the same beginning, whatever its load."""
+    """The same server for the same prefix, whatever its load."""
 
     def pick(self, request: Request, now: float) -> int:
-        """By the hash of the first block."""
+        """Return the server by the hash of the first block."""
         digest = hashlib.sha256(repr(request.blocks[0]).encode()).digest()
         return int.from_bytes(digest[:8]) % len(self.servers)
 
 
 class Oracle(_Plain):
-    """Knows of every server how fast it is now and what its queue will cost: the least true time to the first token."""
+    """The server with the least actual time to first token, from its true speed and queue."""
 
     def pick(self, request: Request, now: float) -> int:
-        """The one that will answer first."""
+        """Return the server that will respond first."""
         times = [server.plan(request, now).first_token for server in self.servers]
         return times.index(min(times))
 
 
 class Ours:
-    """The gateway's router, on backends that are never connected to."""
+    """The gateway's router, with backends that are never connected to."""
 
     def __init__(self, servers: Sequence[Server], seed: int, affinity: Affinity = "prefix") -> None:
         catalogue = Catalogue([Entry.model_validate({"name": MODEL, "kind": "llm", "hf_repo": f"org/{MODEL}"})])
@@ -124,19 +124,19 @@ class Ours:
         self._tickets: dict[int, Ticket] = {}
 
     def choose(self, request: Request, now: float) -> int:
-        """Ask the router, and tell it that the request went."""
+        """Route the request and record that it was sent."""
         prompt = request.prompt
         routing_request = RoutingRequest(CHAT, MODEL, stream=True, size=len(prompt), prompt=(prompt,))
-        # The gateway's times are those of a clock that has been running for a while.
+        # The gateway expects a clock that does not start at 0.
         choice = self._router.choose(routing_request, now + 1000.0)
         assert choice is not None
         self._tickets[id(request)] = self._router.sent(choice, routing_request, now + 1000.0)
         return self._backends.index(choice.candidate.backend)
 
     def first_token(self, request: Request, now: float) -> None:
-        """Tell the ticket."""
+        """Record the first byte."""
         self._tickets[id(request)].first_byte(now + 1000.0, ok=True)
 
     def ended(self, request: Request, server: int, now: float) -> None:
-        """End the ticket."""
+        """Record the end."""
         self._tickets.pop(id(request)).end("http_200")

@@ -1,4 +1,4 @@
-"""The situations in which the ways to choose are compared."""
+"""The scenarios in which the policies are compared."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from bench.routing.workload import Shape, arrivals
 Make = Callable[[Sequence[Server], int], Policy]
 Speed = Callable[[float], float]
 
-# The time to the first token that a request should keep, in seconds; goodput is the share that does.
+# Objective for the time to first token, in seconds; goodput is the share of requests that meet it.
 OBJECTIVE_S = 2.0
-# What the gateway's router is called in the tables, and whom it is compared with.
+# Names in the tables: the gateway's router and the policies to compare it with.
 OURS = "gateway"
 ORACLE = "oracle"
 PREFIX_ONLY = "prefix only"
@@ -30,7 +30,7 @@ POLICIES: dict[str, Make] = {
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Servers and what arrives at them. `shape` is made for so many requests."""
+    """Servers and arriving requests. `shape` is sized for a number of requests."""
 
     name: str
     speeds: tuple[Speed, ...]
@@ -38,7 +38,7 @@ class Scenario:
     cache_blocks: int = 0
 
     def run(self, policy: str, requests: int, seed: int) -> Outcome:
-        """One run in simulated time. The same seed gives every policy the same requests."""
+        """Run once in simulated time. The same seed gives every policy the same requests."""
         servers = [
             Server(f"server-{number}", speed, cache_blocks=self.cache_blocks)
             for number, speed in enumerate(self.speeds)
@@ -47,12 +47,12 @@ class Scenario:
 
 
 def constant(speed: float) -> Speed:
-    """A server that is always so fast."""
+    """Return a server with constant speed."""
     return lambda _now: speed
 
 
 def slow_between(begin: float, end: float) -> Speed:
-    """A server that is ten times slower for some time, in seconds."""
+    """Return a server that is ten times slower for an interval, in seconds."""
     return lambda now: 0.1 if begin <= now < end else 1.0
 
 
@@ -70,7 +70,7 @@ MIXED = Scenario(
     lambda n: Shape(n, rate=8.0),
 )
 MANY = Scenario("two of sixteen are 10 x slower", (_WELL,) * 14 + (constant(0.1),) * 2, lambda n: Shape(n, rate=40.0))
-# 64 system prompts of 8 KB, of which the caches of all four servers together hold three times as much.
+# 64 system prompts of 8 KB: three times what the caches of all four servers hold together.
 PREFIXES = Scenario(
     "64 system prompts, four servers",
     (_WELL,) * 4,
@@ -89,7 +89,7 @@ ALL = (STRAGGLER, SUDDEN, MIXED, MANY, PREFIXES, TURNS)
 
 
 def straggler_figures(requests: int, seeds: Sequence[int]) -> dict[str, float]:
-    """The worse of the straggling scenarios: p99 over the oracle's in the same run, and the share of good requests."""
+    """The worst straggler scenario: p99 relative to the oracle's in the same run, and goodput."""
     ratios, goods = [], []
     for scenario in STRAGGLING:
         pairs = [(scenario.run(OURS, requests, seed), scenario.run(ORACLE, requests, seed)) for seed in seeds]
@@ -99,7 +99,7 @@ def straggler_figures(requests: int, seeds: Sequence[int]) -> dict[str, float]:
 
 
 def prefix_figures(requests: int, seeds: Sequence[int]) -> dict[str, float]:
-    """The worse of the sharing scenarios: cache hits over those of prefix-only routing, and the worst imbalance."""
+    """The worst shared-prefix scenario: cache hits relative to prefix-only routing, and the highest imbalance."""
     ratios, imbalances = [], []
     for scenario in SHARING:
         pairs = [(scenario.run(OURS, requests, seed), scenario.run(PREFIX_ONLY, requests, seed)) for seed in seeds]

@@ -1,7 +1,6 @@
-"""Simulated model servers: prompts are read one after the other, answers are generated side by side.
+"""Simulated model servers with continuous batching: prompts are processed in turn, responses concurrently.
 
-That is what a server with continuous batching does, in the large. What happens to a request is known when it is put
-into the queue, so that an oracle can ask.
+A request's schedule is computed when it enters the queue, so that an oracle can query it.
 """
 
 import heapq
@@ -10,17 +9,17 @@ from dataclasses import dataclass, field
 
 from bench.routing.workload import BLOCK, Request
 
-# Seconds that a server of speed 1 takes for any prompt, for each KB of it, and for each token of the answer.
+# Seconds of a server of speed 1 per prompt, per KB of prompt, and per token of the response.
 BASE_S = 0.02
 PER_KB_S = 0.02
 TOKEN_S = 0.02
-# How much each answer being generated slows the reading of prompts.
+# Slowdown of prompt processing per response in progress.
 INTERFERENCE = 0.01
 
 
 @dataclass(slots=True)
 class Plan:
-    """What will happen to a request, in simulated time."""
+    """A request's schedule, in simulated time."""
 
     first_token: float
     end: float
@@ -29,20 +28,20 @@ class Plan:
 
 @dataclass
 class Server:
-    """One server. `speed` tells how fast it is at a time: 1, or 0.1 for one that is ten times slower."""
+    """One server. `speed` returns its speed at a time: 1, or 0.1 for one that is ten times slower."""
 
     name: str
     speed: Callable[[float], float]
     slots: int = 32
     cache_blocks: int = 0
     _read_until: float = 0.0
-    # When each request in a slot ends.
+    # End time of the request in each slot.
     _ends: list[float] = field(default_factory=list)
-    # The blocks whose work is kept, the least recently used first.
+    # Cached blocks, the least recently used first.
     _cached: dict[tuple[int, ...], None] = field(default_factory=dict)
 
     def plan(self, request: Request, now: float) -> Plan:
-        """What would happen to `request` if it were sent now."""
+        """Return the schedule of `request` if it were sent now."""
         free = sorted(self._ends)
         start = max(now, self._read_until)
         if len(free) >= self.slots:
@@ -60,13 +59,13 @@ class Server:
         return Plan(first, first + request.tokens * TOKEN_S / speed, cached * BLOCK / 1024)
 
     def send(self, request: Request, now: float) -> Plan:
-        """Put `request` into the queue."""
+        """Enqueue `request`."""
         while self._ends and self._ends[0] <= now:
             heapq.heappop(self._ends)
         plan = self.plan(request, now)
         self._read_until = plan.first_token
         heapq.heappush(self._ends, plan.end)
-        # The end of a prompt is given up before its beginning, as vLLM does.
+        # The end of a prompt is evicted before its beginning, as in vLLM.
         for block in reversed(request.blocks) if self.cache_blocks else ():
             self._cached.pop(block, None)
             self._cached[block] = None

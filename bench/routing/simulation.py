@@ -1,4 +1,4 @@
-"""One run: requests arrive, a policy sends each to a server, time passes."""
+"""One simulated run: requests arrive, a policy routes each to a server, time passes."""
 
 import heapq
 import math
@@ -14,26 +14,26 @@ from bench.routing.workload import Request
 
 @dataclass
 class Outcome:
-    """What a run has shown. Times to the first token are in seconds, in the order of arrival."""
+    """Results of a run. Times to first token in seconds, in the order of arrival."""
 
     ttft: list[float] = field(default_factory=list)
-    # Per server: requests, KB to read (cached or not), and the integral of requests in flight over time.
+    # Per server: requests, KB of prompts (cached or not), and the time integral of requests in flight.
     requests: list[int] = field(default_factory=list)
     in_flight_s: list[float] = field(default_factory=list)
     prompt_kb: float = 0.0
     cached_kb: float = 0.0
 
     def quantile(self, share: float) -> float:
-        """The time to the first token that this share of all requests keeps."""
+        """Return the quantile of the times to first token."""
         return quantile(self.ttft, share)
 
     def within(self, seconds: float) -> float:
-        """The share of requests whose first token came within so many seconds."""
+        """Return the share of requests with a first token within `seconds`."""
         return sum(one <= seconds for one in self.ttft) / len(self.ttft)
 
     @property
     def hits(self) -> float:
-        """The share of all prompts' KB that some server had read before."""
+        """Share of all prompts' KB that were cached."""
         return self.cached_kb / self.prompt_kb
 
     @property
@@ -45,7 +45,7 @@ class Outcome:
 def simulate(requests: Sequence[Request], servers: Sequence[Server], policy: Policy) -> Outcome:
     """Run all requests to their end."""
     outcome = Outcome(requests=[0] * len(servers), in_flight_s=[0.0] * len(servers))
-    # (time, what, order): what is 0 for an end and 1 for a first token, both before an arrival at the same time.
+    # (time, event, order): event 0 is an end, 1 a first token; both come before an arrival at the same time.
     events: list[tuple[float, int, int, int]] = []
 
     def pass_time(until: float) -> None:

@@ -1,58 +1,58 @@
-"""Requests as they arrive: in bursts, of different lengths, some with beginnings in common. Seeded, so repeatable."""
+"""Arriving requests: bursts, different lengths, shared prefixes. Seeded, so repeatable."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 BLOCK = 512
-# Half a KB of text that differs from block to block: what the router hashes is bytes, as in life.
+# Half a KB of text that differs from block to block, as the router hashes bytes.
 _FILL = "0123456789abcdefghijklmnopqrstuvwxyz" * 15
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One streamed request. `blocks` name its prompt's pieces of BLOCK bytes: equal names, equal text."""
+    """One streamed request. `blocks` name its prompt's parts of BLOCK bytes: equal names, equal text."""
 
     at: float
     blocks: tuple[tuple[int, ...], ...]
     tokens: int
-    # How this prompt's reading differs from the usual, the same on every server: a factor around 1.
+    # Factor around 1 for this prompt's processing time, the same on every server.
     noise: float
 
     @property
     def kb(self) -> float:
-        """The prompt's length."""
+        """Prompt length in KB."""
         return len(self.blocks) * BLOCK / 1024
 
     @property
     def prompt(self) -> bytes:
-        """The prompt as the router sees it."""
+        """The prompt as the router gets it."""
         return b"".join(f"{block}{_FILL}"[:BLOCK].encode() for block in self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What arrives. Rates per second; lengths are means of log-normal distributions."""
+    """Arrival pattern. Rates per second; lengths are means of log-normal distributions."""
 
     requests: int
     rate: float
     prompt_blocks: float = 8.0
     tokens: float = 150.0
-    # In bursts so many times as many arrive as between them, and bursts take so much of the time.
+    # Rate in bursts relative to the rate between them, and the share of time in bursts.
     burst: float = 4.0
     burst_share: float = 0.2
     burst_s: float = 5.0
-    # Beginnings in common: how many, how long, and how much more popular the first is (the exponent of Zipf's law).
+    # Shared prefixes: number, length, and the exponent of Zipf's law for their popularity.
     groups: int = 0
     group_blocks: int = 0
     zipf: float = 0.8
-    # How many turns a conversation has; each holds all of those before.
+    # Turns of a conversation; each prompt holds all earlier turns.
     turns: int = 1
     turn_pause_s: float = 10.0
 
 
 def arrivals(shape: Shape, seed: int) -> list[Request]:
-    """The requests of one run, in the order of their arrival."""
+    """Return the requests of one run, in the order of arrival."""
     random_ = random.Random(seed)
     weights = [1 / (rank + 1) ** shape.zipf for rank in range(shape.groups)]
     requests: list[Request] = []
@@ -80,7 +80,7 @@ def _around(random_: random.Random, mean: float, sigma: float = 0.6) -> float:
 
 
 def _times(shape: Shape, random_: random.Random) -> Iterator[float]:
-    """Poisson arrivals whose rate is switched between two values, so that their mean is `rate` conversations."""
+    """Poisson arrivals with two alternating rates, `rate` conversations per second on average."""
     calm = shape.rate / shape.turns / (1 - shape.burst_share + shape.burst_share * shape.burst)
     now, bursting, until = 0.0, False, 0.0
     while True:

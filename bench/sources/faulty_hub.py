@@ -1,7 +1,7 @@
-"""A Hugging Face Hub that misbehaves by plan: what a download meets on a bad day. Contents follow from a seed.
+"""A Hugging Face Hub with scheduled faults. File contents follow from a seed.
 
-It speaks what a mirror asks (`/revision`, ranged `/resolve`), counts the bytes that it hands out of each file,
-and does one mischief at a time to the files' contents.
+It implements what a mirror uses (`/revision`, ranged `/resolve`), counts the bytes sent per file, and injects one fault
+at a time.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Mischief = Literal["none", "cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once", "corrupt"]
-PASSING: tuple[Mischief, ...] = ("cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once")
+Fault = Literal["none", "cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once", "corrupt"]
+PASSING: tuple[Fault, ...] = ("cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once")
 PIECE = 64 << 10
 STALLS_S = 60.0
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file of a repository, as its Hub knows it: a block, again and again, up to the file's size."""
+    """One file of a repository: a block repeated up to the file's size."""
 
     path: str
     size: int
@@ -31,7 +31,7 @@ class HubFile:
     sha256: str
 
     def pieces(self, first: int, end: int) -> Iterator[memoryview]:
-        """The bytes from `first` up to `end` (exclusive), in pieces."""
+        """Yield the bytes from `first` to `end` (exclusive)."""
         view, length = memoryview(self.block), len(self.block)
         while first < end:
             at = first % length
@@ -41,9 +41,9 @@ class HubFile:
 
 
 def hub_file(path: str, size: int, seed: str, *, block: int | None = None, digest: bool = True) -> HubFile:
-    """A file of random bytes that follow from `seed`; only `block` bytes (None: all) are kept, and repeated.
+    """Return a file of pseudo-random bytes; only `block` bytes (None: all) are held in memory, and repeated.
 
-    `digest` False leaves it out, for a file that is too large to be read only for that.
+    `digest=False` omits the digest, for a file too large to be read only for that.
     """
     file = HubFile(path, size, random.Random(seed).randbytes(min(block or size, size)), "")
     hasher = hashlib.sha256()
@@ -53,7 +53,7 @@ def hub_file(path: str, size: int, seed: str, *, block: int | None = None, diges
 
 
 class FaultyHub:
-    """Serves repositories on a port of 127.0.0.1. A context manager; safe for many threads."""
+    """Serves repositories on a port of 127.0.0.1. A context manager; thread-safe."""
 
     def __init__(self, repos: dict[str, list[HubFile]], seed: int) -> None:
         self.repos = repos
@@ -61,7 +61,7 @@ class FaultyHub:
         """Bytes of contents handed out since `plan` was last called."""
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._mischief: Mischief = "none"
+        self._fault: Fault = "none"
         self._left = 0
         self._path = ""
         self._go_on = threading.Event()
@@ -71,15 +71,15 @@ class FaultyHub:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                """Answer."""
-                hub.answer(self)
+                """Serve the request."""
+                hub.serve(self)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                """Say nothing: the other side was killed, which is what this is for."""
+                """Ignore errors of clients that were killed on purpose."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -94,16 +94,16 @@ class FaultyHub:
         self._server.shutdown()
         self._server.server_close()
 
-    def plan(self, mischief: Mischief, *, times: int = 0, path: str = "") -> None:
-        """From now on do this to the next `times` requests for files (`corrupt`: to all of them) that end in `path`."""
+    def plan(self, fault: Fault, *, times: int = 0, path: str = "") -> None:
+        """Inject a fault into the next `times` (`corrupt`: all) requests for files whose path ends in `path`."""
         with self._lock:
-            self._mischief, self._left, self._path = mischief, times, path
+            self._fault, self._left, self._path = fault, times, path
             self.sent = 0
         self._go_on.set()
         self._go_on = threading.Event()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        """Answer one request."""
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        """Serve one request."""
         path = request.path.partition("?")[0]
         try:
             if found := re.fullmatch(r"/api/models/(.+)/revision/([^/]+)", path):
@@ -114,7 +114,7 @@ class FaultyHub:
             else:
                 request.send_error(404)
         except (BrokenPipeError, ConnectionResetError):
-            request.close_connection = True  # the other side was killed: that is what this is for
+            request.close_connection = True  # the client was killed on purpose
 
     def _answer_api(self, request: BaseHTTPRequestHandler, repo: str) -> None:
         files = self.repos[repo]
@@ -135,25 +135,25 @@ class FaultyHub:
 
     def _answer_file(self, request: BaseHTTPRequestHandler, file: HubFile) -> None:
         size = file.size
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-        first = int(asked[1]) if asked else 0
-        last = min(int(asked[2]) if asked and asked[2] else size - 1, size - 1)
-        mischief = self._next_mischief(file)
-        if mischief in ("busy", "broken"):
-            request.send_response(429 if mischief == "busy" else 503)
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        first = int(requested[1]) if requested else 0
+        last = min(int(requested[2]) if requested and requested[2] else size - 1, size - 1)
+        fault = self._next_fault(file)
+        if fault in ("busy", "broken"):
+            request.send_response(429 if fault == "busy" else 503)
             request.send_header("Retry-After", "0")
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
-        shift = 1 if mischief == "other_range" and last + 1 < size else 0
+        shift = 1 if fault == "other_range" and last + 1 < size else 0
         first, last = first + shift, last + shift
         length = last - first + 1
-        wrong_at = self._random.randrange(length) if mischief in ("corrupt", "corrupt_once") else None
-        stop_at = self._random.randrange(length) if mischief in ("cut", "short", "stall") else length
+        wrong_at = self._random.randrange(length) if fault in ("corrupt", "corrupt_once") else None
+        stop_at = self._random.randrange(length) if fault in ("cut", "short", "stall") else length
         request.send_response(206)
         request.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        # A short body is whole as far as HTTP can tell.
-        request.send_header("Content-Length", str(stop_at if mischief == "short" else length))
+        # Complete as far as HTTP can detect, although short.
+        request.send_header("Content-Length", str(stop_at if fault == "short" else length))
         request.end_headers()
         done = 0
         for piece in file.pieces(first, first + stop_at):
@@ -165,21 +165,21 @@ class FaultyHub:
             done += len(piece)
             with self._lock:
                 self.sent += len(piece)
-        if mischief == "stall":
+        if fault == "stall":
             self._go_on.wait(STALLS_S)
-        request.close_connection = request.close_connection or mischief in ("cut", "stall")
+        request.close_connection = request.close_connection or fault in ("cut", "stall")
 
-    def _next_mischief(self, file: HubFile) -> Mischief:
+    def _next_fault(self, file: HubFile) -> Fault:
         with self._lock:
-            if self._mischief == "none" or not file.path.endswith(self._path):
+            if self._fault == "none" or not file.path.endswith(self._path):
                 return "none"
-            if self._mischief != "corrupt":
+            if self._fault != "corrupt":
                 if self._left <= 0:
                     return "none"
                 self._left -= 1
-            return self._mischief
+            return self._fault
 
 
 def commit_of(files: list[HubFile]) -> str:
-    """The commit id of a repository with these files."""
+    """Return the commit id of a repository with these files."""
     return hashlib.sha1("".join(file.sha256 for file in files).encode(), usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""A TCP proxy that can be away: what a server looks like from afar while it is restarted."""
+"""A TCP proxy with outages: what a client sees while a server restarts."""
 
 import contextlib
 import socket
@@ -6,7 +6,7 @@ import threading
 
 
 class Outages:
-    """Passes connections on to `port` of 127.0.0.1, save while it is `down`. A context manager."""
+    """Forwards connections to `port` of 127.0.0.1, except while `down`. A context manager."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -25,7 +25,7 @@ class Outages:
         self.down()
 
     def down(self) -> None:
-        """Break every connection, and each new one at once."""
+        """Reset every connection, and each new one at once."""
         with self._lock:
             self._up = False
             for connection in self._open:
@@ -33,7 +33,7 @@ class Outages:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def up(self) -> None:
-        """Pass connections on again."""
+        """Forward connections again."""
         with self._lock:
             self._up = True
 
@@ -42,7 +42,7 @@ class Outages:
             try:
                 near, _ = self._listener.accept()
             except OSError:
-                return  # closed: the end
+                return  # the listener is closed
             with self._lock:
                 up = self._up
             if not up:

@@ -1,4 +1,4 @@
-"""The judge of bench.faults: what counts as lost, wrong, told or cut."""
+"""Classification of responses in bench.faults: lost, wrong, reported or silent cuts."""
 
 import json
 
@@ -11,12 +11,12 @@ WORDS = [f"token{index}.{MARK} " for index in range(TOKENS)]
 
 
 def whole(words: list[str]) -> bytes:
-    """An answer that is not streamed."""
+    """Return a response that is not streamed."""
     return json.dumps({"choices": [{"message": {"content": "".join(words)}}]}).encode()
 
 
 def events(words: list[str], end: str = "[DONE]") -> bytes:
-    """A stream."""
+    """Return a stream."""
     lines = [json.dumps({"choices": [{"delta": {"content": word}}]}) for word in words]
     return b"".join(f"data: {line}\n\n".encode() for line in [*lines, end])
 
@@ -33,14 +33,13 @@ ERROR = json.dumps({"error": {"message": "lost"}})
         (200, events([*WORDS[:3], *WORDS[2:]]), True, False, Tally(wrong_tokens=1)),
         (200, events([WORDS[0].replace(MARK, "ffffffff"), *WORDS[1:]]), True, False, Tally(wrong_tokens=1)),
         (503, b"{}", False, False, Tally(failed=1)),
-        (200, events(WORDS[:4], ERROR), True, True, Tally(told_cuts=1)),
-        (200, events(WORDS[:4], ERROR), True, False, Tally(told_cuts=1, failed=1)),
+        (200, events(WORDS[:4], ERROR), True, True, Tally(reported_cuts=1)),
+        (200, events(WORDS[:4], ERROR), True, False, Tally(reported_cuts=1, failed=1)),
         (200, events(WORDS[:4], ERROR)[:-3], True, True, Tally(silent_cuts=1, failed=1)),
         (200, events(WORDS[:4], WORDS[4]), True, True, Tally(silent_cuts=1, failed=1)),
     ],
 )
-def test_judge(status: int, body: bytes, stream: bool, tied: bool, expected: Tally) -> None:
-    """Good answers, lost and doubled tokens, another prompt's text, refusals, and ends with and without a word."""
+def test_responses_are_classified(status: int, body: bytes, stream: bool, tied: bool, expected: Tally) -> None:
     load = Load(port=0, workers=0)
     load._judge(status, body, stream=stream, tied=tied, mark=MARK)
     load.tally.reasons.clear()

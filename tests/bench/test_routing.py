@@ -1,4 +1,4 @@
-"""The router against an oracle, in simulated time: nothing here depends on how fast the machine is."""
+"""The router against an oracle, in simulated time, independent of the machine's speed."""
 
 import asyncio
 
@@ -25,42 +25,40 @@ from bench.routing.workload import Request, Shape, arrivals
 REQUESTS = 2000
 
 
-def test_a_straggler_costs_little() -> None:
-    """With one backend of four ten times slower, also suddenly, the router is nearly as good as who knows all."""
+def test_straggler_costs_little() -> None:
+    """With one of four backends ten times slower, also suddenly, the router is nearly as good as the oracle."""
     figures = straggler_figures(REQUESTS, seeds=(1, 2, 3))
     assert figures["straggler_p99_vs_oracle"] <= 1.25
     assert figures["straggler_goodput"] >= 0.99
 
 
-def test_others_fall_behind() -> None:
-    """The situation is no easy one: without knowledge of the backends a tenth of all requests and more come late."""
+def test_simple_policies_miss_the_objective() -> None:
+    """Without knowledge of the backends a tenth of all requests and more miss the objective."""
     assert STRAGGLER.run("round robin", REQUESTS, 1).within(OBJECTIVE_S) < 0.9
     oracle = STRAGGLER.run(ORACLE, REQUESTS, 1).quantile(0.99)
     assert STRAGGLER.run("least request", REQUESTS, 1).quantile(0.99) > 3 * oracle
 
 
-def test_shared_beginnings_are_read_once() -> None:
-    """Requests that begin alike go where that was read, as with routing by prefix alone, and no backend is overrun."""
+def test_shared_prefixes_are_cached_once() -> None:
+    """As with prefix-only routing, and no backend is overloaded."""
     figures = prefix_figures(REQUESTS, seeds=(1, 2, 3))
     assert figures["prefix_hits_vs_prefix_only"] >= 0.9
     assert figures["prefix_max_imbalance"] <= 1.3
 
 
-def test_affinity_is_what_saves() -> None:
-    """Without affinity the same requests find much less in the caches."""
+def test_cache_hits_come_from_affinity() -> None:
     assert PREFIXES.run(OURS, REQUESTS, 1).hits > 1.2 * PREFIXES.run("least request", REQUESTS, 1).hits
 
 
 @pytest.mark.parametrize("scenario", [MIXED, MANY, SUDDEN], ids=lambda scenario: scenario.name)
-def test_better_than_counting(scenario: Scenario) -> None:
-    """Where backends differ, the 99th percentile is well below that of the fewest requests in flight."""
+def test_p99_is_better_than_least_request(scenario: Scenario) -> None:
+    """Where backends differ, p99 is well below that of the fewest requests in flight."""
     ours = scenario.run(OURS, REQUESTS, 1).quantile(0.99)
-    counting = scenario.run("least request", REQUESTS, 1).quantile(0.99)
-    assert ours < 0.7 * counting
+    least = scenario.run("least request", REQUESTS, 1).quantile(0.99)
+    assert ours < 0.7 * least
 
 
-def test_a_server_reads_in_turn_and_keeps_what_it_read() -> None:
-    """The simulated server: a second request waits for the first, and what begins alike costs only the rest."""
+def test_server_processes_prompts_in_turn_and_caches_prefixes() -> None:
     server = Server("a", lambda _now: 1.0, cache_blocks=100)
     blocks = tuple((0, 0, number) for number in range(8))
     first = server.send(Request(0.0, (*blocks, (1, 1)), 10, 1.0), 0.0)
@@ -71,15 +69,14 @@ def test_a_server_reads_in_turn_and_keeps_what_it_read() -> None:
     assert first.first_token == pytest.approx(0.02 + 0.02 * 4.5)
 
 
-def test_a_full_server_makes_wait() -> None:
-    """With all slots taken a request waits for the first to end."""
+def test_request_waits_for_a_free_slot() -> None:
     server = Server("a", lambda _now: 1.0, slots=1)
     first = server.send(Request(0.0, ((1,),), 100, 1.0), 0.0)
     assert server.plan(Request(0.1, ((2,),), 1, 1.0), 0.1).first_token > first.end
 
 
-def test_arrivals_are_repeatable_and_in_order() -> None:
-    """One seed is one run; the mean rate is what was asked for, bursts and turns included."""
+def test_arrivals_are_repeatable_and_ordered() -> None:
+    """The mean rate is the configured one, bursts and turns included."""
     shape = Shape(4000, rate=10.0, turns=2, groups=3, group_blocks=2)
     requests = arrivals(shape, 7)
     assert requests == arrivals(shape, 7)
@@ -89,8 +86,7 @@ def test_arrivals_are_repeatable_and_in_order() -> None:
     assert 7 < len(times) / times[-1] < 13
 
 
-async def test_the_live_server_is_the_simulated_one() -> None:
-    """The server of the real runs answers as the gateway expects, and reads one prompt after the other."""
+async def test_live_server_matches_the_simulated_one() -> None:
     live, served = LiveServer(100.0), []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

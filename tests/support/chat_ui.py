@@ -1,7 +1,7 @@
-"""What Chat UI 0.20 does with our answers, told in Python from its source (commit c100c16), and its calls as recorded.
+"""Chat UI 0.20's handling of our responses, ported from its source (commit c100c16), and its recorded requests.
 
-The rules are those of `src/lib/server/models.ts`: one entry that does not fit makes it refuse the whole list.
-The calls were recorded from its own code (`models.ts`, `endpointOai.ts`, `api/transcribe`) under Node.
+The rules are those of `src/lib/server/models.ts`: one invalid entry makes it reject the whole list.
+The requests were recorded from its own code (`models.ts`, `endpointOai.ts`, `api/transcribe`) under Node.
 """
 
 import json
@@ -27,7 +27,7 @@ class Model:
 
 
 def models_of(listed: Any, overrides: Any = ()) -> dict[str, Model]:
-    """The models of a `/models` answer with the MODELS setting applied, in order. Raises Refused."""
+    """Return the models of a `/models` response with the MODELS setting applied, in order. Raises Refused."""
     by_name = {}
     for entry in overrides:
         for key in ("id", "name"):
@@ -155,18 +155,18 @@ PICTURE = {
 
 
 def get_models(key: str = "none") -> bytes:
-    """The call with which it learns the models."""
+    """The request that lists the models."""
     return _bytes(_GET_MODELS, key=key)
 
 
 def chat(body: dict[str, Any], key: str = "none") -> bytes:
-    """The call of a chat. Its client writes the body indented."""
+    """A chat request; its client indents the body."""
     data = json.dumps(body, indent=2).encode()
     return _bytes(_CHAT, key=key, length=len(data)) + data
 
 
 def microphone(model: str, sound: bytes, key: str = "none") -> bytes:
-    """The call with a recording."""
+    """The request with a recording."""
     return _bytes(_MICROPHONE, model=model, key=key, length=len(sound)) + sound
 
 

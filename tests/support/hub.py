@@ -1,4 +1,4 @@
-"""Registries and hubs for tests: a real registry on a free port, and switches that make it a faulty one."""
+"""Registries and hubs for tests: a real registry on a free port, with optional faults."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ JOB_S = 30.0
 
 @contextlib.contextmanager
 def serving(app: ASGIApp) -> Iterator[str]:
-    """Serve `app` in a thread of this process; gives its URL."""
+    """Serve `app` in a thread of this process; yield its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none")
     server = uvicorn.Server(config)
@@ -44,7 +44,7 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 @contextlib.contextmanager
 def serving_registry(store: str | Path, *, switches: "Switches | None" = None, **settings: Any) -> Iterator[str]:
-    """Serve a registry over `store` (a folder, or what STORE takes); gives its URL."""
+    """Serve a registry over `store` (a folder, or a value of STORE); yield its URL."""
     place = f"file:{store}" if isinstance(store, Path) else store
     app: ASGIApp = create_registry(RegistrySettings(**{"store": place, "catalogue": None, **settings}))
     if switches is not None:
@@ -54,7 +54,7 @@ def serving_registry(store: str | Path, *, switches: "Switches | None" = None, *
 
 
 class Switches:
-    """A registry that misbehaves on request: wraps the application and changes its answers for paths that end in a key.
+    """Faults on request: wraps the application and changes responses for paths that end in a key.
 
     `seen` collects (method, path, headers) of every request.
     """
@@ -73,7 +73,7 @@ class Switches:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
 
     def requests(self, ending: str) -> list[dict[str, str]]:
-        """The headers of the requests whose path ends so."""
+        """Return the headers of the requests whose path ends in `ending`."""
         return [headers for _, path, headers in self.seen if path.endswith(ending)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +111,7 @@ class Switches:
         async def forward(message: Message) -> None:
             nonlocal cut, at
             if cut:
-                return  # an answer without its end: the server closes the connection
+                return  # the response ends early: the server closes the connection
             if message["type"] == "http.response.body":
                 body = message.get("body", b"")
                 if gate is not None and at >= gate_from:
@@ -146,13 +146,13 @@ def _by_ending(table: dict[str, Any], path: str) -> Any:
 
 
 def wait_for_job(url: str, name: str) -> dict[str, Any]:
-    """The model when its job has ended."""
+    """Return the model when its job has ended."""
     model: dict[str, Any] = wait_until(lambda: _ended(plain_http.get(f"{url}/models/{name}").json()))
     return model
 
 
 def wait_until(check: Callable[..., Any], seconds: float = JOB_S) -> Any:
-    """The first true value of `check`, asked again and again; fails after `seconds`."""
+    """Poll `check` until it is true and return its value. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = check()
@@ -177,7 +177,7 @@ def _ended(model: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def small_repo(folder: Path, *, seed: str = "a", weights: int = 3_000_000) -> Path:
-    """Make a folder like a small model's: a config, a tokenizer, a file in a folder, and weights (told by LFS)."""
+    """Create a folder like a small model's: a config, a tokenizer, a file in a subfolder, and weights (an LFS file)."""
     (folder / "1_Pooling").mkdir(parents=True)
     (folder / "config.json").write_text(f'{{"model_type": "bert", "seed": "{seed}"}}')
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
@@ -189,15 +189,15 @@ def small_repo(folder: Path, *, seed: str = "a", weights: int = 3_000_000) -> Pa
 
 
 def random_bytes(seed: str, size: int) -> bytes:
-    """`size` bytes that look random and follow from `seed`."""
+    """Return `size` pseudo-random bytes that follow from `seed`."""
     return hashlib.shake_128(seed.encode()).digest(size)
 
 
 def digests(store: Store) -> set[str]:
-    """The blobs that a store holds."""
+    """Return the digests of the blobs in a store."""
     return {blob.digest for blob in store.blobs()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`."""
+    """Return every file below `folder`."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,4 +1,4 @@
-"""httpx2's one-call functions without TLS: loading the certificates takes longer than most requests of a test."""
+"""httpx2's one-call functions without TLS: loading the certificates takes longer than most test requests."""
 
 from functools import partial
 from typing import Any
@@ -7,7 +7,7 @@ import httpx2
 
 
 def request(method: str, url: str, **options: Any) -> httpx2.Response:
-    """Send one request over a connection of its own."""
+    """Send one request over a new connection."""
     return httpx2.request(method, url, **{"verify": False, "trust_env": False, "timeout": 30.0, **options})
 
 

@@ -1,4 +1,4 @@
-"""A resolver whose answers a test sets: stands where the event loop asks the system's, for the names it was told of."""
+"""A fake DNS resolver that replaces the event loop's for configured names."""
 
 import asyncio
 import socket
@@ -11,13 +11,13 @@ FAILING = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolutio
 
 
 class FakeResolver:
-    """`answers` maps a name to its addresses, or to the error of asking; `asked` counts. Other names go through.
+    """`answers` maps a name to its addresses or to an error; `asked` counts lookups. Other names go to the system.
 
-    A name in `hanging` gets no answer until it is taken out of there.
+    A lookup of a name in `hanging` waits for its event.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take the place of the running loop's resolver."""
+        """Replace the running loop's resolver."""
         self.answers: dict[str, list[str] | Exception] = {}
         self.asked: dict[str, int] = {}
         self.hanging: dict[str, asyncio.Event] = {}

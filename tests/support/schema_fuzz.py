@@ -1,4 +1,4 @@
-"""A program against its own description: schemathesis makes requests of /openapi.json, and none may get a 5xx."""
+"""Schema fuzzing: schemathesis sends requests generated from /openapi.json, and none may get a 5xx."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ WITHIN_S = 300
 
 
 def assert_no_server_error(url: str, work: Path, *options: str, examples: int = 20) -> None:
-    """Send examples, the edges of every schema, random values and sequences of calls; `work` takes what it leaves."""
+    """Send examples, schema boundaries, random values and call sequences; `work` is a folder for its files."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks=not_a_server_error"),
         *(f"--max-examples={examples}", "--seed=1", "--no-color", "--continue-on-failure", *options),

@@ -1,11 +1,11 @@
-"""Transports without a socket, for protocols that are fed by hand."""
+"""Transports without a socket, for protocols that tests feed directly."""
 
 import asyncio
 from typing import Any
 
 
 class SilentTransport(asyncio.Transport):
-    """Keeps what is written, and closes when it is told to."""
+    """Records what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SilentTransport(asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        """The peer is not there to notice."""
+        """Do nothing: there is no peer."""
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -39,7 +39,7 @@ class SilentTransport(asyncio.Transport):
         self.reading = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is ever full."""
+        """Do nothing: the buffer is never full."""
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -1,4 +1,4 @@
-"""The benches' command lines: what they refuse, and what they need only when they run."""
+"""Command lines of the benches: rejected options and lazy imports."""
 
 import argparse
 import subprocess
@@ -19,32 +19,29 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("text", ["2", "-4", "x", "3.5", ""])
-def test_counts_that_measure_nothing_are_refused(text: str) -> None:
-    """A bench of no rounds would pass."""
+def test_invalid_counts_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of 3 or more"):
         at_least(3)(text)
 
 
-def test_counts() -> None:
-    """None is a count where it says that a part is left out."""
+def test_valid_counts() -> None:
     assert (at_least(3)("3"), at_least(0)("0")) == (3, 0)
 
 
 @pytest.mark.parametrize(("bench", "option"), [("bench.fuzz", "--count"), ("bench.routing", "--requests")])
-def test_a_bench_of_nothing_is_refused(bench: str, option: str) -> None:
-    """By its command line, in a sentence."""
-    asked = subprocess.run(
+def test_zero_rounds_are_a_usage_error(bench: str, option: str) -> None:
+    run = subprocess.run(
         [sys.executable, "-m", bench, option, "0"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert asked.returncode == 2
-    assert f"{option}: '0' is not a whole number of" in asked.stderr
+    assert run.returncode == 2
+    assert f"{option}: '0' is not a whole number of" in run.stderr
 
 
 @pytest.mark.parametrize("bench", ["bench.registry", "bench.registry_faults", "bench.registry_load"])
 def test_a_bench_needs_no_test_runner(bench: str) -> None:
-    """Its helpers are shared with the tests; the environment that the quickstart makes has no pytest."""
-    asked = subprocess.run(
+    """Shared support code must not import pytest, which the quickstart's environment lacks."""
+    run = subprocess.run(
         [sys.executable, "-c", WITHOUT_PYTEST, bench], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert asked.returncode == 0, asked.stderr
-    assert f"usage: python -m {bench}" in asked.stdout
+    assert run.returncode == 0, run.stderr
+    assert f"usage: python -m {bench}" in run.stdout

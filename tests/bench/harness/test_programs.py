@@ -1,4 +1,4 @@
-"""What a bench starts ends with it, also when the bench itself is told to end."""
+"""Programs that a bench starts end with it, also on SIGTERM."""
 
 import subprocess
 import sys
@@ -7,21 +7,20 @@ import psutil
 
 STARTS_ONE = """
 import sys
-from bench.harness.programs import Program, end_when_told
+from bench.harness.programs import Program, exit_on_sigterm
 
-end_when_told()
+exit_on_sigterm()
 with Program([sys.executable, "-c", "import signal; signal.pause()"]) as program:
     print(program.pid, flush=True)
     program.wait_until(lambda: False, "come")
 """
 
 
-def test_a_bench_that_is_told_to_end_ends_its_programs() -> None:
-    """As `timeout` does: nothing stays behind and computes."""
+def test_sigterm_stops_the_programs_of_a_bench() -> None:
     with subprocess.Popen([sys.executable, "-c", STARTS_ONE], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as bench:
         assert bench.stdout is not None
         pid = int(bench.stdout.readline())
         assert psutil.pid_exists(pid)
         bench.terminate()
-        assert b"told to end" in bench.communicate(timeout=20)[1]
+        assert b"stopped by SIGTERM" in bench.communicate(timeout=20)[1]
         assert not psutil.pid_exists(pid)

@@ -1,4 +1,4 @@
-"""Word errors are counted as they are everywhere: wrong, missing and added words."""
+"""Word errors: wrong, missing and additional words."""
 
 import pytest
 
@@ -18,5 +18,4 @@ from bench.harness.speech import word_errors
     ],
 )
 def test_word_errors(heard: str, errors: int) -> None:
-    """Case and punctuation do not count."""
     assert word_errors("the cat sat on the mat", heard) == (errors, 6)

@@ -1,4 +1,4 @@
-"""A fake model service that speaks Anthropic's Messages API, whole and streamed, as vLLM does at /v1/messages."""
+"""A fake backend for Anthropic's Messages API, streamed or not, as vLLM implements it at /v1/messages."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ USAGE = {"input_tokens": 3, "output_tokens": len(TOKENS)}
 
 
 class AnthropicBackend:
-    """The server, while `async with` lasts. With `endless` a stream goes on until its client leaves: then `left`."""
+    """The server. With `endless` a stream continues until its client disconnects, which sets `left`."""
 
     def __init__(self) -> None:
         self.endless = False
@@ -22,7 +22,7 @@ class AnthropicBackend:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["AnthropicBackend"]:
-        """Listen on a free port."""
+        """Serve on a free port."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
@@ -58,7 +58,7 @@ class AnthropicBackend:
             _event(writer, "content_block_delta", index=0, delta={"type": "text_delta", "text": token})
         await writer.drain()
         if self.endless:
-            # Nothing more comes from a client that reads; this is the end of its connection.
+            # The client sends nothing more, so a read returns at the end of its connection.
             await reader.read(1)
             self.left.set()
             return
@@ -82,7 +82,7 @@ def _message(text: str) -> dict[str, Any]:
 
 
 def _send(writer: asyncio.StreamWriter, media: str, body: bytes) -> None:
-    """A head and what is there of the body, which ends with the connection."""
+    """Send a header and a body that ends with the connection."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nConnection: close\r\n\r\n%b" % (media.encode(), body))
 
 

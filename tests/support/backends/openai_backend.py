@@ -1,9 +1,9 @@
-"""A fake OpenAI backend with switches: slow, failing, hanging, cutting, lying. A program and a fixture.
+"""A fake OpenAI backend with faults on request: slow, failing, hanging, cut, malformed. A program and a fixture.
 
     python -m bench.backend --port 9001 --model tiny --ttft 0.05 --rate 50
 
-In a test: `async with FakeBackend(model="tiny") as backend: ...`; `backend.switches` may be changed at any time, also
-over HTTP (`POST /_switches {"ttft": 1}`); what came is in `backend.requests`. HTTP is spoken by hand, to break it.
+In a test: `async with FakeBackend(model="tiny") as backend: ...`. `backend.switches` may change at any time, also
+over HTTP (`POST /_switches {"ttft": 1}`); `backend.requests` holds the requests. HTTP is written by hand, to break it.
 """
 
 import argparse
@@ -34,19 +34,19 @@ REASONS = {
 
 @dataclass
 class Received:
-    """One request as it came."""
+    """One request as received."""
 
     method: str
     target: str
     headers: list[tuple[str, str]]
     body: bytes
     connection: int
-    # Whether it is being worked on, by the switches as they were then.
+    # Whether processing has started, with the switches of that moment.
     begun: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def header(self, name: str) -> str | None:
-        """The header's value, or None."""
+        """Return the header's value, or None."""
         return next((value for key, value in self.headers if key == name.lower()), None)
 
     @property
@@ -77,15 +77,15 @@ class FakeBackend:
         self._server: asyncio.Server | None = None
         self._arrived = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        # What a request that this backend cannot bear does to it; the program ends itself instead.
+        # Called by a query of death; the program exits instead.
         self.crash: Callable[[], None] = self._stop_soon
         self._stopping: asyncio.Task[None] | None = None
-        # Connections that carried a request for work, polls not counted.
+        # Connections that have carried an inference request; health checks do not count.
         self.work_connections: set[int] = set()
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Base URL."""
         return f"http://{self.host}:{self.port}"
 
     async def __aenter__(self) -> "FakeBackend":
@@ -101,7 +101,7 @@ class FakeBackend:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Die as by kill -9: the port is free and every connection reset."""
+        """Stop as if killed: free the port and reset every connection."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -115,7 +115,7 @@ class FakeBackend:
         self._stopping = asyncio.create_task(self.stop())
 
     async def wait_for(self, count: int) -> list[Received]:
-        """Wait until `count` requests for work have come; return them."""
+        """Wait until `count` inference requests have arrived; return them."""
         async with self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
         return self.requests
@@ -172,7 +172,7 @@ class FakeBackend:
                 task.cancel()
             await asyncio.gather(watch, work, return_exceptions=True)
 
-    # Health and the like.
+    # Health checks and other GETs.
 
     async def _answer_get(self, request: Received, writer: asyncio.StreamWriter) -> None:
         path, now = request.target.partition("?")[0], self.switches
@@ -227,7 +227,7 @@ class FakeBackend:
         else:
             await self._plain(writer, 200, b"", "text/plain")
 
-    # Work.
+    # Inference.
 
     async def _work(self, request: Received, writer: asyncio.StreamWriter) -> None:
         now = self.switches
@@ -292,14 +292,14 @@ class FakeBackend:
             if now.hang_after == index:
                 await asyncio.Event().wait()
             if now.reset_after == index:
-                # Half an event first: a proxy must not pass it on.
+                # Half an event first: a proxy must not forward it.
                 writer.write(frame(b'data: {"id": "ha'))
                 await writer.drain()
                 raise _Cut
             if now.tell_after == index:
                 writer.write(frame(ENGINE_DIED))
                 break
-            # As vLLM does: the role comes together with the first token.
+            # As in vLLM, the role comes together with the first token.
             writer.write(frame(opening + said.event(index)))
             opening = b""
             await writer.drain()
@@ -348,14 +348,14 @@ class FakeBackend:
 
 
 async def _until_gone(reader: asyncio.StreamReader, gone: asyncio.Event) -> None:
-    """Return when the peer has closed its side. Nothing else may come while a request is answered."""
+    """Return when the peer has closed its side. It may send nothing else during a response."""
     with contextlib.suppress(ConnectionError):
         await reader.read(1)
     gone.set()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close so that the peer sees a reset, as when a process is killed with data unread."""
+    """Close with a reset, as when a process is killed with unread data."""
     raw = writer.get_extra_info("socket")
     if raw is not None:
         with contextlib.suppress(OSError):

