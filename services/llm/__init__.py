@@ -1,1 +1,1 @@
-"""Text and vision models behind OpenAI's routes: vLLM where there is CUDA, transformers elsewhere."""
+"""Text and vision service: vLLM on CUDA GPUs, transformers elsewhere, behind OpenAI's API."""

@@ -1,4 +1,4 @@
-"""The text and vision service's application: settings in, ASGI out."""
+"""Application factory of the text and vision service."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,34 +16,34 @@ from services.llm.settings import LlmSettings
 
 
 class LlmEngine(Protocol):
-    """A loaded model with the application that answers for it."""
+    """A loaded model with its ASGI application."""
 
     name: str
     device: str
 
     @property
     def app(self) -> ASGIApp:
-        """Answers everything but the service's own paths."""
+        """The application for all paths except the service's own."""
         ...
 
     async def interrupt(self) -> None:
-        """End every answer that is being generated with an error that its client reads."""
+        """End all responses in progress with an error event."""
         ...
 
     async def aclose(self) -> None:
-        """End the engine; no thread or process of it is left."""
+        """Stop the engine with all its threads and processes."""
         ...
 
 
 Service = ModelService[LlmEngine]
-# Opens the engine on the model in a folder, on the event loop, which it must not block.
+# Loads the engine for the model in a folder. Runs on the event loop; must not block it.
 OpenEngine = Callable[[Service, LlmSettings, Path, Report], Awaitable[LlmEngine]]
 
 
 def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> Dispatcher:
-    """Make the application; the model loads once it runs. `open_engine` is chosen by the settings when it is None.
+    """Create the application; the model loads once it runs. `open_engine` None selects the engine by the settings.
 
-    Raises SettingsError when MODEL is no text or vision model of the catalogue, or ENGINE is not installed.
+    Raises SettingsError if MODEL is not a text or vision model of the catalogue, or ENGINE is not installed.
     """
     entry = settings.entry("llm", "multimodal")
     opening = open_engine
@@ -77,13 +77,13 @@ def create(settings: LlmSettings, open_engine: OpenEngine | None = None) -> Disp
 
 
 def engine_arguments(entry: Entry, settings: LlmSettings) -> dict[str, Any]:
-    """The engine's arguments: the catalogue's, and over them those of ENGINE_ARGS. `-` in names means `_`."""
+    """Return the engine's arguments: the catalogue's, overridden by ENGINE_ARGS. `-` in names means `_`."""
     merged = {**entry.engine_args, **settings.engine_args}
     return {name.removeprefix("--").replace("-", "_"): value for name, value in merged.items()}
 
 
 async def open_vllm(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
-    """vLLM's own server on the model in `folder`."""
+    """Open vLLM's server on the model in `folder`."""
     from services.llm import vllm_engine
 
     arguments = engine_arguments(service.entry, settings)
@@ -102,7 +102,7 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
 
 
 async def open_transformers(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
-    """Transformers' handlers on the model in `folder`."""
+    """Open transformers' handlers on the model in `folder`."""
     from services.llm.generation import Generations, Limits
     from services.llm.token_metrics import TokenMetrics
     from services.llm.transformers_engine import TokenizerTools, TransformersEngine, make_runner
@@ -126,7 +126,7 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
     )
     metrics = TokenMetrics(service.metrics.registry, model=service.entry.name)
     generations = Generations(runner, limits, ends=loaded.ends, tools=TokenizerTools(loaded), metrics=metrics)
-    metrics.watch_requests(lambda: generations.in_flight, places=limits.max_concurrent if batched else 1)
+    metrics.watch_requests(lambda: generations.in_flight, slots=limits.max_concurrent if batched else 1)
     metrics.watch_layers(loaded.model)
     engine = TransformersEngine(loaded, service.entry.name, generations, settings.image_source(), batched=batched)
     engine.app = create_routes(service, settings, engine)

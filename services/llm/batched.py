@@ -1,4 +1,4 @@
-"""Tokens for many answers at once: transformers' continuous batching, with our own choice of tokens.
+"""Runner for many responses at once: transformers' continuous batching with our own sampling.
 
 Continuous batching samples all requests by one configuration and one stream of random numbers. It does let its step
 that works on the scores be replaced, so each request brings its own sampler, and the batch takes the best score of
@@ -88,7 +88,7 @@ class Batched:
         await asyncio.to_thread(stop)
 
     def _deliver(self, outputs: list[Any]) -> None:
-        """Called by the computing thread with what is new of each request."""
+        """Called by the worker thread with new outputs."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._take, outputs)
 
@@ -117,7 +117,7 @@ class Batched:
     def _check_alive(self) -> None:
         fatal = self._manager.background_thread_status.fatal_error
         if fatal is not None:
-            self._on_engine_failed(f"the batch failed and cannot go on: {fatal}. Restart the service.")
+            self._on_engine_failed(f"continuous batching failed: {fatal}. Restart the service.")
 
 
 class _Router:
@@ -142,8 +142,8 @@ class _Router:
 class RowSampling:
     """Stands where transformers keeps its list of logits processors; called by the computing thread.
 
-    Before each step it hears which requests get a token, in order; then it gets their scores, a row each, and leaves
-    in each row one token above all others.
+    Each step first announces the requests that get a token, in order, then passes their scores, one row each; in each
+    row the sampled token gets the highest score.
     """
 
     # What transformers reads of its own class: whether there is anything to do, and how many tensors of arguments.

@@ -1,6 +1,6 @@
-"""The way of a request into the service: our own few paths to our frame, everything else straight to the engine.
+"""Dispatch of requests: our own paths to the common application, everything else directly to the engine.
 
-A loaded engine's requests pass nothing of ours but one function call that checks who asks: no router, no middleware.
+Requests to the engine pass only the access checks, no router and no middleware.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ OWN_PREFIX = "/v1/models/"
 
 
 class Dispatcher:
-    """The service's application. Keys guard every path of the engine, not only those under /v1."""
+    """The service's ASGI application. API keys guard every path of the engine, not only /v1."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class Dispatcher:
         metrics: HttpMetrics,
         readable: Callable[[ASGIApp], ASGIApp],
     ) -> None:
-        """`readable` lets the pages that may call this service read what it is given; `interrupt` ends all answers."""
+        """`readable` adds CORS headers to an application; `interrupt` ends all responses in progress with an error."""
         self.interrupt = interrupt
         self._frame = frame
         self._backend = backend
         self._browser = browser
         self._keys = keys
-        everyone = BrowserGuard(["*"], ["*"])
-        self._refusing = readable(
-            RequestFrame(self._refuse, metrics=metrics, browser=everyone, keys=KeyRing([], variable="API_KEYS"))
+        unguarded = BrowserGuard(["*"], ["*"])
+        self._rejecting = readable(
+            RequestFrame(self._reject, metrics=metrics, browser=unguarded, keys=KeyRing([], variable="API_KEYS"))
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,16 +46,16 @@ class Dispatcher:
         if scope["type"] != "http" or _is_own(scope["path"]) or _is_preflight(scope):
             await self._frame(scope, receive, send)
             return
-        found = self._find(scope)
-        # A refusal is logged, counted and given a request id like every answer of ours.
-        app = self._refusing if isinstance(found, ApiError) else found
+        selected = self._select_app(scope)
+        # Through our middleware: log, metrics, request id.
+        app = self._rejecting if isinstance(selected, ApiError) else selected
         await app(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._find(scope)
-        await (respond(found) if isinstance(found, ApiError) else found)(scope, receive, send)
+    async def _reject(self, scope: Scope, receive: Receive, send: Send) -> None:
+        selected = self._select_app(scope)
+        await (respond(selected) if isinstance(selected, ApiError) else selected)(scope, receive, send)
 
-    def _find(self, scope: Scope) -> ASGIApp | ApiError:
+    def _select_app(self, scope: Scope) -> ASGIApp | ApiError:
         host = origin = authorization = api_key = None
         for name, value in scope["headers"]:
             if name == b"host":
@@ -75,7 +75,7 @@ def _is_own(path: str) -> bool:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks if a page may ask. It sends no key with that, and the frame knows which pages may."""
+    """Return whether this is a CORS preflight. It carries no key, and the common application answers it."""
     return scope["method"] == "OPTIONS" and any(
         name == b"access-control-request-method" for name, _ in scope["headers"]
     )

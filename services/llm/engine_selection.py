@@ -1,4 +1,4 @@
-"""Which engine a service runs."""
+"""Selection of the engine: vLLM or transformers."""
 
 import importlib.util
 from typing import Literal
@@ -10,26 +10,23 @@ Chosen = Literal["vllm", "transformers"]
 
 
 def choose_engine(setting: EngineName, device: str) -> Chosen:
-    """The engine for ENGINE and DEVICE on this machine.
-
-    Raises SettingsError when an engine was named that is not installed, or when there is none at all.
-    """
+    """Return the engine for ENGINE and DEVICE on this machine. Raises SettingsError if it is not installed."""
     if setting == "auto":
-        setting = "vllm" if has("vllm") and device != "cpu" and has_cuda() else "transformers"
-    if not has(setting):
+        setting = "vllm" if is_installed("vllm") and device != "cpu" and has_cuda() else "transformers"
+    if not is_installed(setting):
         other = "transformers" if setting == "vllm" else "vllm"
-        instead = f" ENGINE={other} is." if has(other) else ""
-        raise SettingsError(f"ENGINE={setting} is not installed in this environment.{instead}")
+        hint = f" Set ENGINE={other}, which is installed." if is_installed(other) else ""
+        raise SettingsError(f"ENGINE={setting} is not installed in this environment.{hint}")
     return setting
 
 
-def has(package: str) -> bool:
-    """Whether `package` can be imported; does not import it."""
+def is_installed(package: str) -> bool:
+    """Return whether `package` can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None
 
 
 def has_cuda() -> bool:
-    """Whether there is an NVIDIA GPU with a driver, without importing an engine."""
+    """Return whether there is an NVIDIA GPU with a driver, without importing an engine."""
     import pynvml
 
     try:

@@ -1,4 +1,4 @@
-"""Server-sent events to a client, which may leave at any time: then the work behind them ends at once."""
+"""Response of server-sent events that stops its source when the client disconnects."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class EventStream(Response):
-    """Streams `events` unbuffered. `on_end` is called once, whether they ran out, failed, or the client left."""
+    """Unbuffered stream of `events`. `on_end` is called once: at the end, on failure, or on disconnect."""
 
     media_type = "text/event-stream"
 
@@ -21,15 +21,15 @@ class EventStream(Response):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until the client is gone."""
+        """Send until the end or until the client disconnects."""
         sending = asyncio.ensure_future(self._send(send))
-        leaving = asyncio.ensure_future(_left(receive))
+        disconnect = asyncio.ensure_future(_disconnected(receive))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
         finally:
-            for task in (sending, leaving):
+            for task in (sending, disconnect):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
@@ -44,6 +44,6 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _left(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,7 +1,7 @@
-"""One answer being generated: from the request's tokens to the pieces of text that its route writes.
+"""Generation of one response: from prompt tokens to pieces of text.
 
-`Generations` stands where transformers' serving handlers expect their generation manager, so their parsing of tool
-calls and reasoning stays; what a request may ask for, when it stops and how it is cancelled is decided here.
+`Generations` replaces the generation manager of transformers' serving handlers, which still parse tool calls and
+reasoning; limits, stop conditions and cancellation are implemented here.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from services.llm.stop_strings import StopStrings
 from services.llm.token_metrics import TokenMetrics
 
 FinishReason = Literal["stop", "length"]
-STOPPING = "the service stops, and the answer was not done in time"
+STOPPING = "the service is stopping and did not finish this response in time"
 
 
 class Runner(Protocol):
-    """What computes tokens. All methods are called on the event loop and return at once."""
+    """Computes tokens. All methods are called on the event loop and return at once."""
 
     def start(self, run: "Run") -> None:
-        """Begin; tells `run.tokens` and, at the end, `run.ended`, on the event loop."""
+        """Start; call `run.tokens` and, at the end, `run.ended` on the event loop."""
         ...
 
     def cancel(self, run: "Run") -> None:
-        """Stop computing for `run`, which hears no more. Harmless when it has ended."""
+        """Stop `run`; none of its callbacks is called any more. Idempotent."""
         ...
 
     async def aclose(self) -> None:
@@ -38,7 +38,7 @@ class Runner(Protocol):
 
 @dataclass(eq=False)
 class Run:
-    """What a runner needs for one answer, and whom it tells."""
+    """Input of a runner for one response, and its callbacks."""
 
     id: str
     inputs: Any
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(eq=False)
 class Job:
-    """One request: what it asks, and how its answer ended. Whoever makes one calls `cancel` when done with it."""
+    """One request and the outcome of its generation. Its creator calls `cancel` at the end."""
 
     id: str
     options: Options
@@ -61,14 +61,14 @@ class Job:
     cancelled: bool = False
 
     def on_cancel(self, action: Callable[[], None]) -> None:
-        """Have `action` called by `cancel`, or now when that has been."""
+        """Call `action` on `cancel`, or now if already cancelled."""
         if self.cancelled:
             action()
         else:
             self._cancels.append(action)
 
     def cancel(self) -> None:
-        """End the generation if it still runs. On the event loop; may be called again."""
+        """Stop the generation if it is running. Idempotent; event loop only."""
         self.cancelled = True
         while self._cancels:
             self._cancels.pop()()
@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service allows: tokens of prompt and answer together, of an answer without a limit, and requests."""
+    """Limits of the service: context in tokens, default response length, concurrent and queued requests."""
 
     context: int
     default_max_tokens: int
@@ -85,7 +85,7 @@ class Limits:
 
 
 class Generations:
-    """All answers of one engine. Built on the event loop; the handlers call `generate_streaming` from a thread."""
+    """All generations of one engine. The handlers call `generate_streaming` from a thread."""
 
     def __init__(
         self, runner: Runner, limits: Limits, *, ends: Sequence[int], tools: "StreamTools", metrics: TokenMetrics
@@ -97,28 +97,28 @@ class Generations:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[str, Job] = {}
-        # What ends each answer that is being generated with an error.
+        # Functions that end a response in progress with an error.
         self._failing: dict[str, Callable[[str], None]] = {}
 
     @property
     def in_flight(self) -> int:
-        """Requests that are being answered or wait for it."""
+        """Number of admitted requests."""
         return len(self._jobs)
 
     def admit(self, job: Job) -> None:
-        """Take `job` in until its `cancel`. Raises Busy when too many wait already."""
+        """Admit `job` until its `cancel`. Raises Busy if the queue is full."""
         room = self.limits.max_concurrent + self.limits.max_queue
         if len(self._jobs) >= room:
             raise Busy(
-                f"{len(self._jobs)} requests are being answered or wait here already. Try again soon, or raise "
-                "MAX_QUEUE.",
+                f"The queue is full: {len(self._jobs)} requests are in flight (MAX_CONCURRENT plus MAX_QUEUE). Retry "
+                "shortly.",
                 retry_after=2,
             )
         self._jobs[job.id] = job
         job.on_cancel(functools.partial(self._release, job.id))
 
     def interrupt(self) -> None:
-        """End every answer with an error, because the service stops."""
+        """End all responses in progress with an error, because the service stops."""
         for fail in list(self._failing.values()):
             fail(STOPPING)
 
@@ -135,9 +135,9 @@ class Generations:
         request_id: str,
         response_parser: Any = None,
     ) -> tuple["asyncio.Queue[Any]", "Pieces"]:
-        """Start an answer. Returns the queue of its pieces and the object that counts and cancels.
+        """Start a generation. Return the queue of its pieces and the object that counts and cancels.
 
-        Raises InvalidRequest when the prompt leaves no room for an answer.
+        Raises InvalidRequest if the prompt fills the context.
         """
         job = self._jobs[request_id]
         prompt = self._tools.prompt_tokens(inputs)
@@ -165,10 +165,10 @@ class Generations:
     def _room(self, prompt: int, options: Options) -> int:
         context = self.limits.context
         if prompt == 0:
-            raise InvalidRequest("The prompt is empty. Send at least one token of text.")
+            raise InvalidRequest("The prompt is empty.")
         if prompt >= context:
             raise InvalidRequest(
-                f"This model's context is {context} tokens, and the prompt alone has {prompt}. Shorten it.",
+                f"The prompt has {prompt} tokens, and this model's context is {context} tokens. Shorten the prompt.",
                 code="context_length_exceeded",
             )
         # More than there is room for is cut to the room, as vLLM does: clients send the same limit to every model.
@@ -176,7 +176,7 @@ class Generations:
 
 
 class StreamTools(Protocol):
-    """What is needed of a tokenizer and of transformers, so that this module needs neither to be imported."""
+    """Functions of the tokenizer and transformers, which this module does not import."""
 
     def prompt_tokens(self, inputs: Any) -> list[int]:
         """The token ids of a prepared prompt."""
@@ -196,7 +196,7 @@ class StreamTools(Protocol):
 
 
 class Pieces:
-    """Turns one answer's tokens into what its handler reads from `queue`; None is the end. Event loop only."""
+    """Converts tokens into the pieces that the handler reads from `queue`; None is the end. Event loop only."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class Pieces:
                 self._finish("stop")
 
     def end(self, error: str | None) -> None:
-        """No more tokens come; `error` says why when that is not right."""
+        """End the response, with `error` if it failed."""
         if self._done:
             return
         if error is not None:
@@ -258,7 +258,7 @@ class Pieces:
         self._finish("length" if cut else "stop")
 
     def cancel(self) -> None:
-        """What the handler calls when its reader left."""
+        """Called by the handler when the client disconnects."""
         self._job.cancel()
 
     def _put(self, items: list[Any]) -> None:

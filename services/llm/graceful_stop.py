@@ -1,6 +1,6 @@
-"""A stop that breaks off no stream: answers may go on for a while, and what is left then ends with an error.
+"""Graceful stop: responses may finish within a grace period; the remaining ones end with an error.
 
-uvicorn itself only cuts the connections then: a client could not tell the cut from the end of its answer.
+uvicorn alone would close their connections, and clients could not distinguish that from the end of the response.
 """
 
 import asyncio
@@ -13,30 +13,30 @@ import uvicorn
 
 log = structlog.get_logger(__name__)
 
-INTERRUPTED = "The service stops, and this answer was not done in time. Send the request again."
-# The time that the errors have to reach the clients before uvicorn cuts, on a machine that is busy as well.
-TELLING_S = 5
+INTERRUPTED = "The service is stopping and did not finish this response in time. Retry the request."
+# Time for the errors to reach the clients, also on a busy machine, before uvicorn closes their connections.
+NOTIFY_S = 5
 
 
 class InterruptingServer(uvicorn.Server):
-    """uvicorn's server, which calls `interrupt` shortly before it would cut what still runs."""
+    """uvicorn server that calls `interrupt` shortly before it closes the remaining connections."""
 
     def __init__(self, config: uvicorn.Config, interrupt: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
         self._interrupt = interrupt
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, wait for what runs, and interrupt it when it takes too long."""
-        late = asyncio.create_task(self._interrupt_late(), name="interrupt what runs")
+        """Stop listening, wait for responses in progress, and interrupt those that take too long."""
+        timer = asyncio.create_task(self._interrupt_after_grace(), name="interrupt remaining responses")
         try:
             await super().shutdown(sockets)
         finally:
-            late.cancel()
+            timer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await late
+                await timer
 
-    async def _interrupt_late(self) -> None:
-        grace = max(0, (self.config.timeout_graceful_shutdown or 0) - TELLING_S)
+    async def _interrupt_after_grace(self) -> None:
+        grace = max(0, (self.config.timeout_graceful_shutdown or 0) - NOTIFY_S)
         await asyncio.sleep(grace)
-        log.warning("answers that are not done are ended now", after_seconds=grace)
+        log.warning("grace period over; interrupting responses", after_seconds=grace)
         await self._interrupt()

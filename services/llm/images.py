@@ -1,4 +1,4 @@
-"""Images in requests: where they may come from, how large they may be, checked before anything is decoded."""
+"""Images in requests: limits, checked before anything is decoded, and decoding."""
 
 import base64
 import binascii
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MIB = 1024 * 1024
-# Decoders outside this list never see a byte: each one is code that reads what strangers send.
+# Other decoders are disabled: each one parses untrusted data.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PARAM = "messages"
 EXIF_ORIENTATION = 0x0112
-# What Pillow's decoders raise for images that are broken, one way or another.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
+# Raised by Pillow's decoders for corrupt images.
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one request's images may be: how many, MiB of one encoded, millions of pixels of one."""
+    """Limits per request: number of images, MiB of an encoded image, millions of pixels of an image."""
 
     count: int
     mb: int
@@ -31,46 +31,41 @@ class ImageLimits:
 
 
 def check_count(count: int, limits: ImageLimits) -> None:
-    """Raise InvalidRequest when one request has more images than are taken."""
+    """Raise InvalidRequest if a request has too many images."""
     if count > limits.count:
-        raise InvalidRequest(
-            f"{count} images in one request; at most {limits.count} are taken (MAX_IMAGES).", param=PARAM
-        )
+        raise InvalidRequest(f"The request has {count} images; the limit is {limits.count} (MAX_IMAGES).", param=PARAM)
 
 
 def too_large(limits: ImageLimits) -> PayloadTooLarge:
-    """The error for an image of too many bytes."""
-    return PayloadTooLarge(f"An image is larger than {limits.mb} MiB. Send less, or raise MAX_IMAGE_MB.")
+    """Return the error for an image over the size limit."""
+    return PayloadTooLarge(f"An image is larger than {limits.mb} MiB (MAX_IMAGE_MB). Send a smaller one.")
 
 
 def from_data_uri(uri: str, limits: ImageLimits) -> bytes:
-    """The bytes of an image in a data URI.
-
-    Raises InvalidRequest when it is none, PayloadTooLarge that says what to do when it is too large.
-    """
+    """Return the bytes of an image in a data URI. Raises InvalidRequest, or PayloadTooLarge."""
     # Four characters of base64 hold three bytes.
     if len(uri) > limits.mb * MIB * 4 // 3 + 200:
         raise too_large(limits)
     head, comma, payload = uri.partition(",")
     if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
-        raise InvalidRequest("image_url must look like data:image/png;base64,...", param=PARAM)
+        raise InvalidRequest("image_url must be a data URI such as data:image/png;base64,...", param=PARAM)
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"An image's data is not base64: {error}.", param=PARAM) from error
+        raise InvalidRequest(f"The data of an image is not base64: {error}.", param=PARAM) from error
 
 
 def open_unread(content: bytes, limits: ImageLimits) -> "Image":
-    """The image in `content`, its format and size known and not a pixel decoded.
+    """Read an image's format and size without decoding it.
 
-    Raises InvalidRequest when it is none of the formats, or too large in pixels.
+    Raises InvalidRequest if the format is not supported or the image has too many pixels.
     """
     import PIL.Image
 
     try:
         image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
-        raise InvalidRequest(f"An image is none of {', '.join(FORMATS)}, or broken.", param=PARAM) from error
+        raise InvalidRequest(f"An image is corrupt, or not one of {', '.join(FORMATS)}.", param=PARAM) from error
     except (
         OSError,
         ValueError,
@@ -78,11 +73,11 @@ def open_unread(content: bytes, limits: ImageLimits) -> "Image":
         PIL.Image.DecompressionBombError,
         PIL.Image.DecompressionBombWarning,
     ) as error:
-        raise InvalidRequest(f"An image cannot be read: {error}.", param=PARAM) from error
+        raise InvalidRequest(f"An image could not be read: {error}.", param=PARAM) from error
     width, height = image.size
     if width * height > limits.megapixels * 1_000_000:
         raise InvalidRequest(
-            f"An image has {width} by {height} pixels; at most {limits.megapixels} million are taken "
+            f"An image has {width} by {height} pixels; the limit is {limits.megapixels} million "
             "(MAX_IMAGE_MEGAPIXELS). Send a smaller one.",
             param=PARAM,
         )
@@ -90,19 +85,16 @@ def open_unread(content: bytes, limits: ImageLimits) -> "Image":
 
 
 def decode(content: bytes, limits: ImageLimits) -> "Image":
-    """Return the image in `content` as RGB. Takes long: call it in a thread.
-
-    Raises InvalidRequest when it is not an image, too large in pixels, or broken.
-    """
+    """Decode an image to RGB. Blocks for long. Raises InvalidRequest if it is invalid or too large."""
     image = open_unread(content, limits)
     try:
         return _upright(image).convert("RGB")
-    except BROKEN as error:
-        raise InvalidRequest(f"An image is broken: {error}.", param=PARAM) from error
+    except DECODE_ERRORS as error:
+        raise InvalidRequest(f"An image is corrupt: {error}.", param=PARAM) from error
 
 
 def _upright(image: "Image") -> "Image":
-    """Turn a photograph as its camera noted. Pillow's own function writes the EXIF anew, which fails on odd ones."""
+    """Rotate by the EXIF orientation. Pillow's own function also rewrites the EXIF, which fails if it is malformed."""
     from PIL.Image import Transpose
 
     turns = {

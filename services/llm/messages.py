@@ -1,4 +1,4 @@
-"""Chat messages as OpenAI's clients send them, checked and put into the form that chat templates take."""
+"""Validation of chat messages, converted for chat templates."""
 
 import json
 from typing import Any
@@ -7,27 +7,26 @@ from kit.errors import InvalidRequest
 from services.llm.options import shown
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-# The same part by its name in chat completions and in responses.
+# Names in chat completions and in the Responses API.
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 IMAGE_PARTS = frozenset({"image_url", "input_image"})
 MAX_MESSAGES = 4096
 
 
 def read_messages(value: object, *, images: bool, param: str = "messages") -> list[dict[str, Any]]:
-    """Return clean copies of the messages: known roles, and content that is text or a list of text and image parts.
+    """Return validated copies of the messages, with content as text or a list of text and image parts.
 
-    Image parts come out as `{"type": "image_url", "image_url": {"url": ...}}`, everything else as text. Raises
-    InvalidRequest that names the message and what is wrong with it.
+    Image parts become `{"type": "image_url", "image_url": {"url": ...}}`. Raises InvalidRequest that names the message.
     """
     if not isinstance(value, list) or not value:
         raise InvalidRequest(f"{param} must be a list with at least one message.", param=param)
     if len(value) > MAX_MESSAGES:
-        raise InvalidRequest(f"{param} has {len(value)} messages; at most {MAX_MESSAGES} are taken.", param=param)
+        raise InvalidRequest(f"{param} has {len(value)} messages; the limit is {MAX_MESSAGES}.", param=param)
     return [_message(message, f"{param}.{index}", images) for index, message in enumerate(value)]
 
 
 def image_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The image parts of checked messages, in order; changing one changes its message."""
+    """Return the image parts of validated messages, by reference."""
     return [
         part
         for message in messages
@@ -44,7 +43,7 @@ def _message(message: object, where: str, images: bool) -> dict[str, Any]:
     if not isinstance(role, str) or role not in ROLES:
         known = ", ".join(sorted(ROLES))
         raise InvalidRequest(f"{where}.role must be one of {known}, not {shown(role)}.", param=f"{where}.role")
-    # Chat templates know no developer; it is what newer clients call the system.
+    # Newer clients call the system role developer; chat templates do not.
     clean: dict[str, Any] = {"role": "system" if role == "developer" else role}
     calls = message.get("tool_calls")
     if calls:
@@ -54,7 +53,7 @@ def _message(message: object, where: str, images: bool) -> dict[str, Any]:
     content = message.get("content")
     if content is None:
         if role != "assistant":
-            raise InvalidRequest(f"{where}.content is missing. Send text.", param=f"{where}.content")
+            raise InvalidRequest(f"{where}.content is missing.", param=f"{where}.content")
         clean["content"] = ""
     else:
         clean["content"] = _content(content, f"{where}.content", images)
@@ -81,14 +80,14 @@ def _part(part: object, where: str, images: bool) -> dict[str, Any]:
     if kind in IMAGE_PARTS:
         if not images:
             raise InvalidRequest(
-                f"{where}: this model takes text only. Send images to a model of kind multimodal.", param=where
+                f"{where}: this model accepts text only. Send images to a model of kind multimodal.", param=where
             )
         value = part.get("image_url")
         url = value.get("url") if isinstance(value, dict) else value
         if not isinstance(url, str):
-            raise InvalidRequest(f"{where}.image_url must hold a url.", param=f"{where}.image_url")
+            raise InvalidRequest(f"{where}.image_url must have a url.", param=f"{where}.image_url")
         return {"type": "image_url", "image_url": {"url": url}}
-    raise InvalidRequest(f"{where}: parts of type {shown(kind)} are not taken by this model.", param=where)
+    raise InvalidRequest(f"{where}: unsupported part type {shown(kind)}.", param=where)
 
 
 def _tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
@@ -98,7 +97,7 @@ def _tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
     for index, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(f"{where}.{index} must hold a function with a name.", param=f"{where}.{index}")
+            raise InvalidRequest(f"{where}.{index} must have a function with a name.", param=f"{where}.{index}")
         arguments = function.get("arguments", "{}")
         try:
             parsed = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments

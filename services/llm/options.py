@@ -1,7 +1,7 @@
-"""How one answer is to be generated: the fields that all of OpenAI's text routes share, read and checked.
+"""Validation of the generation options that OpenAI's text routes share.
 
 Ranges and meanings: https://platform.openai.com/docs/api-reference/chat/create; `top_k`, `min_p`, `min_tokens`,
-`repetition_penalty` and `ignore_eos` are vLLM's additions, by vLLM's names.
+`repetition_penalty` and `ignore_eos` are vLLM's additions, with vLLM's names.
 """
 
 import re
@@ -19,7 +19,7 @@ _TOKEN = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen. The defaults change nothing; `temperature` 0 takes the most likely token."""
+    """Sampling options. The defaults have no effect; `temperature` 0 is greedy."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -35,7 +35,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Options:
-    """What one request asks of the generation. `max_tokens` None means as many as the service allows."""
+    """Generation options of one request. `max_tokens` None means the service's limit."""
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
@@ -44,9 +44,9 @@ class Options:
 
 
 def read_options(body: Mapping[str, Any], defaults: Sampling, *limit_fields: str) -> Options:
-    """Read the options of a request; `limit_fields` name its limit on tokens, the first one that is set wins.
+    """Read the options of a request. The first of `limit_fields` that is set is its token limit.
 
-    Raises InvalidRequest that names the field, what it got and what it takes.
+    Raises InvalidRequest that names the field, its value and the valid values.
     """
     sampling = Sampling(
         temperature=number(body, "temperature", 0, 2, defaults.temperature),
@@ -68,28 +68,28 @@ def read_options(body: Mapping[str, Any], defaults: Sampling, *limit_fields: str
 
 
 def number(body: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
-    """The number `name` of `body` within its range, or the default when it is absent or null."""
+    """Return the number `name` of `body`, or the default if it is absent or null. Raises InvalidRequest."""
     value = body.get(name)
     if value is None:
         return default
-    # NaN fails the comparison, as it should.
+    # NaN fails the comparison.
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidRequest(f"{name} must be a number from {low} to {high}, not {shown(value)}.", param=name)
     return float(value)
 
 
 def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
-    """The whole number `name` of `body` within its range, or the default when it is absent or null."""
+    """Return the integer `name` of `body`, or the default if it is absent or null. Raises InvalidRequest."""
     value = body.get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}, not {shown(value)}.", param=name)
+        raise InvalidRequest(f"{name} must be an integer from {low} to {high}, not {shown(value)}.", param=name)
     return value
 
 
 def flag(body: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """The true or false `name` of `body`, or the default when it is absent or null."""
+    """Return the boolean `name` of `body`, or the default if it is absent or null. Raises InvalidRequest."""
     value = body.get(name)
     if value is None:
         return default
@@ -99,7 +99,7 @@ def flag(body: Mapping[str, Any], name: str, default: bool = False) -> bool:
 
 
 def read_stop(value: object) -> tuple[str, ...]:
-    """The strings that end an answer: none, one, or a list."""
+    """Return the stop strings: none, one, or a list."""
     if value is None:
         return ()
     stops = [value] if isinstance(value, str) else value
@@ -108,13 +108,13 @@ def read_stop(value: object) -> tuple[str, ...]:
     for stop in stops:
         if not isinstance(stop, str) or not 0 < len(stop) <= MAX_STOP_LENGTH:
             raise InvalidRequest(
-                f"stop must hold strings of 1 to {MAX_STOP_LENGTH} characters, not {shown(stop)}.", param="stop"
+                f"stop must contain strings of 1 to {MAX_STOP_LENGTH} characters, not {shown(stop)}.", param="stop"
             )
     return tuple(stops)
 
 
 def shown(value: object) -> str:
-    """A wrong value as a message shows it: short."""
+    """Return an invalid value for an error message, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -1,7 +1,7 @@
-"""How a chat's prompt ends: with the opening of a new answer, with nothing, or in the middle of the last message.
+"""End of a chat's prompt: a new assistant message, nothing, or the unfinished last message.
 
-`add_generation_prompt` and `continue_final_message` are vLLM's additions to OpenAI's fields, by vLLM's names, defaults
-and rules. The gateway goes on with a broken stream by them: the answer so far is the last message, to be continued.
+`add_generation_prompt` and `continue_final_message` are vLLM's additions to OpenAI's fields, with vLLM's names,
+defaults and rules. The gateway resumes interrupted streams with them: the text so far is the last message.
 """
 
 from collections.abc import Mapping
@@ -13,35 +13,32 @@ from services.llm.options import flag
 FIELD = "continue_final_message"
 
 
-def read_ending(body: Mapping[str, Any]) -> dict[str, bool]:
-    """The two switches of a chat's body, as `apply_chat_template` takes them.
+def read_prompt_suffix(body: Mapping[str, Any]) -> dict[str, bool]:
+    """Return both fields of a chat's body as arguments of `apply_chat_template`.
 
-    Raises InvalidRequest when both are asked for: a message cannot go on after another one was opened.
+    Raises InvalidRequest if both are true.
     """
-    ending = {"add_generation_prompt": flag(body, "add_generation_prompt", True), FIELD: flag(body, FIELD)}
-    if all(ending.values()):
+    suffix = {"add_generation_prompt": flag(body, "add_generation_prompt", True), FIELD: flag(body, FIELD)}
+    if all(suffix.values()):
         raise InvalidRequest(
-            "continue_final_message goes on with the last message, and add_generation_prompt, which is true by "
-            "default, opens a new one. Send add_generation_prompt: false too.",
+            "continue_final_message and add_generation_prompt (true by default) exclude each other. Send "
+            "add_generation_prompt: false.",
             param=FIELD,
         )
-    return ending
+    return suffix
 
 
-class EndingAsAsked:
-    """A processor or tokenizer whose chats end as one request asks; else it is the one that it was given.
+class PromptSuffixOverride:
+    """A processor or tokenizer with one request's prompt suffix. Transformers' handlers have no option for it."""
 
-    Transformers' handlers always open a new answer, and have no switch for it.
-    """
-
-    def __init__(self, processor: Any, ending: Mapping[str, bool]) -> None:
+    def __init__(self, processor: Any, suffix: Mapping[str, bool]) -> None:
         self._processor = processor
-        self._ending = ending
+        self._suffix = suffix
 
     def __getattr__(self, name: str) -> Any:
-        """What this class does not have is the processor's."""
+        """Delegate to the processor."""
         return getattr(self._processor, name)
 
     def apply_chat_template(self, messages: Any, **arguments: Any) -> Any:
-        """The processor's own, with the prompt's end replaced."""
-        return self._processor.apply_chat_template(messages, **{**arguments, **self._ending})
+        """Apply the processor's template with the request's suffix."""
+        return self._processor.apply_chat_template(messages, **{**arguments, **self._suffix})

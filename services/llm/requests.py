@@ -1,7 +1,7 @@
-"""What each route takes from a body, for the transformers engine. Pure: from JSON to checked work or an error.
+"""Validation of request bodies for the transformers engine. No I/O.
 
-What is harmless is accepted and ignored, as are fields that nobody knows (as in vLLM). What would change the answer and
-cannot be done here is refused by name: silence would be a wrong answer.
+Unknown fields, and fields that change nothing, are ignored, as in vLLM. Unsupported fields that would change the
+response are rejected by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,16 +13,17 @@ from pydantic_core import from_json
 from kit.errors import InvalidRequest
 from services.llm.messages import read_messages
 from services.llm.options import Options, Sampling, flag, integer, read_options, shown
-from services.llm.prompt_suffix import read_ending
+from services.llm.prompt_suffix import read_prompt_suffix
 from services.llm.responses_input import read_input
 
-CANNOT = "The transformers engine of this service cannot do that; a service with the vLLM engine can."
+UNSUPPORTED = "The transformers engine does not support this; use a service with the vLLM engine."
 
 
 @dataclass(frozen=True)
-class Ability:
-    """What the loaded model can do, and how it samples when a request does not say."""
+class Capabilities:
+    """Capabilities and sampling defaults of the loaded model."""
 
+    model: str = ""
     images: bool = False
     tools: bool = False
     defaults: Sampling = field(default_factory=Sampling)
@@ -30,7 +31,7 @@ class Ability:
 
 @dataclass(frozen=True)
 class Work:
-    """One checked request: the model it names, the body for transformers' handler, and how to answer."""
+    """A validated request: its model, the body for transformers' handler, generation and streaming options."""
 
     model: str | None
     body: dict[str, Any]
@@ -40,9 +41,9 @@ class Work:
 
 
 def parse(content: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises InvalidRequest.
+    """Parse a body, which must be a JSON object. Raises InvalidRequest.
 
-    Strict, unlike Python's own parser: NaN and half of a surrogate pair are no JSON that an answer could repeat.
+    Stricter than `json`: NaN and lone surrogates, which a response could not repeat, are rejected.
     """
     try:
         body = from_json(content, allow_inf_nan=False)
@@ -53,51 +54,51 @@ def parse(content: bytes) -> dict[str, Any]:
     return body
 
 
-def chat(body: Mapping[str, Any], ability: Ability) -> Work:
+def chat(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     """Read a body of `/v1/chat/completions`. Raises InvalidRequest that names the field."""
-    _refuse(body, CHAT_LIMITS)
+    _reject_unsupported(body, CHAT_LIMITS)
     stream, include_usage = _streaming(body)
-    tools = _tools(body, ability)
+    tools = _tools(body, capabilities)
     clean: dict[str, Any] = {
-        "messages": read_messages(body.get("messages"), images=ability.images),
+        "messages": read_messages(body.get("messages"), images=capabilities.images),
         "chat_template_kwargs": template_arguments(body.get("chat_template_kwargs")),
-        "ending": read_ending(body),
+        "prompt_suffix": read_prompt_suffix(body),
         "stream": True,
     }
     if tools:
         clean["tools"] = tools
-    options = read_options(body, ability.defaults, "max_completion_tokens", "max_tokens")
+    options = read_options(body, capabilities.defaults, "max_completion_tokens", "max_tokens")
     return Work(model_name(body), clean, options, stream, include_usage)
 
 
-def completion(body: Mapping[str, Any], ability: Ability) -> Work:
+def completion(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     """Read a body of `/v1/completions`. Raises InvalidRequest that names the field."""
-    _refuse(body, COMPLETION_LIMITS)
+    _reject_unsupported(body, COMPLETION_LIMITS)
     stream, include_usage = _streaming(body)
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
     if isinstance(prompt, list) and prompt:
-        raise InvalidRequest(f"prompt must be one string. {CANNOT}", param="prompt")
+        raise InvalidRequest(f"prompt must be one string. {UNSUPPORTED}", param="prompt")
     if not isinstance(prompt, str) or not prompt:
-        raise InvalidRequest("prompt must be a string with some text.", param="prompt")
-    options = read_options(body, ability.defaults, "max_tokens")
+        raise InvalidRequest("prompt must be a non-empty string.", param="prompt")
+    options = read_options(body, capabilities.defaults, "max_tokens")
     if options.max_tokens is None:
-        # OpenAI's own default of this route; without one a bare completion runs on and on.
-        options = read_options({**body, "max_tokens": 16}, ability.defaults, "max_tokens")
+        # OpenAI's default for this route; a bare completion would not end by itself.
+        options = read_options({**body, "max_tokens": 16}, capabilities.defaults, "max_tokens")
     return Work(model_name(body), {"prompt": prompt, "stream": True}, options, stream, include_usage)
 
 
-def response(body: Mapping[str, Any], ability: Ability) -> Work:
+def response(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     """Read a body of `/v1/responses`. Raises InvalidRequest that names the field."""
-    _refuse(body, RESPONSE_LIMITS)
-    tools = _tools(body, ability)
+    _reject_unsupported(body, RESPONSE_LIMITS)
+    tools = _tools(body, capabilities)
     instructions = body.get("instructions")
     if instructions is not None and not isinstance(instructions, str):
         raise InvalidRequest("instructions must be a string.", param="instructions")
-    _check_repeated(body)
+    _check_echoed_fields(body)
     clean: dict[str, Any] = {
-        "input": read_input(body.get("input"), images=ability.images),
+        "input": read_input(body.get("input"), images=capabilities.images),
         "chat_template_kwargs": template_arguments(body.get("chat_template_kwargs")),
         "stream": True,
     }
@@ -105,12 +106,12 @@ def response(body: Mapping[str, Any], ability: Ability) -> Work:
         clean["instructions"] = instructions
     if tools:
         clean["tools"] = tools
-    options = read_options(body, ability.defaults, "max_output_tokens")
+    options = read_options(body, capabilities.defaults, "max_output_tokens")
     return Work(model_name(body), clean, options, flag(body, "stream"))
 
 
 def model_name(body: Mapping[str, Any]) -> str | None:
-    """The model that a request names, if it names one."""
+    """Return the field `model`, if present."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f"model must be a string, not {shown(model)}.", param="model")
@@ -118,9 +119,9 @@ def model_name(body: Mapping[str, Any]) -> str | None:
 
 
 def template_arguments(value: object) -> dict[str, Any]:
-    """Switches for the model's chat template (`enable_thinking`, say): JSON scalars under names of their own.
+    """Return arguments for the model's chat template, such as `enable_thinking`; values must be JSON scalars.
 
-    Raises InvalidRequest for the names of `apply_chat_template`'s own parameters, which could replace the template.
+    Raises InvalidRequest for names of `apply_chat_template`'s own parameters, which could replace the template.
     """
     if value is None:
         return {}
@@ -128,7 +129,7 @@ def template_arguments(value: object) -> dict[str, Any]:
         raise InvalidRequest("chat_template_kwargs must be an object.", param="chat_template_kwargs")
     for key, argument in value.items():
         if key in TEMPLATE_PARAMETERS or not key.isidentifier() or isinstance(argument, list | dict):
-            raise InvalidRequest(f"chat_template_kwargs.{key} is not taken.", param="chat_template_kwargs")
+            raise InvalidRequest(f"chat_template_kwargs.{key} is not supported.", param="chat_template_kwargs")
     return dict(value)
 
 
@@ -142,8 +143,8 @@ TEMPLATE_PARAMETERS = frozenset(
 )  # fmt: skip
 
 
-def _check_repeated(body: Mapping[str, Any]) -> None:
-    """Refuse what a response would repeat and is not what OpenAI's clients read there."""
+def _check_echoed_fields(body: Mapping[str, Any]) -> None:
+    """Reject fields that a response repeats, if OpenAI's clients could not parse them."""
     metadata, user = body.get("metadata"), body.get("user")
     texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     if metadata is not None and not texts:
@@ -160,15 +161,15 @@ def _streaming(body: Mapping[str, Any]) -> tuple[bool, bool]:
     if not isinstance(options, dict):
         raise InvalidRequest("stream_options must be an object.", param="stream_options")
     if not stream:
-        raise InvalidRequest("stream_options is only for stream: true.", param="stream_options")
+        raise InvalidRequest("stream_options requires stream: true.", param="stream_options")
     return stream, flag(options, "include_usage")
 
 
-def _tools(body: Mapping[str, Any], ability: Ability) -> list[dict[str, Any]]:
+def _tools(body: Mapping[str, Any], capabilities: Capabilities) -> list[dict[str, Any]]:
     choice = body.get("tool_choice")
     tools = body.get("tools")
     if choice not in (None, "auto", "none"):
-        raise InvalidRequest(f"tool_choice {shown(choice)} would force a tool call. {CANNOT}", param="tool_choice")
+        raise InvalidRequest(f"tool_choice {shown(choice)} is not supported. {UNSUPPORTED}", param="tool_choice")
     if not tools or choice == "none":
         return []
     if not isinstance(tools, list):
@@ -179,26 +180,26 @@ def _tools(body: Mapping[str, Any], ability: Ability) -> list[dict[str, Any]]:
             raise InvalidRequest(f"tools.{index} must be of type function, not {shown(kind)}.", param="tools")
         function = tool.get("function", tool)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(f"tools.{index} must hold a function with a name.", param="tools")
-    if not ability.tools:
-        raise InvalidRequest("This model knows no tools. Send tool_choice none, or ask another model.", param="tools")
+            raise InvalidRequest(f"tools.{index} must have a function with a name.", param="tools")
+    if not capabilities.tools:
+        raise InvalidRequest(f"Model {capabilities.model!r} does not support tool calling.", param="tools")
     return tools
 
 
 Check = Callable[[Any], bool]
 
 
-def _refuse(body: Mapping[str, Any], limits: Mapping[str, Check]) -> None:
-    """Raise InvalidRequest for the first field that is set to something which cannot be done here."""
+def _reject_unsupported(body: Mapping[str, Any], limits: Mapping[str, Check]) -> None:
+    """Raise InvalidRequest for the first field with an unsupported value."""
     for name, harmless in limits.items():
         value = body.get(name)
         if value is not None and not harmless(value):
-            raise InvalidRequest(f"{name} {shown(value)} is not possible here. {CANNOT}", param=name)
+            raise InvalidRequest(f"{name} {shown(value)} is not supported. {UNSUPPORTED}", param=name)
     integer(body, "n", 1, 1, 1)
 
 
 def _is(*values: Any) -> Check:
-    # `1 == True` in Python, and neither stands for the other in a request.
+    # In Python 1 == True.
     return lambda value: any(
         value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in values
     )
@@ -212,7 +213,7 @@ def _plain_text(value: Any) -> bool:
     return isinstance(value, dict) and value.get("type", "text") == "text"
 
 
-# vLLM's ways to constrain an answer's form; a Hugging Face client has its own under `grammar`.
+# vLLM's structured outputs; Hugging Face clients send `grammar`.
 _CONSTRAINTS: dict[str, Check] = dict.fromkeys(
     ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar"), _empty
 )

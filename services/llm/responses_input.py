@@ -1,4 +1,4 @@
-"""The `input` of OpenAI's Responses API, checked and put into the form that transformers' handler takes."""
+"""Validation of the Responses API's `input`, converted for transformers' handler."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ PARAM = "input"
 
 
 def read_input(value: object, *, images: bool) -> str | list[dict[str, Any]]:
-    """Return the text, or clean copies of the items. Raises InvalidRequest that names the item."""
+    """Return the text, or validated copies of the items. Raises InvalidRequest that names the item."""
     if isinstance(value, str):
         if not value:
-            raise InvalidRequest("input is empty. Send some text.", param=PARAM)
+            raise InvalidRequest("input is empty.", param=PARAM)
         return value
     if not isinstance(value, list) or not value:
-        raise InvalidRequest("input must be text or a list of items, not empty.", param=PARAM)
+        raise InvalidRequest("input must be text or a non-empty list of items.", param=PARAM)
     if all(
         isinstance(item, dict) and "role" not in item and str(item.get("type")).startswith("input_") for item in value
     ):
         return read_messages([{"role": "user", "content": value}], images=images, param=PARAM)
     if isinstance(value[0], dict) and "role" not in value[0]:
-        # The handler takes a list that begins so for the parts of one message, and would drop the rest in silence.
-        raise InvalidRequest("input must begin with a message.", param=PARAM)
+        # The handler would treat such a list as parts of one message, and drop the rest.
+        raise InvalidRequest("The first item of input must be a message.", param=PARAM)
     return [_item(item, f"{PARAM}.{index}", images) for index, item in enumerate(value)]
 
 
@@ -35,12 +35,12 @@ def _item(item: object, where: str, images: bool) -> dict[str, Any]:
         return read_messages([item], images=images, param=where)[0]
     if kind == "function_call":
         if not all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments")):
-            raise InvalidRequest(f"{where} must hold call_id, name and arguments, all strings.", param=PARAM)
+            raise InvalidRequest(f"{where} must have call_id, name and arguments, all strings.", param=PARAM)
         return {"type": kind, **{name: item[name] for name in ("call_id", "name", "arguments")}}
     if kind == "function_call_output":
         if not isinstance(item.get("call_id"), str) or not isinstance(item.get("output"), str):
-            raise InvalidRequest(f"{where} must hold call_id and output, both strings.", param=PARAM)
+            raise InvalidRequest(f"{where} must have call_id and output, both strings.", param=PARAM)
         return {"type": kind, "call_id": item["call_id"], "output": item["output"]}
     if kind == "reasoning":
         return {"type": kind, "content": []}
-    raise InvalidRequest(f"{where}: items of type {shown(kind)} are not taken here.", param=PARAM)
+    raise InvalidRequest(f"{where}: unsupported item type {shown(kind)}.", param=PARAM)

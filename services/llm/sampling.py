@@ -1,4 +1,4 @@
-"""Choosing the next token from a model's scores, each request by its own rules and its own random numbers.
+"""Sampling of the next token, with options and random numbers per request.
 
 Order of the steps as in vLLM (`vllm/v1/sample/sampler.py`), so that the same request means the same on both engines:
 bias, penalties, temperature, min_p, top_k, top_p.

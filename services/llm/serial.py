@@ -1,4 +1,4 @@
-"""Tokens for one answer after the other, in a thread: for models that cannot be batched, such as those with vision."""
+"""Runner for one response at a time, in a thread: for models without batching support, such as vision models."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ class Serial:
     def _work(self) -> None:
         while (run := self._next()) is not None:
             error = self._generate(run)
-            self._tell(run, self._ended, run, error)
+            self._call(run, self._ended, run, error)
             del run  # nothing of it stays in memory while there is nothing to do
 
     def _next(self) -> Run | None:
@@ -105,19 +105,19 @@ class Serial:
         if run in self._live:
             run.tokens(tokens)
 
-    def _tell(self, run: Run, what: Any, *arguments: Any) -> None:
+    def _call(self, run: Run, what: Any, *arguments: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(what, *arguments)
 
     def put(self, run: Run, tokens: list[int]) -> None:
-        """Pass tokens on, from the thread. Raises when nobody wants them any more."""
+        """Pass tokens on, from the thread. Raises _Cancelled if the run was cancelled."""
         if run not in self._live:
             raise _Cancelled
-        self._tell(run, self._tokens, run, tokens)
+        self._call(run, self._tokens, run, tokens)
 
 
 class _Streamer:
-    """What `generate` tells its tokens to."""
+    """Streamer passed to `generate`."""
 
     def __init__(self, serial: Serial, run: Run) -> None:
         self._serial = serial
@@ -131,7 +131,7 @@ class _Streamer:
         self._serial.put(self._run, tokens)
 
     def end(self) -> None:
-        """The thread tells the end itself, for better and for worse."""
+        """The thread reports the end itself."""
 
 
 class _OneRow:

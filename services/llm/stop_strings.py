@@ -1,12 +1,12 @@
-"""Ending an answer at a stop string, also when the string arrives in pieces."""
+"""Detection of stop strings in streamed text."""
 
 from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes text on until one of `stops` appears; nothing of the stop string itself gets through.
+    """Filter that passes text until one of `stops` appears, and drops the stop string.
 
-    Text that may be the beginning of a stop string is held back until it is clear what it is.
+    Text that may be the start of a stop string is held back until it is decided.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -15,7 +15,7 @@ class StopStrings:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """Return what of the text so far may go out. Nothing does after a stop string."""
+        """Return the text that may be sent; nothing after a stop string."""
         if self.stopped:
             return ""
         if not self._stops:
@@ -31,13 +31,13 @@ class StopStrings:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """Return what was held back; the answer is at its end, so it was no stop string."""
+        """Return the text held back at the end of the response."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -1,6 +1,6 @@
-"""What the transformers engine tells of its work on /metrics, under vLLM's names, so that one dashboard reads both.
+"""Prometheus metrics of the transformers engine, under vLLM's names, so that one dashboard shows both.
 
-The gateway takes a silent engine for a stuck one when these stand still: what counts as work must grow at every step.
+The gateway's stall detector uses them: a counter must increase with every step of the engine.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ LABELS = ("model_name", "engine")
 
 
 class TokenMetrics:
-    """The counters of one engine. May be counted up from any thread."""
+    """Metrics of one engine. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry, *, model: str) -> None:
         def counter(name: str, documentation: str) -> Counter:
@@ -23,16 +23,14 @@ class TokenMetrics:
         def gauge(name: str, documentation: str) -> Gauge:
             return Gauge(name, documentation, LABELS, registry=registry).labels(model, "0")
 
-        self._prompt = counter("vllm:prompt_tokens", "Tokens of prompts that have been read.")
-        self._generation = counter("vllm:generation_tokens", "Tokens that have been generated.")
-        self._running = gauge("vllm:num_requests_running", "Requests that are computed now.")
-        self._waiting = gauge("vllm:num_requests_waiting", "Requests that wait to be computed.")
-        self._layers = counter(
-            "transformers_layers", "Layers of the model computed: grows while a long prompt is read, too."
-        )
+        self._prompt = counter("vllm:prompt_tokens", "Prompt tokens processed.")
+        self._generation = counter("vllm:generation_tokens", "Tokens generated.")
+        self._running = gauge("vllm:num_requests_running", "Requests being computed.")
+        self._waiting = gauge("vllm:num_requests_waiting", "Requests waiting.")
+        self._layers = counter("transformers_layers", "Model layers computed; also increases during a long prompt.")
 
     def follow(self, prompt_tokens: int, take: Take) -> Take:
-        """Return `take` for the tokens of one answer, which counts them, and the prompt's when the first comes."""
+        """Wrap `take` so that it counts the tokens of a response, and the prompt's tokens with the first one."""
         unread = prompt_tokens
 
         def counted(tokens: Sequence[int]) -> None:
@@ -45,14 +43,14 @@ class TokenMetrics:
 
         return counted
 
-    def watch_requests(self, in_flight: Callable[[], int], *, places: int) -> None:
-        """Tell of the requests that `in_flight` counts, of which `places` are computed at once."""
-        self._running.set_function(lambda: min(places, in_flight()))
-        self._waiting.set_function(lambda: max(0, in_flight() - places))
+    def watch_requests(self, in_flight: Callable[[], int], *, slots: int) -> None:
+        """Export the requests that `in_flight` counts, of which up to `slots` are being computed."""
+        self._running.set_function(lambda: min(slots, in_flight()))
+        self._waiting.set_function(lambda: max(0, in_flight() - slots))
 
     def watch_layers(self, model: Any) -> None:
-        """Count the layers of `model` as they are computed, those that read images included."""
-        from transformers.modeling_layers import GradientCheckpointingLayer  # what every layer is, in every model
+        """Count computed layers of `model`, including those for images."""
+        from transformers.modeling_layers import GradientCheckpointingLayer  # base class of the layers of all models
 
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):

@@ -1,15 +1,14 @@
-"""Which of vLLM's parsers reads a model's tool calls, told by the model's own files.
+"""Selection of vLLM's tool call parser from the model's files.
 
-A model writes a call as its chat template taught it, so the template says which parser fits, but for families that
-write alike and are told apart by their `model_type`. The pairs are those of vLLM's page on tool calling
-(docs.vllm.ai, features/tool_calling) for the parsers in `vllm/tool_parsers/__init__.py`.
+The chat template shows the format of tool calls; families with the same format are distinguished by `model_type`. The
+pairs follow vLLM's documentation (docs.vllm.ai, features/tool_calling) and `vllm/tool_parsers/__init__.py`.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-# Whatever the template holds.
+# Takes precedence over the template.
 BY_MODEL_TYPE = {
     "apertus": "apertus",
     "deepseek_v32": "deepseek_v32",
@@ -30,7 +29,7 @@ BY_MODEL_TYPE = {
     "olmo3": "olmo3",
     "step3": "step3",
 }
-# The first whose marks are all in the template.
+# The first entry whose marks are all in the template.
 BY_TEMPLATE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<|tool_calls_section_begin|>",), "kimi_k2"),
     (("tool▁calls▁begin", "```json"), "deepseek_v3"),
@@ -49,30 +48,31 @@ BY_TEMPLATE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<|python_tag|>",), "llama3_json"),
     (("ipython", "<|start_header_id|>"), "llama3_json"),
 )
-# For a model that knows no tools. A forced call is held to its form by a constraint, so that any model can make one;
-# vLLM does without neither a parser nor the choice of the model's for that.
-ANY = "hermes"
+# For models without tool support: forced calls are structured output, which any model can produce, but vLLM requires a
+# parser and automatic tool choice for them.
+FALLBACK_PARSER = "hermes"
 
 
 def tool_arguments(folder: Path) -> dict[str, Any]:
-    """vLLM's arguments for the tool calls of the model in `folder`.
+    """Return vLLM's arguments for tool calls of the model in `folder`.
 
-    Calls that a client forces work with every model. By its own choice only one calls whose template tells it of tools.
+    Forced calls work with every model; automatic ones need a chat template with tools.
     """
     template = chat_template(folder)
-    knows = "tools" in template
-    parser = (BY_MODEL_TYPE.get(_model_type(folder)) or _by_template(template)) if knows else None
-    return {"tool_call_parser": parser or ANY, "enable_auto_tool_choice": True}
+    parser = None
+    if "tools" in template:
+        parser = BY_MODEL_TYPE.get(_model_type(folder)) or _by_template(template)
+    return {"tool_call_parser": parser or FALLBACK_PARSER, "enable_auto_tool_choice": True}
 
 
 def chat_template(folder: Path) -> str:
-    """Every chat template that the model brings, one after the other; empty when it has none."""
+    """Return all chat templates of the model, concatenated; empty if it has none."""
     templates = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*chat_template*.jinja"))]
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = _json(folder / name).get("chat_template")
         if isinstance(found, str):
             templates.append(found)
-        elif isinstance(found, list):  # several by name: default, tool_use, ...
+        elif isinstance(found, list):  # named templates: default, tool_use, ...
             templates += [str(one.get("template", "")) for one in found if isinstance(one, dict)]
     return "\n".join(templates)
 

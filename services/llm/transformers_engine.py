@@ -1,4 +1,4 @@
-"""The engine where there is no CUDA: transformers' serving handlers over one loaded model, many answers at once."""
+"""Engine without CUDA: transformers' serving handlers on one loaded model, with continuous batching."""
 
 import asyncio
 import secrets
@@ -14,8 +14,8 @@ from services.llm.generation import Generations, Job, Runner
 from services.llm.image_source import ImageSource
 from services.llm.images import check_count, decode
 from services.llm.messages import image_parts
-from services.llm.prompt_suffix import EndingAsAsked
-from services.llm.requests import Ability, Work
+from services.llm.prompt_suffix import PromptSuffixOverride
+from services.llm.requests import Capabilities, Work
 from services.llm.transformers_model import Loaded
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,7 @@ PREFIXES: dict[Route, str] = {"chat": "chatcmpl-", "completion": "cmpl-", "respo
 
 
 class TransformersEngine:
-    """One model's handlers. Made on the event loop, after the model is loaded; `runner` computes for it."""
+    """Handlers of one loaded model. Create it on the event loop."""
 
     def __init__(
         self, loaded: Loaded, name: str, generations: Generations, images: ImageSource, *, batched: bool
@@ -40,23 +40,23 @@ class TransformersEngine:
         # One thread: preparing a prompt is quick next to answering it, and tokenizers are not for many threads at once.
         self._preparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         template = getattr(loaded.tokenizer, "chat_template", None) or getattr(loaded.processor, "chat_template", None)
-        self.ability = Ability(
+        self.capabilities = Capabilities(
+            model=name,
             images=loaded.vision,
             tools="tools" in str(template or "") and _parses_tools(loaded),
             defaults=loaded.defaults,
         )
 
     def admit(self, route: Route, work: Work) -> Job:
-        """Take a request in. Raises Busy. The caller calls the job's `cancel` when it is done with it."""
+        """Admit a request; the caller must `cancel` the job at the end. Raises Busy if the queue is full."""
         job = Job(PREFIXES[route] + secrets.token_hex(12), work.options)
         self.generations.admit(job)
         return job
 
     async def start(self, route: Route, work: Work, job: Job) -> AsyncIterator[str]:
-        """Start the answer to `work`; returns what the handler writes, as it comes.
+        """Start a response and return the stream of the handler's output.
 
-        Raises InvalidRequest for what only shows once the prompt is prepared: a template that refuses the messages, a
-        broken image, a prompt without room for an answer.
+        Raises InvalidRequest if the template rejects the messages, an image is corrupt, or the prompt is too long.
         """
         parts = image_parts(_messages(work))
         check_count(len(parts), self._images.limits)
@@ -85,11 +85,11 @@ class TransformersEngine:
         return strings
 
     async def interrupt(self) -> None:
-        """End every answer with an error that its client reads."""
+        """End all responses in progress with an error event."""
         self.generations.interrupt()
 
     async def aclose(self) -> None:
-        """End the computing; what still runs fails."""
+        """Stop the runner; responses in progress fail."""
         await self.generations.runner.aclose()
         await self._images.aclose()
         self._preparing.shutdown(wait=False, cancel_futures=True)
@@ -120,7 +120,7 @@ class TransformersEngine:
 
 
 class _ClientErrors:
-    """Turns what transformers raises while it prepares a request into the client's error."""
+    """Converts transformers' errors during the preparation of a request into client errors."""
 
     def __enter__(self) -> None:
         """Nothing to do yet."""
@@ -135,10 +135,10 @@ class _ClientErrors:
             raise InvalidRequest(str(error.detail)) from error
         if isinstance(error, TemplateError):
             raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error.message}.", param="messages"
+                f"The model's chat template rejects these messages: {error.message}.", param="messages"
             ) from error
         if isinstance(error, ValueError):
-            raise InvalidRequest(f"The request cannot be prepared for the model: {error}.") from error
+            raise InvalidRequest(f"The request could not be prepared for the model: {error}.") from error
 
 
 def _without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -148,7 +148,7 @@ def _without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
     except StopIteration as finished:
         return finished.value
     coroutine.close()
-    raise RuntimeError("transformers' handler waited for something while preparing; this version is not known")
+    raise RuntimeError("transformers' handler awaited during preparation; this version is not supported")
 
 
 def _messages(work: Work) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def _parses_tools(loaded: Loaded) -> bool:
 
 
 def _handlers(loaded: Loaded, name: str, generations: Generations, *, batched: bool) -> dict[Route, Any]:
-    """Transformers' own handlers, told that there is one model, and that requests have been checked."""
+    """Create transformers' handlers for one model and validated requests."""
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
     from transformers.cli.serving.response import ResponseHandler
@@ -191,8 +191,8 @@ def _handlers(loaded: Loaded, name: str, generations: Generations, *, batched: b
 
 
 def _processor(loaded: Loaded, body: dict[str, Any]) -> Any:
-    ending = body.get("ending")
-    return EndingAsAsked(loaded.processor, ending) if ending else loaded.processor
+    suffix = body.get("prompt_suffix")
+    return PromptSuffixOverride(loaded.processor, suffix) if suffix else loaded.processor
 
 
 class _Manager:
@@ -240,7 +240,7 @@ class TokenizerTools:
 async def make_runner(
     loaded: Loaded, *, cache: int, max_concurrent: int, on_engine_failed: Callable[[str], None]
 ) -> tuple[Runner, bool]:
-    """The runner for a model, and whether it batches: continuous batching where the model can, else one by one."""
+    """Return the runner for a model, and whether it batches."""
     from services.llm.batched import Batched
     from services.llm.serial import Serial
 
@@ -251,7 +251,7 @@ async def make_runner(
                 loaded.model, cache_tokens=cache, max_concurrent=max_concurrent, on_engine_failed=on_engine_failed
             )
         except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
-            log.warning("this model cannot be batched; it answers one request after the other", reason=str(error))
+            log.warning("model does not support batching; requests are processed one by one", reason=str(error))
         else:
             batched.attach(loop)
             return batched, True

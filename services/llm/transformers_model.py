@@ -1,7 +1,4 @@
-"""Loading a model and its tokenizer from a folder with transformers, and what is known of it then.
-
-Nothing here is fetched: the folder holds everything, and no code from it is run.
-"""
+"""Loading of a model and its tokenizer from a folder with transformers. No download, no remote code."""
 
 import json
 import logging
@@ -31,7 +28,7 @@ UNKNOWN_CONTEXT = 4096
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready to compute. `processor` is the tokenizer, or with vision what holds it."""
+    """A loaded model. `processor` is the tokenizer or, with vision, contains it."""
 
     model: Any
     processor: Any
@@ -50,9 +47,9 @@ class Loaded:
 def load(
     folder: Path, entry: Entry, arguments: dict[str, Any], device: str, cpu_threads: int, report: Report
 ) -> Loaded:
-    """Load what lies in `folder`. Blocks, for seconds to minutes. `cpu_threads` 0 means all cores but one.
+    """Load the model in `folder`. Blocks for seconds to minutes. `cpu_threads` 0 means all cores but one.
 
-    Raises OSError or ValueError when the folder is not a model that transformers knows; the message says so.
+    Raises OSError or ValueError if transformers does not support the model.
     """
     report(0.0, "importing transformers")
     # Before torch: its threads meet some 200 times a token, and ones that spin while they wait take the cores from the
@@ -67,7 +64,7 @@ def load(
     torch.set_num_threads(cpu_threads or max(1, len(os.sched_getaffinity(0)) - 1))
     ignored = sorted(set(arguments) - TAKEN_ARGUMENTS)
     if ignored:
-        log.info("engine arguments that only vLLM knows are left out", arguments=ignored)
+        log.info("ignoring engine arguments of vLLM", arguments=ignored)
     library: Any = transformers
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     report(0.2, "reading the tokenizer")
@@ -98,7 +95,7 @@ def load(
 
 
 def cache_tokens(loaded: Loaded, arguments: dict[str, Any]) -> int:
-    """Tokens that the cache of all answers together holds: some whole contexts, as far as memory allows."""
+    """Return the tokens of the KV cache for all responses: some whole contexts, limited by memory."""
     if "kv_cache_tokens" in arguments:
         return int(arguments["kv_cache_tokens"])
     config = loaded.model.config.get_text_config()
@@ -128,7 +125,7 @@ def _context(config: Any, entry: Entry, arguments: dict[str, Any]) -> int:
     most = getattr(text, "max_position_embeddings", None) or entry.context_length or UNKNOWN_CONTEXT
     asked = arguments.get("max_model_len") or entry.context_length or most
     if int(asked) > int(most):
-        log.warning("the context asked for is longer than the model's", asked=asked, model=most)
+        log.warning("max_model_len exceeds the model's context", asked=asked, model=most)
     return min(int(asked), int(most))
 
 

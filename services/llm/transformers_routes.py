@@ -1,4 +1,4 @@
-"""The OpenAI routes of the transformers engine, and vLLM's two for tokens: check, generate, answer."""
+"""OpenAI's routes of the transformers engine, and vLLM's /tokenize and /detokenize."""
 
 import contextlib
 import json
@@ -22,8 +22,8 @@ from services.llm.generation import STOPPING, Job
 from services.llm.graceful_stop import INTERRUPTED
 from services.llm.messages import read_messages
 from services.llm.options import flag
-from services.llm.prompt_suffix import read_ending
-from services.llm.requests import Ability, Work
+from services.llm.prompt_suffix import read_prompt_suffix
+from services.llm.requests import Capabilities, Work
 from services.llm.settings import LlmSettings
 from services.llm.transformers_engine import Route, TransformersEngine
 
@@ -33,13 +33,13 @@ MAX_TOKENS_IN = 1_000_000
 
 
 class GenerationFailed(ApiError):
-    """The engine failed in the middle of an answer."""
+    """The engine failed during a response."""
 
     code = "generation_failed"
 
 
 class ServiceStopping(ApiError):
-    """The service stops, and the answer took longer than it waits."""
+    """The service stops, and the response did not finish within STOP_GRACE."""
 
     status = 503
     code = "service_stopping"
@@ -49,45 +49,45 @@ class ServiceStopping(ApiError):
 
 
 def create_routes(service: ModelService[Any], settings: LlmSettings, engine: TransformersEngine) -> FastAPI:
-    """The engine's application: error envelope, request id, log, metrics, routes. Keys are checked before it."""
+    """Create the engine's application. API keys are checked before it."""
     app = create_app(title="transformers", settings=settings, metrics=service.metrics, keys=KeyRing([], variable=""))
 
     async def body_of(request: Request) -> dict[str, Any]:
         limit = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
         return requests.parse(await limit.body())
 
-    async def answer(
+    async def respond(
         request: Request,
         route: Route,
-        read: Callable[[dict[str, Any], Ability], Work],
-        shape_of: Callable[[dict[str, Any], Work], response_formats.Shape],
+        read: Callable[[dict[str, Any], Capabilities], Work],
+        format_for: Callable[[dict[str, Any], Work], response_formats.ResponseFormat],
     ) -> HttpResponse:
         body = await body_of(request)
-        work = read(body, engine.ability)
+        work = read(body, engine.capabilities)
         service.check_model(work.model)
         job = engine.admit(route, work)
-        shape = shape_of(body, work)
-        del body  # with images, many megabytes that nobody reads again
+        response_format = format_for(body, work)
+        del body  # with images, many megabytes
         try:
             if not work.stream:
-                folded = await cancel_on_disconnect(request, _fold(engine, route, work, job, shape))
+                content = await cancel_on_disconnect(request, _collect(engine, route, work, job, response_format))
                 job.cancel()
-                return JSONResponse(folded)
+                return JSONResponse(content)
             events = await cancel_on_disconnect(request, engine.start(route, work, job))
         except BaseException:
             job.cancel()
             raise
-        return EventStream(_stream(events, job, shape), on_end=job.cancel)
+        return EventStream(_stream(events, job, response_format), on_end=job.cancel)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> HttpResponse:
-        return await answer(
+        return await respond(
             request, "chat", requests.chat, lambda _, work: response_formats.Chat(include_usage=work.include_usage)
         )
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> HttpResponse:
-        return await answer(
+        return await respond(
             request,
             "completion",
             requests.completion,
@@ -96,7 +96,7 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
 
     @app.post("/v1/responses")
     async def responses(request: Request) -> HttpResponse:
-        return await answer(request, "response", requests.response, lambda body, _: response_formats.Response(body))
+        return await respond(request, "response", requests.response, lambda body, _: response_formats.Response(body))
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
@@ -121,31 +121,33 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
         if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
             raise InvalidRequest("tokens must be a list of token ids.", param="tokens")
         if len(tokens) > MAX_TOKENS_IN:
-            raise InvalidRequest(f"tokens has {len(tokens)} ids; at most {MAX_TOKENS_IN} are taken.", param="tokens")
+            raise InvalidRequest(f"tokens has {len(tokens)} ids; the limit is {MAX_TOKENS_IN}.", param="tokens")
         return JSONResponse({"prompt": await engine.detokenize(tokens)})
 
     return app
 
 
-async def _fold(
-    engine: TransformersEngine, route: Route, work: Work, job: Job, shape: response_formats.Shape
+async def _collect(
+    engine: TransformersEngine, route: Route, work: Work, job: Job, response_format: response_formats.ResponseFormat
 ) -> dict[str, Any]:
     async with contextlib.aclosing(_events(await engine.start(route, work, job))) as events:
         async for event in events:
-            shape.add(event, cut=job.finish_reason == "length")
+            response_format.add(event, truncated=job.finish_reason == "length")
     if job.error is not None:
         raise _failed(job)
-    return shape.folded()
+    return response_format.body()
 
 
-async def _stream(texts: AsyncIterator[str], job: Job, shape: response_formats.Shape) -> AsyncIterator[bytes]:
+async def _stream(
+    texts: AsyncIterator[str], job: Job, response_format: response_formats.ResponseFormat
+) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(_events(texts)) as events:
         async for event in events:
-            for out in shape.stream(event, cut=job.finish_reason == "length"):
+            for out in response_format.stream(event, truncated=job.finish_reason == "length"):
                 yield response_formats.encode(out)
-    if job.error is not None and shape.ends_with_done:
+    if job.error is not None and response_format.ends_with_done:
         yield b"data: " + json.dumps(_failed(job).body()).encode() + b"\n\n"
-    if shape.ends_with_done:
+    if response_format.ends_with_done:
         yield response_formats.DONE
 
 
@@ -159,8 +161,8 @@ async def _events(texts: Any) -> AsyncGenerator[dict[str, Any], None]:
 def _failed(job: Job) -> ApiError:
     if job.error == STOPPING:
         return ServiceStopping()
-    log.error("an answer failed", id=job.id, reason=job.error)
-    return GenerationFailed(f"The engine failed while answering: {job.error}. The service's log has more.")
+    log.error("response failed", id=job.id, reason=job.error)
+    return GenerationFailed(f"The engine failed during this response: {job.error}. See the service's log.")
 
 
 async def _tokenize(engine: TransformersEngine, body: dict[str, Any]) -> list[int]:
@@ -168,10 +170,10 @@ async def _tokenize(engine: TransformersEngine, body: dict[str, Any]) -> list[in
         return await engine.tokenize(
             None,
             read_messages(body["messages"], images=False),
-            **read_ending(body),
+            **read_prompt_suffix(body),
             **requests.template_arguments(body.get("chat_template_kwargs")),
         )
     prompt = body.get("prompt")
     if not isinstance(prompt, str):
-        raise InvalidRequest("Send prompt, a string, or messages, a list.", param="prompt")
+        raise InvalidRequest("Send prompt (a string) or messages (a list).", param="prompt")
     return await engine.tokenize(prompt, [], add_special_tokens=flag(body, "add_special_tokens", True))

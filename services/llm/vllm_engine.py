@@ -1,7 +1,7 @@
-"""vLLM's own OpenAI server inside this process: its application as it is, its engine started and ended by us.
+"""vLLM's OpenAI server in this process: its unchanged application, and an engine that we start and stop.
 
-The engine computes in child processes. They end with the service whatever happens: after a clean stop, when the start
-is broken off, and when vLLM itself leaves one behind.
+The engine runs in child processes, which always end with the service: after a clean stop, a cancelled start, or if vLLM
+leaves one behind.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from services.llm import vllm_media
 from services.llm.graceful_stop import INTERRUPTED
 from services.llm.image_source import ImageSource
 from services.llm.vllm_arguments import command_line, parse, prepare_environment
-from services.llm.vllm_failures import Causes, explain
+from services.llm.vllm_failures import StartErrors, explain
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ WATCH_S = 1.0
 
 
 class StartFailed(RuntimeError):
-    """vLLM did not start; the message says why and what to change."""
+    """vLLM did not start; the message has the cause and the remedy."""
 
 
 async def open_engine(
@@ -50,7 +50,7 @@ async def open_engine(
     on_engine_failed: Callable[[str], None],
     report: Report,
 ) -> "VllmEngine":
-    """Start vLLM on the model in `folder`; takes from half a minute to several.
+    """Start vLLM with the model in `folder`; takes from half a minute to several minutes.
 
     Raises SettingsError for an invalid argument, StartFailed if the model does not fit. If the engine fails later,
     `on_engine_failed` is called and the process stops, so that its supervisor restarts it.
@@ -59,29 +59,29 @@ async def open_engine(
     level = logging.getLogger().level
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(images.aclose)
-        causes = Causes()
-        stack.callback(causes.close)
+        errors = StartErrors()
+        stack.callback(errors.close)
         stack.push_async_callback(asyncio.to_thread, end_children)
         report(0.05, "importing vLLM")
         cpu, parsed = await in_daemon_thread(_prepare, folder, entry, arguments)
         vllm_media.register(images)
-        report(0.2, "vLLM loads the model and measures memory")
+        report(0.2, "vLLM is loading the model and profiling memory")
         try:
             client = await _start(parsed)
         except Exception as error:
-            raise StartFailed(explain(error, causes.first(), cache_gib=causes.cache_gib(), cpu=cpu)) from error
+            raise StartFailed(explain(error, errors.first(), cache_gib=errors.cache_gib(), cpu=cpu)) from error
         stack.push_async_callback(_shut_down, client)
         report(0.95, "starting vLLM's server")
         try:
             app = await stack.enter_async_context(_application(client, parsed))
         finally:
-            _take_logs_back(level)
+            _restore_logging(level)
         metrics.registry.register(_VllmMetrics())
         return VllmEngine(app, client, stack.pop_all(), "cpu" if cpu else "cuda", on_engine_failed)
 
 
 class VllmEngine:
-    """A running vLLM. `app` is vLLM's own application. Made on the event loop."""
+    """A running vLLM engine. `app` is vLLM's application. Create it on the event loop."""
 
     name = "vllm"
 
@@ -93,7 +93,7 @@ class VllmEngine:
         device: str,
         on_engine_failed: Callable[[str], None],
     ) -> None:
-        """`stack` ends the engine and everything that was made for it."""
+        """`stack` closes the engine and all its resources."""
         self.app = app
         self.device = device
         self._client = client
@@ -102,18 +102,18 @@ class VllmEngine:
         self._watch = asyncio.create_task(self._watch_over(), name="watch vLLM")
 
     async def interrupt(self) -> None:
-        """End every answer with an error that its client reads, as vLLM ends one that it has no room for."""
+        """End all responses in progress with an error event, as vLLM does on overload."""
         from vllm.exceptions import GracefulHTTPError
 
         self._client.output_processor.propagate_error(GracefulHTTPError(INTERRUPTED, HTTPStatus.SERVICE_UNAVAILABLE))
 
     async def aclose(self) -> None:
-        """Stop the engine and see to it that no process of it is left."""
+        """Stop the engine with all its processes."""
         self._watch.cancel()
         await self._stack.aclose()
 
     async def _watch_over(self) -> None:
-        while not self._client.errored:  # noqa: ASYNC110  # vLLM has no event for it, and looks in the same way itself
+        while not self._client.errored:  # noqa: ASYNC110  # vLLM has no event for it, and polls as well
             await asyncio.sleep(WATCH_S)
         self._on_engine_failed(
             "vLLM's engine died; the log has its last words. The service ends so that it is started anew."
@@ -124,16 +124,16 @@ class VllmEngine:
 
 @contextlib.asynccontextmanager
 async def _application(client: Any, arguments: Any) -> AsyncIterator[ASGIApp]:
-    """vLLM's application on the running engine, with its lifespan, which nobody else runs: uvicorn runs ours."""
+    """Build vLLM's application and run its lifespan; uvicorn runs only ours."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
     tasks = await client.get_supported_tasks()
     app = build_app(arguments, tasks, client.model_config)
-    install_http_error_handler(app)  # vLLM has handlers for FastAPI's errors and its own
-    app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already, without that handler
+    install_http_error_handler(app)  # vLLM handles only FastAPI's errors and its own
+    app.middleware_stack = app.build_middleware_stack()  # built by vLLM without that handler
     await init_app_state(client, app.state, arguments, tasks)
-    # Its handlers tell the server to end when the engine has died, which we watch for ourselves.
+    # Its handlers set this when the engine has failed; we watch for that ourselves.
     app.state.server = SimpleNamespace(should_exit=False)
     async with app.router.lifespan_context(app):
         yield app
@@ -141,14 +141,14 @@ async def _application(client: Any, arguments: Any) -> AsyncIterator[ASGIApp]:
 
 async def _shut_down(client: Any) -> None:
     if client.output_handler is not None:
-        client.output_handler.cancel()  # else it takes the engine's end for a failure, and says so at length
+        client.output_handler.cancel()  # otherwise it logs the shutdown as a failure
     await asyncio.to_thread(client.shutdown, STOP_S)
 
 
 def end_children() -> None:
-    """End every process that this one has started, and theirs: ask, wait, then kill. Blocks for at most some seconds.
+    """Terminate all descendant processes, and kill those that do not end. Blocks for some seconds at most.
 
-    Not only those of `multiprocessing`: vLLM looks into a model's code with a program of its own.
+    Not only those of `multiprocessing`: vLLM inspects model code in a subprocess.
     """
     import psutil
 
@@ -158,14 +158,14 @@ def end_children() -> None:
             child.terminate()
     _, alive = psutil.wait_procs(children, timeout=STOP_S / 3)
     for child in alive:
-        log.warning("a process of vLLM did not end and is killed", pid=child.pid)
+        log.warning("killing a vLLM process that did not terminate", pid=child.pid)
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     psutil.wait_procs(alive, timeout=STOP_S / 3)
 
 
 def _is_tracker(process: Any) -> bool:
-    """Whether it is multiprocessing's own, which frees shared memory that was left behind and then ends by itself."""
+    """Return whether it is multiprocessing's resource tracker, which ends by itself after its cleanup."""
     import psutil
 
     try:
@@ -175,7 +175,7 @@ def _is_tracker(process: Any) -> bool:
 
 
 async def _start(arguments: Any) -> Any:
-    """Start the engine in a thread: vLLM waits for its processes without letting the event loop go on."""
+    """Start the engine in a thread: vLLM blocks until its processes are up."""
     ended = threading.Event()
 
     def start() -> Any:
@@ -187,7 +187,7 @@ async def _start(arguments: Any) -> Any:
     try:
         return await in_daemon_thread(start)
     except asyncio.CancelledError:
-        # The service stops while it loads: the processes that are there end, and with them the thread.
+        # The service stops during the start: ending the processes also ends the thread.
         for _ in range(int(STOP_S)):
             await asyncio.to_thread(end_children)
             if await asyncio.to_thread(ended.wait, 1.0):
@@ -220,10 +220,10 @@ def _prepare(folder: Path, entry: Entry, arguments: dict[str, Any]) -> tuple[boo
     return cpu, parse(command_line(folder, entry, arguments, cpu=cpu))
 
 
-def _take_logs_back(level: int) -> None:
-    """Send vLLM's records of this process where all logs go; its child processes write their own.
+def _restore_logging(level: int) -> None:
+    """Send vLLM's log records of this process to our handlers; its child processes write their own.
 
-    While it starts, vLLM gives its loggers a handler, and something that it imports raises the root's level.
+    During its start vLLM adds a handler to its loggers, and one of its imports raises the root's level.
     """
     logging.getLogger().setLevel(level)
     vllm_log = logging.getLogger("vllm")
@@ -232,10 +232,10 @@ def _take_logs_back(level: int) -> None:
 
 
 class _VllmMetrics:
-    """vLLM's own metrics as part of our page; what else it registers there is ours already."""
+    """vLLM's metrics on our /metrics page; the other metrics of its registry are ours already."""
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric of vLLM's."""
+        """Yield vLLM's metrics."""
         for metric in REGISTRY.collect():
             if metric.name.startswith("vllm"):
                 yield metric

@@ -1,7 +1,7 @@
-"""Why vLLM did not start, told so that its owner knows what to change.
+"""Causes of a failed start of vLLM, explained with their remedy.
 
-The model loads in child processes, and what stops them only reaches their logs: the parent hears that "engine core
-initialization failed". So the children's errors are kept in a file too, and read from there.
+The model loads in child processes, whose errors only reach their logs; the parent reports "engine core initialization
+failed". So the children's errors are also logged to a file and read from there.
 """
 
 import json
@@ -12,17 +12,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Before each record, which may have many lines.
+# Precedes each record, which may have many lines.
 MARK = "\x1e"
 VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
-# As vLLM writes them by itself (vllm/logger.py).
+# vLLM's defaults (vllm/logger.py).
 FORMAT = "(%(vllm_process_name)s pid=%(process)d) %(levelname)s %(asctime)s [%(fileinfo)s:%(lineno)d] %(message)s"
 DATES = "%m-%d %H:%M:%S"
 
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b", re.MULTILINE)
 _VALIDATION = re.compile(r"Value error, (?P<message>.*?) \[type=", re.DOTALL)
 _SIZE = r"[\d.,]+ [KMGT]?i?B"
-# vLLM's and PyTorch's messages on memory: v1/worker/utils.py, v1/core/kv_cache_utils.py, CUDACachingAllocator.cpp.
+# Out-of-memory messages of vLLM and PyTorch: v1/worker/utils.py, v1/core/kv_cache_utils.py, CUDACachingAllocator.cpp.
 _SHARE = re.compile(
     r"Free memory on device ?\S* ?\((?P<had>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than .*?"
     r"\((?P<share>[\d.]+), (?P<needed>[\d.]+) GiB\)",
@@ -38,28 +38,28 @@ _ALLOCATION = re.compile(
     rf"(?P<had>{_SIZE}) is free",
     re.DOTALL,
 )
-# What the worker logs when it has loaded and tried the model: below zero where that is too large.
+# Logged by the worker after it has loaded and profiled the model; negative if the model is too large.
 WORKER = "vllm.v1.worker.gpu_worker"
 _LEFT = re.compile(r"Available KV cache memory: (?P<left>-?[\d.]+) GiB")
 _NOTHING_LEFT = re.compile(r"No available memory for the cache blocks|to serve even a single token")
 WHERE = "(in ENGINE_ARGS or engine_args of models.yaml)"
 
 
-class Causes:
-    """What vLLM's processes say while they start. Made before vLLM is imported; used once."""
+class StartErrors:
+    """Errors of vLLM's processes during one start. Create it before vLLM is imported."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="vllm-causes-"))
         self._errors = self._folder / "errors"
         self._worker = self._folder / "worker"
-        # Whoever configures vLLM's logs keeps that, and gets vLLM's own words instead of the cause.
+        # A logging configuration of the user is kept; errors then have only vLLM's message.
         if VARIABLE not in os.environ:
             config = self._folder / "logging.json"
             config.write_text(json.dumps(self._logging()))
             os.environ[VARIABLE] = str(config)
 
     def first(self) -> str | None:
-        """The first error that one of the processes wrote: its exception and message."""
+        """Return the first logged exception with its message, or None."""
         for record in _read(self._errors).split(MARK):
             found = list(_EXCEPTION.finditer(record))
             if found:
@@ -67,12 +67,12 @@ class Causes:
         return None
 
     def cache_gib(self) -> float | None:
-        """The GiB that the model left for the cache, less than zero when it was too large itself; None if untold."""
-        # Of several GPUs the one that has least.
+        """Return the GiB available for the KV cache, negative if the model does not fit; None if not logged."""
+        # The minimum over all GPUs.
         return min((float(left) for left in _LEFT.findall(_read(self._worker))), default=None)
 
     def close(self) -> None:
-        """Remove the files. Call when vLLM's processes have ended."""
+        """Remove the files. Call it after vLLM's processes have ended."""
         if os.environ.get(VARIABLE) == str(self._folder / "logging.json"):
             del os.environ[VARIABLE]
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -93,7 +93,7 @@ class Causes:
                     "level": "ERROR",
                     "filename": str(self._errors),
                     "delay": True,
-                    # Only the start is read; a service that then runs for months must not fill the disk.
+                    # Only errors of the start are read; later ones must not fill the disk.
                     "maxBytes": 1_000_000,
                     "backupCount": 1,
                 },
@@ -114,44 +114,44 @@ def _read(path: Path) -> str:
 
 
 def explain(error: BaseException, cause: str | None, *, cache_gib: float | None = None, cpu: bool) -> str:
-    """What to tell of a start that failed with `error`, whose `cause` in a child process is known or not.
+    """Return a message for a start that failed with `error`, caused by `cause` in a child process, if known.
 
-    `cache_gib` is what the model left for the cache, where that is known.
+    `cache_gib` is the memory available for the KV cache, if known.
     """
-    said = cause or str(error) or type(error).__name__
-    return _memory(said, "" if cpu else "GPU ", cache_gib) or _validation(said) or said
+    message = cause or str(error) or type(error).__name__
+    return _out_of_memory(message, "" if cpu else "GPU ", cache_gib) or _validation(message) or message
 
 
-def _validation(said: str) -> str | None:
-    found = _VALIDATION.search(said)
+def _validation(message: str) -> str | None:
+    found = _VALIDATION.search(message)
     return found["message"] if found else None
 
 
-def _memory(said: str, where: str, cache_gib: float | None) -> str | None:
-    if found := _SHARE.search(said):
+def _out_of_memory(message: str, kind: str, cache_gib: float | None) -> str | None:
+    if found := _SHARE.search(message):
         return (
-            f"Out of {where}memory: {found['needed']} GiB are needed (gpu_memory_utilization {found['share']} of "
-            f"{found['total']} GiB) and {found['had']} GiB are free. Something else uses this GPU: give the service "
-            "another one (device_ids in the compose file), lower gpu_memory_utilization, or lower max_model_len too if "
-            f"the model does not fit then {WHERE}."
+            f"Out of {kind}memory: {found['needed']} GiB are needed (gpu_memory_utilization {found['share']} of "
+            f"{found['total']} GiB) and {found['had']} GiB are free. Another process uses this GPU: give the service "
+            "another one (device_ids in the compose file), or lower gpu_memory_utilization, and max_model_len too if "
+            f"the model then does not fit {WHERE}."
         )
-    if found := _CONTEXT.search(said):
+    if found := _CONTEXT.search(message):
         fits = f" {found['fits']} tokens fit." if found["fits"] else ""
         return (
-            f"Out of {where}memory: one request of max_model_len {found['length']} tokens needs {found['needed']} GiB "
+            f"Out of {kind}memory: one request of max_model_len {found['length']} tokens needs {found['needed']} GiB "
             f"of cache, and the weights leave {found['had']} GiB.{fits} Lower max_model_len, raise "
             f"gpu_memory_utilization, or set kv_cache_dtype to fp8 {WHERE}."
         )
-    if found := _ALLOCATION.search(said):
+    if found := _ALLOCATION.search(message):
         return (
-            f"Out of {where}memory: {found['needed']} more are needed, and {found['had']} of {found['total']} are "
-            "free. Lower gpu_memory_utilization if the model had loaded already, lower max_num_seqs, or set "
-            f"quantization or tensor_parallel_size where the weights alone are too large {WHERE}."
+            f"Out of {kind}memory: {found['needed']} more are needed, and {found['had']} of {found['total']} are "
+            "free. Lower gpu_memory_utilization if the model was already loaded, lower max_num_seqs, or set "
+            f"quantization or tensor_parallel_size if the weights alone are too large {WHERE}."
         )
-    if _NOTHING_LEFT.search(said):
-        told = "" if cache_gib is None or cache_gib > 0 else f" and need {-cache_gib:g} GiB more than there are"
+    if _NOTHING_LEFT.search(message):
+        missing = "" if cache_gib is None or cache_gib > 0 else f" and need {-cache_gib:g} GiB more than available"
         return (
-            f"Out of {where}memory: the weights leave no room for the cache{told}. Raise gpu_memory_utilization, set "
-            f"quantization for smaller weights, or tensor_parallel_size for more GPUs {WHERE}."
+            f"Out of {kind}memory: the weights leave no room for the KV cache{missing}. Raise gpu_memory_utilization, "
+            f"set quantization for smaller weights, or tensor_parallel_size for more GPUs {WHERE}."
         )
     return None

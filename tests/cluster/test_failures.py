@@ -28,7 +28,7 @@ def embed(cluster: Quickstart) -> httpx2.Response:
 @pytest.mark.parametrize(
     ("port", "service"), [(8002, "embedding"), (8000, "llm-primary"), (8003, "multimodal"), (8004, "transcription")]
 )
-def test_killed_service(cluster: Quickstart, port: int, service: str) -> None:
+def test_killed_service_is_reported_and_restarted(cluster: Quickstart, port: int, service: str) -> None:
     """kill -9 of a service: reported at once, the others go on, its model is a 503 that names it, and it comes back."""
     with nothing_started_anew(cluster):
         os.kill(cluster.pid_on(port), signal.SIGKILL)
@@ -78,7 +78,7 @@ def ask_model_of(cluster: Quickstart, service: str) -> httpx2.Response:
     return httpx2.post(f"{cluster.url(8080)}/v1/chat/completions", json=body, timeout=120)
 
 
-def test_killed_registry(cluster: Quickstart) -> None:
+def test_services_survive_a_killed_registry(cluster: Quickstart) -> None:
     """The registry may die: models that are loaded go on answering, and it comes back."""
     os.kill(cluster.pid_on(8090), signal.SIGKILL)
     assert embed(cluster).status_code == 200

@@ -31,7 +31,7 @@ def test_chat(client: OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_chat_without_a_particular_model(client: OpenAI) -> None:
+def test_virtual_model_selects_the_best_llm(client: OpenAI) -> None:
     """`cluster` is the best LLM, and the headers say who it was."""
     raw = client.chat.completions.with_raw_response.create(model="cluster", messages=JAPAN, max_tokens=5)
     assert raw.headers["x-served-by"] == "llm-primary"
@@ -162,7 +162,7 @@ def test_tools(client: OpenAI) -> None:
         ),
     ],
 )
-def test_errors_are_the_clients_own_classes(
+def test_errors_map_to_the_client_classes(
     client: OpenAI, call: dict[str, Any], expected: type[openai.APIStatusError], code: str | None
 ) -> None:
     """A wrong request raises the class that the client has for it, with a message that says what is wrong."""
@@ -174,7 +174,7 @@ def test_errors_are_the_clients_own_classes(
         assert caught.value.code == code
 
 
-def test_audio_that_is_none(client: OpenAI) -> None:
+def test_invalid_audio_is_a_bad_request(client: OpenAI) -> None:
     """Garbage instead of speech is a bad request."""
     with pytest.raises(openai.BadRequestError):
         client.audio.transcriptions.create(model="whisper", file=("noise.wav", b"garbage" * 100))

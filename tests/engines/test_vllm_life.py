@@ -1,4 +1,4 @@
-"""The life of a service with real vLLM: what stops it, and what it says when it cannot start."""
+"""Start and stop of a service with real vLLM."""
 
 import threading
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.services.llm.process import interrupted
 ENTRY = {"kind": "llm", "hf_repo": "org/tiny", "context_length": 2048}
 
 
-def test_a_stop_in_the_middle_of_the_load_leaves_no_process(tmp_path: Path, smollm2: Path) -> None:
+def test_stop_during_the_load_leaves_no_process(tmp_path: Path, smollm2: Path) -> None:
     service = VllmService(tmp_path, ENTRY, MODEL_DIR=str(smollm2))
     pause = threading.Event()
     try:
@@ -22,7 +22,7 @@ def test_a_stop_in_the_middle_of_the_load_leaves_no_process(tmp_path: Path, smol
         service.kill()
 
 
-def test_a_wrong_argument_is_told_by_its_name(tmp_path: Path, smollm2: Path) -> None:
+def test_invalid_argument_is_reported_by_name(tmp_path: Path, smollm2: Path) -> None:
     service = VllmService(tmp_path, ENTRY, MODEL_DIR=str(smollm2), ENGINE_ARGS='{"no_such_argument": 1}')
     try:
         assert "no-such-argument" in service.until("failed")["detail"]
@@ -32,8 +32,8 @@ def test_a_wrong_argument_is_told_by_its_name(tmp_path: Path, smollm2: Path) -> 
         service.kill()
 
 
-def test_a_model_that_does_not_fit_is_told_with_what_to_change(tmp_path: Path, smollm2: Path) -> None:
-    """The cause is an error in a child of a child of the service."""
+def test_out_of_memory_is_reported_with_the_remedy(tmp_path: Path, smollm2: Path) -> None:
+    """The error occurs in a grandchild process."""
     arguments = '{"kv_cache_memory_bytes": 20000000}'  # less than half of what 2,048 tokens need
     service = VllmService(tmp_path, ENTRY, MODEL_DIR=str(smollm2), ENGINE_ARGS=arguments)
     try:
@@ -46,12 +46,12 @@ def test_a_model_that_does_not_fit_is_told_with_what_to_change(tmp_path: Path, s
         service.kill()
 
 
-def test_a_stop_ends_a_stream_with_an_error_and_leaves_no_process(text: VllmService) -> None:
-    """Runs last: it ends the service that other tests use."""
+def test_stop_ends_a_stream_with_an_error_and_leaves_no_process(text: VllmService) -> None:
+    """Runs last: it stops the shared service."""
     assert len(text.members()) > 1
     event, last = interrupted(text, "/v1/chat/completions")
     assert event["error"]["code"] == 503
-    assert "Send the request again" in event["error"]["message"]
+    assert "Retry the request" in event["error"]["message"]
     assert last == "data: [DONE]"
     assert text.left_behind() == []
     assert "EngineDeadError" not in text.log.read_text()

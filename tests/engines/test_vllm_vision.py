@@ -1,4 +1,4 @@
-"""Images through vLLM's own handlers, by the service's rules for what is fetched and how large an image may be."""
+"""Images through vLLM's handlers, with the service's rules for sources and sizes."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ def uri(content: bytes) -> str:
 
 
 def bomb() -> str:
-    """Some ten thousand bytes that claim two hundred million pixels, more than Pillow itself would open."""
+    """Return a small PNG of two hundred million pixels, over Pillow's limit."""
     out = io.BytesIO()
     Image.new("1", (20_000, 10_000)).save(out, "PNG")
     return uri(out.getvalue())
@@ -44,20 +44,20 @@ def ask(client: openai.OpenAI, messages: list[Any]) -> str | None:
     return answer.choices[0].message.content
 
 
-def test_an_image_is_looked_at(seeing: openai.OpenAI) -> None:
-    """Another image gives other words, the same image the same."""
-    red = ask(seeing, question(picture((255, 0, 0))))
-    assert red == ask(seeing, question(picture((255, 0, 0))))
-    assert red != ask(seeing, question(picture((0, 0, 255))))
+def test_image_changes_the_response(vision_client: openai.OpenAI) -> None:
+    """The same image gives the same response."""
+    red = ask(vision_client, question(picture((255, 0, 0))))
+    assert red == ask(vision_client, question(picture((255, 0, 0))))
+    assert red != ask(vision_client, question(picture((0, 0, 255))))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP"])
-def test_the_usual_formats_are_taken(seeing: openai.OpenAI, format: str) -> None:
-    assert ask(seeing, question(picture(format=format)))
+def test_common_formats_are_accepted(vision_client: openai.OpenAI, format: str) -> None:
+    assert ask(vision_client, question(picture(format=format)))
 
 
-class Shelf(BaseHTTPRequestHandler):
-    """Answers with a red picture, or sends on to a place that was not named."""
+class ImageServer(BaseHTTPRequestHandler):
+    """Serves a red image, or redirects to a host that is not allowed."""
 
     def do_GET(self) -> None:
         if self.path == "/away":
@@ -73,8 +73,8 @@ class Shelf(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def shelf() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Shelf) as server:
+def image_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ImageServer) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://localhost:{server.server_port}"
@@ -82,30 +82,34 @@ def shelf() -> Iterator[str]:
         thread.join()
 
 
-def test_an_image_is_fetched_from_a_named_host_and_from_no_other(seeing: openai.OpenAI, shelf: str) -> None:
-    assert ask(seeing, question(f"{shelf}/a.png")) == ask(seeing, question(picture()))
+def test_images_are_fetched_from_allowed_hosts_only(vision_client: openai.OpenAI, image_server: str) -> None:
+    assert ask(vision_client, question(f"{image_server}/a.png")) == ask(vision_client, question(picture()))
     with pytest.raises(openai.BadRequestError, match="IMAGE_HOSTS"):
-        ask(seeing, question(f"{shelf}/away"))
+        ask(vision_client, question(f"{image_server}/away"))
 
 
-def test_an_answer_about_an_image_streams(seeing: openai.OpenAI) -> None:
+def test_response_to_an_image_can_be_streamed(vision_client: openai.OpenAI) -> None:
     messages = question(picture((0, 255, 0)))
-    stream = seeing.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=8, stream=True)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ask(seeing, messages)
+    stream = vision_client.chat.completions.create(
+        model=MODEL, messages=messages, temperature=0, max_tokens=8, stream=True
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ask(vision_client, messages)
 
 
-def test_images_in_responses(seeing: openai.OpenAI) -> None:
+def test_responses_api_supports_images(vision_client: openai.OpenAI) -> None:
     content: Any = [
         {"type": "input_text", "text": "what is this"},
         {"type": "input_image", "image_url": picture(), "detail": "auto"},
     ]
-    answer = seeing.responses.create(model=MODEL, input=[{"role": "user", "content": content}], max_output_tokens=4)
+    answer = vision_client.responses.create(
+        model=MODEL, input=[{"role": "user", "content": content}], max_output_tokens=4
+    )
     assert answer.usage is not None
     assert answer.usage.input_tokens > 16
 
 
 @pytest.mark.parametrize(
-    ("urls", "says"),
+    ("urls", "message"),
     [
         (["http://169.254.169.254/a.png"], "IMAGE_HOSTS"),
         (["https://example.org/a.png"], "IMAGE_HOSTS"),
@@ -113,10 +117,10 @@ def test_images_in_responses(seeing: openai.OpenAI) -> None:
         (["a.png"], "data URI"),
         (["data:text/plain;base64,aGVsbG8="], "data:image/png"),
         (["data:image/png;base64,!"], "not base64"),
-        (["data:image/png;base64,AAAA"], "none of"),
+        (["data:image/png;base64,AAAA"], "not one of"),
         ([picture()[:122]], "truncated"),
-        ([picture(format="TIFF")], "none of"),
-        ([bomb()], "MAX_IMAGE_MEGAPIXELS|cannot be read"),
+        ([picture(format="TIFF")], "not one of"),
+        ([bomb()], "MAX_IMAGE_MEGAPIXELS|could not be read"),
         ([picture(size=(2000, 1000))], "MAX_IMAGE_MEGAPIXELS"),
         ([uri(b"x" * 1_200_000)], "MAX_IMAGE_MB"),
         ([picture()] * 3, "2 image"),
@@ -137,12 +141,14 @@ def test_images_in_responses(seeing: openai.OpenAI) -> None:
         "count",
     ],
 )
-def test_bad_images_are_refused_with_the_reason(seeing: openai.OpenAI, urls: list[str], says: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=says):
-        ask(seeing, question(*urls))
+def test_invalid_images_are_rejected_with_the_reason(
+    vision_client: openai.OpenAI, urls: list[str], message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
+        ask(vision_client, question(*urls))
 
 
-def test_nothing_of_that_made_the_engine_fail(vision: VllmService) -> None:
+def test_invalid_images_do_not_fail_the_engine(vision: VllmService) -> None:
     log = vision.log.read_text()
     assert "EngineDeadError" not in log
     assert httpx2.get(f"{vision.url}/health").json()["status"] == "healthy"

@@ -16,7 +16,7 @@ ROOT = Path(options.__file__).parents[1]
     ("place", "reason"),
     [("a-file", "it is not a folder"), ("a-file/below", "not a directory"), ("/proc/x", "no such file")],
 )
-def test_a_place_that_takes_no_state_is_told_in_one_line(tmp_path: Path, place: str, reason: str) -> None:
+def test_unusable_home_is_reported_in_one_line(tmp_path: Path, place: str, reason: str) -> None:
     """Before anything is installed; and it is not for lack of a reason that one has to guess."""
     (tmp_path / "a-file").touch()
     asked = subprocess.run(
@@ -30,7 +30,7 @@ def test_a_place_that_takes_no_state_is_told_in_one_line(tmp_path: Path, place: 
     assert "--home DIR" in asked.stderr
 
 
-def test_stopping_makes_no_folder(tmp_path: Path) -> None:
+def test_stop_creates_no_folder(tmp_path: Path) -> None:
     """`--stop` for a cluster that never was leaves nothing behind."""
     subprocess.run(
         [sys.executable, "-m", "quickstart.home", "--stop", "--home", str(tmp_path / "none")], cwd=ROOT, check=True
@@ -38,7 +38,7 @@ def test_stopping_makes_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_full_disk_is_refused_unless_the_models_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_unless_the_models_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the folder's own disk that is measured, and before any model is fetched."""
     asked = []
     usage = shutil.disk_usage
@@ -56,7 +56,7 @@ def test_a_full_disk_is_refused_unless_the_models_are_there(tmp_path: Path, monk
     home.check_disk(tmp_path)
 
 
-def test_options_cannot_be_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_cannot_be_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt option is told, and not taken for another one."""
     with pytest.raises(SystemExit):
         options.parse(["--smok"])

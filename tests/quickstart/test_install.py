@@ -12,7 +12,7 @@ from quickstart import install
 ROOT = Path(install.__file__).parent.parent
 
 
-def test_current_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_installed_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stamp that matches the lock, torch's version and the place means that nothing is to be done."""
     made = tmp_path / ".venv"
     (made / "bin").mkdir(parents=True)
@@ -29,14 +29,14 @@ def test_current_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert not install.is_current(lock, stamp)
 
 
-def test_full_disk_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little space is said at once, with what is there and what is needed."""
     monkeypatch.setattr(install, "NEEDED_GB", 10**9)
     with pytest.raises(install.InstallError, match=r"GB free; the packages need .* GB"):
         install.check_disk()
 
 
-def test_pip_failure_shows_pips_own_words(
+def test_pip_failure_shows_pip_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A package that does not exist ends in a message with pip's reason, the log's path and a way on."""
@@ -49,7 +49,7 @@ def test_pip_failure_shows_pips_own_words(
     assert "failed" in capsys.readouterr().out
 
 
-def test_broken_environment_is_made_anew(tmp_path: Path) -> None:
+def test_broken_environment_is_recreated(tmp_path: Path) -> None:
     """An interpreter that is gone, or that points nowhere, does not count as an environment."""
     assert not install.venv_works(tmp_path / "bin" / "python")
     dangling = tmp_path / "python"
@@ -58,25 +58,25 @@ def test_broken_environment_is_made_anew(tmp_path: Path) -> None:
     assert install.venv_works(Path(sys.executable))
 
 
-def test_an_environment_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+def test_interrupted_environment_is_recreated(tmp_path: Path) -> None:
     """Ctrl-C before pip is in leaves a Python that starts and can install nothing: it does not count either."""
     venv.create(tmp_path / "half", with_pip=False, symlinks=True)
     assert not install.venv_works(tmp_path / "half" / "bin" / "python")
 
 
-def test_an_environment_of_another_python_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_an_unsupported_python_is_recreated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks are for certain versions; a folder made by an older Python would fail in the middle of it."""
     monkeypatch.setattr(install, "OLDEST", (3, 99))
     assert not install.venv_works(Path(sys.executable))
 
 
-def test_installer_needs_nothing_installed() -> None:
+def test_installer_runs_without_packages() -> None:
     """install, options and running run in a bare Python, with no third-party package in sight."""
     program = "import quickstart.home, quickstart.install, quickstart.options, quickstart.processes.session"
     subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_unsupported_python_is_told_what_to_install(tmp_path: Path) -> None:
+def test_unsupported_python_reports_the_supported_versions(tmp_path: Path) -> None:
     """Without a Python that the lock supports, the script says which ones it needs and how to get one."""
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")
@@ -102,7 +102,7 @@ def test_help_works_before_anything_is_installed() -> None:
 @pytest.mark.parametrize(
     ("option", "code", "says"), [("--bogus", 2, "unrecognized arguments"), ("--stop", 0, "No cluster of this folder")]
 )
-def test_what_needs_no_packages_installs_none(tmp_path: Path, option: str, code: int, says: str) -> None:
+def test_options_without_packages_install_none(tmp_path: Path, option: str, code: int, says: str) -> None:
     """A wrong option is told at once, and --stop in a fresh clone does not fetch a gigabyte first."""
     done = subprocess.run(
         ["bash", "scripts/quickstart.sh", "--home", str(tmp_path), option],

@@ -36,13 +36,13 @@ def test_offset_moves_every_port() -> None:
     assert {service.environment["REGISTRY_URL"] for service in moved.services} == {"http://127.0.0.1:8190"}
 
 
-def test_vision_is_asked_for() -> None:
+def test_vision_is_opt_in() -> None:
     """Without --with-vision there is no multimodal service and the gateway does not wait for one."""
     assert "multimodal" not in [program.name for program in plan(vision=False).programs]
     assert "multimodal" not in plan(vision=False).gateway.environment["SERVICES"]
 
 
-def test_services_cannot_ask_the_internet() -> None:
+def test_services_run_offline() -> None:
     """Model services run with the strict offline set; the registry does not, it mirrors."""
     for service in plan().services:
         assert OFFLINE.items() <= service.environment.items()
@@ -63,7 +63,7 @@ def test_packaged_models_do_not_claim_the_hubs_commit(tmp_path: Path) -> None:
     assert "llava" not in [entry.name for entry in pinned]
 
 
-def test_the_second_start_keeps_the_source(tmp_path: Path) -> None:
+def test_second_start_keeps_the_model_source(tmp_path: Path) -> None:
     """`auto` asks nobody when an earlier start has decided."""
     path = tmp_path / "models.yaml"
     write_catalogue(path, "packages", vision=False)
@@ -73,14 +73,14 @@ def test_the_second_start_keeps_the_source(tmp_path: Path) -> None:
     assert choose_source("packages", path) == "packages"
 
 
-def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unreachable_hub_selects_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a Hub, `auto` takes the packages."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert choose_source("auto", tmp_path / "models.yaml") == "packages"
 
 
 @pytest.mark.parametrize("arguments", [["--models", "disk"], ["--port-offset", "99999"], ["--nope"]])
-def test_wrong_options_show_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_show_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A typo ends with usage and exit code 2."""
     with pytest.raises(SystemExit) as caught:
         parse(arguments)

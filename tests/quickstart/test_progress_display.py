@@ -5,7 +5,7 @@ import pytest
 from quickstart.progress_display import Board
 
 
-def test_a_log_file_gets_a_line_for_each_change_of_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_output_has_a_line_per_change_of_activity(capsys: pytest.CaptureFixture[str]) -> None:
     """Not one for each percent."""
     with Board() as board:
         board.show("embedding", 0.1, "fetching 10 %")
@@ -14,7 +14,7 @@ def test_a_log_file_gets_a_line_for_each_change_of_what_happens(capsys: pytest.C
     assert capsys.readouterr().out == "embedding: fetching 10 %\nembedding: loading\n"
 
 
-def test_a_terminal_shows_a_bar_and_the_detail_as_it_is(
+def test_terminal_shows_the_detail_verbatim(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Square brackets are no markup, and what a service says at the end fits a terminal of 80 columns."""

@@ -15,13 +15,13 @@ def folder() -> Path:
     return models.folder("smollm2")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.gguf"):
         convert(tmp_path / "nothing.gguf", tmp_path / "out", lambda _done, _detail: None)
 
 
 @pytest.mark.engines
-def test_the_folder_tells_nothing_of_the_machine_that_made_it(folder: Path) -> None:
+def test_configuration_has_no_traces_of_the_conversion(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     assert config["dtype"] == "bfloat16"
@@ -32,7 +32,7 @@ def test_the_folder_tells_nothing_of_the_machine_that_made_it(folder: Path) -> N
 
 @pytest.mark.engines
 @pytest.mark.parametrize("text", ["Hello world", "  12 345", "it's\n\n  ünïcode 日本 1+1"])
-def test_text_survives_the_tokenizer_and_digits_stand_alone(folder: Path, text: str) -> None:
+def test_tokenizer_round_trips_and_splits_digits(folder: Path, text: str) -> None:
     from transformers import AutoTokenizer
 
     library: Any = AutoTokenizer
@@ -43,7 +43,7 @@ def test_text_survives_the_tokenizer_and_digits_stand_alone(folder: Path, text: 
 
 
 @pytest.mark.engines
-def test_the_chat_template_is_the_models_own(folder: Path) -> None:
+def test_chat_template_is_the_original(folder: Path) -> None:
     from transformers import AutoTokenizer
 
     library: Any = AutoTokenizer

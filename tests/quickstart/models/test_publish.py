@@ -18,7 +18,7 @@ class Nothing:
     def check(self, *, starting: bool = False) -> None: ...
 
 
-def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine behind HTTP_PROXY the cluster's own programs are reached all the same."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

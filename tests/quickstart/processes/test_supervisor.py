@@ -78,7 +78,7 @@ def wait_until_restarted(supervisor: Supervisor, name: str) -> None:
 SLEEP = "__import__('time').sleep(300)"
 
 
-def test_leaving_ends_every_process(tmp_path: Path) -> None:
+def test_exit_stops_every_process(tmp_path: Path) -> None:
     """After the block no process is left, nor the files that would make the next start believe otherwise."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
@@ -88,7 +88,7 @@ def test_leaving_ends_every_process(tmp_path: Path) -> None:
     assert running_session(tmp_path) is None
 
 
-def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that hangs does not keep the cluster alive."""
     stubborn = (
         "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(300)"
@@ -107,7 +107,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     wait_gone(pid)
 
 
-def test_a_killed_process_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_process_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of a program brings a new one."""
     monkeypatch.setattr(supervisor_module, "COUNTS_AFTER_S", 0)
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
@@ -119,7 +119,7 @@ def test_a_killed_process_is_started_again(tmp_path: Path, monkeypatch: pytest.M
         assert child_of(supervisor) != first
 
 
-def test_a_wrong_configuration_is_told_with_the_log(tmp_path: Path) -> None:
+def test_configuration_error_is_reported_with_the_log(tmp_path: Path) -> None:
     """Exit code 78 is not tried again; the message holds the end of the program's log."""
     with Supervisor(tmp_path, [Script("one", "raise SystemExit(print('PORT is wrong') or 78)", 1)]) as supervisor:
         supervisor.start("one")
@@ -135,7 +135,7 @@ def test_a_wrong_configuration_is_told_with_the_log(tmp_path: Path) -> None:
     assert "PORT is wrong" in message
 
 
-def test_left_over_cluster_is_found_and_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_over_cluster_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A supervisord whose starter was killed is refused by the next start and ended by --stop."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
@@ -150,7 +150,7 @@ def test_left_over_cluster_is_found_and_ended(tmp_path: Path, capsys: pytest.Cap
             supervisor.check()
 
 
-def test_programs_outlive_no_killed_manager(tmp_path: Path) -> None:
+def test_exit_stops_programs_of_a_killed_manager(tmp_path: Path) -> None:
     """kill -9 of supervisord: one clear message, and leaving ends the programs that it can end no more."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
@@ -161,7 +161,7 @@ def test_programs_outlive_no_killed_manager(tmp_path: Path) -> None:
     wait_gone(pid)
 
 
-def test_programs_of_a_dead_manager_are_found_and_ended(tmp_path: Path) -> None:
+def test_stop_finds_programs_of_a_killed_manager(tmp_path: Path) -> None:
     """supervisord and its starter killed: the next start does not stumble over taken ports, --stop ends the rest."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
@@ -173,7 +173,7 @@ def test_programs_of_a_dead_manager_are_found_and_ended(tmp_path: Path) -> None:
         wait_gone(pid)
 
 
-def test_a_number_that_went_to_another_process_is_left_alone(tmp_path: Path) -> None:
+def test_reused_pid_of_another_process_is_not_stopped(tmp_path: Path) -> None:
     """A pid file from before a restart of the machine may name a stranger, which --stop must not end."""
     program = f"print(flush=True) or {SLEEP}"
     stranger = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stdout=subprocess.PIPE)
@@ -190,7 +190,7 @@ def test_a_number_that_went_to_another_process_is_left_alone(tmp_path: Path) -> 
         stranger.wait()
 
 
-def test_a_program_that_dies_again_and_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_crashes_repeatedly_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model for which memory is too short is killed each time it loads: that ends in a message, not in a wait."""
     monkeypatch.setattr(supervisor_module, "COUNTS_AFTER_S", 0)
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
@@ -205,7 +205,7 @@ def test_a_program_that_dies_again_and_again_is_told(tmp_path: Path, monkeypatch
         supervisor.check()
 
 
-def test_taken_ports_are_named_with_a_way_on(tmp_path: Path) -> None:
+def test_ports_in_use_are_reported_with_the_remedy(tmp_path: Path) -> None:
     """Every taken port is listed with its program, and --port-offset is offered."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -217,7 +217,7 @@ def test_taken_ports_are_named_with_a_way_on(tmp_path: Path) -> None:
     assert "--port-offset" in str(caught.value)
 
 
-def test_deep_folder_gets_a_short_socket(tmp_path: Path) -> None:
+def test_long_path_gets_a_short_socket_path(tmp_path: Path) -> None:
     """A clone in a deep folder works though a Unix socket's path is short."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
@@ -226,12 +226,12 @@ def test_deep_folder_gets_a_short_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ['a"b', "a;b", "a\nb"])
-def test_values_that_supervisord_cannot_take_are_refused(value: str) -> None:
+def test_values_that_supervisord_cannot_quote_are_rejected(value: str) -> None:
     """Rather than a wrong command line, a clear message."""
     with pytest.raises(ProcessError, match="holds a quote"):
         supervisor_module._escaped(value)
 
 
-def test_percent_signs_survive() -> None:
+def test_percent_signs_are_escaped() -> None:
     """supervisord would expand `%`."""
     assert supervisor_module._escaped("50%") == "50%%"

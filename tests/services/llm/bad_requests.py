@@ -1,4 +1,4 @@
-"""Requests that no engine can answer, each of them the client's mistake: name, path, body."""
+"""Requests that are invalid for every engine: name, path, body."""
 
 import json
 from typing import Any
@@ -49,8 +49,8 @@ BAD_REQUESTS: list[tuple[str, str, Any]] = [
     ("top_p below zero", CHAT, chat(top_p=-0.5)),
     ("top_k below minus one", CHAT, chat(top_k=-7)),
     ("min_p above one", CHAT, chat(min_p=7)),
-    ("no answer wanted", CHAT, chat(n=0)),
-    ("fewer than no answers", CHAT, chat(n=-2)),
+    ("n of zero", CHAT, chat(n=0)),
+    ("negative n", CHAT, chat(n=-2)),
     ("presence_penalty out of range", CHAT, chat(presence_penalty=9)),
     ("frequency_penalty out of range", CHAT, chat(frequency_penalty=-9)),
     ("a seed in words", CHAT, chat(seed="lucky")),
@@ -58,7 +58,7 @@ BAD_REQUESTS: list[tuple[str, str, Any]] = [
     ("stream in words", CHAT, chat(stream="perhaps")),
     ("stream_options without a stream", CHAT, chat(stream_options={"include_usage": True})),
     ("a bias for no token", CHAT, chat(logit_bias={"x": 1})),
-    ("a format that nobody knows", CHAT, chat(response_format={"type": "haiku"})),
+    ("unknown response format", CHAT, chat(response_format={"type": "haiku"})),
     ("tools that are numbers", CHAT, chat(tools=[3])),
     ("a forced tool that is not there", CHAT, chat(tool_choice={"type": "function", "function": {"name": "f"}})),
     ("both endings of a prompt", CHAT, chat(continue_final_message=True, add_generation_prompt=True)),
@@ -68,8 +68,8 @@ BAD_REQUESTS: list[tuple[str, str, Any]] = [
     ("max_tokens below one", COMPLETION, {"prompt": "hello", "max_tokens": -1}),
     ("no input", RESPONSE, {}),
     ("input that is a number", RESPONSE, {"input": 7}),
-    ("an answer that was never given", RESPONSE, {"input": "hello", "previous_response_id": "resp_0"}),
-    ("nothing to make tokens of", "/tokenize", {}),
+    ("unknown previous response", RESPONSE, {"input": "hello", "previous_response_id": "resp_0"}),
+    ("nothing to tokenize", "/tokenize", {}),
     ("tokens that are words", "/detokenize", {"tokens": ["a"]}),
 ]
 
@@ -79,7 +79,7 @@ def encoded(body: Any) -> bytes:
 
 
 def wrong_envelope(status: int, body: Any) -> str | None:
-    """What an answer lacks of a client's error in OpenAI's envelope, or None."""
+    """Return why this is not a client error in OpenAI's envelope, or None."""
     if not 400 <= status < 500:
         return f"status {status}: {body}"
     error = body.get("error") if isinstance(body, dict) else None

@@ -1,4 +1,4 @@
-"""Real models and a service with the transformers engine, made once for all tests that need them."""
+"""Real models, and a shared service with the transformers engine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_url(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[str]:
-    # In bfloat16 the size of a batch moves a score's last bit, and with it a word that was drawn close to a border.
+    # In bfloat16 the batch size changes the last bits of scores, and so a sampled word.
     exact = {"dtype": "float32"}
     with service(tmp_path_factory.mktemp("smollm2"), smollm2, max_concurrent=4, max_queue=4, engine_args=exact) as url:
         yield url

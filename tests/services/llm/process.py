@@ -1,4 +1,4 @@
-"""`python -m services.llm` as a process that can be watched, and stopped, from outside."""
+"""`python -m services.llm` as a process, for tests of its start and stop."""
 
 import json
 import os
@@ -17,15 +17,15 @@ ROOT = Path(__file__).resolve().parents[3]
 LOADED_WITHIN_S = 400
 ENDED_WITHIN_S = 60
 POLL_S = 0.05
-# multiprocessing's tracker of shared memory ends by itself when it sees that its parent has.
-LEFT_ALONE_S = 2.0
+# multiprocessing's resource tracker ends by itself after its parent.
+TRACKER_EXIT_S = 2.0
 
 
 class ServiceProcess:
-    """One service in a session of its own, so that every process that it starts can be found."""
+    """A service in its own session, so that all its processes can be found."""
 
     def __init__(self, python: str, folder: Path, entry: Mapping[str, Any], **settings: str) -> None:
-        """Start it on the catalogue's `entry`, named `tiny`, with more `settings`; `folder` takes its files."""
+        """Start the service for the catalogue `entry`, named `tiny`; its files are in `folder`."""
         catalogue = folder / "models.yaml"
         catalogue.write_text(json.dumps({"tiny": dict(entry)}))
         self.port = free_port()
@@ -52,32 +52,32 @@ class ServiceProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def health(self) -> dict[str, Any]:
-        """What `/health` says, or that it is starting."""
+        """Return the body of `/health`; status `starting` before it listens."""
         assert self.process.poll() is None, self.log.read_text()
         try:
-            said: dict[str, Any] = httpx2.get(f"{self.url}/health", timeout=10).json()
+            body: dict[str, Any] = httpx2.get(f"{self.url}/health", timeout=10).json()
         except httpx2.TransportError:
             return {"status": "starting"}
-        return said
+        return body
 
-    def until(self, *wanted: str) -> dict[str, Any]:
-        """Wait for one of these states, and return what `/health` says then."""
+    def until(self, *states: str) -> dict[str, Any]:
+        """Wait for one of `states` and return the body of `/health`."""
         pause = threading.Event()
         for _ in range(int(LOADED_WITHIN_S / POLL_S)):
             health = self.health()
-            if health["status"] in wanted:
+            if health["status"] in states:
                 return health
-            # Neither of the two becomes the other.
+            # Both are final during the start.
             assert health["status"] not in ("failed", "healthy"), (health, self.log.read_text()[-4000:])
             pause.wait(POLL_S)
-        raise AssertionError(f"not {wanted} in time: {self.log.read_text()[-4000:]}")
+        raise AssertionError(f"not {states} in time: {self.log.read_text()[-4000:]}")
 
     def members(self) -> list[int]:
-        """Every living process of the session."""
+        """Return the running processes of the session."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                # After the name in brackets: state, parent, group, session.
+                # The fields after the name: state, parent, group, session.
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except (OSError, NotADirectoryError):
                 continue
@@ -86,28 +86,28 @@ class ServiceProcess:
         return found
 
     def stop(self) -> None:
-        """Ask it to end, and wait until it has."""
+        """Send SIGTERM and wait for the exit."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(ENDED_WITHIN_S)
 
     def left_behind(self) -> list[str]:
-        """What still runs of the session some moments after its first process has ended, as command lines."""
+        """Return the command lines of processes that remain shortly after the main process has exited."""
         pause = threading.Event()
-        for _ in range(int(LEFT_ALONE_S / POLL_S)):
+        for _ in range(int(TRACKER_EXIT_S / POLL_S)):
             if not self.members():
                 return []
             pause.wait(POLL_S)
         return [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in self.members()]
 
     def kill(self) -> None:
-        """End what is left of it."""
+        """Kill all remaining processes."""
         for member in self.members():
             os.kill(member, signal.SIGKILL)
         self.process.wait(ENDED_WITHIN_S)
 
 
 def interrupted(service: ServiceProcess, path: str) -> tuple[dict[str, Any], str]:
-    """Stop `service` in the middle of a long stream; returns the last event of it that is JSON, and the last line."""
+    """Stop `service` during a long stream; return the stream's last JSON event and its last line."""
     body = {"messages": [{"role": "user", "content": "Count to one thousand."}], "stream": True, "ignore_eos": True}
     with httpx2.stream("POST", service.url + path, json={**body, "max_tokens": 1800}, timeout=120) as answer:
         lines = answer.iter_lines()

@@ -1,4 +1,4 @@
-"""The service with a real engine, in this process, on a port of its own."""
+"""The service with a real engine in this process, on its own port."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ LOADED_WITHIN_S = 300
 
 @contextlib.contextmanager
 def service(tmp: Path, model: Path, *, kind: str = "llm", context: int = 8192, **settings: Any) -> Iterator[str]:
-    """Serve the model in the folder `model` as `tiny`, alias `small`; yields the base URL once it is loaded."""
+    """Serve the model in the folder `model` as `tiny`, alias `small`; yields the URL once it is loaded."""
     catalogue = tmp / "models.yaml"
     entry = {"kind": kind, "hf_repo": "org/tiny", "aliases": ["small"], "context_length": context}
     catalogue.write_text(json.dumps({"tiny": entry}))
@@ -31,7 +31,7 @@ def service(tmp: Path, model: Path, *, kind: str = "llm", context: int = 8192, *
 
 
 def wait_until_loaded(url: str) -> None:
-    """Ask `/health` until the model is there; every answer comes within the client's second, while it loads too."""
+    """Poll `/health` until the model is loaded."""
     pause = threading.Event()
     with httpx2.Client(base_url=url, timeout=httpx2.Timeout(10)) as client:
         for _ in range(LOADED_WITHIN_S * 20):

@@ -1,4 +1,4 @@
-"""The frame around an engine: own paths, keys, loading, and the engine's answers untouched. The engine is a stub."""
+"""Dispatch between the common application and a stub engine: paths, keys, CORS, loading."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ WAIT_S = 10
 
 
 class StubEngine:
-    """Answers with what it was asked; `gate` holds its loading."""
+    """Echoes path and size of a request; `gate` pauses its loading."""
 
     def __init__(self) -> None:
         self.name = "stub"
@@ -51,9 +51,9 @@ class StubEngine:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        answer = json.dumps({"path": scope["path"], "bytes": len(body)}).encode()
+        content = json.dumps({"path": scope["path"], "bytes": len(body)}).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x-engine", b"stub")]})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": content})
 
     async def interrupt(self) -> None: ...
 
@@ -87,21 +87,21 @@ def client(tmp_path: Path, engine: StubEngine) -> Iterator[httpx2.Client]:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize", "/v1/anything", "/inference/v1/generate"])
-def test_every_other_path_is_the_engines(client: httpx2.Client, engine: StubEngine, path: str) -> None:
-    answer = client.post(path, content=b"x" * 100_000)
-    assert answer.json() == {"path": path, "bytes": 100_000}
-    assert answer.headers["x-engine"] == "stub"
+def test_all_other_paths_go_to_the_engine(client: httpx2.Client, engine: StubEngine, path: str) -> None:
+    response = client.post(path, content=b"x" * 100_000)
+    assert response.json() == {"path": path, "bytes": 100_000}
+    assert response.headers["x-engine"] == "stub"
 
 
-def test_an_engines_request_passes_no_router_or_middleware_of_ours(client: httpx2.Client, engine: StubEngine) -> None:
-    """Routers and middleware leave marks in the scope; the engine gets it as the server made it."""
+def test_engine_requests_bypass_our_router_and_middleware(client: httpx2.Client, engine: StubEngine) -> None:
+    """They would leave traces in the scope."""
     client.post("/v1/chat/completions", json={})
-    marks = {"route", "endpoint", "router", "path_params", "fastapi_inner_astack", "app"}
-    assert not marks & set(engine.scopes[-1])
+    traces = {"route", "endpoint", "router", "path_params", "fastapi_inner_astack", "app"}
+    assert not traces & set(engine.scopes[-1])
     assert "request_id" not in engine.scopes[-1].get("state", {})
 
 
-def test_own_paths_are_answered_by_the_frame(client: httpx2.Client, engine: StubEngine) -> None:
+def test_own_paths_are_served_by_the_common_application(client: httpx2.Client, engine: StubEngine) -> None:
     assert client.get("/health").json()["engine"] == "stub"
     assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["tiny", "small", "org/tiny"]
     assert client.get("/v1/models/org/tiny").json()["root"] == "tiny"
@@ -123,9 +123,7 @@ def test_keys_guard_every_path_of_the_engine(tmp_path: Path, engine: StubEngine)
         assert client.get("/health").status_code == 200
 
 
-def test_a_web_page_of_another_origin_or_host_does_not_reach_the_engine(
-    client: httpx2.Client, engine: StubEngine
-) -> None:
+def test_other_origins_and_hosts_do_not_reach_the_engine(client: httpx2.Client, engine: StubEngine) -> None:
     for headers in ({"origin": "https://evil.example"}, {"host": "evil.example"}):
         refused = client.post("/v1/chat/completions", headers=headers)
         assert refused.status_code == 403
@@ -139,10 +137,10 @@ PREFLIGHT = {"origin": ORIGIN, "access-control-request-method": "POST", "access-
 
 @pytest.mark.parametrize("keys", [None, "secret"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize", "/v1/models", "/health"])
-def test_a_web_page_that_is_allowed_may_ask_first(
+def test_preflights_of_allowed_origins_succeed_without_a_key(
     tmp_path: Path, engine: StubEngine, keys: str | None, path: str
 ) -> None:
-    """Where ALLOWED_ORIGINS admits a page, its preflight passes on every path, without the key that none can carry."""
+    """On every path with ALLOWED_ORIGINS; a preflight cannot carry a key."""
     with started(tmp_path, engine, api_keys=keys, allowed_origins=ORIGIN) as client:
         allowed = client.options(path, headers=PREFLIGHT)
         assert allowed.status_code == 200
@@ -154,14 +152,14 @@ def test_a_web_page_that_is_allowed_may_ask_first(
     assert engine.scopes == []
 
 
-def test_a_web_page_that_is_allowed_may_read_refusals(tmp_path: Path, engine: StubEngine) -> None:
+def test_error_responses_to_allowed_origins_have_cors_headers(tmp_path: Path, engine: StubEngine) -> None:
     with started(tmp_path, engine, api_keys="secret", allowed_origins=ORIGIN) as client:
         refused = client.post("/v1/chat/completions", headers={"origin": ORIGIN})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == ORIGIN
 
 
-def test_requests_wait_in_vain_but_know_why_while_the_model_loads(tmp_path: Path, engine: StubEngine) -> None:
+def test_requests_get_a_503_with_progress_while_loading(tmp_path: Path, engine: StubEngine) -> None:
     engine.gate.clear()
     with started(tmp_path, engine, ready=False) as client:
         loading = client.get("/health")
@@ -180,7 +178,7 @@ def test_requests_wait_in_vain_but_know_why_while_the_model_loads(tmp_path: Path
     assert engine.closed
 
 
-def test_a_model_that_cannot_be_loaded_is_told_with_the_reason(tmp_path: Path, engine: StubEngine) -> None:
+def test_failed_load_is_reported_with_its_reason(tmp_path: Path, engine: StubEngine) -> None:
     engine.failure = "the weights are missing"
     with started(tmp_path, engine, ready=False) as client:
         while client.get("/health").json()["status"] != "failed":
@@ -190,14 +188,14 @@ def test_a_model_that_cannot_be_loaded_is_told_with_the_reason(tmp_path: Path, e
         assert "the weights are missing" in refused.json()["error"]["message"]
 
 
-def test_an_engine_that_dies_later_makes_the_service_unhealthy(client: httpx2.Client, engine: StubEngine) -> None:
+def test_later_engine_failure_makes_the_service_unhealthy(client: httpx2.Client, engine: StubEngine) -> None:
     assert engine.service is not None
-    engine.service.loading.fail("the engine died")
-    assert client.get("/health").json()["detail"] == "the engine died"
+    engine.service.loading.fail("the engine failed")
+    assert client.get("/health").json()["detail"] == "the engine failed"
     assert client.post("/v1/chat/completions", json={}).json()["error"]["code"] == "model_failed"
 
 
-def test_refusals_are_counted(tmp_path: Path, engine: StubEngine) -> None:
+def test_rejected_requests_are_counted(tmp_path: Path, engine: StubEngine) -> None:
     with started(tmp_path, engine, api_keys="secret") as client:
         client.post("/v1/chat/completions")
         assert 'status="401"' in client.get("/metrics").text

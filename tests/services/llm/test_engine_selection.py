@@ -1,4 +1,4 @@
-"""Which engine runs, and the arguments that it gets."""
+"""Selection of the engine, and its arguments."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from kit.config.catalogue import Entry
 from kit.config.settings import SettingsError, load_settings
 from services.llm.app import create, engine_arguments
-from services.llm.engine_selection import choose_engine, has
+from services.llm.engine_selection import choose_engine, is_installed
 from services.llm.settings import LlmSettings
 from services.llm.vllm_arguments import command_line, environment_defaults
 from services.llm.vllm_media import CONNECTOR
@@ -18,19 +18,19 @@ from services.llm.vllm_media import CONNECTOR
 ENTRY = Entry(name="tiny", kind="llm", hf_repo="org/tiny", aliases=("small",), context_length=2048)
 
 
-@pytest.mark.skipif(not has("transformers"), reason="transformers is not installed")
-def test_a_machine_without_a_gpu_runs_transformers() -> None:
+@pytest.mark.skipif(not is_installed("transformers"), reason="transformers is not installed")
+def test_transformers_is_selected_without_a_gpu() -> None:
     assert choose_engine("auto", "cpu") == "transformers"
     assert choose_engine("transformers", "auto") == "transformers"
 
 
-@pytest.mark.skipif(has("vllm"), reason="vLLM is installed here")
-def test_an_engine_that_is_not_installed_is_refused_at_start() -> None:
+@pytest.mark.skipif(is_installed("vllm"), reason="vLLM is installed here")
+def test_missing_engine_fails_at_start() -> None:
     with pytest.raises(SettingsError, match="ENGINE=vllm is not installed"):
         choose_engine("vllm", "auto")
 
 
-def test_the_environment_wins_over_the_catalogue(tmp_path: Path) -> None:
+def test_engine_args_override_the_catalogue(tmp_path: Path) -> None:
     entry = ENTRY.model_copy(update={"engine_args": {"max-model-len": 1024, "dtype": "float16"}})
     settings = load_settings(LlmSettings, model="tiny", engine_args={"--max-model-len": 512})
     assert engine_arguments(entry, settings) == {"max_model_len": 512, "dtype": "float16"}
@@ -48,14 +48,14 @@ def test_the_environment_wins_over_the_catalogue(tmp_path: Path) -> None:
         ({"dtype": None}, []),
     ],
 )
-def test_engine_arguments_become_vllms_own(arguments: dict[str, Any], expected: list[str]) -> None:
+def test_engine_arguments_become_vllm_options(arguments: dict[str, Any], expected: list[str]) -> None:
     line = command_line(Path("/model"), ENTRY, arguments, cpu=False)
     assert line[:2] == ["--model", "/model"]
     assert line[-4:] == ["--served-model-name", "tiny", "small", "org/tiny"]
     assert all(one in line for one in expected)
 
 
-def test_a_cpu_gets_defaults_that_start_soon_and_can_be_changed() -> None:
+def test_cpu_defaults_can_be_overridden() -> None:
     assert "--enforce-eager" in command_line(Path("/m"), ENTRY, {}, cpu=True)
     given = command_line(Path("/m"), ENTRY, {"kv_cache_memory_bytes": 7}, cpu=True)
     assert [one for one in given if one.startswith("--kv-cache")] == ["--kv-cache-memory-bytes=7"]
@@ -63,12 +63,12 @@ def test_a_cpu_gets_defaults_that_start_soon_and_can_be_changed() -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "served_model_name", "port", "api_key"])
-def test_arguments_that_the_service_decides_are_refused(name: str) -> None:
+def test_reserved_arguments_are_rejected(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         command_line(Path("/m"), ENTRY, {name: "x"}, cpu=False)
 
 
-def test_tool_calls_are_read_as_the_model_writes_them_unless_somebody_chose(tmp_path: Path) -> None:
+def test_tool_parser_is_detected_unless_configured(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{% if tools %}[TOOL_CALLS]{% endif %}")
     line = command_line(tmp_path, ENTRY, {}, cpu=False)
     assert {"--tool-call-parser=mistral", "--enable-auto-tool-choice"} <= set(line)
@@ -79,14 +79,14 @@ def test_tool_calls_are_read_as_the_model_writes_them_unless_somebody_chose(tmp_
     assert not [one for one in line if one.startswith("--tool")]
 
 
-def test_media_are_read_by_the_services_own_rules() -> None:
-    """vLLM by itself fetches any address that a request names, those of the cluster's own network among them."""
+def test_media_connector_is_ours() -> None:
+    """vLLM's own connector fetches any URL, including private addresses of the cluster."""
     assert environment_defaults()["VLLM_MEDIA_CONNECTOR"] == CONNECTOR
     with pytest.raises(SettingsError, match="IMAGE_HOSTS"):
         command_line(Path("/m"), ENTRY, {"allowed_media_domains": ["images.example.org"]}, cpu=False)
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_model_of_another_kind_is_rejected(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text("m: {kind: embedding, hf_repo: a/b}\n")
     with pytest.raises(SettingsError, match="of kind embedding"):
@@ -94,7 +94,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_module_imports_without_an_engine() -> None:
-    """The engines are hidden from a fresh interpreter, which then imports the whole package."""
+    """In a new interpreter where engine packages cannot be imported."""
     code = """
 import sys, pkgutil, importlib
 for name in ("torch", "vllm", "transformers", "PIL"):

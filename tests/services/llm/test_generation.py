@@ -1,4 +1,4 @@
-"""One answer's life: tokens to text, limits, stop strings, cancellation. The runner, which computes, is a stub."""
+"""Generation with a stub runner: text, limits, stop strings, cancellation."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class StubRunner:
 
 
 class Letters:
-    """A tokenizer whose token 97 is the letter a, and so on; the end token has no text."""
+    """Tokenizer of single letters: token 97 is "a"; the end token has no text."""
 
     def prompt_tokens(self, inputs: Any) -> list[int]:
         return list(inputs["input_ids"])
@@ -75,7 +75,7 @@ def drain(queue: asyncio.Queue[Any]) -> list[Any]:
     return [queue.get_nowait() for _ in range(queue.qsize())]
 
 
-async def test_tokens_become_text_and_the_end_token_none() -> None:
+async def test_tokens_become_text_and_the_end_token_is_dropped() -> None:
     setup = Setup()
     queue, pieces = await setup.begin()
     setup.run.tokens([104, 105])
@@ -87,25 +87,27 @@ async def test_tokens_become_text_and_the_end_token_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "prompt", "allowed"), [(None, 5, 8), (3, 5, 3), (100, 5, 15), (None, 15, 5), (None, 19, 1)]
+    ("requested", "prompt", "expected"), [(None, 5, 8), (3, 5, 3), (100, 5, 15), (None, 15, 5), (None, 19, 1)]
 )
-async def test_the_limit_is_what_was_asked_within_the_context(asked: int | None, prompt: int, allowed: int) -> None:
-    setup = Setup(Options(max_tokens=asked), prompt)
+async def test_token_limit_is_the_request_limited_by_the_context(
+    requested: int | None, prompt: int, expected: int
+) -> None:
+    setup = Setup(Options(max_tokens=requested), prompt)
     await setup.begin()
-    assert setup.run.max_tokens == allowed
+    assert setup.run.max_tokens == expected
 
 
 @pytest.mark.parametrize(
     ("prompt", "code"), [(20, "context_length_exceeded"), (500, "context_length_exceeded"), (0, None)]
 )
-async def test_a_prompt_without_room_for_an_answer_is_refused(prompt: int, code: str | None) -> None:
+async def test_prompt_that_fills_the_context_is_rejected(prompt: int, code: str | None) -> None:
     setup = Setup(prompt=prompt)
     with pytest.raises(InvalidRequest) as refused:
         await setup.begin()
     assert refused.value.code == code
 
 
-async def test_an_answer_at_its_limit_was_cut_unless_its_last_token_is_the_end() -> None:
+async def test_finish_reason_at_the_limit_depends_on_the_last_token() -> None:
     for last, reason in ((98, "length"), (END, "stop")):
         setup = Setup(Options(max_tokens=2))
         await setup.begin()
@@ -115,7 +117,7 @@ async def test_an_answer_at_its_limit_was_cut_unless_its_last_token_is_the_end()
         assert (setup.config.max_new_tokens is None) == (reason == "stop")
 
 
-async def test_a_stop_string_ends_the_computing_at_once() -> None:
+async def test_stop_string_cancels_the_run_immediately() -> None:
     setup = Setup(Options(stop=("cd",)))
     queue, pieces = await setup.begin()
     setup.run.tokens([97, 98, 99])
@@ -128,7 +130,7 @@ async def test_a_stop_string_ends_the_computing_at_once() -> None:
     assert setup.job.finish_reason == "stop"
 
 
-async def test_what_was_held_back_for_a_stop_string_comes_at_the_end() -> None:
+async def test_held_back_text_is_flushed_at_the_end() -> None:
     setup = Setup(Options(stop=("cd",)))
     queue, _ = await setup.begin()
     setup.run.tokens([97, 99])
@@ -136,7 +138,7 @@ async def test_what_was_held_back_for_a_stop_string_comes_at_the_end() -> None:
     assert drain(queue) == ["a", "c", None]
 
 
-async def test_cancelling_stops_the_computing_and_frees_the_place() -> None:
+async def test_cancel_stops_the_run_and_frees_its_place() -> None:
     setup = Setup()
     await setup.begin()
     assert setup.generations.in_flight == 1
@@ -146,7 +148,7 @@ async def test_cancelling_stops_the_computing_and_frees_the_place() -> None:
     assert setup.generations.in_flight == 0
 
 
-async def test_a_job_that_is_cancelled_while_its_prompt_is_prepared_never_starts() -> None:
+async def test_job_cancelled_during_preparation_never_starts() -> None:
     setup = Setup()
     setup.generations.admit(setup.job)
     setup.generations.generate_streaming(None, None, setup.prompt, setup.config, setup.job.id)
@@ -155,7 +157,7 @@ async def test_a_job_that_is_cancelled_while_its_prompt_is_prepared_never_starts
     assert setup.runner.started == []
 
 
-async def test_more_requests_than_may_wait_are_told_to_come_back() -> None:
+async def test_full_queue_raises_busy() -> None:
     generations = Setup().generations
     jobs = [Job(str(number), Options()) for number in range(3)]
     generations.admit(jobs[0])
@@ -167,7 +169,7 @@ async def test_more_requests_than_may_wait_are_told_to_come_back() -> None:
     generations.admit(jobs[2])
 
 
-async def test_a_failure_is_passed_on() -> None:
+async def test_failure_is_reported() -> None:
     setup = Setup()
     queue, _ = await setup.begin()
     setup.run.ended("it broke")

@@ -1,4 +1,4 @@
-"""What a stop does to answers that are on their way."""
+"""Graceful stop with responses in progress."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from kit.web.server import server_config
-from services.llm.graceful_stop import TELLING_S, InterruptingServer
+from services.llm.graceful_stop import NOTIFY_S, InterruptingServer
 from tests.services.llm.process import ServiceProcess, interrupted
 
 
@@ -36,9 +36,9 @@ class Endless:
         self.over.set()
 
 
-async def stopped(app: Endless, *, while_it_stops: bool) -> str:
-    """What a client reads whose answer is on its way when the server is told to stop, or was done just before."""
-    grace = TELLING_S if while_it_stops else 600
+async def read_during_stop(app: Endless, *, in_progress: bool) -> str:
+    """Return what a client reads if the server stops during its response, or just after it."""
+    grace = NOTIFY_S if in_progress else 600
     config = server_config(app, host="127.0.0.1", port=0, lifespan="off", timeout_graceful_shutdown=grace)
     server = InterruptingServer(config, app.interrupt)
     serving = asyncio.create_task(uvicorn.Server.serve(server))
@@ -47,32 +47,32 @@ async def stopped(app: Endless, *, while_it_stops: bool) -> str:
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         async with httpx2.AsyncClient() as client:
-            asking = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/"))
+            reading = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/"))
             await app.begun.wait()
-            if not while_it_stops:
+            if not in_progress:
                 app.over.set()
-                await asking
+                await reading
             server.should_exit = True
-            return (await asking).text
+            return (await reading).text
     finally:
         server.should_exit = True
         await serving
 
 
-async def test_what_still_runs_at_the_end_of_the_grace_is_interrupted_before_it_is_cut() -> None:
+async def test_responses_are_interrupted_at_the_end_of_the_grace_period() -> None:
     app = Endless()
-    assert await stopped(app, while_it_stops=True) == "token\nerror\n"
+    assert await read_during_stop(app, in_progress=True) == "token\nerror\n"
     assert app.interruptions == 1
 
 
-async def test_nothing_is_interrupted_when_nothing_runs() -> None:
+async def test_nothing_is_interrupted_without_responses_in_progress() -> None:
     app = Endless()
-    assert await stopped(app, while_it_stops=False) == "token\nerror\n"
+    assert await read_during_stop(app, in_progress=False) == "token\nerror\n"
     assert app.interruptions == 0
 
 
 @pytest.mark.engines
-def test_a_stream_of_the_transformers_engine_ends_with_an_error(tmp_path: Path, smollm2: Path) -> None:
+def test_stop_ends_a_stream_with_an_error_event(tmp_path: Path, smollm2: Path) -> None:
     entry = {"kind": "llm", "hf_repo": "org/tiny", "context_length": 2048}
     settings = {"ENGINE": "transformers", "MODEL_DIR": str(smollm2), "STOP_GRACE": "1"}
     service = ServiceProcess(sys.executable, tmp_path, entry, **settings)

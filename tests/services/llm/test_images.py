@@ -25,14 +25,14 @@ def picture(format: str, size: tuple[int, int] = (4, 3), mode: str = "RGB") -> b
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that claims 30,000 by 30,000 pixels."""
+    """Return a small PNG that declares 30,000 by 30,000 pixels."""
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
     return b"\x89PNG\r\n\x1a\n" + chunk
 
 
 def photograph(orientation: int, *, odd: bool = False) -> bytes:
-    """A lossless picture, dark but for its top left corner, that a camera has turned; `odd` EXIF has a wrong type."""
+    """Return a black image with a white top left corner and an EXIF orientation; `odd` EXIF has a wrong type."""
     image = Image.new("RGB", (4, 3))
     image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
@@ -51,17 +51,17 @@ def photograph(orientation: int, *, odd: bool = False) -> bytes:
     [(1, (4, 3), (0, 0)), (2, (4, 3), (3, 0)), (3, (4, 3), (3, 2)), (4, (4, 3), (0, 2)), (5, (3, 4), (0, 0)),
      (6, (3, 4), (2, 0)), (7, (3, 4), (2, 3)), (8, (3, 4), (0, 3)), (9, (4, 3), (0, 0))],
 )  # fmt: skip
-def test_photographs_are_turned_upright(
+def test_exif_orientation_is_applied(
     orientation: int, size: tuple[int, int], corner: tuple[int, int], odd: bool
 ) -> None:
-    """As EXIF's orientation says, also where another of its values is of a type that it cannot have."""
+    """Also if another EXIF value has an invalid type."""
     image = decode(photograph(orientation, odd=odd), LIMITS)
     assert image.size == size
     assert image.getpixel(corner) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_the_usual_formats_are_decoded_to_rgb(format: str) -> None:
+def test_common_formats_are_decoded_to_rgb(format: str) -> None:
     image = decode(picture(format), LIMITS)
     assert (image.size, image.mode) == ((4, 3), "RGB")
 
@@ -70,7 +70,7 @@ def test_transparency_becomes_rgb() -> None:
     assert decode(picture("PNG", mode="RGBA"), LIMITS).mode == "RGB"
 
 
-def test_too_many_or_too_large_images_are_refused_unread() -> None:
+def test_image_limits_are_checked_before_decoding() -> None:
     with pytest.raises(InvalidRequest, match="MAX_IMAGES"):
         check_count(3, LIMITS)
     with pytest.raises(PayloadTooLarge, match="MAX_IMAGE_MB"):
@@ -94,7 +94,7 @@ def test_too_many_or_too_large_images_are_refused_unread() -> None:
         uri(bomb()),
     ],
 )
-def test_what_is_no_small_whole_image_is_refused(url: str) -> None:
+def test_invalid_images_are_rejected(url: str) -> None:
     with pytest.raises(ApiError) as refused:
         decode(from_data_uri(url, LIMITS), LIMITS)
     assert refused.value.status == 400

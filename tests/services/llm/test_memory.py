@@ -1,4 +1,4 @@
-"""The memory that a model on a CPU may count on."""
+"""Memory available to a model on a CPU."""
 
 from pathlib import Path
 
@@ -8,15 +8,12 @@ from services.llm.memory import memory_bytes
 
 
 @pytest.mark.parametrize(
-    ("written", "most"), [("1073741824\n", 1 << 30), ("max\n", None), ("9" * 30, None), (None, None)]
+    ("content", "expected"), [("1073741824\n", 1 << 30), ("max\n", None), ("9" * 30, None), (None, None)]
 )
-def test_a_containers_limit_counts_where_it_is_less_than_the_machine(
-    tmp_path: Path, written: str | None, most: int | None
-) -> None:
-    """Without one, or with one that is more, it is the machine's."""
+def test_lower_container_limit_takes_precedence(tmp_path: Path, content: str | None, expected: int | None) -> None:
     limit = tmp_path / "memory.max"
     machine = memory_bytes(limit)
-    if written is not None:
-        limit.write_text(written)
-    assert memory_bytes(limit) == (machine if most is None else most)
+    if content is not None:
+        limit.write_text(content)
+    assert memory_bytes(limit) == (machine if expected is None else expected)
     assert machine > 1 << 30

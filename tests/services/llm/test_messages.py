@@ -1,4 +1,4 @@
-"""Chat messages: what clients send, cleaned, and what is refused."""
+"""Validation of chat messages."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==",
 
 
 @pytest.mark.parametrize(
-    ("message", "clean"),
+    ("given", "expected"),
     [
         ({"role": "user", "content": "hi"}, {"role": "user", "content": "hi"}),
         ({"role": "user", "content": [TEXT], "name": "eva"}, {"role": "user", "content": [TEXT]}),
@@ -42,12 +42,12 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==",
         ),
     ],
 )
-def test_a_message_is_cleaned(message: dict[str, Any], clean: dict[str, Any]) -> None:
-    assert read_messages([message], images=False) == [clean]
+def test_messages_are_normalized(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert read_messages([given], images=False) == [expected]
 
 
 @pytest.mark.parametrize(
-    ("messages", "says"),
+    ("messages", "message"),
     [
         (None, "at least one message"),
         ([], "at least one message"),
@@ -62,14 +62,14 @@ def test_a_message_is_cleaned(message: dict[str, Any], clean: dict[str, Any]) ->
         ([{"role": "user", "content": [{"type": "text"}]}], "must be a string"),
         ([{"role": "user", "content": [{"type": "video_url"}]}], "video_url"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "input_audio"),
-        ([{"role": "user", "content": [IMAGE]}], "takes text only"),
+        ([{"role": "user", "content": [IMAGE]}], "accepts text only"),
         ([{"role": "assistant", "tool_calls": [{}]}], "function with a name"),
         ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "not JSON"),
         ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}], "JSON object"),
     ],
 )
-def test_a_broken_message_is_refused_with_the_reason(messages: Any, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_invalid_messages_are_rejected_with_the_reason(messages: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         read_messages(messages, images=False)
 
 
@@ -77,7 +77,7 @@ def test_a_broken_message_is_refused_with_the_reason(messages: Any, says: str) -
     "part",
     [IMAGE, {"type": "input_image", "image_url": IMAGE["image_url"]["url"]}],  # type: ignore[index]  # a dict of a dict
 )
-def test_images_of_both_apis_come_out_alike(part: dict[str, Any]) -> None:
+def test_image_parts_of_both_apis_are_normalized(part: dict[str, Any]) -> None:
     messages = read_messages([{"role": "user", "content": [TEXT, part]}], images=True)
     assert image_parts(messages) == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
 
@@ -94,13 +94,13 @@ def test_images_of_both_apis_come_out_alike(part: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_the_input_of_responses_is_cleaned(value: Any, clean: Any) -> None:
+def test_responses_input_is_normalized(value: Any, clean: Any) -> None:
     assert read_input(value, images=False) == clean
 
 
 @pytest.mark.parametrize(
     "value", [None, "", [], 3, [3], [{"type": "item_reference", "id": "x"}], [{"role": "user"}], [CALL]]
 )
-def test_a_broken_input_of_responses_is_refused(value: Any) -> None:
+def test_invalid_responses_input_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidRequest, match="input"):
         read_input(value, images=False)

@@ -1,4 +1,4 @@
-"""The official client against the real transformers engine with SmolLM2."""
+"""The OpenAI client with the transformers engine and SmolLM2."""
 
 import concurrent.futures
 from typing import Any
@@ -17,13 +17,13 @@ COUNT: list[Any] = [{"role": "user", "content": "Count from one to five."}]
 MODEL = "tiny"
 
 
-def test_models_are_listed_and_retrieved_under_every_name(client: openai.OpenAI) -> None:
+def test_models_are_listed_under_every_name(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny", "small", "org/tiny"]
     assert client.models.retrieve("org/tiny").id == "org/tiny"
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "org/tiny"])
-def test_a_chat_is_answered_under_every_name_and_signed_with_the_models(client: openai.OpenAI, name: str) -> None:
+def test_every_name_is_accepted_and_the_response_has_the_catalogue_name(client: openai.OpenAI, name: str) -> None:
     answer = client.chat.completions.create(model=name, messages=JAPAN, temperature=0)
     assert "Tokyo" in (answer.choices[0].message.content or "")
     assert answer.model == "tiny"
@@ -33,7 +33,7 @@ def test_a_chat_is_answered_under_every_name_and_signed_with_the_models(client: 
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_a_stream_says_the_same_as_the_whole_answer_and_no_usage(client: openai.OpenAI) -> None:
+def test_stream_equals_the_whole_response_without_usage(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=JAPAN, temperature=0)
     chunks = list(client.chat.completions.create(model=MODEL, messages=JAPAN, temperature=0, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
@@ -43,7 +43,7 @@ def test_a_stream_says_the_same_as_the_whole_answer_and_no_usage(client: openai.
     assert not any(chunk.usage for chunk in chunks)
 
 
-def test_usage_ends_a_stream_when_it_was_asked_for(client: openai.OpenAI) -> None:
+def test_requested_usage_is_the_last_chunk(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=JAPAN, temperature=0)
     stream = client.chat.completions.create(
         model=MODEL, messages=JAPAN, temperature=0, stream=True, stream_options={"include_usage": True}
@@ -54,7 +54,7 @@ def test_usage_ends_a_stream_when_it_was_asked_for(client: openai.OpenAI) -> Non
     assert not any(chunk.usage for chunk in chunks[:-1])
 
 
-def test_the_limit_cuts_and_says_so(client: openai.OpenAI) -> None:
+def test_token_limit_gives_finish_reason_length(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model=MODEL, messages=COUNT, temperature=0, max_tokens=3)
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -62,7 +62,7 @@ def test_the_limit_cuts_and_says_so(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_string_ends_the_answer_and_is_not_in_it(client: openai.OpenAI, stream: bool) -> None:
+def test_stop_string_ends_the_response_and_is_dropped(client: openai.OpenAI, stream: bool) -> None:
     asked: dict[str, Any] = {"model": MODEL, "messages": JAPAN, "temperature": 0, "stop": ["Tokyo"]}
     if stream:
         text = "".join(
@@ -76,7 +76,7 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(client: openai.OpenAI, s
     assert "Tok" not in text
 
 
-def test_the_same_seed_gives_the_same_words_and_another_gives_others(client: openai.OpenAI) -> None:
+def test_seed_determines_the_response(client: openai.OpenAI) -> None:
     def ask(seed: int) -> str | None:
         answer = client.chat.completions.create(model=MODEL, messages=COUNT, temperature=1.5, seed=seed, max_tokens=20)
         return answer.choices[0].message.content
@@ -85,8 +85,8 @@ def test_the_same_seed_gives_the_same_words_and_another_gives_others(client: ope
     assert ask(1) != ask(2)
 
 
-def test_each_request_of_a_batch_is_sampled_by_its_own_rules(client: openai.OpenAI) -> None:
-    """Greedy, seeded and biased requests at once say what they say alone."""
+def test_requests_of_a_batch_keep_their_sampling_options(client: openai.OpenAI) -> None:
+    """Concurrent requests give the same responses as single ones."""
     kinds: list[dict[str, Any]] = [
         {"temperature": 0},
         {"temperature": 1.5, "seed": 5},
@@ -104,7 +104,7 @@ def test_each_request_of_a_batch_is_sampled_by_its_own_rules(client: openai.Open
     assert together == alone
 
 
-def test_a_logit_bias_forbids_a_word(client: openai.OpenAI, raw: httpx2.Client) -> None:
+def test_logit_bias_suppresses_a_word(client: openai.OpenAI, raw: httpx2.Client) -> None:
     tokens = raw.post("/tokenize", json={"prompt": " Tokyo"}).json()["tokens"]
     answer = client.chat.completions.create(
         model=MODEL, messages=JAPAN, temperature=0, max_tokens=12, logit_bias={str(token): -100 for token in tokens}
@@ -134,11 +134,11 @@ def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
     assert events[-1].type == "response.completed"
 
 
-def test_every_format_is_of_the_clients_types(raw: httpx2.Client) -> None:
+def test_every_format_matches_the_client_types(raw: httpx2.Client) -> None:
     check_every_format(raw)
 
 
-def test_a_response_that_was_cut_is_incomplete(client: openai.OpenAI) -> None:
+def test_truncated_response_is_incomplete(client: openai.OpenAI) -> None:
     answer = client.responses.create(model=MODEL, input="Count to one hundred.", temperature=0, max_output_tokens=3)
     assert answer.status == "incomplete"
     assert answer.incomplete_details is not None
@@ -155,14 +155,14 @@ def test_a_response_that_was_cut_is_incomplete(client: openai.OpenAI) -> None:
         ("JSON by schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}),
     ],
 )
-def test_what_the_engine_lacks_is_refused_by_name(client: openai.OpenAI, what: str, asked: dict[str, Any]) -> None:
+def test_unsupported_features_are_rejected_by_name(client: openai.OpenAI, what: str, asked: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=JAPAN, **asked)
     assert refused.value.param in asked
-    pytest.skip(f"the transformers engine has no {what} for this model, and says: {refused.value.message}")
+    pytest.skip(f"the transformers engine does not support {what} for this model: {refused.value.message}")
 
 
-def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
+def test_errors_map_to_the_client_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.chat.completions.create(model="gpt-9", messages=JAPAN)
     with pytest.raises(openai.BadRequestError, match="temperature"):
@@ -174,8 +174,8 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_sixteen_clients_are_answered_or_told_to_wait(client: openai.OpenAI) -> None:
-    """The service takes four at once and lets four wait; the rest get a 429 and nobody an error of another kind."""
+def test_excess_clients_get_a_429(client: openai.OpenAI) -> None:
+    """Four run, four wait, the others get a 429; there are no other errors."""
 
     def ask(number: int) -> str:
         try:

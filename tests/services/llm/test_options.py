@@ -1,4 +1,4 @@
-"""The fields that all text routes share: what is taken, and what is refused by name."""
+"""Validation of the generation options shared by all text routes."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def read(body: dict[str, Any]) -> Options:
         ({"ignore_eos": True}, Options(Sampling(temperature=0.7, top_k=5), ignore_eos=True)),
     ],
 )
-def test_fields_are_read_and_absent_ones_keep_the_models_defaults(body: dict[str, Any], expected: Options) -> None:
+def test_absent_fields_keep_the_model_defaults(body: dict[str, Any], expected: Options) -> None:
     assert read(body) == expected
 
 
@@ -65,7 +65,7 @@ def test_fields_are_read_and_absent_ones_keep_the_models_defaults(body: dict[str
         ("ignore_eos", "yes"),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_fields_name(field: str, value: Any) -> None:
+def test_invalid_values_are_rejected_by_field(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=field) as refused:
         read({field: value})
     assert refused.value.param == field

@@ -1,4 +1,4 @@
-"""What each route accepts, ignores and refuses, as tables."""
+"""Accepted, ignored and rejected fields of each route."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import pytest
 from kit.errors import InvalidRequest
 from services.llm import requests
 from services.llm.options import Sampling
-from services.llm.requests import Ability
+from services.llm.requests import Capabilities
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
-PLAIN = Ability()
-TOOLS = Ability(tools=True)
+PLAIN = Capabilities()
+TOOLS = Capabilities(tools=True)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ TOOLS = Ability(tools=True)
         {"modalities": ["text"]},
         {"logit_bias": {}},
         {"functions": []},
-        {"some_new_field": {"nobody": "knows"}},
+        {"some_new_field": {"a": "b"}},
         {"chat_template_kwargs": {"enable_thinking": False}},
         dict.fromkeys(("n", "stop", "tools", "logprobs", "response_format", "stream_options", "seed", "user")),
     ],
@@ -59,7 +59,6 @@ def test_harmless_fields_of_a_chat_are_accepted(extra: dict[str, Any]) -> None:
         ("response_format", {"type": "json_schema", "json_schema": {}}),
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("tools", [TOOL]),
         ("tools", [3]),
         ("tools", [{"type": "web_search"}]),
         ("functions", [{"name": "f"}]),
@@ -79,18 +78,24 @@ def test_harmless_fields_of_a_chat_are_accepted(extra: dict[str, Any]) -> None:
         ("model", 7),
     ],
 )
-def test_what_cannot_be_done_in_a_chat_is_refused_by_name(field: str, value: Any) -> None:
+def test_unsupported_chat_fields_are_rejected_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=field.split("_kwargs")[0]) as refused:
         requests.chat({"messages": MESSAGES, field: value}, PLAIN)
     assert refused.value.status == 400
     assert refused.value.param == field
 
 
-def test_tools_reach_a_model_that_knows_them() -> None:
+def test_tools_are_rejected_if_the_model_does_not_support_them() -> None:
+    with pytest.raises(InvalidRequest, match="Model 'smollm2' does not support tool calling") as refused:
+        requests.chat({"messages": MESSAGES, "tools": [TOOL]}, Capabilities(model="smollm2"))
+    assert (refused.value.status, refused.value.param) == (400, "tools")
+
+
+def test_tools_reach_a_model_that_supports_them() -> None:
     assert requests.chat({"messages": MESSAGES, "tools": [TOOL]}, TOOLS).body["tools"] == [TOOL]
 
 
-def test_a_chat_streams_inside_whatever_the_client_wants() -> None:
+def test_handler_always_streams() -> None:
     work = requests.chat(
         {"messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}, "model": "m"}, PLAIN
     )
@@ -98,14 +103,14 @@ def test_a_chat_streams_inside_whatever_the_client_wants() -> None:
     assert not requests.chat({"messages": MESSAGES}, PLAIN).stream
 
 
-def test_fields_of_the_engine_itself_never_reach_it() -> None:
-    """A client could otherwise replace the whole configuration of its generation."""
+def test_internal_fields_of_the_engine_are_dropped() -> None:
+    """Otherwise a client could replace the generation configuration."""
     body = {"messages": MESSAGES, "generation_config": '{"max_new_tokens": 1e9}', "request_id": "x"}
-    assert set(requests.chat(body, PLAIN).body) == {"messages", "chat_template_kwargs", "ending", "stream"}
+    assert set(requests.chat(body, PLAIN).body) == {"messages", "chat_template_kwargs", "prompt_suffix", "stream"}
 
 
 @pytest.mark.parametrize("prompt", ["hi", ["hi"]])
-def test_a_completion_takes_one_prompt_and_sixteen_tokens_by_default(prompt: Any) -> None:
+def test_completion_has_one_prompt_and_sixteen_tokens_by_default(prompt: Any) -> None:
     work = requests.completion({"prompt": prompt}, PLAIN)
     assert work.body == {"prompt": "hi", "stream": True}
     assert work.options.max_tokens == 16
@@ -127,7 +132,7 @@ def test_a_completion_takes_one_prompt_and_sixteen_tokens_by_default(prompt: Any
         ("n", 3),
     ],
 )
-def test_what_cannot_be_done_in_a_completion_is_refused_by_name(field: str, value: Any) -> None:
+def test_unsupported_completion_fields_are_rejected_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         requests.completion({"prompt": "hi", field: value}, PLAIN)
     assert refused.value.param == field
@@ -149,13 +154,13 @@ def test_what_cannot_be_done_in_a_completion_is_refused_by_name(field: str, valu
         ("max_output_tokens", 0),
     ],
 )
-def test_what_cannot_be_done_in_a_response_is_refused_by_name(field: str, value: Any) -> None:
+def test_unsupported_responses_fields_are_rejected_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         requests.response({"input": "hi", field: value}, PLAIN)
     assert refused.value.param == field
 
 
-def test_a_response_takes_text_format_and_flat_tools() -> None:
+def test_responses_accept_text_format_and_flat_tools() -> None:
     body = {"input": "hi", "text": {"format": {"type": "text"}}, "store": True, "instructions": "be brief"}
     tool = {"type": "function", "name": "f"}
     work = requests.response({**body, "tools": [tool], "max_output_tokens": 5}, TOOLS)
@@ -165,15 +170,15 @@ def test_a_response_takes_text_format_and_flat_tools() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_no_json_object_is_refused(content: bytes) -> None:
+def test_body_must_be_a_json_object(content: bytes) -> None:
     with pytest.raises(InvalidRequest, match="body"):
         requests.parse(content)
 
 
-def test_the_models_own_sampling_is_the_default() -> None:
-    ability = Ability(defaults=Sampling(temperature=0.2, top_p=0.9))
-    assert requests.chat({"messages": MESSAGES}, ability).options.sampling == Sampling(temperature=0.2, top_p=0.9)
-    assert requests.chat({"messages": MESSAGES, "top_p": 1}, ability).options.sampling.top_p == 1
+def test_model_sampling_is_the_default() -> None:
+    capabilities = Capabilities(defaults=Sampling(temperature=0.2, top_p=0.9))
+    assert requests.chat({"messages": MESSAGES}, capabilities).options.sampling == Sampling(temperature=0.2, top_p=0.9)
+    assert requests.chat({"messages": MESSAGES, "top_p": 1}, capabilities).options.sampling.top_p == 1
 
 
 @pytest.mark.parametrize(
@@ -192,9 +197,8 @@ def test_the_models_own_sampling_is_the_default() -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_no_answer_could_repeat_is_refused_when_it_is_read(body: bytes) -> None:
-    """Half a surrogate pair and numbers that are none have no UTF-8 and no JSON: neither tokenizers nor answers take
-    them."""
+def test_non_standard_json_is_rejected(body: bytes) -> None:
+    """Lone surrogates and non-finite numbers cannot be encoded in a response."""
     with pytest.raises(InvalidRequest, match="JSON"):
         requests.parse(body)
 
@@ -202,7 +206,7 @@ def test_what_no_answer_could_repeat_is_refused_when_it_is_read(body: bytes) -> 
 @pytest.mark.parametrize(
     ("field", "value"), [("metadata", "x"), ("metadata", {"a": 1}), ("metadata", {"a": float("inf")}), ("user", 1e999)]
 )
-def test_what_a_response_repeats_is_text(field: str, value: Any) -> None:
+def test_echoed_fields_must_be_text(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         requests.response({"input": "hi", field: value}, PLAIN)
     assert refused.value.param == field

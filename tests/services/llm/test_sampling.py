@@ -28,7 +28,7 @@ def draw(count: int = 400, **options: Any) -> Counter[int]:
     )
 
 
-def test_temperature_zero_takes_the_best() -> None:
+def test_temperature_zero_is_greedy() -> None:
     assert draw(20, temperature=0) == {0: 20}
 
 
@@ -55,29 +55,29 @@ def test_temperature_one_follows_the_probabilities() -> None:
         ({"temperature": 2.0}, {0, 1, 2, 3}),
     ],
 )
-def test_only_tokens_that_are_allowed_are_chosen(options: dict[str, Any], possible: set[int]) -> None:
+def test_only_allowed_tokens_are_sampled(options: dict[str, Any], possible: set[int]) -> None:
     assert set(draw(**options)) == possible
 
 
 @pytest.mark.parametrize(
     "penalty", [{"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 9.0}]
 )
-def test_penalties_push_away_from_what_was_said(penalty: dict[str, Any]) -> None:
+def test_penalties_reduce_repetition(penalty: dict[str, Any]) -> None:
     sampler = Sampler(Sampling(temperature=0, **penalty), prompt=[], ends=[])
     assert [sampler.choose(scores()) for _ in range(2)] == [0, 1]
 
 
-def test_only_repetition_penalty_looks_at_the_prompt() -> None:
+def test_only_repetition_penalty_includes_the_prompt() -> None:
     assert Sampler(Sampling(temperature=0, repetition_penalty=9.0), prompt=[0], ends=[]).choose(scores()) == 1
     assert Sampler(Sampling(temperature=0, presence_penalty=2.0), prompt=[0], ends=[]).choose(scores()) == 0
 
 
-def test_an_answer_does_not_end_before_its_least_length() -> None:
+def test_min_tokens_suppresses_the_end_token() -> None:
     sampler = Sampler(Sampling(temperature=0, min_tokens=2), prompt=[], ends=[0])
     assert [sampler.choose(scores()) for _ in range(3)] == [1, 1, 0]
 
 
-def test_a_seed_fixes_all_choices_and_none_does_not() -> None:
+def test_seed_makes_sampling_deterministic() -> None:
     def ten(seed: int | None) -> list[int]:
         sampler = Sampler(Sampling(seed=seed), prompt=[], ends=[])
         return [sampler.choose(scores()) for _ in range(30)]

@@ -1,4 +1,4 @@
-"""Answers one after the other: order, cancellation, failure, the end. The model is a stub that waits to be told."""
+"""The serial runner with a stub model: order, cancellation, failure, close."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ WAIT_S = 10
 
 
 class Model:
-    """`generate` waits at a gate and gives the tokens 1 and 2."""
+    """`generate` waits at a gate and generates the tokens 1 and 2."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -32,28 +32,28 @@ class Model:
 
         self.prompts.append(prompt.text)
         if prompt.text == "broken":
-            raise RuntimeError("out of memory, says the stub")
+            raise RuntimeError("stub: out of memory")
         self.began.set()
-        assert self.gate.wait(WAIT_S), "nobody opened the gate"
+        assert self.gate.wait(WAIT_S), "gate not opened in time"
         for token in (0, 1, 2):
             streamer.put(torch.tensor([token]))
 
 
 class Prompt:
-    """What a prepared request holds: with images, many megabytes."""
+    """A prepared prompt; with images, many megabytes."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 class Client:
-    """Hears of one run."""
+    """Receives the callbacks of a run."""
 
     def __init__(self, text: str) -> None:
-        self.heard: list[int] = []
+        self.received: list[int] = []
         self.end: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         sampler = Sampler(Sampling(), prompt=[], ends=[])
-        self.run = Run(text, {"prompt": Prompt(text)}, sampler, 8, (), self.heard.extend, self.end.set_result)
+        self.run = Run(text, {"prompt": Prompt(text)}, sampler, 8, (), self.received.extend, self.end.set_result)
 
 
 @pytest.fixture
@@ -69,19 +69,19 @@ async def serial(model: Model) -> AsyncIterator[Serial]:
     await serial.aclose()
 
 
-async def test_first_come_first_served(serial: Serial, model: Model) -> None:
+async def test_runs_are_processed_in_order(serial: Serial, model: Model) -> None:
     clients = [Client(text) for text in "abc"]
     for client in clients:
         serial.start(client.run)
     model.gate.set()
     for client in clients:
         assert await asyncio.wait_for(client.end, WAIT_S) is None
-        assert client.heard == [1, 2]
+        assert client.received == [1, 2]
     assert model.prompts == ["a", "b", "c"]
 
 
-async def test_one_that_gives_up_while_it_waits_is_forgotten_at_once(serial: Serial, model: Model) -> None:
-    """Not when its turn comes: until then its images would stay in memory, and its place is free already."""
+async def test_cancelled_pending_run_is_released_immediately(serial: Serial, model: Model) -> None:
+    """Its images must not stay in memory until its turn."""
     first, second = Client("first"), Client("second")
     serial.start(first.run)
     await asyncio.to_thread(model.began.wait, WAIT_S)
@@ -96,7 +96,7 @@ async def test_one_that_gives_up_while_it_waits_is_forgotten_at_once(serial: Ser
     assert model.prompts == ["first"]
 
 
-async def test_one_that_gives_up_while_it_is_answered_makes_room(serial: Serial, model: Model) -> None:
+async def test_cancelled_run_makes_room_for_the_next(serial: Serial, model: Model) -> None:
     first, second = Client("first"), Client("second")
     serial.start(first.run)
     await asyncio.to_thread(model.began.wait, WAIT_S)
@@ -104,10 +104,10 @@ async def test_one_that_gives_up_while_it_is_answered_makes_room(serial: Serial,
     serial.cancel(first.run)
     model.gate.set()
     assert await asyncio.wait_for(second.end, WAIT_S) is None
-    assert (first.heard, first.end.done()) == ([], False)
+    assert (first.received, first.end.done()) == ([], False)
 
 
-async def test_a_failure_ends_one_answer_only(serial: Serial, model: Model) -> None:
+async def test_failure_affects_only_its_run(serial: Serial, model: Model) -> None:
     broken, good = Client("broken"), Client("good")
     serial.start(broken.run)
     serial.start(good.run)
@@ -116,7 +116,7 @@ async def test_a_failure_ends_one_answer_only(serial: Serial, model: Model) -> N
     assert await asyncio.wait_for(good.end, WAIT_S) is None
 
 
-async def test_the_end_tells_everybody_and_leaves_no_thread(model: Model) -> None:
+async def test_close_ends_all_runs_and_the_thread(model: Model) -> None:
     serial = Serial(model, loop=asyncio.get_running_loop())
     clients = [Client("a"), Client("b")]
     for client in clients:

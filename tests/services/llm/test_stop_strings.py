@@ -1,4 +1,4 @@
-"""Stop strings, whole and in pieces."""
+"""Stop strings, in one chunk and split over chunks."""
 
 import itertools
 
@@ -10,9 +10,9 @@ TEXT = "abcababcabd"
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
-    cut = StopStrings(stops)
-    out = "".join(cut.feed(piece) for piece in pieces)
-    return out + cut.flush(), cut.stopped
+    filter_ = StopStrings(stops)
+    out = "".join(filter_.feed(piece) for piece in pieces)
+    return out + filter_.flush(), filter_.stopped
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
         (["abdx"], TEXT, False),
     ],
 )
-def test_text_ends_before_the_first_stop_string_however_it_is_cut(
+def test_text_ends_before_the_first_stop_string_for_any_chunking(
     stops: list[str], expected: str, stopped: bool
 ) -> None:
     for cuts in itertools.combinations(range(1, len(TEXT)), 2):
@@ -35,15 +35,15 @@ def test_text_ends_before_the_first_stop_string_however_it_is_cut(
     assert run(stops, list(TEXT)) == (expected, stopped)
 
 
-def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
-    cut = StopStrings(["STOP"])
-    assert cut.feed("go S") == "go "
-    assert cut.feed("o") == "So"
-    assert cut.feed(" now") == " now"
+def test_only_a_possible_stop_string_is_held_back() -> None:
+    filter_ = StopStrings(["STOP"])
+    assert filter_.feed("go S") == "go "
+    assert filter_.feed("o") == "So"
+    assert filter_.feed(" now") == " now"
 
 
-def test_nothing_comes_after_a_stop_string() -> None:
-    cut = StopStrings(["x"])
-    assert cut.feed("axb") == "a"
-    assert cut.feed("more") == ""
-    assert cut.flush() == ""
+def test_nothing_passes_after_a_stop_string() -> None:
+    filter_ = StopStrings(["x"])
+    assert filter_.feed("axb") == "a"
+    assert filter_.feed("more") == ""
+    assert filter_.flush() == ""

@@ -1,4 +1,4 @@
-"""What the transformers engine tells of its work, under the names by which the gateway reads vLLM's."""
+"""Metrics of the transformers engine under vLLM's names, as read by the gateway."""
 
 from collections.abc import Sequence
 
@@ -15,32 +15,34 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def test_the_prompt_counts_when_the_first_token_comes(registry: CollectorRegistry) -> None:
-    """Not when the request does, nor with the empty hand by which a runner tells that it begins."""
+def test_prompt_is_counted_with_the_first_token(registry: CollectorRegistry) -> None:
+    """Not at the start, when the runner reports no tokens."""
     taken: list[int] = []
 
     def take(tokens: Sequence[int]) -> None:
         taken.extend(tokens)
 
     follow = TokenMetrics(registry, model="tiny").follow(7, take)
-    told = []
+    samples = []
     for tokens in ([], [1], [2, 3]):
         follow(tokens)
         names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
-        told.append(tuple(registry.get_sample_value(name, LABELS) for name in names))
-    assert told == [(0, 0), (7, 1), (7, 3)]
+        samples.append(tuple(registry.get_sample_value(name, LABELS) for name in names))
+    assert samples == [(0, 0), (7, 1), (7, 3)]
     assert taken == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("in_flight", "running", "waiting"), [(0, 0, 0), (2, 2, 0), (4, 4, 0), (7, 4, 3)])
-def test_who_has_no_place_waits(registry: CollectorRegistry, in_flight: int, running: int, waiting: int) -> None:
-    TokenMetrics(registry, model="tiny").watch_requests(lambda: in_flight, places=4)
+def test_requests_beyond_the_slots_are_waiting(
+    registry: CollectorRegistry, in_flight: int, running: int, waiting: int
+) -> None:
+    TokenMetrics(registry, model="tiny").watch_requests(lambda: in_flight, slots=4)
     assert registry.get_sample_value("vllm:num_requests_running", LABELS) == running
     assert registry.get_sample_value("vllm:num_requests_waiting", LABELS) == waiting
 
 
-def test_every_count_is_there_before_the_first_request(registry: CollectorRegistry) -> None:
-    """The gateway sees progress as a change of what was there."""
+def test_every_counter_is_exported_from_the_start(registry: CollectorRegistry) -> None:
+    """The gateway detects progress as a change of a value."""
     TokenMetrics(registry, model="tiny")
     page = generate_latest(registry).decode()
     for name in ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "transformers_layers_total"):

@@ -1,4 +1,4 @@
-"""What is known of a model from its folder."""
+"""Sampling defaults from a model's folder."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ from services.llm.options import Sampling
 from services.llm.transformers_model import sampling_defaults
 
 
-def test_the_makers_sampling_is_the_default_and_the_catalogues_wins(tmp_path: Path) -> None:
-    """Of the file only what a request may say too is read; `override_generation_config` means what it means in vLLM."""
+def test_catalogue_overrides_generation_config(tmp_path: Path) -> None:
+    """Only sampling options are read; `override_generation_config` has vLLM's meaning."""
     assert sampling_defaults(tmp_path, {}) == Sampling()
     given = {"temperature": 0.6, "top_k": 20, "eos_token_id": 2, "top_p": None}
     (tmp_path / "generation_config.json").write_text(json.dumps(given))

@@ -1,4 +1,4 @@
-"""The transformers engine seen from the wire: disconnects, responsiveness, bad inputs, tokens."""
+"""The transformers engine over HTTP: disconnects, responsiveness, invalid requests, tokens, metrics."""
 
 import concurrent.futures
 import contextlib
@@ -15,13 +15,13 @@ from tests.services.llm.bad_requests import BAD_REQUESTS, CHAT, COMPLETION, RESP
 pytestmark = pytest.mark.engines
 
 JAPAN = [{"role": "user", "content": "What is the capital of Japan?"}]
-# As long as the context allows: only a disconnect ends it in time.
+# Fills the context: only a disconnect ends it in time.
 LONG: dict[str, Any] = {"messages": JAPAN, "ignore_eos": True, "max_tokens": 8000, "temperature": 1}
 GIVE_UP_S = 60
 
 
 def in_flight(raw: httpx2.Client) -> int:
-    """Requests that the service is answering, its page of metrics included."""
+    """Return the requests in flight, including the one to /metrics."""
     for line in raw.get("/metrics").text.splitlines():
         if line.startswith("http_requests_in_flight "):
             return int(float(line.split()[1]))
@@ -34,24 +34,24 @@ def wait_until_idle(raw: httpx2.Client) -> None:
         if in_flight(raw) <= 1:
             return
         pause.wait(0.05)
-    raise AssertionError("the generation goes on although its client left")
+    raise AssertionError("the generation continues after the disconnect")
 
 
-def test_a_client_that_leaves_a_stream_ends_its_generation(raw: httpx2.Client) -> None:
+def test_disconnect_from_a_stream_cancels_the_generation(raw: httpx2.Client) -> None:
     with raw.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: ")
     wait_until_idle(raw)
 
 
-def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_ends_its_generation(raw: httpx2.Client) -> None:
+def test_disconnect_before_the_response_cancels_the_generation(raw: httpx2.Client) -> None:
     with pytest.raises(httpx2.ReadTimeout):
         raw.post("/v1/chat/completions", json=LONG, timeout=1.0)
     wait_until_idle(raw)
 
 
-def test_after_clients_left_all_places_are_free_again(raw: httpx2.Client) -> None:
-    """The service takes eight; after ten that left, eight more are all answered."""
+def test_disconnects_free_their_places(raw: httpx2.Client) -> None:
+    """After ten disconnects, eight requests (the limit) succeed."""
 
     def leave(_: int) -> None:
         with pytest.raises(httpx2.ReadTimeout):
@@ -68,12 +68,12 @@ def test_after_clients_left_all_places_are_free_again(raw: httpx2.Client) -> Non
         assert list(pool.map(ask, range(8))) == [200] * 8
 
 
-def test_health_answers_while_answers_are_generated(raw: httpx2.Client) -> None:
+def test_health_responds_during_generation(raw: httpx2.Client) -> None:
     with raw.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as answer:
         lines = answer.iter_lines()
         for _ in range(20):
             assert next(lines) is not None
-            # A second is what the contract allows; a client that gives up then would raise.
+            # The contract allows one second.
             assert raw.get("/health", timeout=1.0).status_code == 200
     wait_until_idle(raw)
 
@@ -87,7 +87,7 @@ def test_a_stream_ends_with_done(raw: httpx2.Client) -> None:
         json.loads(event.removeprefix("data: "))
 
 
-# What vLLM takes and this engine does not, or takes otherwise.
+# Valid for vLLM only.
 BAD_HERE: list[tuple[str, str, Any]] = [
     ("a template of the client's", CHAT, chat(chat_template_kwargs={"chat_template": "{{ 1 }}"})),
     ("a stream that is a number", CHAT, chat(stream=1)),
@@ -101,7 +101,7 @@ BAD_HERE: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_bad_requests_get_an_envelope_and_disturb_nobody(raw: httpx2.Client, stream: bool) -> None:
+def test_invalid_requests_get_an_envelope_and_affect_no_others(raw: httpx2.Client, stream: bool) -> None:
     with raw.stream("POST", CHAT, json={**LONG, "stream": True, "max_tokens": 60}) as good:
         lines = good.iter_lines()
         next(lines)
@@ -118,19 +118,19 @@ def test_unknown_routes_and_methods_get_an_envelope(raw: httpx2.Client) -> None:
     assert raw.get("/v1/chat/completions").status_code == 405
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(raw: httpx2.Client) -> None:
+def test_body_over_the_limit_is_a_413(raw: httpx2.Client) -> None:
     answer = raw.post("/v1/chat/completions", content=b" " * (65 * 1024 * 1024))
     assert answer.status_code == 413
 
 
-def test_text_becomes_tokens_and_tokens_text(raw: httpx2.Client) -> None:
+def test_tokenize_and_detokenize_round_trip(raw: httpx2.Client) -> None:
     answer = raw.post("/tokenize", json={"prompt": "Hello wörld 12", "return_token_strs": True}).json()
     assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
     assert answer["max_model_len"] == 8192
     assert raw.post("/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": "Hello wörld 12"}
 
 
-def test_a_chat_is_tokenized_as_it_is_answered(raw: httpx2.Client) -> None:
+def test_tokenize_matches_the_prompt_tokens_of_a_chat(raw: httpx2.Client) -> None:
     count = raw.post("/tokenize", json={"messages": JAPAN}).json()["count"]
     answer = raw.post("/v1/chat/completions", json={"messages": JAPAN, "max_tokens": 1}).json()
     assert answer["usage"]["prompt_tokens"] == count
@@ -142,31 +142,31 @@ def test_requests_are_logged_and_counted_by_route(raw: httpx2.Client) -> None:
     assert 'route="/v1/chat/completions"' in raw.get("/metrics").text
 
 
-def told(raw: httpx2.Client) -> EngineReport:
-    """What the gateway reads of the service's progress."""
+def engine_report(raw: httpx2.Client) -> EngineReport:
+    """Return what the gateway reads from the service's metrics."""
     return read(raw.get("/metrics").text)
 
 
-def test_the_gateway_sees_that_a_prompt_is_read_before_there_is_a_token(raw: httpx2.Client) -> None:
-    """Else it would take the service for a stuck one while it reads a long prompt."""
-    tokens = next(line for line in told(raw).work if line.startswith("vllm:prompt_tokens_total"))
-    layers = next(line for line in told(raw).work if line.startswith("transformers_layers_total"))
+def test_long_prompt_shows_progress_before_the_first_token(raw: httpx2.Client) -> None:
+    """Otherwise the gateway would consider the service stuck."""
+    tokens = next(line for line in engine_report(raw).work if line.startswith("vllm:prompt_tokens_total"))
+    layers = next(line for line in engine_report(raw).work if line.startswith("transformers_layers_total"))
     pause = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(raw.post, COMPLETION, json={"prompt": "word " * 6000, "max_tokens": 1})
-        while layers in (work := told(raw).work):
+        while layers in (work := engine_report(raw).work):
             assert not asked.done()
             pause.wait(0.01)
         assert tokens in work
         assert asked.result().status_code == 200
-    assert tokens not in told(raw).work
+    assert tokens not in engine_report(raw).work
 
 
-def test_the_gateway_sees_who_waits(raw: httpx2.Client) -> None:
-    """Four are answered at once here, the others wait."""
+def test_waiting_requests_are_exported(raw: httpx2.Client) -> None:
+    """The service processes four requests at once."""
     with contextlib.ExitStack() as stack:
         for _ in range(7):
             stack.enter_context(raw.stream("POST", CHAT, json={**LONG, "stream": True}))
-        assert told(raw).waiting == 3
+        assert engine_report(raw).waiting == 3
     wait_until_idle(raw)
-    assert told(raw).waiting == 0
+    assert engine_report(raw).waiting == 0

@@ -1,4 +1,4 @@
-"""A tiny LLaVA through the service: images go in, words come out."""
+"""Vision with a tiny LLaVA model."""
 
 import base64
 import gc
@@ -16,7 +16,7 @@ from kit.config.catalogue import Entry
 from quickstart.models.tiny_llava import make
 from services.llm import requests
 from services.llm.generation import Generations, Limits, Run
-from services.llm.image_source import ImageSource, Places
+from services.llm.image_source import AllowedSources, ImageSource
 from services.llm.images import ImageLimits
 from services.llm.token_metrics import TokenMetrics
 from services.llm.transformers_engine import TokenizerTools, TransformersEngine
@@ -61,14 +61,14 @@ def ask(client: openai.OpenAI, messages: list[Any]) -> str | None:
     return answer.choices[0].message.content
 
 
-def test_an_image_is_looked_at(client: openai.OpenAI) -> None:
-    """Another image gives other words, the same image the same."""
+def test_image_changes_the_response(client: openai.OpenAI) -> None:
+    """The same image gives the same response."""
     red = ask(client, question(picture((255, 0, 0))))
     assert red == ask(client, question(picture((255, 0, 0))))
     assert red != ask(client, question(picture((0, 0, 255))))
 
 
-def test_an_image_costs_tokens(client: openai.OpenAI) -> None:
+def test_image_adds_prompt_tokens(client: openai.OpenAI) -> None:
     def prompt(messages: list[Any]) -> int:
         answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
         assert answer.usage is not None
@@ -77,18 +77,18 @@ def test_an_image_costs_tokens(client: openai.OpenAI) -> None:
     assert prompt(question(picture((9, 9, 9)))) >= prompt(question()) + 16
 
 
-def test_an_answer_about_an_image_streams(client: openai.OpenAI) -> None:
+def test_response_to_an_image_can_be_streamed(client: openai.OpenAI) -> None:
     messages = question(picture((0, 255, 0)))
     stream = client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=8, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ask(client, messages)
 
 
-def test_an_answer_about_an_image_can_be_gone_on_with(client: openai.OpenAI) -> None:
-    """The beginning of the answer is part of the prompt, and no message of its own."""
+def test_response_to_an_image_can_be_continued(client: openai.OpenAI) -> None:
+    """The text so far is part of the prompt."""
 
-    def prompt(begun: str, **ending: bool) -> int:
+    def prompt(begun: str, **suffix: bool) -> int:
         messages = [*question(picture((9, 9, 9))), {"role": "assistant", "content": begun}]
-        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1, extra_body=ending)
+        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1, extra_body=suffix)
         assert answer.usage is not None
         return answer.usage.prompt_tokens
 
@@ -97,11 +97,11 @@ def test_an_answer_about_an_image_can_be_gone_on_with(client: openai.OpenAI) -> 
     assert continued > prompt("a", continue_final_message=True, add_generation_prompt=False)
 
 
-def test_a_vision_model_answers_text_too(client: openai.OpenAI) -> None:
+def test_vision_model_supports_text_only(client: openai.OpenAI) -> None:
     assert ask(client, [{"role": "user", "content": "what is this"}])
 
 
-def test_images_in_responses(client: openai.OpenAI) -> None:
+def test_responses_api_supports_images(client: openai.OpenAI) -> None:
     content: Any = [
         {"type": "input_text", "text": "what is this"},
         {"type": "input_image", "image_url": picture((255, 0, 0)), "detail": "auto"},
@@ -112,22 +112,22 @@ def test_images_in_responses(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("urls", "says"),
+    ("urls", "message"),
     [
-        (["http://169.254.169.254/a.png"], "not fetched"),
-        (["data:image/png;base64,AAAA"], "none of"),
+        (["http://169.254.169.254/a.png"], "does not fetch"),
+        (["data:image/png;base64,AAAA"], "not one of"),
         (["data:image/png;base64,!"], "not base64"),
         (["file:///etc/passwd"], "data URI"),
         ([picture((0, 0, 0))] * 3, "MAX_IMAGES"),
     ],
 )
-def test_bad_images_are_refused_with_the_reason(client: openai.OpenAI, urls: list[str], says: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=says):
+def test_invalid_images_are_rejected_with_the_reason(client: openai.OpenAI, urls: list[str], message: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
         ask(client, question(*urls))
 
 
 class Idle:
-    """A runner that takes runs and computes nothing, as a busy one does with those that wait."""
+    """A runner that computes nothing."""
 
     def start(self, run: Run) -> None: ...
 
@@ -136,8 +136,8 @@ class Idle:
     async def aclose(self) -> None: ...
 
 
-async def test_decoded_images_do_not_wait_with_their_request(folder: Path) -> None:
-    """A picture of a few kB may be 120 MB decoded, and scores of requests may wait."""
+async def test_decoded_images_are_released_while_a_request_waits(folder: Path) -> None:
+    """A small file may be 120 MB when decoded, and many requests may wait."""
     from PIL import Image
 
     entry = Entry(name="tiny", kind="multimodal", hf_repo="org/tiny")
@@ -145,9 +145,9 @@ async def test_decoded_images_do_not_wait_with_their_request(folder: Path) -> No
     limits = Limits(context=2048, default_max_tokens=8, max_concurrent=1, max_queue=1)
     metrics = TokenMetrics(CollectorRegistry(), model="tiny")
     generations = Generations(Idle(), limits, ends=loaded.ends, tools=TokenizerTools(loaded), metrics=metrics)
-    images = ImageSource(ImageLimits(2, 1, 1), Places())
+    images = ImageSource(ImageLimits(2, 1, 1), AllowedSources())
     engine = TransformersEngine(loaded, "tiny", generations, images, batched=False)
-    work = requests.chat({"messages": question(picture((1, 2, 3)))}, engine.ability)
+    work = requests.chat({"messages": question(picture((1, 2, 3)))}, engine.capabilities)
     job = engine.admit("chat", work)
     try:
         await engine.start("chat", work, job)
@@ -160,7 +160,7 @@ async def test_decoded_images_do_not_wait_with_their_request(folder: Path) -> No
         await engine.aclose()
 
 
-def test_the_tiny_model_is_the_same_every_time(folder: Path, tmp_path: Path) -> None:
+def test_tiny_model_is_reproducible(folder: Path, tmp_path: Path) -> None:
     make(tmp_path)
 
     def digests(path: Path) -> dict[str, str]:

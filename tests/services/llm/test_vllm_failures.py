@@ -1,4 +1,4 @@
-"""What is told of a vLLM that did not start: messages as vLLM and PyTorch write them, and the logs they come from."""
+"""Explanation of failed starts, with real messages of vLLM and PyTorch."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.llm.vllm_failures import VARIABLE, WORKER, Causes, explain
+from services.llm.vllm_failures import VARIABLE, WORKER, StartErrors, explain
 
 FAILED = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}")
 SHARE = (
@@ -31,7 +31,7 @@ NOTHING = "ValueError: No available memory for the cache blocks. Try increasing 
 
 @pytest.fixture(autouse=True)
 def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No logging of vLLM's is configured before or after a test."""
+    """Reset vLLM's logging before and after each test."""
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.delenv(VARIABLE)
     yield
@@ -51,27 +51,25 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
     ids=["share", "context", "allocation", "nothing left"],
 )
-def test_memory_is_told_with_what_was_needed_and_had_and_three_settings(
-    cause: str, needed: str, had: str, settings: list[str]
-) -> None:
-    told = explain(FAILED, cause, cpu=False)
-    assert told.startswith("Out of GPU memory")
-    assert all(part in told for part in (needed, had, *settings, "ENGINE_ARGS"))
+def test_out_of_memory_has_sizes_and_settings(cause: str, needed: str, had: str, settings: list[str]) -> None:
+    message = explain(FAILED, cause, cpu=False)
+    assert message.startswith("Out of GPU memory")
+    assert all(part in message for part in (needed, had, *settings, "ENGINE_ARGS"))
 
 
-def test_a_model_that_is_itself_too_large_is_told_with_what_it_lacks() -> None:
-    assert "need 1.35 GiB more than there are" in explain(FAILED, NOTHING, cache_gib=-1.35, cpu=False)
+def test_too_large_model_has_the_missing_memory() -> None:
+    assert "need 1.35 GiB more than available" in explain(FAILED, NOTHING, cache_gib=-1.35, cpu=False)
 
 
-def test_a_machine_without_a_gpu_is_told_of_its_memory() -> None:
+def test_message_without_a_gpu_does_not_mention_one() -> None:
     assert explain(FAILED, CONTEXT, cpu=True).startswith("Out of memory: one request")
 
 
-def test_the_length_that_fits_is_told() -> None:
+def test_context_that_fits_is_reported() -> None:
     assert "45136 tokens fit" in explain(FAILED, CONTEXT, cpu=False)
 
 
-def test_other_causes_are_told_in_their_own_words_and_without_pydantics() -> None:
+def test_other_errors_keep_their_message_without_pydantic_details() -> None:
     assert explain(FAILED, "KeyError: 'model.layers'", cpu=False) == "KeyError: 'model.layers'"
     assert explain(FAILED, None, cpu=False) == str(FAILED)
     error = ValueError(
@@ -81,21 +79,21 @@ def test_other_causes_are_told_in_their_own_words_and_without_pydantics() -> Non
     assert explain(error, None, cpu=False) == "Model architectures ['X'] are not supported."
 
 
-def vllm_logs(causes: Causes) -> logging.Logger:
-    """The logger of a process of vLLM's, configured by the file that it is told of; its own formatter is not here."""
+def vllm_logs(errors: StartErrors) -> logging.Logger:
+    """Return the logger of a vLLM process, configured by the file in its environment."""
     config = json.loads(Path(os.environ[VARIABLE]).read_text())
     config["formatters"]["vllm"] = {"format": "%(message)s"}
     logging.config.dictConfig(config)
-    assert causes.first() is None
+    assert errors.first() is None
     return logging.getLogger("vllm.v1.engine.core")
 
 
-def test_the_first_error_of_a_child_is_the_cause() -> None:
-    """The worker's comes before that of the engine, which only says that a worker failed."""
-    causes = Causes()
-    logger = vllm_logs(causes)
+def test_first_error_of_a_child_is_the_cause() -> None:
+    """The worker's error precedes the engine's, which only reports that a worker failed."""
+    errors = StartErrors()
+    logger = vllm_logs(errors)
     logger.warning("this is no error\nValueError: no")
-    assert causes.first() is None
+    assert errors.first() is None
     for worker in ("-1.35", "-0.2"):
         logging.getLogger(WORKER).info("Available KV cache memory: %s GiB", worker)
     for error in (ValueError("Free memory\nis short"), RuntimeError("worker failed")):
@@ -106,15 +104,15 @@ def test_the_first_error_of_a_child_is_the_cause() -> None:
                 raise error from None
         except (ValueError, RuntimeError):
             logger.exception("WorkerProc failed to start.")
-    assert causes.first() == "ValueError: Free memory\nis short"
-    assert causes.cache_gib() == -1.35
-    causes.close()
+    assert errors.first() == "ValueError: Free memory\nis short"
+    assert errors.cache_gib() == -1.35
+    errors.close()
     assert VARIABLE not in os.environ
 
 
-def test_logging_that_was_configured_by_others_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_logging_configuration_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "/etc/vllm-logging.json")
-    causes = Causes()
-    assert causes.first() is None
-    causes.close()
+    errors = StartErrors()
+    assert errors.first() is None
+    errors.close()
     assert os.environ[VARIABLE] == "/etc/vllm-logging.json"

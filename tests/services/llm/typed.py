@@ -1,4 +1,4 @@
-"""Every format of the text routes, validated by the official client's own types (which it reads leniently itself)."""
+"""Validation of every response format with the OpenAI client's types; the client itself parses leniently."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def check_every_format(client: httpx2.Client) -> None:
-    """Ask each route, whole and streamed; raises ValidationError for what the client's types do not allow."""
+    """Call each route, with and without streaming. Raises ValidationError."""
     common: dict[str, Any] = {"max_tokens": 6, "temperature": 0}
     chat = {"messages": JAPAN, **common}
     completion = {"prompt": "The capital of Japan is", **common}
@@ -27,7 +27,7 @@ def check_every_format(client: httpx2.Client) -> None:
     parts = _events(client, "/v1/completions", completion | USAGE)
     for part in parts:
         for choice in part["choices"]:
-            # The client has no type for chunks of this route; OpenAI's own have a null there, too, until the last.
+            # The client has no type for these chunks; in OpenAI's API they have null here until the last one, too.
             choice["finish_reason"] = choice["finish_reason"] or "stop"
     assert [Completion.model_validate(part) for part in parts][-1].usage is not None
     assert Response.model_validate(_whole(client, "/v1/responses", response)).output_text
