@@ -34,7 +34,7 @@ from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from registry.store.interface import Store
 from registry.store.part_size import MIN_PART
-from registry.upkeep.gc import clear_up
+from registry.upkeep.gc import collect_garbage
 from tests.support.programs.s3_server import serve_s3, weed_binary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,7 +241,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
 
     def clear(_own: random.Random) -> None:
         # In another process, as `registry gc` is: it learns about the registry's jobs only from the store.
-        clear_up(library, spare_s=1.0, running=set, dry_run=False)
+        collect_garbage(library, min_age_s=1.0, running=set, dry_run=False)
 
     acts = (download, download, delete, clear)
     threads = [threading.Thread(target=repeat, args=(act, chance.randrange(1 << 30))) for act in acts]
@@ -264,7 +264,7 @@ def turmoil(site: Site, repos: dict[str, list[HubFile]], chance: random.Random, 
     for repo in repos:
         site.request("DELETE", f"/models/{repo.rpartition('/')[2]}")
     time.sleep(1.1)
-    clear_up(library, spare_s=1.0, running=set, dry_run=False)
+    collect_garbage(library, min_age_s=1.0, running=set, dry_run=False)
     site.reclaim()
     wrong += [f"{blob.digest} is left although nothing is" for blob in site.store.blobs()]
     return Round(site.name, "turmoil", "ended", time.monotonic() - began, tuple(wrong), 0, None)

@@ -1,8 +1,8 @@
-"""Proves that a model can be loaded here without internet: its files, every digest, its configuration and tokenizer.
+"""Check that a model loads without internet: files, digests, configuration and tokenizer.
 
-`python -m kit.tools.check_model [NAME]` in the image of the service that runs the model, with that service's
-environment (NAME: MODEL). Fetches the files into the service's cache from the registry, for its next start.
-Writes a line per check, and exits with 1 when there is a problem.
+Run `python -m kit.tools.check_model [NAME]` in the image and with the environment of the service that runs the model
+(NAME: default MODEL). Fetches the files from the registry into the service's cache. Writes a line per check; exits
+with 1 if there is a problem.
 """
 
 import argparse
@@ -21,22 +21,22 @@ from kit.model_files.fetch import ModelFilesError, fetch_model
 from kit.service.service import ServiceSettings
 from kit.tools.check_result import Finding
 
-# Whatever the image and the compose file say: nothing here asks the internet.
+# No request to the internet, whatever the image and the compose file set.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 SENTENCE = "Hello, world."
 
 
 class NotLoadable(Exception):
-    """The files are there and right, and make no model all the same; the message says what is missing."""
+    """The files are complete but are not a loadable model; the message says what is missing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Check one model and write the findings; exits with 1 when there is a problem."""
+    """Check one model and write the findings; exits with 1 if there is a problem."""
     parser = argparse.ArgumentParser(prog="python -m kit.tools.check_model", description=__doc__)
     parser.add_argument("name", nargs="?", help="the model (default: MODEL)")
     name = parser.parse_args(arguments).name
     try:
-        # Neither a name nor a port is needed here, and outside a container there may be none.
+        # The required settings that this check does not use.
         given = {"service_name": "check", "port": 1} | ({"model": name} if name else {})
         settings = load_settings(ServiceSettings, **given)
         entry = Catalogue.load(settings.catalogue).resolve(settings.model)
@@ -50,26 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check(entry: Entry, settings: ServiceSettings) -> list[Finding]:
-    """Fetch the files of `entry`, read every byte of them again, and load what is small of them."""
+    """Fetch and verify the files of `entry`, then load its configuration and tokenizer."""
     subject = f"model {entry.name}"
     try:
-        folder = fetch_and_read_again(entry, settings)
+        folder = fetch_and_verify(entry, settings)
     except ModelFilesError as error:
         return [Finding("problem", subject, str(error), f"Run scripts/offline-setup.sh {entry.name} with internet.")]
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e9
-    findings = [Finding("ok", subject, f"{len(files)} files, {size:.2f} GB in {folder}, every digest right")]
+    findings = [Finding("ok", subject, f"{len(files)} files, {size:.2f} GB in {folder}, every digest verified")]
     os.environ.update(OFFLINE)
     try:
         loaded = _LOADERS[entry.kind](folder)
-    except Exception as error:  # noqa: BLE001  # whatever the library raises is why the model does not load
-        mend = "Check that models.yaml names a model of this kind; allow_patterns and ignore_patterns may hide files."
-        return [*findings, Finding("problem", subject, f"does not load: {type(error).__name__}: {error}", mend)]
+    except Exception as error:  # noqa: BLE001  # the libraries raise all kinds of errors
+        fix = (
+            "Check that the model's kind in models.yaml is right; allow_patterns and ignore_patterns may exclude files."
+        )
+        return [*findings, Finding("problem", subject, f"does not load: {type(error).__name__}: {error}", fix)]
     return [*findings, Finding("ok", subject, f"{loaded} loaded without internet")]
 
 
-def fetch_and_read_again(entry: Entry, settings: ServiceSettings) -> Path:
-    """The folder of the model, after every byte in it was read and found right. Raises ModelFilesError."""
+def fetch_and_verify(entry: Entry, settings: ServiceSettings) -> Path:
+    """Return the model's folder after verifying every digest in it. Raises ModelFilesError."""
     token = settings.registry_token.get_secret_value() if settings.registry_token else None
 
     def fetch() -> Path:
@@ -83,7 +85,7 @@ def fetch_and_read_again(entry: Entry, settings: ServiceSettings) -> Path:
         )
 
     folder = fetch()
-    VerifiedFolder(folder).forget()  # what was found right before is read again, and fetched again where it is not
+    VerifiedFolder(folder).forget()  # so that files verified earlier are verified again
     return fetch()
 
 
@@ -101,19 +103,19 @@ def _multimodal(folder: Path) -> str:
 
 
 def _transcription(folder: Path) -> str:
-    """CTranslate2's Whisper: it brings its own tokenizer, for which faster-whisper would ask the internet otherwise."""
+    """Whisper for CTranslate2. Without tokenizer.json, faster-whisper would download a tokenizer."""
     import ctranslate2  # type: ignore[import-untyped]  # ships no types
     from tokenizers import Tokenizer  # type: ignore[import-untyped,unused-ignore]  # comes with faster-whisper
 
     if not ctranslate2.contains_model(str(folder)):
-        raise NotLoadable(f"{folder} holds no CTranslate2 model (model.bin)")
+        raise NotLoadable(f"{folder} has no CTranslate2 model (model.bin)")
     if not list(folder.glob("vocabulary.*")):
-        raise NotLoadable(f"{folder} lacks vocabulary.json or vocabulary.txt")
+        raise NotLoadable(f"{folder} has no vocabulary.json or vocabulary.txt")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
-        raise NotLoadable(f"{folder} lacks tokenizer.json")
+        raise NotLoadable(f"{folder} has no tokenizer.json")
     if not Tokenizer.from_file(str(tokenizer)).encode(SENTENCE).ids:
-        raise NotLoadable(f"{tokenizer} makes no token of a sentence")
+        raise NotLoadable(f"{tokenizer} returns no tokens for a sentence")
     return "model header, vocabulary and tokenizer"
 
 
@@ -132,7 +134,7 @@ def _config(folder: Path) -> None:
 
 def _tokenize(tokenizer: Any) -> None:
     if not tokenizer(SENTENCE)["input_ids"]:
-        raise NotLoadable("the tokenizer makes no token of a sentence")
+        raise NotLoadable("the tokenizer returns no tokens for a sentence")
 
 
 _LOADERS: dict[str, Callable[[Path], str]] = {

@@ -1,7 +1,4 @@
-"""What a check found, one line each: how it stands, what was looked at, what was seen, and how to mend it.
-
-Written with tabs between the four, for scripts/doctor.sh and for people alike.
-"""
+"""Result of a readiness check, one line each, tab-separated for scripts/doctor.sh: status, subject, detail, fix."""
 
 from dataclasses import dataclass
 from typing import Literal, TextIO
@@ -9,15 +6,15 @@ from typing import Literal, TextIO
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. `mend` says what to do about a problem."""
+    """The result of one check. `fix` says how to fix a problem."""
 
     status: Literal["ok", "warning", "problem"]
     subject: str
     detail: str
-    mend: str = ""
+    fix: str = ""
 
     def write(self, stream: TextIO) -> None:
-        """Write the line; whatever would break it becomes a space."""
-        fields = (self.status, self.subject, self.detail, self.mend)
+        """Write the line; tabs and newlines in a field become spaces."""
+        fields = (self.status, self.subject, self.detail, self.fix)
         stream.write("\t".join(" ".join(field.split()) for field in fields) + "\n")
         stream.flush()

@@ -1,16 +1,16 @@
-"""What a compose file comes to, for scripts on a host that has neither Python nor jq.
+"""Summary of a compose project, for scripts on a host without Python and jq.
 
-Reads `docker compose config --format json` on stdin and writes lines with tabs between the words; services that are
-switched off (0 replicas) are left out, but for their images, which are told as `off`:
+Reads `docker compose config --format json` on stdin and writes tab-separated lines. Services that are switched off
+(0 replicas) are skipped; images that only they need are listed as `off`.
 
-image    IMAGE  build|pull  SERVICE,...    what must be here, and how it comes here
-off      IMAGE  build|pull  SERVICE,...    what a service that is switched off would need
-port     ADDRESS  PORT  SERVICE            what is published on this machine
-gpu      ID  SERVICE                       a GPU that is reserved, by number or UUID, or `all`
-model    SERVICE  MODEL                    which service runs which model
-open     SERVICE                           a service that has a way out of this machine
-volume   KEY  NAME                         a volume of the file, and what Docker calls it
-config   KEY  FILE                         a configuration file that is mounted
+image    IMAGE  build|pull  SERVICE,...    an image that is needed
+off      IMAGE  build|pull  SERVICE,...    an image that only switched-off services need
+port     ADDRESS  PORT  SERVICE            a published port
+gpu      ID  SERVICE                       a reserved GPU: number, UUID or `all`
+model    SERVICE  MODEL                    the model that a service runs
+open     SERVICE                           a service whose network is not internal
+volume   KEY  NAME                         a volume of the file and its name in Docker
+config   KEY  FILE                         a mounted configuration file
 """
 
 import json
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 def lines(project: Json) -> Iterator[tuple[str, ...]]:
-    """The lines of one project, as `docker compose config` resolved it."""
+    """Yield the lines for a project as resolved by `docker compose config`."""
     services: dict[str, Json] = project.get("services") or {}
     running = {name: service for name, service in services.items() if _replicas(service) > 0}
     switched_off = {name: service for name, service in services.items() if name not in running}
@@ -60,7 +60,7 @@ def _service(name: str, service: Json, networks: dict[str, Json]) -> Iterator[tu
 
 
 def _images(services: dict[str, Json]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Each image once, the built ones first, with how it comes here and the services that use it."""
+    """Yield (image, (build or pull, services)), built images first."""
     users: dict[str, list[str]] = {}
     built: set[str] = set()
     for name, service in services.items():
@@ -69,7 +69,8 @@ def _images(services: dict[str, Json]) -> Iterator[tuple[str, tuple[str, str]]]:
             users.setdefault(image, []).append(name)
             if service.get("build"):
                 built.add(image)
-                users[image].sort(key=lambda user: not services[user].get("build"))  # who can build it comes first
+                # first a service that can build the image
+                users[image].sort(key=lambda user: not services[user].get("build"))
     for image in sorted(users, key=lambda image: (image not in built, image)):
         yield image, ("build" if image in built else "pull", ",".join(users[image]))
 
@@ -80,7 +81,7 @@ def _replicas(service: Json) -> int:
 
 
 def main() -> None:
-    """Read stdin, write the lines."""
+    """Read stdin and write the lines."""
     for line in lines(json.load(sys.stdin)):
         sys.stdout.write("\t".join(line) + "\n")
 

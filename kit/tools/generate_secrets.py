@@ -1,7 +1,7 @@
-"""Makes the secrets that the cluster's parts share, once: `python -m kit.tools.generate_secrets FOLDER NAME...`.
+"""Generate the cluster's shared secrets: `python -m kit.tools.generate_secrets FOLDER NAME...`.
 
-Standard library only. Each name becomes a file with a random value; a file that is there is left as it is, so a volume
-keeps its secrets for as long as it lives. Run it as root with the group of the services: they read, only root writes.
+Each name becomes a file with a random value; existing files are kept. Run as root with the group of the services, which
+get read access. Standard library only.
 """
 
 import os
@@ -15,11 +15,8 @@ READABLE_BY_GROUP = 0o440
 
 
 def generate(folder: Path, names: Iterable[str]) -> list[str]:
-    """Write the missing ones of `names` into `folder`; returns those. Each appears whole or not at all.
-
-    Raises OSError when the folder cannot be written.
-    """
-    made = []
+    """Write the missing files atomically; return their names. Raises OSError."""
+    created = []
     for name in names:
         path = folder / name
         if path.exists():
@@ -32,22 +29,22 @@ def generate(folder: Path, names: Iterable[str]) -> list[str]:
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
-        made.append(name)
-    return made
+        created.append(name)
+    return created
 
 
 def main() -> None:
-    """Make the secrets of the command line; says which were new, never their values."""
+    """Generate the secrets named on the command line; prints their names, never their values."""
     if len(sys.argv) < 3:
         sys.stderr.write("usage: python -m kit.tools.generate_secrets FOLDER NAME...\n")
         raise SystemExit(2)
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     try:
-        made = generate(folder, names)
+        created = generate(folder, names)
     except OSError as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}. The folder must be writable by uid {os.getuid()}.\n")
         raise SystemExit(1) from None
-    sys.stderr.write(f"secrets: {', '.join(made)} made\n" if made else "secrets: all there\n")
+    sys.stderr.write(f"secrets: created {', '.join(created)}\n" if created else "secrets: all exist\n")
 
 
 if __name__ == "__main__":

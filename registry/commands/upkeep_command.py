@@ -17,7 +17,7 @@ from registry.models.manifest import FileEntry
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import Bytes, StoreError
-from registry.upkeep.gc import clear_up
+from registry.upkeep.gc import collect_garbage
 from registry.upkeep.readiness import findings
 from registry.upkeep.scrub import (
     Damage,
@@ -32,8 +32,8 @@ from registry.upkeep.scrub import (
 def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Remove garbage, or with --dry-run print what would be removed. Raises StoreError."""
     library = open_library(settings)
-    cleared = clear_up(library, spare_s=settings.presigned_seconds, running=set, dry_run=options.dry_run)
-    _print(f"{library.store.where}: {cleared.told(dry_run=options.dry_run)}")
+    result = collect_garbage(library, min_age_s=settings.presigned_seconds, running=set, dry_run=options.dry_run)
+    _print(f"{library.store.where}: {result.describe(dry_run=options.dry_run)}")
 
 
 def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""Clearing up a store: what no model reaches and nobody is about to use.
+"""Garbage collection of the store.
 
-A blob is garbage when no manifest reaches it, no unfinished job counts on it (its digests stand in `jobs/`), and it is
-older than a URL that a client may hold. A blob that is being put into the store now is younger than that. An upload
-that was left unfinished is garbage after a day, unless an unfinished job will go on with it.
+A blob is garbage if no manifest and no unfinished job (`jobs/`) references it and it is older than a presigned URL's
+lifetime; that also protects blobs that are being written. An unfinished upload is garbage after a day, unless an
+unfinished job references it.
 """
 
 from collections.abc import Callable
@@ -20,73 +20,75 @@ from registry.store.lease import CHANGES, lease
 
 log = structlog.get_logger(__name__)
 
-# What is looked at again, right before it is deleted, together; the store's lock is held meanwhile.
-AT_ONCE = 50
-SPARE_UPLOADS_S = 24 * 3600.0
+# Blobs checked again and deleted under one lock of the store.
+BATCH_BLOBS = 50
+MIN_UPLOAD_AGE_S = 24 * 3600.0
 
 
-class Cleared(NamedTuple):
+class GcResult(NamedTuple):
     """What was removed, or would be."""
 
     blobs: int
     size_bytes: int
     spared: int
-    """Blobs that no model reaches, and that are too young."""
+    """Unreferenced blobs that are too young to remove."""
     uploads: int
-    """Uploads that were left unfinished."""
+    """Unfinished uploads."""
 
-    def told(self, *, dry_run: bool) -> str:
-        """In words."""
+    def describe(self, *, dry_run: bool) -> str:
+        """Return the result as text."""
         uploads = f", {self.uploads} unfinished uploads" if self.uploads else ""
-        what = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}{uploads}"
-        young = f"; {self.spared} more may still be in use, and are looked at again another time" if self.spared else ""
-        return f"{'would remove' if dry_run else 'removed'} {what}{young}"
+        removed = f"{self.blobs} blobs, {human_bytes(self.size_bytes)}{uploads}"
+        young = f"; {self.spared} more may still be in use and were kept" if self.spared else ""
+        return f"{'would remove' if dry_run else 'removed'} {removed}{young}"
 
 
-def clear_up(
-    library: Library, *, spare_s: float, running: Callable[[], set[str]], dry_run: bool,
-    spare_uploads_s: float = SPARE_UPLOADS_S,
-) -> Cleared:  # fmt: skip
-    """Remove garbage that is older than `spare_s` seconds, or only look. `running`: what jobs of this process count on.
+def collect_garbage(
+    library: Library, *, min_age_s: float, running: Callable[[], set[str]], dry_run: bool,
+    min_upload_age_s: float = MIN_UPLOAD_AGE_S,
+) -> GcResult:  # fmt: skip
+    """Remove garbage older than `min_age_s`. `running` returns the digests that jobs of this process reference.
 
-    `spare_uploads_s` is the same for unfinished uploads, from when they were last written to or, on S3, begun.
-    Raises LeaseTaken when somebody else is at it, StoreError.
+    `min_upload_age_s` applies to unfinished uploads: since the last write or, on S3, since the start.
+    Raises LeaseTaken while another process changes the store, StoreError.
     """
     with lease(library.store, CHANGES, "gc") as renew:
         roots = _roots(library, running)
         garbage = [blob for blob in library.store.blobs() if blob.digest not in roots]
-        old = [blob for blob in garbage if blob.age_s > spare_s]
+        old = [blob for blob in garbage if blob.age_s > min_age_s]
         removed: list[Blob] = []
-        rest = iter(old)
-        while some := list(islice(rest, AT_ONCE)):
+        remaining = iter(old)
+        while batch := list(islice(remaining, BATCH_BLOBS)):
             renew()
-            removed += some if dry_run else _remove(library, some, running)
-        uploads = _drop_uploads(library, running, spare_uploads_s, dry_run=dry_run)
-    cleared = Cleared(len(removed), sum(blob.size for blob in removed), len(garbage) - len(old), uploads)
-    log.info("cleared up", dry_run=dry_run, **cleared._asdict())
-    return cleared
+            removed += batch if dry_run else _remove(library, batch, running)
+        uploads = _drop_uploads(library, running, min_upload_age_s, dry_run=dry_run)
+    result = GcResult(len(removed), sum(blob.size for blob in removed), len(garbage) - len(old), uploads)
+    log.info("garbage collected", dry_run=dry_run, **result._asdict())
+    return result
 
 
 def _roots(library: Library, running: Callable[[], set[str]]) -> set[str]:
-    """What is not garbage. Jobs first: one that ends meanwhile has published what it counted on."""
-    return _counted_on(library, running) | library.reached()
+    """Return the referenced digests. Jobs are read first: a job that ends meanwhile has published its blobs."""
+    return _referenced_by_jobs(library, running) | library.reached()
 
 
-def _counted_on(library: Library, running: Callable[[], set[str]]) -> set[str]:
+def _referenced_by_jobs(library: Library, running: Callable[[], set[str]]) -> set[str]:
     return running() | kept_digests(library.store)
 
 
-def _drop_uploads(library: Library, running: Callable[[], set[str]], spare_s: float, *, dry_run: bool) -> int:
-    wanted = _counted_on(library, running)
-    left = [upload for upload in library.store.unfinished() if upload.age_s > spare_s and upload.digest not in wanted]
+def _drop_uploads(library: Library, running: Callable[[], set[str]], min_age_s: float, *, dry_run: bool) -> int:
+    in_use = _referenced_by_jobs(library, running)
+    stale = [
+        upload for upload in library.store.unfinished() if upload.age_s > min_age_s and upload.digest not in in_use
+    ]
     if not dry_run:
-        for upload in left:
+        for upload in stale:
             library.store.drop_unfinished(upload)
-    return len(left)
+    return len(stale)
 
 
 def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:
-    """Remove those of `blobs` that are garbage still, while nothing is published or deleted."""
+    """Remove those of `blobs` that are still garbage; the store's lock excludes publishing and deleting."""
     removed = []
     with library.store.exclusive(), announced(library.store, [blob.digest for blob in blobs]) as good:
         roots = _roots(library, running)

@@ -1,4 +1,4 @@
-"""Bit rot: every byte of models read again, and what is damaged fetched anew from where it came, or a bundle."""
+"""Detection and repair of damaged blobs: read every byte again, repair from the source or from a bundle."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ from registry.models.library import Library
 from registry.models.manifest import FileEntry, Manifest
 from registry.store.interface import Bytes, DigestMismatch, Store, StoreError, read_digest
 
-# What is read, and a count of bytes.
+# Called with the model's name and a number of bytes read.
 OnBytes = Callable[[str, int], None]
-# repo, commit, file -> its bytes. Raises what a hub raises.
+# Returns the bytes of a file of a repository at a commit.
 Fetch = Callable[[str, str, FileEntry], Iterator[Bytes]]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A blob that is not what its name says, or is gone."""
+    """A blob that is missing or does not match its digest."""
 
     model: str
     manifest: Manifest
     file: FileEntry
-    gone: bool
+    is_missing: bool
 
     def __str__(self) -> str:
-        return f"{self.file.path} of {self.model} ({'gone' if self.gone else 'its bytes changed'})"
+        return f"{self.file.path} of {self.model} ({'missing' if self.is_missing else 'digest mismatch'})"
 
 
 def models_to_read(library: Library, names: Iterable[str]) -> dict[str, Manifest]:
-    """The models of these names (none named: all), each with its manifest. Raises BadName."""
+    """Return the manifests of the models `names` (default: all). Raises BadName."""
     return {pointer.name: library.manifest(pointer.repo, pointer.commit) for pointer in library.named(names)}
 
 
 def bytes_to_read(models: dict[str, Manifest]) -> int:
-    """How many bytes `find_damage` reads: a blob that several models share is read once."""
+    """Return the bytes that `find_damage` reads; shared blobs count once."""
     return sum({file.sha256: file.size for manifest in models.values() for file in manifest.files}.values())
 
 
 def find_damage(store: Store, models: dict[str, Manifest], on_bytes: OnBytes) -> Iterator[Damage]:
-    """Read every blob of the models and yield those that are wrong. Raises StoreError when the store cannot be read."""
+    """Read every blob of the models and yield the damaged ones. Raises StoreError if the store cannot be read."""
     seen: set[str] = set()
     for name, manifest in models.items():
         for file in manifest.files:
@@ -48,15 +48,15 @@ def find_damage(store: Store, models: dict[str, Manifest], on_bytes: OnBytes) ->
             seen.add(file.sha256)
             if store.blob_size(file.sha256) is None:
                 on_bytes(name, file.size)
-                yield Damage(name, manifest, file, gone=True)
+                yield Damage(name, manifest, file, is_missing=True)
             elif read_digest(store, file.sha256, partial(on_bytes, name)) != file.sha256:
-                yield Damage(name, manifest, file, gone=False)
+                yield Damage(name, manifest, file, is_missing=False)
 
 
 def repair(store: Store, damage: Damage, chunks: Iterator[Bytes]) -> None:
-    """Put the right bytes in the place of wrong ones. Raises DigestMismatch and what `chunks` raise.
+    """Replace a damaged blob by `chunks`. Raises DigestMismatch and the errors of `chunks`.
 
-    The damaged blob is removed first: nobody can use it, and a store takes no blob that it has.
+    The damaged blob is removed first, because the store does not overwrite blobs.
     """
     digest = damage.file.sha256
     with store.exclusive():
@@ -65,7 +65,7 @@ def repair(store: Store, damage: Damage, chunks: Iterator[Bytes]) -> None:
 
 
 def repair_from_source(store: Store, damage: Damage, fetch: Fetch) -> None:
-    """Fetch the file at the model's commit once more. Raises StoreError, and what `fetch` raises."""
+    """Download the file again at the model's commit. Raises StoreError and the errors of `fetch`."""
     manifest = damage.manifest
     if manifest.source.kind != "hub":
         raise StoreError(
@@ -75,24 +75,24 @@ def repair_from_source(store: Store, damage: Damage, fetch: Fetch) -> None:
     try:
         repair(store, damage, fetch(manifest.repo, manifest.commit, damage.file))
     except DigestMismatch as error:
-        raise StoreError(f"{damage}: the source gives other bytes ({error}). Repair it with --from BUNDLE.") from error
+        raise StoreError(f"{damage}: the source has different bytes ({error}). Repair with --from BUNDLE.") from error
 
 
 def repair_from_bundle(
     store: Store, damages: Iterable[Damage], reader: BundleReader, on_bytes: OnBytes
 ) -> list[Damage]:
-    """Take what the bundle has of what is wrong; gives what is wrong still. Raises BundleError, StoreError.
+    """Repair what the bundle has; return the damages left. Raises BundleError, StoreError.
 
-    A bundle that is damaged itself helps as far as it is right.
+    A damaged bundle is used as far as its digests match.
     """
-    wrong = {damage.file.sha256: damage for damage in damages}
+    remaining = {damage.file.sha256: damage for damage in damages}
     for content in reader.contents(on_bytes):
-        damage = wrong.get(content.digest)
+        damage = remaining.get(content.digest)
         if damage is None:
             continue
         try:
             repair(store, damage, content.chunks)
         except DigestMismatch:
             continue
-        del wrong[content.digest]
-    return list(wrong.values())
+        del remaining[content.digest]
+    return list(remaining.values())

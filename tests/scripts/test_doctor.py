@@ -11,8 +11,8 @@ from tests.scripts.conftest import Answer, Host
 SCRIPT = "doctor.sh"
 FINDINGS: list[Answer] = [
     ("registry check$", 0, "ok\tclock\t2026-11-25 12:00 UTC\t\nok\tmodel qwen\t10 files\t\n", ""),
-    ("kit.tools.check_model$", 0, "ok\tmodel qwen\tevery digest right\t\n", ""),
-    ("kit.tools.egress$", 0, "ok\tegress\tno way out by TCP\t\n", ""),
+    ("kit.tools.check_model$", 0, "ok\tmodel qwen\tevery digest verified\t\n", ""),
+    ("kit.tools.egress$", 0, "ok\tegress\tno egress: TCP\t\n", ""),
 ]
 
 

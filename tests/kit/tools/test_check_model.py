@@ -1,4 +1,4 @@
-"""Can a model be loaded here without internet? Against a real registry and with the real libraries."""
+"""Loading a model without internet, with a real registry and the real libraries."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CHECK = Callable[..., list[list[str]]]
 
 @pytest.fixture
 def switches() -> Switches:
-    """What is asked of the registry, and what it may do wrong."""
+    """Requests that the registry got, and faults to inject."""
     return Switches()
 
 
@@ -27,7 +27,7 @@ def switches() -> Switches:
 def checked(
     tmp_path: Path, switches: Switches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[CHECK]:
-    """Runs `python -m kit.tools.check_model` for a model of that kind with those files; gives its lines."""
+    """Run `python -m kit.tools.check_model` for a model of a kind with some files; returns its output lines."""
     for name in check_model.OFFLINE:
         monkeypatch.setenv(name, "")
     repo = small_repo(tmp_path / "repo")
@@ -53,7 +53,7 @@ def checked(
         yield run
 
 
-# A tokenizer of one word, as the `tokenizers` library keeps it.
+# A tokenizer of one word, in the format of the `tokenizers` library.
 TOKENIZER = json.dumps(
     {
         "version": "1.0",
@@ -75,18 +75,17 @@ TEXT_MODEL = {
 
 
 @pytest.mark.parametrize("kind", ["llm", "embedding", "reranker"])
-def test_a_text_model(checked: CHECK, kind: str) -> None:
-    """Its files with their size and place, then its configuration and tokenizer."""
+def test_text_model_loads(checked: CHECK, kind: str) -> None:
     pytest.importorskip("transformers")
     files, loaded = checked(kind, TEXT_MODEL, 0)
     assert files[:2] == ["ok", "model small"]
     assert files[2].startswith("7 files, 0.00 GB in ")
-    assert files[2].endswith("every digest right")
+    assert files[2].endswith("every digest verified")
     assert loaded[2] == "configuration and tokenizer loaded without internet"
 
 
-def test_a_model_whose_tokenizer_is_missing(checked: CHECK) -> None:
-    """The digests are right and it does not load all the same: the library's own words, and what to look at."""
+def test_model_that_does_not_load_is_a_problem(checked: CHECK) -> None:
+    """The digests match but there is no tokenizer: the library's message, and what to check."""
     pytest.importorskip("transformers")
     files, loaded = checked("llm", {"config.json": '{"model_type": "no-such-type"}'}, 1)
     assert files[0] == "ok"
@@ -95,15 +94,14 @@ def test_a_model_whose_tokenizer_is_missing(checked: CHECK) -> None:
     assert "models.yaml" in loaded[3]
 
 
-def test_whisper_without_its_weights(checked: CHECK) -> None:
-    """A folder that is no CTranslate2 model."""
+def test_whisper_without_weights_is_a_problem(checked: CHECK) -> None:
     pytest.importorskip("ctranslate2")
     _, loaded = checked("transcription", {"vocabulary.txt": "a\n"}, 1)
-    assert "holds no CTranslate2 model (model.bin)" in loaded[2]
+    assert "has no CTranslate2 model (model.bin)" in loaded[2]
 
 
-def test_every_byte_is_read_each_time(checked: CHECK, switches: Switches, tmp_path: Path) -> None:
-    """Damage that left size and time as they were is found and mended; what is right is not fetched again."""
+def test_damage_with_unchanged_size_and_mtime_is_repaired(checked: CHECK, switches: Switches, tmp_path: Path) -> None:
+    """Only the damaged file is fetched again."""
     pytest.importorskip("transformers")
     checked("llm", TEXT_MODEL, 0)
     weights = next((tmp_path / "cache").rglob("model.safetensors"))
@@ -116,8 +114,7 @@ def test_every_byte_is_read_each_time(checked: CHECK, switches: Switches, tmp_pa
     assert len(switches.requests("/tokenizer.json")) == 1
 
 
-def test_a_model_that_the_registry_lacks(checked: CHECK, switches: Switches) -> None:
-    """Which one, and the command that brings it."""
+def test_model_missing_in_the_registry(checked: CHECK, switches: Switches) -> None:
     switches.status["small/revision/main"] = (404, {})
     (only,) = checked("llm", {}, 1)
     assert only[:2] == ["problem", "model small"]
@@ -125,15 +122,14 @@ def test_a_model_that_the_registry_lacks(checked: CHECK, switches: Switches) -> 
     assert only[3] == "Run scripts/offline-setup.sh small with internet."
 
 
-def test_a_model_that_the_catalogue_lacks(
+def test_model_missing_in_the_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """MODEL names nothing: the names there are."""
     (tmp_path / "models.yaml").write_text("small: {kind: llm, hf_repo: test/small}\n")
     monkeypatch.setenv("CATALOGUE", str(tmp_path / "models.yaml"))
     with pytest.raises(SystemExit) as end:
         check_model.main(["large"])
     assert end.value.code == 1
-    told = capsys.readouterr().out
-    assert told.startswith("problem\tmodel large\t")
-    assert "small" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("problem\tmodel large\t")
+    assert "small" in printed

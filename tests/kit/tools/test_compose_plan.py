@@ -1,4 +1,4 @@
-"""What a compose file comes to, told in lines that a shell can read."""
+"""Summary of a compose project in lines for shell scripts."""
 
 import io
 import json
@@ -49,13 +49,12 @@ PROJECT: dict[str, Any] = {
 }
 
 
-def told() -> list[tuple[str, ...]]:
-    return list(compose_plan.lines(PROJECT))
+LINES = list(compose_plan.lines(PROJECT))
 
 
-def test_images_are_told_once_with_how_they_come() -> None:
-    """Those that we build first, by a service that can build them; a service that is off needs nothing."""
-    assert [line for line in told() if line[0] in ("image", "off")] == [
+def test_images_are_listed_once() -> None:
+    """Built images first, with a service that can build them; images of switched-off services as `off`."""
+    assert [line for line in LINES if line[0] in ("image", "off")] == [
         ("image", "edge:1", "build", "edge"),
         ("image", "llm:1", "build", "llm-primary,vision"),
         ("image", "registry:1", "build", "registry,secrets"),
@@ -64,9 +63,9 @@ def test_images_are_told_once_with_how_they_come() -> None:
     ]
 
 
-def test_gpus_ports_models_and_ways_out() -> None:
-    """What the doctor compares with the machine; nothing of what is switched off."""
-    rest = [line for line in told() if line[0] not in ("image", "off")]
+def test_gpus_ports_models_and_open_networks() -> None:
+    """Switched-off services are skipped."""
+    rest = [line for line in LINES if line[0] not in ("image", "off")]
     assert sorted(rest) == [
         ("config", "catalogue", "/srv/models.yaml"),
         ("gpu", "0", "llm-primary"),
@@ -80,8 +79,7 @@ def test_gpus_ports_models_and_ways_out() -> None:
     ]
 
 
-def test_it_reads_what_compose_writes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON on stdin, tabs and newlines on stdout."""
+def test_reads_stdin_and_writes_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(PROJECT)))
     compose_plan.main()
     assert "model\tvision\tllava\n" in capsys.readouterr().out

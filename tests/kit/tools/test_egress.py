@@ -1,4 +1,4 @@
-"""Ways out: what gets out is named, and what does not is no problem."""
+"""Egress check: successful attempts are problems, failed ones are not."""
 
 import socket
 import struct
@@ -9,78 +9,77 @@ import pytest
 
 from kit.tools import egress
 
-# An address that is in no network (RFC 5737), which this test must not reach either.
-NOWHERE = ("192.0.2.1", 443)
+# Reserved for documentation (RFC 5737); not contacted here either.
+UNREACHABLE = ("192.0.2.1", 443)
 
 
 @pytest.fixture
 def outside() -> Iterator[tuple[str, int]]:
-    """Something that listens."""
+    """A listening socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield "127.0.0.1", listener.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)
 def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No name is asked for in the world outside, and nobody waits long."""
+    """No DNS query leaves this machine, and timeouts are short."""
     monkeypatch.setattr(egress, "OUTSIDE_NAME", "nothing.invalid")
     monkeypatch.setattr(egress, "OUTSIDE_DNS", ("127.0.0.1", 9))
-    monkeypatch.setattr(egress, "WAIT_S", 0.3)
+    monkeypatch.setattr(egress, "TIMEOUT_S", 0.3)
 
 
-def test_a_connection_that_opens_got_out(outside: tuple[str, int], capsys: pytest.CaptureFixture[str]) -> None:
-    """It is named, with what to do; exit 1."""
+def test_successful_connection_is_a_problem(outside: tuple[str, int], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         egress.main(["--outside", f"127.0.0.1:{outside[1]}"])
     assert end.value.code == 1
-    status, check, detail, mend = capsys.readouterr().out.rstrip("\n").split("\t")
+    status, check, detail, fix = capsys.readouterr().out.rstrip("\n").split("\t")
     assert (status, check) == ("problem", "egress")
-    assert detail == f"TCP to 127.0.0.1 port {outside[1]} got out"
-    assert "docker-compose.gpu-cluster.yml" in mend
+    assert detail == f"TCP to 127.0.0.1 port {outside[1]} succeeded"
+    assert "docker-compose.gpu-cluster.yml" in fix
 
 
-def test_a_refusal_came_from_outside() -> None:
-    """The way there is open, though the door is shut."""
+def test_refused_connection_is_a_problem() -> None:
+    """The host was reached, though its port is closed."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        shut = listener.getsockname()[1]
-    assert [finding.status for finding in egress.look_outside([("127.0.0.1", shut)])] == ["problem"]
+        closed = listener.getsockname()[1]
+    assert [finding.status for finding in egress.check_egress([("127.0.0.1", closed)])] == ["problem"]
 
 
-def test_a_name_server_that_answers_got_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A question in the form of RFC 1035 is sent to it, past the resolver."""
+def test_dns_server_that_responds_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query (RFC 1035) is sent to it directly."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(10)
         monkeypatch.setattr(egress, "OUTSIDE_DNS", server.getsockname())
-        monkeypatch.setattr(egress, "WAIT_S", 10.0)
-        asked: list[bytes] = []
+        monkeypatch.setattr(egress, "TIMEOUT_S", 10.0)
+        queries: list[bytes] = []
 
-        def answer() -> None:
-            question, client = server.recvfrom(512)
-            asked.append(question)
-            server.sendto(question, client)
+        def respond() -> None:
+            query, client = server.recvfrom(512)
+            queries.append(query)
+            server.sendto(query, client)
 
-        answering = threading.Thread(target=answer)
-        answering.start()
-        findings = egress.look_outside([])
-        answering.join()
-    assert [finding.detail for finding in findings] == ["UDP to the name server 127.0.0.1 got out"]
-    assert struct.unpack(">HHHHH", asked[0][2:12]) == (0x0100, 1, 0, 0, 0)
-    assert asked[0][12:] == b"\x07nothing\x07invalid\x00\x00\x01\x00\x01"
+        responder = threading.Thread(target=respond)
+        responder.start()
+        findings = egress.check_egress([])
+        responder.join()
+    assert [finding.detail for finding in findings] == ["UDP to the DNS server 127.0.0.1 succeeded"]
+    assert struct.unpack(">HHHHH", queries[0][2:12]) == (0x0100, 1, 0, 0, 0)
+    assert queries[0][12:] == b"\x07nothing\x07invalid\x00\x00\x01\x00\x01"
 
 
-def test_a_name_that_is_found_got_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The resolver of this container passes questions on."""
+def test_resolved_name_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container's resolver forwards queries."""
     monkeypatch.setattr(egress, "OUTSIDE_NAME", "localhost")
-    assert [finding.detail for finding in egress.look_outside([])] == ["the name localhost got out"]
+    assert [finding.detail for finding in egress.check_egress([])] == ["resolving localhost succeeded"]
 
 
-def test_no_way_out_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit 0, and what was tried."""
+def test_no_egress_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 0, and the list of attempts."""
     monkeypatch.setattr(egress, "_tcp", lambda host, port: lambda: False)
     with pytest.raises(SystemExit) as end:
-        egress.main(["--outside", f"{NOWHERE[0]}:{NOWHERE[1]}", "--outside", "[2001:db8::1]:443"])
+        egress.main(["--outside", f"{UNREACHABLE[0]}:{UNREACHABLE[1]}", "--outside", "[2001:db8::1]:443"])
     assert end.value.code == 0
-    told = capsys.readouterr().out
-    assert told.startswith("ok\tegress\tno way out by TCP to 192.0.2.1 port 443, TCP to 2001:db8::1 port 443, UDP")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("ok\tegress\tno egress: TCP to 192.0.2.1 port 443, TCP to 2001:db8::1 port 443, UDP")
+    assert printed.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Secrets are made once, whole, and for the group of the services only."""
+"""Secrets are created once, atomically, and readable by the group of the services only."""
 
 import subprocess
 import sys
@@ -7,8 +7,7 @@ from pathlib import Path
 from kit.tools.generate_secrets import generate
 
 
-def test_made_once(tmp_path: Path) -> None:
-    """A second run changes nothing; a new name is added beside the old ones."""
+def test_existing_secrets_are_kept(tmp_path: Path) -> None:
     assert generate(tmp_path, ["user", "password"]) == ["user", "password"]
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert before["user"] != before["password"]
@@ -24,15 +23,13 @@ def test_readable_by_owner_and_group_only(tmp_path: Path) -> None:
     assert (tmp_path / "user").stat().st_mode & 0o777 == 0o440
 
 
-def test_a_run_that_was_killed_leaves_no_half_secret(tmp_path: Path) -> None:
-    """What an earlier run left unfinished is made anew."""
+def test_partial_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     (tmp_path / ".user.part").write_text("half")
     assert generate(tmp_path, ["user"]) == ["user"]
     assert [path.name for path in tmp_path.iterdir()] == ["user"]
 
 
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    """The program says what it could not write."""
+def test_missing_folder_is_reported_without_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kit.tools.generate_secrets", str(tmp_path / "absent"), "user"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -51,7 +51,7 @@ def test_deleted_after_the_publisher_looked(
 
     monkeypatch.setattr(apart.store, "delete_blob", delete_later)
     with ThreadPoolExecutor(2) as pool:
-        clearing = pool.submit(gc.clear_up, apart, spare_s=-1, running=nothing, dry_run=False)
+        clearing = pool.submit(gc.collect_garbage, apart, min_age_s=-1, running=nothing, dry_run=False)
         assert looked.wait(10)
         publishing = pool.submit(publish, apart, published)
         with pytest.raises(TimeoutError):
@@ -76,7 +76,7 @@ def test_published_before_gc_looks(apart: Library, published: Manifest, monkeypa
             yield good
 
     monkeypatch.setattr(gc, "announced", publishing_first)
-    assert gc.clear_up(apart, spare_s=-1, running=nothing, dry_run=False).blobs == 0
+    assert gc.collect_garbage(apart, min_age_s=-1, running=nothing, dry_run=False).blobs == 0
     assert set(snapshot(apart)["small"]) == {file.path for file in published.files}
     assert digests(apart.store) == {file.sha256 for file in published.files}
 

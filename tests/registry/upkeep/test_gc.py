@@ -1,4 +1,4 @@
-"""Clearing up: what is reached, counted on or young stays; everything else goes."""
+"""Garbage collection: referenced and young blobs stay, others are removed."""
 
 import hashlib
 import threading
@@ -11,7 +11,7 @@ from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
 from registry.store.interface import Blob, Store
 from registry.store.lease import CHANGES, LeaseTaken, lease
-from registry.upkeep.gc import clear_up
+from registry.upkeep.gc import collect_garbage
 from tests.registry.bundles import new_library, snapshot
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.registry.store.test_uploads import DIGEST, begin, feed
@@ -26,66 +26,65 @@ def put(store: Store, data: bytes) -> str:
 
 
 def nothing() -> set[str]:
-    """No job runs in this process."""
+    """Digests referenced by jobs of this process: none."""
     return set()
 
 
-def test_what_no_model_reaches_goes(library: Library, published: Manifest) -> None:
-    """Only looked at first, then removed; models stay as they are."""
+def test_unreferenced_blobs_are_removed(library: Library, published: Manifest) -> None:
+    """A dry run reports the same and removes nothing."""
     before = snapshot(library)
     garbage = {put(library.store, b"garbage"), put(library.store, b"more garbage")}
-    looked = clear_up(library, spare_s=-1, running=nothing, dry_run=True)
-    assert (looked.blobs, looked.size_bytes, looked.spared) == (2, 19, 0)
+    dry_run = collect_garbage(library, min_age_s=-1, running=nothing, dry_run=True)
+    assert (dry_run.blobs, dry_run.size_bytes, dry_run.spared) == (2, 19, 0)
     assert garbage <= digests(library.store)
-    assert clear_up(library, spare_s=-1, running=nothing, dry_run=False) == looked
+    assert collect_garbage(library, min_age_s=-1, running=nothing, dry_run=False) == dry_run
     assert digests(library.store) == {file.sha256 for file in published.files}
     assert snapshot(library) == before
-    assert clear_up(library, spare_s=-1, running=nothing, dry_run=False).blobs == 0
+    assert collect_garbage(library, min_age_s=-1, running=nothing, dry_run=False).blobs == 0
 
 
-def test_what_is_young_or_counted_on_stays(library: Library) -> None:
-    """Younger than a URL that is out; counted on by this process, or by a download that `jobs/` keeps."""
+def test_young_and_referenced_blobs_stay(library: Library) -> None:
+    """References are those of jobs of this process and of unfinished downloads in `jobs/`."""
     young = put(library.store, b"a")
-    cleared = clear_up(library, spare_s=3600, running=nothing, dry_run=False)
-    assert (cleared.blobs, cleared.spared) == (0, 1)
-    assert cleared.told(dry_run=False) == (
-        "removed 0 blobs, 0 B; 1 more may still be in use, and are looked at again another time"
-    )
+    result = collect_garbage(library, min_age_s=3600, running=nothing, dry_run=False)
+    assert (result.blobs, result.spared) == (0, 1)
+    assert result.describe(dry_run=False) == "removed 0 blobs, 0 B; 1 more may still be in use and were kept"
     ours, kept, failed = (put(library.store, data) for data in (b"b", b"c", b"d"))
     library.store.put_document("jobs/x.json", {"status": "queued", "request": {}, "digests": [kept]})
     library.store.put_document("jobs/y.json", {"status": "failed", "request": {}, "digests": [failed]})
     library.store.put_document("jobs/z.json", {"what": "is this"})
-    clear_up(library, spare_s=-1, running=lambda: {ours}, dry_run=False)
+    collect_garbage(library, min_age_s=-1, running=lambda: {ours}, dry_run=False)
     assert digests(library.store) == {ours, kept}
     assert young not in digests(library.store)
 
 
-def test_uploads_that_nobody_goes_on_with_go(library: Library) -> None:
-    """After a day; not while a download counts on them."""
+def test_stale_uploads_are_removed(library: Library) -> None:
+    """Unless they are young or a download references them."""
     store = library.store
     with begin(store) as upload:
         feed(upload, parts=1)
-    for spare_uploads_s, running in ((3600.0, nothing), (-1.0, lambda: {DIGEST})):
-        cleared = clear_up(library, spare_s=-1, running=running, dry_run=False, spare_uploads_s=spare_uploads_s)
-        assert (cleared.uploads, len(list(store.unfinished()))) == (0, 1)
+    for min_upload_age_s, running in ((3600.0, nothing), (-1.0, lambda: {DIGEST})):
+        result = collect_garbage(
+            library, min_age_s=-1, running=running, dry_run=False, min_upload_age_s=min_upload_age_s
+        )
+        assert (result.uploads, len(list(store.unfinished()))) == (0, 1)
     for dry_run in (True, False):
         assert len(list(store.unfinished())) == 1
-        assert clear_up(library, spare_s=-1, running=nothing, dry_run=dry_run, spare_uploads_s=-1).uploads == 1
+        assert (
+            collect_garbage(library, min_age_s=-1, running=nothing, dry_run=dry_run, min_upload_age_s=-1).uploads == 1
+        )
     assert list(store.unfinished()) == []
 
 
-def test_one_at_a_time(library: Library) -> None:
-    """While another one clears up, or imports, nothing is touched."""
+def test_concurrent_import_prevents_gc(library: Library) -> None:
     digest = put(library.store, b"garbage")
     with lease(library.store, CHANGES, "import"), pytest.raises(LeaseTaken, match=r"gc has to wait: .* import of"):
-        clear_up(library, spare_s=-1, running=nothing, dry_run=False)
+        collect_garbage(library, min_age_s=-1, running=nothing, dry_run=False)
     assert digests(library.store) == {digest}
 
 
-def test_what_is_published_meanwhile_stays(
-    library: Library, monkeypatch: pytest.MonkeyPatch, published: Manifest
-) -> None:
-    """It was garbage when it was listed, and is none when it would be removed."""
+def test_blob_published_meanwhile_stays(library: Library, monkeypatch: pytest.MonkeyPatch, published: Manifest) -> None:
+    """It was garbage when listed, and is referenced when it would be removed."""
     library.delete("small", spare=lambda: {file.sha256 for file in published.files})
     listed = library.store.blobs
 
@@ -97,12 +96,12 @@ def test_what_is_published_meanwhile_stays(
         )  # fmt: skip
 
     monkeypatch.setattr(library.store, "blobs", publishing_after)
-    assert clear_up(library, spare_s=-1, running=nothing, dry_run=False).blobs == 0
+    assert collect_garbage(library, min_age_s=-1, running=nothing, dry_run=False).blobs == 0
     assert set(snapshot(library)["small"]) == {file.path for file in published.files}
 
 
-def test_a_download_of_another_process_is_counted_on(source: Source, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The registry is half way through; a gc from a terminal, which knows nothing of it, leaves what has arrived."""
+def test_blobs_of_another_process_download_stay(source: Source, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A gc in this process keeps what the registry's unfinished download has stored."""
     folder = tmp_path_factory.mktemp("mirror")
     gate = source.switches.gate[WEIGHTS] = threading.Event()
     with serving_registry(folder, hf_endpoint=source.url, files_per_job=1) as url:
@@ -113,7 +112,7 @@ def test_a_download_of_another_process_is_counted_on(source: Source, tmp_path_fa
         assert weights is not None
         here = put(there, b"".join(FileStore(source.store).read_blob(weights.sha256)))
         garbage = put(there, b"garbage")
-        clear_up(new_library(folder), spare_s=-1, running=nothing, dry_run=False)
+        collect_garbage(new_library(folder), min_age_s=-1, running=nothing, dry_run=False)
         assert here in digests(there)
         assert garbage not in digests(there)
         gate.set()

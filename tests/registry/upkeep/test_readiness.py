@@ -1,4 +1,4 @@
-"""`registry check`: what is missing from the store, and a clock that cannot be right."""
+"""`registry check`: models missing in the store, and an implausible clock."""
 
 import datetime
 import shutil
@@ -27,19 +27,19 @@ def entry(name: str, **fields: object) -> Entry:
         (NOW, NOW - DAY, "ok", "2026-11-25 12:00 UTC"),
         (NOW, NOW + datetime.timedelta(minutes=1), "ok", "2026-11-25"),
         (NOW - DAY, NOW, "problem", "but a model was published at 2026-11-25 12:00 UTC"),
-        (datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC), NOW, "problem", "1970-01-01 00:00 UTC here, which cannot"),
+        (datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC), NOW, "problem", "1970-01-01 00:00 UTC, which cannot"),
         (datetime.datetime(2106, 2, 7, tzinfo=datetime.UTC), NOW, "problem", "which cannot be"),
     ],
 )
 def test_clock(now: datetime.datetime, newest: datetime.datetime, status: str, says: str) -> None:
-    """Before the last publication, or in no sane year: said, with how to set it."""
+    """Before the last publication or in an implausible year: a problem, with the fix."""
     finding = clock(now, newest)
     assert (finding.status, says in finding.detail) == (status, True)
-    assert bool(finding.mend) == (status == "problem")
+    assert bool(finding.fix) == (status == "problem")
 
 
 def test_models(tmp_path: Path) -> None:
-    """Ready, not there, optional and not there, another revision, a blob gone: each told with what to do."""
+    """Ready, missing, missing but optional, another revision, a missing blob: each with a fix."""
     library = Library(
         FileStore(tmp_path / "store"),
         Catalogue([entry("a"), entry("b"), entry("c", optional=True), entry("d", revision="v2"), entry("e")]),
@@ -49,8 +49,8 @@ def test_models(tmp_path: Path) -> None:
         manifest = import_folder(library, folder, name=name, repo=f"test/{name}", revision="main")
     gone = next(file for file in manifest.files if file.path == "model.safetensors")
     library.store.delete_blob(gone.sha256)
-    told = {finding.subject: finding for finding in findings(library, datetime.datetime.now(datetime.UTC))}
-    assert {subject: finding.status for subject, finding in told.items()} == {
+    found = {finding.subject: finding for finding in findings(library, datetime.datetime.now(datetime.UTC))}
+    assert {subject: finding.status for subject, finding in found.items()} == {
         "clock": "ok",
         "model a": "ok",
         "model b": "problem",
@@ -58,14 +58,14 @@ def test_models(tmp_path: Path) -> None:
         "model d": "problem",
         "model e": "problem",
     }
-    assert told["model b"].detail == "the catalogue says test/b at main, the registry has nothing"
-    assert told["model d"].detail == "the catalogue says test/d at v2, the registry has test/d at main"
-    assert told["model e"].detail == "not in the store: model.safetensors"
-    assert told["model e"].mend == "Run scripts/offline-setup.sh e with internet."
+    assert found["model b"].detail == "the catalogue says test/b at main, the registry has nothing"
+    assert found["model d"].detail == "the catalogue says test/d at v2, the registry has test/d at main"
+    assert found["model e"].detail == "not in the store: model.safetensors"
+    assert found["model e"].fix == "Run scripts/offline-setup.sh e with internet."
 
 
-def test_a_store_that_is_gone(tmp_path: Path) -> None:
-    """One line that says so, not one per model."""
+def test_unreadable_store_is_reported_once(tmp_path: Path) -> None:
+    """One finding, not one per model."""
     library = Library(FileStore(tmp_path / "store"), Catalogue([entry("a")]))
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").write_text("not a folder any more")
