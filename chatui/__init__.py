@@ -1,1 +1,1 @@
-"""The step before Chat UI starts: chatui.env as people write it becomes the file that Chat UI reads."""
+"""Translate chatui.env into the settings file of the current Chat UI, before Chat UI starts."""

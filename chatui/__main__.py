@@ -1,4 +1,4 @@
-"""Write the settings that Chat UI reads: `python -m chatui`. Exit code 0, or 2 with what to mend."""
+"""`python -m chatui`: write Chat UI's settings file. Exit status 0, or 2 with a message that says what to fix."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from kit.config.settings import SettingsError, load_settings
 
 
 def main() -> int:
-    """Run the step."""
+    """Translate the file; return the exit status."""
     try:
         settings = load_settings(ChatUiSettings)
         catalogue = Catalogue.load(settings.catalogue)
@@ -29,8 +29,8 @@ def main() -> int:
         return 2
     if not settings.is_local and not outcome.settings.get("OPENID_CLIENT_ID"):
         print(
-            f"chatui: note: Chat UI is published on {settings.cluster_bind} and asks nobody for a key: who reaches it "
-            "uses the cluster. Set OPENID_CLIENT_ID and its kin for a login, or leave CLUSTER_BIND out."
+            f"chatui: note: Chat UI is published on {settings.cluster_bind} without a login: everyone who can reach it "
+            "can use the cluster. Set OPENID_CLIENT_ID and OPENID_CLIENT_SECRET for a login, or unset CLUSTER_BIND."
         )
     for remark in outcome.remarks:
         print(f"chatui: note: {remark}")
@@ -42,7 +42,9 @@ def _read(path: Path) -> dict[str, Setting]:
     try:
         return read(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}. It is mounted from chatui.env.") from error
+        raise SettingsError(
+            f"{path} cannot be read: {error.strerror}. It should be mounted from chatui.env."
+        ) from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
     except EnvFileError as error:
@@ -50,7 +52,7 @@ def _read(path: Path) -> dict[str, Setting]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing. It holds a key: owner and group may read it."""
+    """Write the file atomically, readable for owner and group only: it contains a key."""
     draft = path.with_name(f".{path.name}.new")
     try:
         draft.unlink(missing_ok=True)

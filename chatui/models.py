@@ -1,8 +1,8 @@
-"""MODELS as people write it, into what the current Chat UI needs. Pure.
+"""Translation of MODELS for the current Chat UI. Pure.
 
-Chat UI up to 0.9 took its models from MODELS, each with `endpoints`. Since 0.10 it takes them from OPENAI_BASE_URL, our
-gateway, and MODELS gives listed ids other faces. So an entry with endpoints becomes such a face: its id is one that the
-gateway serves, whatever address it names, and Chat UI's network reaches nothing but the gateway.
+Up to 0.9, Chat UI read its models from MODELS, each with `endpoints`. Since 0.10 it reads them from OPENAI_BASE_URL,
+our gateway, and MODELS overrides the display of listed ids. So an entry with endpoints becomes such an override of an
+id that the gateway serves; its addresses are ignored, because Chat UI's network reaches only the gateway.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,13 +28,13 @@ def _is_url(value: Any) -> bool:
     return isinstance(value, str) and bool(urlsplit(value).scheme and urlsplit(value).netloc)
 
 
-# What Chat UI checks of an entry. One that does not fit makes it drop all of MODELS without stopping.
+# Chat UI's own schema of an entry. One invalid entry makes it ignore all of MODELS without an error.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (_is_text, "a text"),
-    "name": (_is_text, "a text"),
-    "displayName": (_is_text, "a text"),
-    "description": (_is_text, "a text"),
-    "preprompt": (lambda value: isinstance(value, str), "a text"),
+    "id": (_is_text, "a string"),
+    "name": (_is_text, "a string"),
+    "displayName": (_is_text, "a string"),
+    "description": (_is_text, "a string"),
+    "preprompt": (lambda value: isinstance(value, str), "a string"),
     "logoUrl": (_is_url, "a URL"),
     "websiteUrl": (_is_url, "a URL"),
     "modelUrl": (_is_url, "a URL"),
@@ -46,18 +46,18 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "parameters": (lambda value: isinstance(value, dict), "an object"),
     "endpoints": (lambda value: isinstance(value, list), "a list"),
 }
-# Keys of older versions, for which the current one drops all of MODELS; and one that it fetches when it starts.
+# Keys of older versions, which make the current one ignore all of MODELS; and one that it would fetch at its start.
 _DROPPED = {
-    "tokenizer": "Chat UI knows it no more",
+    "tokenizer": "Chat UI no longer supports it",
     "chatPromptTemplate": "the engine applies the model's own",
-    "embeddingModel": "Chat UI knows it no more",
+    "embeddingModel": "Chat UI no longer supports it",
     "prepromptUrl": "it would be fetched from outside",
 }
 
 
 @dataclass
 class Translated:
-    """MODELS for the current Chat UI, what a person should know, and a key found on the way."""
+    """MODELS for the current Chat UI, remarks for the operator, and an API key found in an endpoint."""
 
     models: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -67,29 +67,27 @@ class Translated:
 def translate(entries: Iterable[tuple[int, Any]], catalogue: Catalogue, gateway: str) -> Translated:
     """Translate the entries of MODELS, each with its line. `gateway` is the host of OPENAI_BASE_URL.
 
-    Names that cannot chat, and second names of those that can, are hidden unless MODELS says otherwise. Where an entry
-    has endpoints, MODELS is the whole list, as it was in the version that this form is for. Raises EnvFileError.
+    Models that cannot chat, and aliases of those that can, are hidden unless MODELS lists them. If an entry has
+    endpoints, MODELS is the whole list, as in Chat UI up to 0.9. Raises EnvFileError.
     """
     done = Translated()
-    whole = False
+    is_complete = False
     named: dict[str, dict[str, Any]] = {}
     for line, entry in entries:
         _check(line, entry)
         name = str(entry.get("id") or entry["name"]).strip()
-        face = {key: value for key, value in entry.items() if key != "endpoints" and key not in _DROPPED}
-        done.remarks += [
-            f"line {line}: {key} of {name} is left out: {_DROPPED[key]}." for key in entry if key in _DROPPED
-        ]
+        override = {key: value for key, value in entry.items() if key != "endpoints" and key not in _DROPPED}
+        done.remarks += [f"line {line}: ignored {key} of {name}: {_DROPPED[key]}." for key in entry if key in _DROPPED]
         if "endpoints" in entry:
-            whole = True
-            _take_endpoints(done, line, name, entry["endpoints"], gateway)
+            is_complete = True
+            _read_endpoints(done, line, name, entry["endpoints"], gateway)
         if name != VIRTUAL_MODEL and catalogue.find(name) is None:
             done.remarks.append(
-                f"line {line}: models.yaml has no {name}; Chat UI shows it only if a backend of SERVICES lists it."
+                f"line {line}: {name} is not in models.yaml; Chat UI shows it only if a backend of SERVICES lists it."
             )
-        named[name] = face
+        named[name] = override
     for name, can_chat, is_first_name in _names(catalogue):
-        shown = can_chat and (name in named or (is_first_name and not whole))
+        shown = can_chat and (name in named or (is_first_name and not is_complete))
         if not shown:
             named.setdefault(name, {"id": name}).setdefault("unlisted", True)
     done.models = list(named.values())
@@ -97,7 +95,7 @@ def translate(entries: Iterable[tuple[int, Any]], catalogue: Catalogue, gateway:
 
 
 def _names(catalogue: Catalogue) -> Iterable[tuple[str, bool, bool]]:
-    """Every name that the gateway may list, whether it can chat, and whether it is its model's first name."""
+    """Yield every name that the gateway may list, whether it can chat, and whether it is no alias."""
     yield VIRTUAL_MODEL, True, True
     for entry in catalogue:
         for name in entry.names:
@@ -106,23 +104,23 @@ def _names(catalogue: Catalogue) -> Iterable[tuple[str, bool, bool]]:
 
 def _check(line: int, entry: Any) -> None:
     if not isinstance(entry, dict) or not (entry.get("name") or entry.get("id")):
-        raise EnvFileError(line, 'an entry of MODELS is an object with a "name", one that GET /v1/models lists.')
-    for key, (fits, takes) in _CHECKS.items():
-        if key in entry and not fits(entry[key]):
-            raise EnvFileError(line, f"{key} is {entry[key]!r:.60}; it takes {takes}.")
+        raise EnvFileError(line, 'an entry of MODELS must be an object with a "name" that GET /v1/models lists.')
+    for key, (is_valid, expected) in _CHECKS.items():
+        if key in entry and not is_valid(entry[key]):
+            raise EnvFileError(line, f"{key} is {entry[key]!r:.60}, not {expected}.")
 
 
-def _take_endpoints(done: Translated, line: int, name: str, endpoints: list[Any], gateway: str) -> None:
+def _read_endpoints(done: Translated, line: int, name: str, endpoints: list[Any], gateway: str) -> None:
     for endpoint in endpoints:
         kind = endpoint.get("type") if isinstance(endpoint, dict) else endpoint
         if kind != "openai":
             raise EnvFileError(
                 line,
-                f"{name} has an endpoint of type {kind!r:.40}; every model is asked through the gateway. "
+                f"{name} has an endpoint of type {kind!r:.40}; requests go through the gateway only. "
                 'Write "type": "openai", or leave endpoints out.',
             )
         host = urlsplit(str(endpoint.get("baseURL", ""))).hostname
         if host == gateway:
             done.api_key = done.api_key or endpoint.get("apiKey")
         elif host is not None:
-            done.remarks.append(f"line {line}: {name} is asked through the gateway, not at {endpoint['baseURL']}.")
+            done.remarks.append(f"line {line}: requests for {name} go to the gateway, not to {endpoint['baseURL']}.")

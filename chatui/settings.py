@@ -1,4 +1,4 @@
-"""What the step takes from its environment."""
+"""Settings of `python -m chatui`, from the environment."""
 
 import ipaddress
 from pathlib import Path
@@ -7,30 +7,30 @@ from pydantic import Field, SecretStr
 
 from kit.config.settings import Settings, keys_of
 
-# Beside the package, in the repository as in the image.
+# Next to the package, in the repository and in the image.
 SHIPPED = Path(__file__).resolve().parents[1] / "chatui.env"
 
 
 class ChatUiSettings(Settings):
-    """The step's settings."""
+    """See the field descriptions."""
 
-    chatui_env: Path = Field(SHIPPED, description="the file with Chat UI's settings as a person has written them")
-    chatui_shipped: Path = Field(SHIPPED, description="the file that holds what that one leaves out")
-    chatui_output: Path = Field(Path("/run/chat-ui/env"), description="the file to write, which Chat UI reads")
+    chatui_env: Path = Field(SHIPPED, description="the operator's chatui.env")
+    chatui_shipped: Path = Field(SHIPPED, description="the shipped chatui.env, for settings that the operator's lacks")
+    chatui_output: Path = Field(Path("/run/chat-ui/env"), description="the file to write, for Chat UI")
     cluster_bind: str = Field("127.0.0.1", description="the address that Chat UI's port is published on")
     catalogue: Path = Field(Path("models.yaml"), description="the path of models.yaml")
     gateway_api_keys: SecretStr | None = Field(
-        None, description="the keys that the gateway asks for; Chat UI uses the first where it is given none"
+        None, description="the gateway's API keys; Chat UI uses the first unless OPENAI_API_KEY names another"
     )
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine reaches Chat UI."""
+        """Whether only this machine can reach Chat UI."""
         try:
             return ipaddress.ip_address(self.cluster_bind).is_loopback
         except ValueError:
             return self.cluster_bind == "localhost"
 
     def keys(self) -> list[str]:
-        """The gateway's keys. Raises SettingsError when GATEWAY_API_KEYS is set but holds none."""
+        """Return the gateway's keys. Raises SettingsError if GATEWAY_API_KEYS is set without a key."""
         return keys_of(self.gateway_api_keys, "GATEWAY_API_KEYS")

@@ -1,4 +1,4 @@
-"""The whole of chatui.env into the whole of what Chat UI reads: defaults, MODELS, the key, the microphone. Pure."""
+"""Translation of a complete chatui.env: defaults, MODELS, API key, microphone. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from chatui.env_file import JSON_SETTINGS, EnvFileError, Setting, items_of, json
 from chatui.models import translate
 from kit.config.catalogue import VIRTUAL_MODEL, Catalogue
 
-# Stands for a key where the gateway asks for none: without any, Chat UI's microphone says "Authentication required".
+# Placeholder if the gateway has no keys: with an empty one, Chat UI's microphone says "Authentication required".
 NO_KEY = "none"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The settings to write, by name, and what a person should know, a line each."""
+    """The settings to write, by name, and remarks for the operator, one line each."""
 
     settings: dict[str, str]
     remarks: list[str]
@@ -23,9 +23,9 @@ class Outcome:
 def convert(
     written: Mapping[str, Setting], shipped: Mapping[str, Setting], catalogue: Catalogue, keys: Sequence[str]
 ) -> Outcome:
-    """Convert what the user has `written`; what that leaves out is as `shipped`. `keys` are the gateway's.
+    """Merge the operator's settings (`written`) over the `shipped` ones and translate them; `keys` are the gateway's.
 
-    Raises EnvFileError when a setting cannot be what it is.
+    Raises EnvFileError for an invalid setting.
     """
     settings = {**shipped, **written}
     values = {name: setting.value for name, setting in settings.items()}
@@ -33,12 +33,12 @@ def convert(
     gateway = urlsplit(base.value).hostname if base else None
     if base is None or gateway is None or not base.value.startswith(("http://", "https://")):
         raise EnvFileError(
-            base.line if base else 1, "OPENAI_BASE_URL is where the gateway answers: http://gateway:8080/v1."
+            base.line if base else 1, "OPENAI_BASE_URL must be the gateway's URL: http://gateway:8080/v1."
         )
     models = settings.get("MODELS")
     entries = items_of(models) if models and models.value.strip(" `") else []
     translated = translate(entries, catalogue, gateway)
-    # Of the shipped MODELS a site may serve some models only; that is nothing to remark on.
+    # No remarks about shipped MODELS that a site does not serve.
     remarks = translated.remarks if "MODELS" in written else []
     values["MODELS"] = json_value(translated.models)
     for name in JSON_SETTINGS & settings.keys() - {"MODELS"}:
@@ -48,9 +48,11 @@ def convert(
     if given in ("", NO_KEY):
         values["OPENAI_API_KEY"] = translated.api_key or (keys[0] if keys else NO_KEY)
     if keys and values["OPENAI_API_KEY"] not in keys:
-        remarks.append("OPENAI_API_KEY is none of GATEWAY_API_KEYS: the gateway will refuse Chat UI. Use one of them.")
+        remarks.append(
+            "OPENAI_API_KEY is not in GATEWAY_API_KEYS: the gateway will reject Chat UI. Use one of those keys."
+        )
     for name in ("TASK_MODEL", "TRANSCRIPTION_MODEL"):
         model = values.get(name, "")
         if model and model != VIRTUAL_MODEL and catalogue.find(model) is None:
-            remarks.append(f"{name}={model:.60} is no model of models.yaml.")
+            remarks.append(f"{name}={model:.60} is not in models.yaml.")
     return Outcome(values, remarks)

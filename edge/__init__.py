@@ -1,1 +1,1 @@
-"""The cluster's door: the one container that stands on both sides of the wall, and passes connections inwards only."""
+"""Edge proxy of the air-gapped cluster: the one container on both networks, which forwards connections inwards only."""

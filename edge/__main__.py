@@ -1,8 +1,8 @@
-"""`python -m edge`: shut the way out, then become HAProxy. Standard library only.
+"""`python -m edge`: block egress, then exec HAProxy. Standard library only.
 
-HAProxy (TCP, no HTTP of its own) passes each published port on to the service of the same number inside. This program
-starts it, and before that gives this container's kernel the rules of `edge.firewall`. For that it needs NET_ADMIN in
-its own network namespace, which only the `nft` binary carries; after this no process of the container can gain it.
+HAProxy, in TCP mode, forwards each published port to the service that listens on the same port inside. Before that, the
+rules of `edge.firewall` are loaded into the container's network namespace. NET_ADMIN is a file capability of the `nft`
+binary only; no_new_privs then keeps every process of the container from gaining it.
 """
 
 import ctypes
@@ -24,22 +24,22 @@ PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
 
 def main() -> None:
-    """Read ROUTES, shut the way out, become HAProxy. Exits with 78 and one line when that is not possible."""
+    """Read ROUTES, load the firewall rules, exec HAProxy. Exits with 78 and a one-line message on failure."""
     try:
         routes = parse_routes(os.environ.get("ROUTES", ""))
         front = find_front(Path("/proc/net/route").read_text(encoding="ascii"))
     except (BadRoute, NoFront) as error:
         fail(str(error))
     command = [NFT, "-f", "-"]
-    shut = subprocess.run(command, input=rules(front.name), capture_output=True, text=True, check=False)  # noqa: S603  # fixed
-    if shut.returncode:
-        fail(f"The way out could not be shut: {shut.stderr.strip()}. This container needs cap_add: [NET_ADMIN].")
+    loaded = subprocess.run(command, input=rules(front.name), capture_output=True, text=True, check=False)  # noqa: S603  # fixed
+    if loaded.returncode:
+        fail(f"nft failed to load the firewall rules: {loaded.stderr.strip()}. It needs cap_add: [NET_ADMIN].")
     CONFIGURATION.write_text(configuration(routes, front.address), encoding="utf-8")
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         fail(f"prctl failed: {os.strerror(ctypes.get_errno())}.")
     ports = ", ".join(f"{route.port} to {route.host}" for route in routes)
-    sys.stderr.write(f"edge: passing {ports}; nothing goes out\n")
-    os.execv(HAPROXY, [HAPROXY, "-db", "-f", str(CONFIGURATION)])  # noqa: S606  # the point: this process is HAProxy now
+    sys.stderr.write(f"edge: forwarding {ports}; egress is blocked\n")
+    os.execv(HAPROXY, [HAPROXY, "-db", "-f", str(CONFIGURATION)])  # noqa: S606  # HAProxy replaces this process
 
 
 def fail(message: str) -> NoReturn:

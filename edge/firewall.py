@@ -1,11 +1,11 @@
-"""The rules that make this container a door that opens inwards only. Pure: an interface's name in, nft's text out."""
+"""nftables rules that allow connections inwards only. Pure."""
 
 
 def rules(front: str) -> str:
-    """nftables rules for a container whose interface `front` is the one that the host's published ports arrive on.
+    """Return the rules for a container whose interface `front` receives the host's published ports.
 
-    Outwards, only answers leave: no connection, datagram or query begins here. Inwards, nobody on the inner networks
-    may use this container's ports: what came that way would look, to the service behind, as if it came from the host.
+    Only packets of established connections leave. Containers on the inner networks cannot connect to this one:
+    to the service behind, such a connection would look as if it came from the host.
     See https://wiki.nftables.org/wiki-nftables/index.php/Matching_connection_tracking_stateful_metainformation.
     """
     return f"""\

@@ -1,4 +1,4 @@
-"""Which network interface looks outwards."""
+"""The network interface on which published ports arrive."""
 
 import fcntl
 import socket
@@ -12,7 +12,7 @@ _NAME_LENGTH = 15
 
 
 class NoFront(Exception):
-    """This container is on no network that publishes ports."""
+    """No network of this container publishes ports."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Interface:
 
 
 def find_front(route_table: str) -> Interface:
-    """The interface of the default route: internal networks have none, so it is the one that publishes ports.
+    """Return the interface of the default route: internal networks have none, so it is the one that publishes ports.
 
     `route_table` is the text of /proc/net/route. Raises NoFront.
     """
     route = next(default_routes(route_table), None)
     if route is None:
-        raise NoFront("No network with a default route: the network of the published ports must not be internal.")
+        raise NoFront("No default route: the network of the published ports must not be internal.")
     return Interface(route.interface, _address(route.interface))
 
 
 def _address(name: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()[:_NAME_LENGTH]))
-    return socket.inet_ntoa(answer[20:24])
+        interface = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()[:_NAME_LENGTH]))
+    return socket.inet_ntoa(interface[20:24])

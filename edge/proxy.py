@@ -1,13 +1,13 @@
-"""HAProxy's configuration. Pure: routes in, text out."""
+"""HAProxy's configuration. Pure."""
 
 import re
 from dataclasses import dataclass
 
 _ROUTE = re.compile(r"^(?P<host>[a-z0-9][a-z0-9-]{0,62}):(?P<port>\d{2,5})$")
-# Where HAProxy itself answers `GET /health`, for the container's health check.
+# HAProxy's own `GET /health`, for the container's health check.
 HEALTH_PORT = 8404
 
-# In TCP mode these are the silence that a connection may keep, and the parts behind have their own, shorter ones.
+# In TCP mode these are idle timeouts; the services behind have their own, shorter ones.
 _HEAD = """\
 global
   log stdout format raw local0 notice
@@ -21,7 +21,7 @@ defaults
   timeout server 1h
   default-server init-addr none resolvers docker resolve-prefer ipv4
 
-# Docker's own name server: containers come and go, and their addresses with them.
+# Docker's DNS server: addresses change when containers are recreated.
 resolvers docker
   nameserver dns 127.0.0.11:53
   accepted_payload_size 8192
@@ -47,22 +47,22 @@ listen {host}-{port}
 
 
 class BadRoute(Exception):
-    """ROUTES cannot be read; the message quotes what is wrong."""
+    """ROUTES is invalid; the message quotes the invalid part."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """A published port and the service inside that listens on the same one."""
+    """A published port, and the service that listens on the same port inside."""
 
     host: str
     port: int
 
 
 def parse_routes(text: str) -> tuple[Route, ...]:
-    """Read ROUTES, `gateway:8080 registry:8090`. Raises BadRoute."""
+    """Parse ROUTES, such as `gateway:8080 registry:8090`. Raises BadRoute."""
     matches = [(word, _ROUTE.match(word)) for word in text.split()]
     if not matches:
-        raise BadRoute("ROUTES is empty. It takes HOST:PORT pairs, such as 'gateway:8080 registry:8090'.")
+        raise BadRoute("ROUTES is empty. Set HOST:PORT pairs, such as 'gateway:8080 registry:8090'.")
     routes = []
     for word, match in matches:
         if match is None or int(match["port"]) > 65535:
@@ -70,11 +70,11 @@ def parse_routes(text: str) -> tuple[Route, ...]:
         routes.append(Route(match["host"], int(match["port"])))
     ports = [route.port for route in routes]
     if len(set(ports)) < len(ports):
-        raise BadRoute("ROUTES: a port stands there twice.")
+        raise BadRoute("ROUTES: duplicate port.")
     return tuple(routes)
 
 
 def configuration(routes: tuple[Route, ...], address: str) -> str:
-    """HAProxy's configuration for `routes`, listening on `address` only."""
+    """Return the configuration for `routes`, listening on `address` only."""
     sections = [_LISTEN.format(host=route.host, port=route.port, address=address) for route in routes]
     return _HEAD.format(health_port=HEALTH_PORT) + "".join(sections)

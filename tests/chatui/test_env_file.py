@@ -1,4 +1,4 @@
-"""chatui.env as people write it, and the file that dotenv reads."""
+"""Reading chatui.env, and writing a file that dotenv reads back."""
 
 import json
 import os
@@ -37,12 +37,12 @@ BACKTICK = "`"
     ],
 )
 def test_values(text: str, value: str) -> None:
-    """Quotes, remarks, export, line ends: what people write is understood."""
+    """Quotes, comments, export, line endings."""
     assert read(text)["A"].value == value
 
 
 def test_json_needs_no_quotes() -> None:
-    """A setting that is JSON goes on to its own end, remarks and settings after it stay what they are."""
+    """A JSON value ends where its JSON ends; comments and settings after it are kept apart."""
     text = 'X=1\nMODELS=[\n  {"name": "a # b"},\n  {"name": "]"}\n] # remark\nY=2\nMCP_SERVERS=[]\n'
     settings = read(text)
     assert json_of(settings["MODELS"]) == [{"name": "a # b"}, {"name": "]"}]
@@ -50,8 +50,8 @@ def test_json_needs_no_quotes() -> None:
     assert settings["MCP_SERVERS"].value == "[]"
 
 
-def test_items_know_their_lines() -> None:
-    """An item of a list is told by the line on which it begins, in quotes and out of them."""
+def test_list_items_have_line_numbers() -> None:
+    """Also within quotes."""
     for text in ('MODELS=[{"a": 1},\n\n {"b":\n 2},{"c": 3}]', 'MODELS=\'[{"a": 1},\n\n {"b":\n 2},{"c": 3}]\''):
         assert items_of(read(text)["MODELS"]) == [(1, {"a": 1}), (3, {"b": 2}), (4, {"c": 3})]
     assert items_of(read("MODELS=[ ]")["MODELS"]) == []
@@ -62,18 +62,17 @@ def test_items_know_their_lines() -> None:
     [
         ("A=1\nnonsense", 2, "NAME=value"),
         ("A=1\n1B=2", 2, "NAME=value"),
-        ("A='never\nclosed", 1, "never closed"),
-        ("A='x' y", 1, "after the end of A"),
-        ('MODELS=[\n  {"name": "a"}\n  {"name": "b"}\n]', 3, "MODELS is not JSON"),
-        ('MODELS=[\n  {"name": "a",}\n]', 2, "MODELS is not JSON"),
-        ('MODELS=[\n  {"name": "a"}\nTASK_MODEL=a\n', 3, "MODELS is not JSON"),
-        ("MODELS=[{'name': 'a'}]", 1, "MODELS is not JSON"),
-        ("MODELS=[] []", 1, "after the end of MODELS"),
-        ("MODELS=[", 1, "MODELS is not JSON"),
+        ("A='never\nclosed", 1, "not closed"),
+        ("A='x' y", 1, "after the value of A"),
+        ('MODELS=[\n  {"name": "a"}\n  {"name": "b"}\n]', 3, "MODELS is not valid JSON"),
+        ('MODELS=[\n  {"name": "a",}\n]', 2, "MODELS is not valid JSON"),
+        ('MODELS=[\n  {"name": "a"}\nTASK_MODEL=a\n', 3, "MODELS is not valid JSON"),
+        ("MODELS=[{'name': 'a'}]", 1, "MODELS is not valid JSON"),
+        ("MODELS=[] []", 1, "after the value of MODELS"),
+        ("MODELS=[", 1, "MODELS is not valid JSON"),
     ],
 )
-def test_broken_lines(text: str, line: int, says: str) -> None:
-    """What cannot be read is told with its line and what to do."""
+def test_invalid_lines_are_reported_by_number(text: str, line: int, says: str) -> None:
     with pytest.raises(EnvFileError, match=f"^line {line}: .*{says}"):
         read(text)
 
@@ -81,23 +80,23 @@ def test_broken_lines(text: str, line: int, says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ("A=1\nMODELS='[\n{]'", 3, "MODELS is not JSON"),
-        ("\nMODELS={}", 2, "no list"),
-        ("MODELS=true", 1, "no list"),
+        ("A=1\nMODELS='[\n{]'", 3, "MODELS is not valid JSON"),
+        ("\nMODELS={}", 2, "not a list"),
+        ("MODELS=true", 1, "not a list"),
     ],
 )
-def test_broken_lists(text: str, line: int, says: str) -> None:
-    """JSON in quotes is looked at when it is used; its errors have their lines, too."""
+def test_invalid_lists_are_reported_by_line(text: str, line: int, says: str) -> None:
+    """JSON within quotes is parsed on use; its errors have line numbers too."""
     with pytest.raises(EnvFileError, match=f"^line {line}: .*{says}"):
         items_of(read(text)["MODELS"])
 
 
-def test_no_value_is_shown() -> None:
-    """A line that cannot be read may hold a key; the message goes into a log."""
+def test_messages_do_not_contain_the_invalid_line() -> None:
+    """It may contain a key, and the message is logged."""
     for text in ("OPENAI_API_KEY: sk-secret", "OPENAI_API_KEY='sk' sk-secret", "OPENAI_API_KEY='sk-secret"):
-        with pytest.raises(EnvFileError) as told:
+        with pytest.raises(EnvFileError) as raised:
             read(text)
-        assert "secret" not in str(told.value)
+        assert "secret" not in str(raised.value)
 
 
 AWKWARD = {
@@ -116,8 +115,8 @@ AWKWARD = {
 }
 
 
-def test_written_file_is_read_back(tmp_path: Path) -> None:
-    """Python's reader of such files finds the same, where it does not differ from Node's: `$`, backticks, `\\\\`."""
+def test_python_dotenv_reads_the_written_file(tmp_path: Path) -> None:
+    """Without the values that Node's dotenv reads differently: `$`, backticks, `\\\\`."""
     path = tmp_path / "env"
     values = {name: value for name, value in AWKWARD.items() if not {"$", "'"} & set(value) and "\\\\" not in value}
     path.write_text(render(values), encoding="utf-8")
@@ -125,14 +124,12 @@ def test_written_file_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["'`", "ends in \\"])
-def test_what_cannot_be_written(value: str) -> None:
-    """dotenv has no escape for these: they are refused by name, not written wrong."""
+def test_value_without_an_escape_is_rejected_by_name(value: str) -> None:
     with pytest.raises(ValueError, match="ODD"):
         render({"ODD": value})
 
 
-def test_json_value_is_the_same_document() -> None:
-    """The escapes change the text only."""
+def test_json_value_decodes_to_the_same_document() -> None:
     assert json.loads(AWKWARD["JSON"]) == [{"name": "it's $5 `x` \\ \" é\n\U0001f600"}]
     assert not set("'$\n") & set(AWKWARD["JSON"])
 
@@ -141,8 +138,8 @@ DOTENV_CLI = os.environ.get("DOTENV_CLI") or shutil.which("dotenv-cli")
 
 
 @pytest.mark.skipif(DOTENV_CLI is None, reason="DOTENV_CLI does not name cli.js of npm's dotenv-cli")
-def test_chat_ui_reads_the_same(tmp_path: Path) -> None:
-    """Through both calls of dotenv-cli, ours and the one in Chat UI's image, every value arrives as it was."""
+def test_dotenv_cli_reads_the_written_file(tmp_path: Path) -> None:
+    """Through both calls of dotenv-cli: ours and the one in Chat UI's image."""
     (tmp_path / "ours").write_text(render(AWKWARD), encoding="utf-8")
     (tmp_path / "image").write_text("PLAIN=other\nEMPTY=#remark\nONLY_THERE=1\n")
     (tmp_path / "image.local").touch()

@@ -13,15 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(output: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the step with nothing in its environment but `variables`."""
+    """Run the program with only `variables` in its environment."""
     environment = {"CHATUI_OUTPUT": str(output), "CATALOGUE": str(ROOT / "models.yaml"), **variables}
     return subprocess.run(
         [sys.executable, "-m", "chatui"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
 
 
-def test_it_writes_the_file(tmp_path: Path) -> None:
-    """The user's file over the shipped one, with a key from a file; readable for owner and group only."""
+def test_file_is_written_readable_for_owner_and_group(tmp_path: Path) -> None:
+    """The operator's settings over the shipped ones, with a key from a file."""
     (tmp_path / "chatui.env").write_text("PUBLIC_APP_NAME=Ours\n")
     (tmp_path / "keys").write_text("one,two\n")
     output = tmp_path / "env"
@@ -39,13 +39,13 @@ def test_it_writes_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('MODELS=[\n  {"name": "qwen"}\n  {"name": "llava"}\n]', "chatui.env, line 3: MODELS is not JSON"),
+        ('MODELS=[\n  {"name": "qwen"}\n  {"name": "llava"}\n]', "chatui.env, line 3: MODELS is not valid JSON"),
         ('MODELS=[{"name": "qwen", "multimodal": 1}]', "chatui.env, line 1: multimodal is 1"),
-        ('PUBLIC_APP_NAME="both \' and `"', "PUBLIC_APP_NAME holds both"),
+        ('PUBLIC_APP_NAME="both \' and `"', "PUBLIC_APP_NAME contains both"),
     ],
 )
-def test_it_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
-    """One line with the file, its line and the reason; what was written before stays as it was."""
+def test_invalid_file_is_reported_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    """With file, line and reason; the previous output is kept."""
     (tmp_path / "chatui.env").write_text(text)
     output = tmp_path / "env"
     output.write_text("old")
@@ -56,9 +56,8 @@ def test_it_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
     assert output.read_text() == "old"
 
 
-def test_open_door_is_told(tmp_path: Path) -> None:
-    """Published beyond this machine, Chat UI lets everybody use the gateway's key, unless it has a login."""
-    says = "asks nobody for a key"
+def test_publication_without_login_is_remarked(tmp_path: Path) -> None:
+    says = "without a login"
     assert says in run(tmp_path / "env", CLUSTER_BIND="0.0.0.0").stdout
     assert says not in run(tmp_path / "env", CLUSTER_BIND="127.0.0.1").stdout
     (tmp_path / "chatui.env").write_text("OPENID_CLIENT_ID=ours\n")
@@ -66,8 +65,8 @@ def test_open_door_is_told(tmp_path: Path) -> None:
     assert says not in with_login.stdout
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    """A missing file, a folder in its place (what Docker mounts for one), no room: each is told."""
+def test_unusable_files_are_reported(tmp_path: Path) -> None:
+    """Missing, a folder (what Docker mounts for a missing file), not writable, not UTF-8."""
     assert "cannot be read" in run(tmp_path / "env", CHATUI_ENV=str(tmp_path / "missing")).stderr
     assert "cannot be read" in run(tmp_path / "env", CHATUI_ENV=str(tmp_path)).stderr
     assert "cannot be written" in run(tmp_path / "no" / "env").stderr

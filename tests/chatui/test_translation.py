@@ -1,4 +1,4 @@
-"""chatui.env into what Chat UI reads: the shipped file, the blocks of the quick reference, keys, old forms."""
+"""Translation of chatui.env: the shipped file, the blocks of the quick reference, keys, formats of old versions."""
 
 import json
 import re
@@ -15,35 +15,35 @@ from tests.support.chat_ui import Model, models_of
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = Catalogue.load(ROOT / "models.yaml")
 SHIPPED = read((ROOT / "chatui.env").read_text(encoding="utf-8"))
-# The blocks of "Chat UI Integration", as they stand there.
+# The blocks of "Chat UI Integration", verbatim.
 SECTION = (ROOT / "docs" / "quick-reference.md").read_text(encoding="utf-8").partition("## Chat UI Integration")[2]
 BLOCKS = re.findall(r"```env\n(.*?)```", SECTION.partition("\n## ")[0], re.DOTALL)
 
 
 def converted(text: str, *keys: str) -> Outcome:
-    """What the step makes of a file that holds `text` and nothing else."""
+    """Translate a file that contains only `text`."""
     return convert(read(text), SHIPPED, CATALOGUE, keys)
 
 
-def faces(outcome: Outcome) -> dict[str, Model]:
-    """The models as Chat UI has them when every model of the catalogue is served."""
+def displayed(outcome: Outcome) -> dict[str, Model]:
+    """Return the models in Chat UI if every model of the catalogue is served."""
     names = ["cluster", *(name for entry in CATALOGUE for name in entry.names)]
     listed: dict[str, Any] = {"data": [{"id": name} for name in names]}
     return models_of(listed, json.loads(outcome.settings["MODELS"]))
 
 
 def shown(outcome: Outcome) -> list[str]:
-    """The names that Chat UI shows, in order."""
-    return [model.id for model in faces(outcome).values() if not model.unlisted]
+    """Return the names that Chat UI shows, in order."""
+    return [model.id for model in displayed(outcome).values() if not model.unlisted]
 
 
 def test_shipped_file() -> None:
-    """It converts without a remark: the models to chat with are shown, the others and all second names hidden."""
+    """No remarks; chat models are shown, others and aliases hidden."""
     outcome = convert(SHIPPED, SHIPPED, CATALOGUE, ())
     assert outcome.remarks == []
     assert shown(outcome) == ["cluster", "qwen", "tinyllama", "llava"]
-    assert faces(outcome)["qwen"].display_name == "Qwen (fast)"
-    assert faces(outcome)["llava"].multimodal
+    assert displayed(outcome)["qwen"].display_name == "Qwen (fast)"
+    assert displayed(outcome)["llava"].multimodal
     settings = outcome.settings
     assert settings["OPENAI_BASE_URL"] == "http://gateway:8080/v1"
     assert settings["TRANSCRIPTION_BASE_URL"] == "http://gateway:8080/transcribe"
@@ -51,23 +51,22 @@ def test_shipped_file() -> None:
     assert settings["OPENAI_API_KEY"] == "none"
 
 
-def test_shipped_file_names_no_place_outside() -> None:
-    """Every address in it is a service of the stack."""
+def test_shipped_file_names_only_hosts_of_the_stack() -> None:
     hosts = {match for setting in SHIPPED.values() for match in re.findall(r"\w+://([\w.-]+)", setting.value)}
     assert hosts == {"gateway", "mongo"}
 
 
-def test_both_blocks_are_there() -> None:
-    """The tests below are about the text of the document itself."""
+def test_quick_reference_has_both_blocks() -> None:
+    """The tests below use the text of the document."""
     assert [block.count('"name"') for block in BLOCKS] == [1, 2]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_first_block_of_the_quick_reference(end: str) -> None:
-    """Pasted alone, it shows the cluster under the name it gives; everything else is as shipped."""
+    """Alone, it shows the cluster under its display name; all other settings are as shipped."""
     outcome = converted(BLOCKS[0].replace("\n", end))
     assert shown(outcome) == ["cluster"]
-    assert faces(outcome)["cluster"].display_name == "Multi-GPU Cluster"
+    assert displayed(outcome)["cluster"].display_name == "Multi-GPU Cluster"
     assert outcome.remarks == []
     assert outcome.settings == convert(SHIPPED, SHIPPED, CATALOGUE, ()).settings | {
         "MODELS": outcome.settings["MODELS"]
@@ -75,11 +74,11 @@ def test_first_block_of_the_quick_reference(end: str) -> None:
 
 
 def test_second_block_of_the_quick_reference() -> None:
-    """Pasted alone, it shows the two models, asked through the gateway, and says so."""
+    """Alone, it shows the two models, routed through the gateway, with a remark for each."""
     outcome = converted(BLOCKS[1])
     assert shown(outcome) == ["qwen", "llava"]
-    assert faces(outcome)["qwen"] == Model("qwen", "Qwen (Fast)")
-    assert faces(outcome)["llava"] == Model("llava", "LLaVA Vision", multimodal=True)
+    assert displayed(outcome)["qwen"] == Model("qwen", "Qwen (Fast)")
+    assert displayed(outcome)["llava"] == Model("llava", "LLaVA Vision", multimodal=True)
     assert "endpoints" not in outcome.settings["MODELS"]
     assert [remark.partition(":")[0] for remark in outcome.remarks] == ["line 2", "line 7"]
     assert "http://multimodal:8003/v1" in outcome.remarks[1]
@@ -106,14 +105,13 @@ def test_block_pasted_below_the_shipped_file(block: int) -> None:
     ],
 )  # fmt: skip
 def test_key(text: str, keys: tuple[str, ...], key: str) -> None:
-    """The user's key, else one of an old endpoint, else the gateway's first; never empty, for the microphone's sake."""
+    """OPENAI_API_KEY, else the key of an endpoint, else the gateway's first; never empty, for the microphone."""
     outcome = converted(text, *keys)
     assert outcome.settings["OPENAI_API_KEY"] == key
     assert outcome.remarks == []
 
 
-def test_wrong_key_is_told_and_not_shown() -> None:
-    """A key that the gateway will refuse is remarked on without being printed."""
+def test_unknown_key_is_remarked_but_not_printed() -> None:
     (remark,) = converted("OPENAI_API_KEY=sk-wrong", "sk-right").remarks
     assert "GATEWAY_API_KEYS" in remark
     assert "sk-" not in remark
@@ -123,8 +121,8 @@ def models(*entries: dict[str, Any]) -> str:
     return "MODELS=" + json.dumps(entries)
 
 
-def test_names_that_are_asked_for_are_shown() -> None:
-    """A second name, once written down, is shown; what cannot chat only when told so."""
+def test_listed_aliases_are_shown() -> None:
+    """A model that cannot chat is shown only with "unlisted": false."""
     outcome = converted(
         models({"name": "Qwen/Qwen2.5-0.5B-Instruct"}, {"id": "embedding", "displayName": "E"}, {"id": "whisper",
                "unlisted": False})
@@ -132,8 +130,7 @@ def test_names_that_are_asked_for_are_shown() -> None:
     assert set(shown(outcome)) == {"cluster", "qwen", "tinyllama", "llava", "Qwen/Qwen2.5-0.5B-Instruct", "whisper"}
 
 
-def test_names_that_nobody_knows() -> None:
-    """A name outside models.yaml is passed on, and told."""
+def test_unknown_names_are_passed_on_with_a_remark() -> None:
     outcome = converted(models({"name": "gpt-9"}) + "\nTASK_MODEL=gpt-8\nTRANSCRIPTION_MODEL=ears")
     assert "gpt-9" in outcome.settings["MODELS"]
     assert [name for remark in outcome.remarks for name in re.findall(r"gpt-\d|ears", remark)] == [
@@ -141,14 +138,13 @@ def test_names_that_nobody_knows() -> None:
     ]  # fmt: skip
 
 
-def test_site_without_a_shipped_model() -> None:
-    """What the shipped MODELS names and models.yaml does not is no reason for a remark."""
+def test_shipped_models_that_a_site_lacks_get_no_remark() -> None:
     only = Catalogue([entry for entry in CATALOGUE if entry.name in ("qwen", "whisper")])
     assert convert(read("PUBLIC_APP_NAME=Ours"), SHIPPED, only, ()).remarks == []
 
 
-def test_keys_of_older_versions_are_left_out() -> None:
-    """One of them would make Chat UI drop all of MODELS."""
+def test_keys_of_older_versions_are_removed() -> None:
+    """One of them would make Chat UI ignore all of MODELS."""
     entry = {
         "name": "qwen",
         "displayName": "Q",
@@ -175,32 +171,30 @@ def test_keys_of_older_versions_are_left_out() -> None:
         ('MODELS=[{"name": "qwen", "endpoints": [{"type": "tgi", "url": "http://x"}]}]', 1, "tgi"),
         ('MODELS=[{"name": "qwen", "endpoints": ["http://x"]}]', 1, "openai"),
         ('MODELS=[{"name": "qwen", "endpoints": {}}]', 1, "a list"),
-        ("MODELS={}", 1, "no list"),
-        ("USAGE_LIMITS='{'", 1, "USAGE_LIMITS is not JSON"),
+        ("MODELS={}", 1, "not a list"),
+        ("USAGE_LIMITS='{'", 1, "USAGE_LIMITS is not valid JSON"),
     ],
 )
-def test_what_cannot_be(text: str, line: int, says: str) -> None:
-    """A setting for which Chat UI would fail, or silently drop others, is refused with its line."""
+def test_invalid_settings_are_rejected_by_line(text: str, line: int, says: str) -> None:
+    """With them Chat UI would fail, or silently ignore others."""
     with pytest.raises(EnvFileError, match=f"^line {line}: .*{re.escape(says)}"):
         converted(text)
 
 
 @pytest.mark.parametrize("empty", ["MODELS=", "MODELS=[]", "MODELS=``"])
-def test_no_models(empty: str) -> None:
-    """Without faces every model that can chat is shown under its own name."""
+def test_without_models_every_chat_model_is_shown(empty: str) -> None:
     assert shown(converted(empty)) == ["cluster", "qwen", "tinyllama", "llava"]
 
 
-def test_every_setting_of_the_user_arrives() -> None:
-    """What the step does not know it passes on; what is left out is as shipped."""
+def test_unknown_settings_are_passed_on() -> None:
+    """Settings that are missing are as shipped."""
     outcome = converted("PUBLIC_APP_NAME='Our chat'\nMY_OWN=1\nMCP_SERVERS=[\n]")
     assert outcome.settings["PUBLIC_APP_NAME"] == "Our chat"
     assert (outcome.settings["MY_OWN"], outcome.settings["MCP_SERVERS"]) == ("1", "[]")
     assert outcome.settings.keys() == SHIPPED.keys() | {"MY_OWN"}
 
 
-def test_settings_stay_what_they_are() -> None:
-    """Converting changes neither file."""
+def test_input_is_not_modified() -> None:
     written = {"MODELS": Setting("MODELS", "[]", 1)}
     convert(written, SHIPPED, CATALOGUE, ("k",))
     assert written == {"MODELS": Setting("MODELS", "[]", 1)}

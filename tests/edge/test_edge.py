@@ -1,4 +1,4 @@
-"""The door's decisions: what ROUTES may say, which interface is the front, what HAProxy and the kernel are told."""
+"""The edge's decisions: parsing ROUTES, the front interface, HAProxy's configuration, nftables rules."""
 
 from ipaddress import IPv4Address
 
@@ -15,7 +15,7 @@ DEFAULT = "eth1\t00000000\t010013AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
 
 
 def test_routes() -> None:
-    """Words of HOST:PORT, on one line or several."""
+    """HOST:PORT pairs, separated by blanks or newlines."""
     assert parse_routes("gateway:8080\n  llm-primary:8000") == (Route("gateway", 8080), Route("llm-primary", 8000))
 
 
@@ -27,11 +27,11 @@ def test_routes() -> None:
         ("gateway:http", "'gateway:http'"),
         ("gateway:99999", "'gateway:99999'"),
         ("a;b:8080", "'a;b:8080'"),
-        ("gateway:8080 registry:8080", "twice"),
+        ("gateway:8080 registry:8080", "duplicate port"),
     ],
 )
 def test_bad_routes(text: str, quoted: str) -> None:
-    """What cannot be read is quoted."""
+    """The message quotes the invalid part."""
     with pytest.raises(BadRoute, match=quoted):
         parse_routes(text)
 
@@ -42,7 +42,7 @@ def test_front_is_the_interface_of_the_default_route() -> None:
 
 
 def test_no_front() -> None:
-    """On internal networks only there is nothing to publish on."""
+    """A container on internal networks only cannot publish ports."""
     with pytest.raises(NoFront, match="default route"):
         find_front(HEADER + INSIDE)
 
@@ -55,7 +55,7 @@ def test_configuration_listens_on_the_front_only() -> None:
     assert "server registry registry:8090" in text
 
 
-def test_rules_let_answers_out_and_nothing_else() -> None:
-    """The drop follows the accept of answers, on the front interface by name."""
+def test_rules_let_only_replies_out() -> None:
+    """On the front interface, the drop follows the accept of established connections."""
     lines = [line.strip() for line in rules("eth1").splitlines() if "oifname" in line]
     assert lines == ['oifname "eth1" ct state established,related accept', 'oifname "eth1" drop']
