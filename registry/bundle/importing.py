@@ -60,7 +60,7 @@ def _put(library: Library, reader: BundleReader, on_bytes: OnBytes) -> int:
     """Put what is missing; gives how many bytes that was. Raises BundleError unless the whole bundle is right."""
     store, blobs = library.store, reader.bundle.blobs()
     absent = {digest: size for digest, size in blobs.items() if store.blob_size(digest) != size}
-    library.room.check(f"the bundle {reader.place.where}", sum(absent.values()))
+    library.quota.check(f"the bundle {reader.place.where}", sum(absent.values()))
     wrong = []
     for content in reader.contents(on_bytes):
         if content.digest in absent:

@@ -47,7 +47,7 @@ def import_folder(
         if library.store.blob_size(entry.sha256) == entry.size:
             on_bytes(path, entry.size)
         else:
-            library.room.check(path, entry.size)
+            library.quota.check(path, entry.size)
             try:
                 library.store.put_blob(entry.sha256, entry.size, _chunks(path, file, on_bytes))
             except DigestMismatch as error:

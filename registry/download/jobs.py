@@ -157,7 +157,7 @@ class Jobs:
             self._store.delete_document(_key(name))
         return job
 
-    def keep_digests(self, job: Job) -> None:
+    def store_digests(self, job: Job) -> None:
         """Let every process that shares the store know what blobs a download counts on, until it has ended."""
         with self._lock:
             if self._jobs.get(job.name) is job:
@@ -179,17 +179,17 @@ class Jobs:
             try:
                 kept = _Kept.model_validate(self._store.get_document(key))
             except DocumentBroken as error:
-                self.tell_failed(name, None, str(error))
+                self.add_failed(name, None, str(error))
             except ValidationError:
-                self.tell_failed(name, None, unreadable(name))
+                self.add_failed(name, None, unreadable(name))
             else:
                 if kept.status == "queued":
                     found.append((name, kept.request))
                 else:
-                    self.tell_failed(name, kept.request, kept.error)
+                    self.add_failed(name, kept.request, kept.error)
         return found
 
-    def tell_failed(self, name: str, request: dict[str, Any] | None, error: str | None) -> None:
+    def add_failed(self, name: str, request: dict[str, Any] | None, error: str | None) -> None:
         """Show a job of an earlier run as failed, unless this run has one on the same model."""
         job = Job(name, "downloading", request)
         job.finish("failed", error)
@@ -277,7 +277,7 @@ class _Kept(BaseModel):
     digests: tuple[str, ...] = ()
 
 
-def kept_digests(store: Store) -> set[str]:
+def unfinished_digests(store: Store) -> set[str]:
     """The blobs that unfinished downloads count on, those of other processes and of earlier runs included.
 
     A document that cannot be read counts on nothing: its download begins anew, if at all. Raises StoreError.

@@ -76,7 +76,7 @@ class Mirror:
             try:
                 self._start(MirrorRequest.model_validate(request))
             except ValidationError:
-                self.jobs.tell_failed(name, request, unreadable(name))
+                self.jobs.add_failed(name, request, unreadable(name))
             except JobConflict as conflict:  # somebody was faster, and wants something else
                 log.info("download not taken up", model=name, reason=conflict.message)
 
@@ -95,7 +95,7 @@ class Mirror:
         job = self.jobs.forget(name)
         deleted = self._library.delete(name, spare=self.jobs.digests)
         if job is not None:
-            self._library.drop_unreached(job.digests(), spare=self.jobs.digests)
+            self._library.delete_unreachable(job.digests(), spare=self.jobs.digests)
         return deleted or job is not None
 
     def _wanted(self, name: str, request: DownloadRequest) -> MirrorRequest:
@@ -133,11 +133,11 @@ class Mirror:
             )
             job.digests = lambda: set(download.digests)
             job.partial_model = download.partial_model
-            download.run(job.publishing, on_selected=lambda: self.jobs.keep_digests(job))
+            download.run(job.publishing, on_selected=lambda: self.jobs.store_digests(job))
         finally:
             hub.close()
             if job.was_cancelled:
-                self._library.drop_unreached(job.digests(), spare=self.jobs.digests)
+                self._library.delete_unreachable(job.digests(), spare=self.jobs.digests)
 
     def _verify(self, job: Job, files: tuple[FileEntry, ...]) -> None:
         job.progress.expect(len(files), sum(file.size for file in files))

@@ -146,7 +146,7 @@ class ModelDownload:
         except Refused as refused:
             if refused.digest is not None:
                 self.digests.discard(refused.digest)
-                self._library.drop_unreached({refused.digest}, spare=set)
+                self._library.delete_unreachable({refused.digest}, spare=set)
             raise
 
     def _mirror_code(self, repo: str, publishing: Publishing) -> None:
@@ -166,7 +166,7 @@ class ModelDownload:
         absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
         blobs = {file.sha256 or f"{self._request.name}/{file.path}": file.size for file in absent}
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
-        return self._library.room.promised(self._request.name, blobs, begun=begun)
+        return self._library.quota.reserve(self._request.name, blobs, begun=begun)
 
     def _fetch_all(self, listing: Listing, files: list[RemoteFile]) -> list[DownloadedFile]:
         """Fetch the files, several at once: first those that the manifest requires, then the small, then the largest.

@@ -11,8 +11,8 @@ from kit.config.catalogue import Catalogue
 from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
 from registry.models.manifest import FileEntry, Manifest, Name, Source
 from registry.models.model_card import Card
-from registry.models.quota import Room
-from registry.store.deletion_intents import wait_for_sweeps
+from registry.models.quota import Quota
+from registry.store.deletion_intents import wait_for_deletions
 from registry.store.interface import Store, StoreError
 from registry.units import utc_now
 
@@ -50,7 +50,7 @@ class Library:
         """`quota`: the most bytes that all blobs together may take."""
         self.store = store
         self.catalogue = catalogue
-        self.room = Room(store, quota)
+        self.quota = Quota(store, quota)
 
     def publish(
         self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source,
@@ -85,7 +85,7 @@ class Library:
         key = _commit_key(manifest.repo, manifest.commit)
         earlier = self.store.get_document(key)
         self.store.put_document(key, manifest.model_dump())
-        if wait_for_sweeps(self.store, {file.sha256 for file in manifest.files}):
+        if wait_for_deletions(self.store, {file.sha256 for file in manifest.files}):
             try:
                 self._check_blobs(manifest.files)
             except BlobsMissing:
@@ -200,13 +200,13 @@ class Library:
             self._drop_blobs(self._drop_repo(pointer.repo), spare)
         return True
 
-    def drop_unreached(self, digests: set[str], *, spare: Callable[[], set[str]]) -> None:
+    def delete_unreachable(self, digests: set[str], *, spare: Callable[[], set[str]]) -> None:
         """Remove those of `digests` that no model here reaches, save those that `spare` tells."""
         with self.store.exclusive():
             self._drop_blobs(digests, spare)
 
     def _drop_blobs(self, digests: set[str], spare: Callable[[], set[str]]) -> None:
-        for digest in digests - self.reached() - spare():
+        for digest in digests - self.reachable_digests() - spare():
             self.store.delete_blob(digest)
             self.store.drop_upload(digest)
 
@@ -223,14 +223,14 @@ class Library:
             self.store.delete_document(key)
         return digests
 
-    def reached(self) -> set[str]:
+    def reachable_digests(self) -> set[str]:
         """The digests that the models here are made of."""
-        reached: set[str] = set()
+        reachable_digests: set[str] = set()
         for key in self.store.list_documents("models/"):
             document = self.store.get_document(key) if "/commits/" in key else None
             if document is not None:
-                reached.update(file.sha256 for file in Manifest.model_validate(document).files)
-        return reached
+                reachable_digests.update(file.sha256 for file in Manifest.model_validate(document).files)
+        return reachable_digests
 
     def _has_refs(self, repo: str) -> bool:
         return self._ref(repo, MAIN) is not None

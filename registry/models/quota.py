@@ -1,4 +1,4 @@
-"""Whether what is wanted has room: on the disk, and within the quota, together with what is promised already."""
+"""Check that a download fits on the disk and within the quota, together with the downloads in progress."""
 
 import contextlib
 import threading
@@ -8,57 +8,57 @@ from kit.units import human_bytes
 from registry.store.interface import Store, StoreFull
 
 
-class Room:
-    """The room of one store. Safe for many threads; of other processes it sees what they have stored."""
+class Quota:
+    """The limit on the size of all blobs of a store. Thread-safe; reservations are not shared between processes."""
 
-    def __init__(self, store: Store, quota: int | None) -> None:
-        """`quota`: the most bytes that all blobs together may take."""
+    def __init__(self, store: Store, limit: int | None) -> None:
+        """`limit` in bytes; None is unlimited."""
         self._store = store
-        self._quota = quota
-        self._promised: list[Mapping[str, int]] = []
+        self._limit = limit
+        self._reservations: list[Mapping[str, int]] = []
         self._lock = threading.Lock()
 
-    def check(self, what: str, needed: int, *, begun: int = 0) -> None:
-        """Refuse what has no room before a byte of it is fetched. Raises StoreFull, StoreError.
-
-        `begun` of the `needed` bytes lie in the store already, in uploads that were not finished.
-        """
-        self._check_disk(what, needed - begun)
+    def check(self, name: str, size: int) -> None:
+        """Raise StoreFull if `size` more bytes, for what messages call `name`, do not fit; StoreError."""
+        self._check_disk(name, size)
         with self._lock:
-            self._check_quota(what, {"": needed})
+            self._check_quota(name, {"": size})
 
     @contextlib.contextmanager
-    def promised(self, what: str, blobs: Mapping[str, int], *, begun: int = 0) -> Iterator[None]:
-        """Keep room for `blobs` (digest, or a name that is theirs alone -> bytes) meanwhile. Raises as `check`."""
-        self._check_disk(what, sum(blobs.values()) - begun)
+    def reserve(self, name: str, blobs: Mapping[str, int], *, begun: int = 0) -> Iterator[None]:
+        """Reserve space for `blobs` (digest, or another unique name -> bytes) within the context.
+
+        `begun` of these bytes are stored already, in unfinished uploads. Raises StoreFull, StoreError.
+        """
+        self._check_disk(name, sum(blobs.values()) - begun)
         with self._lock:
-            self._check_quota(what, blobs)
-            self._promised.append(blobs)
+            self._check_quota(name, blobs)
+            self._reservations.append(blobs)
         try:
             yield
         finally:
             with self._lock:
-                self._promised.remove(blobs)
+                self._reservations.remove(blobs)
 
-    def _check_disk(self, what: str, needed: int) -> None:
+    def _check_disk(self, name: str, size: int) -> None:
         free = self._store.free_bytes()
-        if free is not None and needed > free:
+        if free is not None and size > free:
             raise StoreFull(
-                f"{self._store.where} has no room: {what} needs {human_bytes(needed)}, {human_bytes(free)} are free. "
-                "Free some space, delete a model, or set STORE to another place."
+                f"{self._store.where} has no space left for {name}: {human_bytes(size)} needed, {human_bytes(free)} "
+                "free. Free some space, delete a model, or set STORE to another location."
             )
 
-    def _check_quota(self, what: str, blobs: Mapping[str, int]) -> None:
-        if self._quota is None or not any(blobs.values()):
+    def _check_quota(self, name: str, blobs: Mapping[str, int]) -> None:
+        if self._limit is None or not any(blobs.values()):
             return
         stored = {blob.digest: blob.size for blob in self._store.blobs()}
-        coming = {digest: size for promised in self._promised for digest, size in promised.items()}
-        needed = sum(size for digest, size in blobs.items() if digest not in stored and digest not in coming)
-        arriving = sum(size for digest, size in coming.items() if digest not in stored)
+        reserved = {digest: size for reservation in self._reservations for digest, size in reservation.items()}
+        needed = sum(size for digest, size in blobs.items() if digest not in stored and digest not in reserved)
+        pending = sum(size for digest, size in reserved.items() if digest not in stored)
         used = sum(stored.values())
-        if used + arriving + needed > self._quota:
-            more = f", {human_bytes(arriving)} more go to downloads that run" if arriving else ""
+        if used + pending + needed > self._limit:
+            more = f", {human_bytes(pending)} reserved by running downloads" if pending else ""
             raise StoreFull(
-                f"{what} needs {human_bytes(needed)} more, and of the {human_bytes(self._quota)} of QUOTA_GB "
-                f"{human_bytes(used)} are taken{more}. Delete a model, run `registry gc`, or raise QUOTA_GB."
+                f"QUOTA_GB exceeded: {name} needs {human_bytes(needed)}; of {human_bytes(self._limit)}, "
+                f"{human_bytes(used)} are used{more}. Delete a model, run `registry gc`, or raise QUOTA_GB."
             )

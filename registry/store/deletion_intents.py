@@ -1,8 +1,8 @@
-"""Nobody publishes what another process is about to delete: what is swept is announced in the store beforehand.
+"""Keep one process from publishing a blob that another is about to delete.
 
-Who deletes announces first and looks for roots then; who publishes makes the roots first and looks for announcements
-then. Whatever the order of the two, one of them sees the other: the blob is spared, or the publisher waits and looks
-once more whether it is there. An announcement whose maker was killed holds nobody up for longer than GOOD_S.
+A process that deletes first writes its intent and then looks for references; a process that publishes first writes its
+references and then looks for intents. Whatever the order, one of them sees the other: the blob is spared, or the
+publisher waits and checks again that the blob exists. The intent of a killed process expires after VALID_S.
 """
 
 import contextlib
@@ -15,47 +15,47 @@ from pydantic import BaseModel, ValidationError
 from registry.store.interface import Store
 
 FOLDER = "leases/sweep/"
-# A sweep deletes a few blobs only, and gives up when that takes half of this.
-GOOD_S = 60.0
-LOOK_EVERY_S = 0.2
+# Deletions are made in small batches and stop after half of this.
+VALID_S = 60.0
+POLL_S = 0.2
 
 
-class _Sweep(BaseModel):
-    """What is announced."""
+class _Intent(BaseModel):
+    """The document of an intent; `until` is wall-clock time."""
 
     digests: frozenset[str]
     until: float
 
 
 @contextlib.contextmanager
-def announced(store: Store, digests: Collection[str]) -> Iterator[Callable[[], bool]]:
-    """Tell whoever publishes that these may be deleted meanwhile; gives whether the announcement still holds.
+def announce_deletion(store: Store, digests: Collection[str]) -> Iterator[Callable[[], bool]]:
+    """Write the intent to delete these blobs; gives a function that returns whether it is still valid.
 
     Raises StoreError.
     """
     key = f"{FOLDER}{secrets.token_hex(8)}.json"
-    began = time.monotonic()
-    store.put_document(key, {"digests": sorted(digests), "until": time.time() + GOOD_S})
+    started = time.monotonic()
+    store.put_document(key, {"digests": sorted(digests), "until": time.time() + VALID_S})
     try:
-        yield lambda: time.monotonic() - began < GOOD_S / 2
+        yield lambda: time.monotonic() - started < VALID_S / 2
     finally:
         store.delete_document(key)
 
 
-def wait_for_sweeps(store: Store, digests: Collection[str]) -> bool:
-    """Wait until nobody deletes any of these; whether anybody did. Raises StoreError."""
+def wait_for_deletions(store: Store, digests: Collection[str]) -> bool:
+    """Wait while an intent covers any of these blobs; return whether one did. Raises StoreError."""
     waited = False
-    while any(not sweep.digests.isdisjoint(digests) for sweep in _going_on(store)):
+    while any(not intent.digests.isdisjoint(digests) for intent in _intents(store)):
         waited = True
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_S)
     return waited
 
 
-def _going_on(store: Store) -> Iterator[_Sweep]:
+def _intents(store: Store) -> Iterator[_Intent]:
     for key in store.list_documents(FOLDER):
         with contextlib.suppress(ValidationError):
-            sweep = _Sweep.model_validate(store.get_document(key))
-            if sweep.until > time.time():
-                yield sweep
+            intent = _Intent.model_validate(store.get_document(key))
+            if intent.until > time.time():
+                yield intent
             else:
                 store.delete_document(key)

@@ -1,7 +1,7 @@
-"""A store in a folder of this machine: no server needed, the same layout as the bucket.
+"""A store in a local folder, with the same layout as the bucket.
 
-Everything is written beside its place, fsynced and renamed, and the folder is fsynced after the rename: after a power
-cut a blob or document is there whole or not at all, and what was said to be there is there.
+Files are written under a temporary name, fsynced and renamed, and their folder is fsynced: a power cut leaves complete
+files or none, and loses nothing that was reported as stored.
 """
 
 import contextlib
@@ -34,35 +34,35 @@ from registry.store.interface import (
 
 CHUNK = 1 << 20
 ABANDONED_S = 3600.0
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FileStore:
-    """See `registry.store.interface.Store`. Several processes may use one folder at once."""
+    """See `registry.store.interface.Store`. Several processes may share a folder."""
 
     def __init__(self, root: Path) -> None:
-        """Make the folder if need be. Raises StoreError when it cannot be used."""
+        """Create the folder if it is missing. Raises StoreError if it cannot be used."""
         self._root = root.expanduser().absolute()
         self._incoming = self._root / "incoming"
         self._uploads = self._root / "uploads"
         self._lock = threading.Lock()
-        with self._failures("make"):
+        with self._failures("create"):
             for folder in (self._incoming, self._root / "blobs" / "sha256"):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            self._delete_abandoned()
 
     @property
     def where(self) -> str:
-        """The folder, as STORE spells it."""
+        """The folder, in the form of STORE."""
         return f"file:{self._root}"
 
     def check(self) -> None:
-        """Prove that the folder is there and can be listed."""
+        """List the folder."""
         with self._failures("read"), os.scandir(self._root) as entries:
             next(entries, None)
 
     def free_bytes(self) -> int | None:
-        """The room on the folder's disk that this user may fill."""
+        """The free space on the folder's disk for this user."""
         with self._failures("read"):
             return shutil.disk_usage(self._root).free
 
@@ -75,7 +75,7 @@ class FileStore:
                 return None
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
-        """Write to `incoming/`, hash on the way, rename when the digest is right."""
+        """Write to `incoming/`, hashing on the way, and rename if the digest matches."""
         if self.blob_size(digest) == size:
             return
         temporary = self._incoming / f"{digest}.{secrets.token_hex(4)}"
@@ -100,7 +100,7 @@ class FileStore:
             temporary.unlink(missing_ok=True)
 
     def upload(self, digest: str, size: int, stop: threading.Event) -> FileUpload:
-        """Append to `uploads/<digest>.part`, after hashing what is there."""
+        """Append to `uploads/<digest>.part`, after hashing its content."""
         return FileUpload(
             self._partial(digest), self._blob(digest), digest, size,
             publish=self._publish, failures=self._failures, stop=stop,
@@ -112,7 +112,7 @@ class FileStore:
             self._partial(digest).unlink(missing_ok=True)
 
     def unfinished(self) -> Iterator[Unfinished]:
-        """Yield what lies in `uploads/`."""
+        """Yield the files in `uploads/`."""
         with self._failures("read"):
             for path in sorted(self._uploads.glob("*.part")):
                 with contextlib.suppress(FileNotFoundError):
@@ -124,7 +124,7 @@ class FileStore:
         self.drop_upload(unfinished.digest)
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes in pieces of 1 MiB."""
+        """Yield chunks of at most 1 MiB."""
         with self._failures("read"), self._blob(digest).open("rb", buffering=0) as file:
             file.seek(start)
             left = None if end is None else end - start
@@ -137,7 +137,7 @@ class FileStore:
                 yield chunk
 
     def delete_blob(self, digest: str) -> None:
-        """Unlink the blob; readers that have it open read on to its end."""
+        """Unlink the blob; open readers can still read it to its end."""
         with self._failures("write to"):
             self._blob(digest).unlink(missing_ok=True)
 
@@ -145,7 +145,7 @@ class FileStore:
         """Yield the files in `blobs/sha256`."""
         with self._failures("read"), os.scandir(self._root / "blobs" / "sha256") as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                     found = entry.stat()
                     yield Blob(entry.name, found.st_size, max(time.time() - found.st_mtime, 0.0))
 
@@ -154,7 +154,7 @@ class FileStore:
         return self._blob(digest)
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """A folder has no URLs."""
+        """None: a folder has no URLs."""
         return None
 
     def get_document(self, key: str) -> Document | None:
@@ -179,7 +179,7 @@ class FileStore:
             temporary.unlink(missing_ok=True)
 
     def create_document(self, key: str, document: Document) -> bool:
-        """Put it under the store's lock, which all processes share."""
+        """Write it while holding the lock that all processes share."""
         with self.exclusive():
             if self.get_document(key) is not None:
                 return False
@@ -187,7 +187,7 @@ class FileStore:
         return True
 
     def delete_document(self, key: str) -> None:
-        """Unlink the document, and the folders that it leaves empty."""
+        """Unlink the document and the folders that become empty."""
         path = self._root / key
         with self._failures("write to"):
             path.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ class FileStore:
                     return  # not empty, or already gone
 
     def list_documents(self, prefix: str) -> list[str]:
-        """All files below the folder `prefix`."""
+        """The files below the folder `prefix`."""
         with self._failures("read"):
             return sorted(
                 str(path.relative_to(self._root)) for path in (self._root / prefix).rglob("*") if path.is_file()
@@ -208,7 +208,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Lock against the threads of this process, then against other processes (`registry import`)."""
+        """Lock out other threads, then other processes (`registry import`)."""
         with self._lock:
             with self._failures("lock"):
                 file = (self._root / "lock").open("w")
@@ -217,10 +217,10 @@ class FileStore:
                 yield
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is kept open."""
 
-    def _sweep(self) -> None:
-        """Remove what a killed process left half written. Whoever still writes touched its file a moment ago."""
+    def _delete_abandoned(self) -> None:
+        """Delete files that a killed process left incomplete: those not written to for ABANDONED_S."""
         for path in self._incoming.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > ABANDONED_S:
@@ -241,7 +241,7 @@ class FileStore:
             except FileNotFoundError:
                 if not temporary.exists():
                     raise
-                # Somebody removed the empty folder between mkdir and rename.
+                # The empty folder was removed between mkdir and rename.
         for folder in (final.parent, *final.parent.parents):
             _fsync_folder(folder)
             if folder == self._root:
@@ -249,20 +249,20 @@ class FileStore:
 
     @contextlib.contextmanager
     def _failures(self, verb: str) -> Iterator[None]:
-        """Turn the operating system's errors into ours, once, here."""
+        """Convert OSError to StoreError."""
         try:
             yield
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in _NO_SPACE:
                 raise StoreFull(
                     f"The disk of {self.where} is full ({error.strerror}). "
-                    "Free some space, delete a model, or set STORE to another place."
+                    "Free some space, delete a model, or set STORE to another location."
                 ) from error
             raise StoreError(f"Cannot {verb} {self.where}: {error.strerror or error} ({error.filename}).") from error
 
 
 class _SourceFailed(Exception):
-    """Carries an error of the source of a blob past the handling of the store's own errors."""
+    """Passes an error of the source of a blob through the conversion of the store's own errors."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""How a blob is cut into the parts of a multipart upload. Pure arithmetic.
+"""Part sizes of multipart uploads. Pure arithmetic.
 
 Limits of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 """
@@ -11,16 +11,16 @@ MAX_OBJECT = 5 * 1024 * 1024 * MIB
 
 
 def part_size(size: int) -> int:
-    """The bytes of each part but the last, for a blob of `size` bytes: whole MiB, at least 16, at most 10,000 parts.
+    """The size of each part but the last for a blob of `size` bytes: whole MiB, at least 16, at most 10,000 parts.
 
     Raises ValueError over 5 TiB, S3's largest object.
     """
     if size > MAX_OBJECT:
-        raise ValueError(f"{size} bytes are more than S3's largest object, {MAX_OBJECT}")
+        raise ValueError(f"{size} bytes exceed S3's largest object, {MAX_OBJECT}")
     smallest = -(-size // MAX_PARTS)
     return max(MIN_PART, -(-smallest // MIB) * MIB)
 
 
 def part_count(size: int) -> int:
-    """How many parts a blob of `size` bytes has, at least 1."""
+    """The number of parts of a blob of `size` bytes, at least 1."""
     return max(1, -(-size // part_size(size)))

@@ -1,8 +1,7 @@
 """A store in a bucket of an S3 server (MinIO, SeaweedFS, AWS ...), with the same layout as the folder.
 
-boto3, because its multipart calls are public: a download can later be taken up again at its last part. Blobs go up in
-parts, several at once, and the object appears only when the upload is completed, which happens only when the digest is
-right. Nothing is asked of the server before the first use, so the registry starts before its store does.
+Uses boto3, whose multipart calls are public, so that an interrupted upload can be resumed. No request is sent before
+the first use, so the registry may start before its store.
 """
 
 import contextlib
@@ -39,15 +38,15 @@ from registry.store.part_size import MIN_PART
 from registry.store.s3_upload import PartBody, S3Upload, abort, discard, unfinished_uploads, upload_state
 
 CHUNK = 1 << 20
-# How long `check` waits for a connection, and then for an answer.
+# Timeout of `check` for a connection, and again for a response, in seconds.
 CHECK_S = 2
-# Parts in memory at once, over all uploads: 6 of 16 MiB are what keeps a local server's disks busy.
+# Parts in memory, over all uploads: 6 of 16 MiB keep a local server's disks busy.
 PARTS_IN_FLIGHT = 6
 BUFFERS = PARTS_IN_FLIGHT * MIN_PART
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "429"})
 _TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-_NO_ROOM = frozenset(
+_NO_SPACE = frozenset(
     {"InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "507"}
 )
 
@@ -73,12 +72,11 @@ class S3Store:
             connect_timeout=5,
             read_timeout=60,
             retries={"mode": "standard", "max_attempts": 4},
-            proxies={},  # the server is in our own network, whatever HTTP_PROXY says of the internet
+            proxies={},  # the server is in our own network: ignore HTTP_PROXY
             max_pool_connections=4 * PARTS_IN_FLIGHT,
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            # The signature holds every part's sha256, so what arrives is what was hashed here. S3's own checksums would
-            # be another one, unknown to some servers.
+            # The signature covers each part's sha256, so S3's own checksums, which some servers lack, add nothing.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -86,13 +84,13 @@ class S3Store:
         self._presigned_s = presigned_s
         self._endpoint = endpoint
         self.client = session.client("s3", endpoint_url=endpoint, config=config)
-        impatient = Config(connect_timeout=CHECK_S, read_timeout=CHECK_S, retries={"total_max_attempts": 1})
-        self._asking = session.client("s3", endpoint_url=endpoint, config=config.merge(impatient))
+        check_config = Config(connect_timeout=CHECK_S, read_timeout=CHECK_S, retries={"total_max_attempts": 1})
+        self._check_client = session.client("s3", endpoint_url=endpoint, config=config.merge(check_config))
         self._public = session.client("s3", endpoint_url=public_endpoint or endpoint, config=config)
         self.senders = ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="s3-part")
         self._buffers = BufferPool(BUFFERS)
         self._lock = threading.Lock()
-        self._made = False
+        self._bucket_exists = False
 
     @property
     def where(self) -> str:
@@ -100,16 +98,16 @@ class S3Store:
         return f"s3://{self.bucket} at {self._endpoint}"
 
     def check(self) -> None:
-        """Ask for the bucket; one that is not there yet will be made when something is put into it."""
+        """Query the bucket; a missing one is no error, since the first write creates it."""
         with self.failures():
             try:
-                self._asking.head_bucket(Bucket=self.bucket)
+                self._check_client.head_bucket(Bucket=self.bucket)
             except ClientError as error:
                 if not _is_absent(error):
                     raise
 
     def free_bytes(self) -> int | None:
-        """S3 does not tell."""
+        """None: S3 does not report it."""
         return None
 
     def blob_size(self, digest: str) -> int | None:
@@ -132,10 +130,10 @@ class S3Store:
                 raise
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
-        """Put small blobs in one piece, others in parts of at least 16 MiB, up to six of them at once."""
+        """Put small blobs in one request, others as multipart uploads."""
         if self.blob_size(digest) == size:
             return
-        self._make_bucket()
+        self._create_bucket()
         if size <= MIN_PART:
             self._put_whole(digest, size, chunks)
         else:
@@ -166,7 +164,7 @@ class S3Store:
 
     def upload(self, digest: str, size: int, stop: threading.Event) -> S3Upload:
         """Start a multipart upload, or resume the one in `uploads/<digest>.json`."""
-        self._make_bucket()
+        self._create_bucket()
         return S3Upload(self, digest, size, stop, resumable=True)
 
     def drop_upload(self, digest: str) -> None:
@@ -192,14 +190,14 @@ class S3Store:
             self.delete_document(upload_key(unfinished.digest))
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes of one ranged GET."""
+        """Stream the body of one ranged GET."""
         if end is not None and end <= start:
             return
         last = "" if end is None else str(end - 1)
-        asked = {"Range": f"bytes={start}-{last}"} if start or end is not None else {}
+        headers = {"Range": f"bytes={start}-{last}"} if start or end is not None else {}
         with self.failures():
-            answer = self.client.get_object(Bucket=self.bucket, Key=blob_key(digest), **asked)
-            with contextlib.closing(answer["Body"]) as body:
+            response = self.client.get_object(Bucket=self.bucket, Key=blob_key(digest), **headers)
+            with contextlib.closing(response["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
     def delete_blob(self, digest: str) -> None:
@@ -213,11 +211,11 @@ class S3Store:
             yield Blob(item["Key"].rpartition("/")[2], int(item["Size"]), max(age.total_seconds(), 0.0))
 
     def local_path(self, digest: str) -> Path | None:
-        """A bucket has no files."""
+        """None: a bucket has no local files."""
         return None
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
-        """Sign a GET; no request is made for it."""
+        """Sign a GET, without a request to the server."""
         client = self.client if inside else self._public
         with self.failures():
             url: str = client.generate_presigned_url(
@@ -229,25 +227,25 @@ class S3Store:
         """Get the object and parse it."""
         with self.failures():
             try:
-                answer = self.client.get_object(Bucket=self.bucket, Key=key)
+                response = self.client.get_object(Bucket=self.bucket, Key=key)
             except ClientError as error:
                 if _is_absent(error):
                     return None
                 raise
-            with contextlib.closing(answer["Body"]) as body:
+            with contextlib.closing(response["Body"]) as body:
                 data = body.read()
         return parse_document(self, key, data)
 
     def put_document(self, key: str, document: Document) -> None:
-        """Put the object; S3 replaces objects atomically."""
-        self._make_bucket()
+        """Put the object, which replaces an older one atomically."""
+        self._create_bucket()
         body = json.dumps(document, ensure_ascii=False, indent=1).encode()
         with self.failures():
             self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
 
     def create_document(self, key: str, document: Document) -> bool:
-        """Put the object on the condition that there is none; the server sees to it."""
-        self._make_bucket()
+        """Put the object with If-None-Match: *, which the server checks atomically."""
+        self._create_bucket()
         body = json.dumps(document, ensure_ascii=False, indent=1).encode()
         with self.failures():
             try:
@@ -261,7 +259,7 @@ class S3Store:
         return True
 
     def delete_document(self, key: str) -> None:
-        """Delete the object; S3 does not mind when there is none."""
+        """Delete the object; a missing one is no error."""
         with self.failures():
             try:
                 self.client.delete_object(Bucket=self.bucket, Key=key)
@@ -270,20 +268,20 @@ class S3Store:
                     raise
 
     def list_documents(self, prefix: str) -> list[str]:
-        """All keys below `prefix`."""
+        """The keys below `prefix`."""
         return sorted(item["Key"] for item in self._objects(prefix))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Lock against the threads of this process. One registry per bucket: S3 has no lock that all servers know."""
+        """Lock out other threads only: S3 has no locks, so a bucket is for one registry."""
         with self._lock:
             yield
 
     def close(self) -> None:
-        """Close the connections; uploads under way end in errors."""
+        """Close the connections; uploads in flight fail."""
         self.senders.shutdown(wait=False, cancel_futures=True)
         self.client.close()
-        self._asking.close()
+        self._check_client.close()
         self._public.close()
 
     def _objects(self, prefix: str) -> Iterator[Any]:
@@ -295,8 +293,8 @@ class S3Store:
                 if not _is_absent(error):
                     raise
 
-    def _make_bucket(self) -> None:
-        if self._made:
+    def _create_bucket(self) -> None:
+        if self._bucket_exists:
             return
         with self.failures():
             try:
@@ -306,25 +304,25 @@ class S3Store:
                     raise
                 with contextlib.suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
                     self.client.create_bucket(Bucket=self.bucket)
-        self._made = True
+        self._bucket_exists = True
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
-        """Turn the client's errors into ours, once, here. Its messages hold no credentials."""
+        """Convert the client's errors to StoreError. Its messages contain no credentials."""
         try:
             yield
         except ClientError as error:
             code = _code(error)
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             reason = error.response.get("Error", {}).get("Message") or code
-            if code in _NO_ROOM:
+            if code in _NO_SPACE:
                 raise StoreFull(f"{self.where} is full ({reason}). Add disks or delete a model.") from error
             if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
                 reason = f"{reason}. Check S3_ACCESS_KEY and S3_SECRET_KEY"
             kind = StoreDown if status >= 500 or code in _BUSY else StoreError
             raise kind(f"{self.where} refused {error.operation_name}: {reason}.") from error
         except (BotoCoreError, OSError) as error:
-            raise StoreDown(f"{self.where} does not answer: {error}. Check S3_ENDPOINT.") from error
+            raise StoreDown(f"{self.where} is unreachable: {error}. Check S3_ENDPOINT.") from error
 
 
 def _code(error: ClientError) -> str:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import structlog
 
 from kit.units import human_bytes
-from registry.download.jobs import kept_digests
+from registry.download.jobs import unfinished_digests
 from registry.models.library import Library
-from registry.store.deletion_intents import announced
+from registry.store.deletion_intents import announce_deletion
 from registry.store.interface import Blob
 from registry.store.lease import CHANGES, lease
 
@@ -69,11 +69,11 @@ def collect_garbage(
 
 def _roots(library: Library, running: Callable[[], set[str]]) -> set[str]:
     """Return the referenced digests. Jobs are read first: a job that ends meanwhile has published its blobs."""
-    return _referenced_by_jobs(library, running) | library.reached()
+    return _referenced_by_jobs(library, running) | library.reachable_digests()
 
 
 def _referenced_by_jobs(library: Library, running: Callable[[], set[str]]) -> set[str]:
-    return running() | kept_digests(library.store)
+    return running() | unfinished_digests(library.store)
 
 
 def _drop_uploads(library: Library, running: Callable[[], set[str]], min_age_s: float, *, dry_run: bool) -> int:
@@ -90,7 +90,7 @@ def _drop_uploads(library: Library, running: Callable[[], set[str]], min_age_s: 
 def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:
     """Remove those of `blobs` that are still garbage; the store's lock excludes publishing and deleting."""
     removed = []
-    with library.store.exclusive(), announced(library.store, [blob.digest for blob in blobs]) as good:
+    with library.store.exclusive(), announce_deletion(library.store, [blob.digest for blob in blobs]) as good:
         roots = _roots(library, running)
         for blob in blobs:
             if blob.digest not in roots and good():

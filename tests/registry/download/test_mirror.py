@@ -288,7 +288,7 @@ def test_full_disk_is_reported_before_fetching(source: Source, mirror: str, monk
     download(mirror)
     model = wait_for_job(mirror, "copy")
     assert model["status"] == "failed"
-    assert "has no room" in model["error"]
+    assert "has no space left" in model["error"]
     assert source.switches.requests(f"/{WEIGHTS}") == []
 
 

@@ -1,4 +1,4 @@
-"""What only the store in a folder does."""
+"""Behaviour of the store in a folder only."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from registry.store.file_store import ABANDONED_S, FileStore
 from registry.store.interface import StoreError
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    """Half-written files go when they are old; those of somebody who is writing now stay."""
+def test_abandoned_temporary_files_are_deleted(tmp_path: Path) -> None:
+    """Files written to recently stay."""
     FileStore(tmp_path)
     old, fresh = tmp_path / "incoming" / "old", tmp_path / "incoming" / "fresh"
     old.write_bytes(b"x")
@@ -23,15 +23,13 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["fresh"]
 
 
-def test_a_place_that_cannot_be_a_folder_is_said(tmp_path: Path) -> None:
-    """STORE names a file."""
+def test_store_path_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="Cannot make file:"):
+    with pytest.raises(StoreError, match="Cannot create file:"):
         FileStore(tmp_path / "file" / "store")
 
 
 def test_blobs_are_read_only_files(tmp_path: Path) -> None:
-    """Nobody changes a blob by mistake."""
     store = FileStore(tmp_path)
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     store.put_blob(digest, 0, [])
@@ -49,8 +47,7 @@ def test_blobs_are_read_only_files(tmp_path: Path) -> None:
     ],
     ids=["lock", "look", "read"],
 )
-def test_folder_that_is_no_folder_any_more(tmp_path: Path, use: Callable[[FileStore], object]) -> None:
-    """What the system refuses is a StoreError that names the place, also for the lock and a look: no internal error."""
+def test_os_errors_are_store_errors_that_name_the_folder(tmp_path: Path, use: Callable[[FileStore], object]) -> None:
     store = FileStore(tmp_path / "store")
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").symlink_to("store")  # a link to itself: neither there nor absent

@@ -1,4 +1,4 @@
-"""The arithmetic of multipart uploads, up to S3's largest object."""
+"""Part sizes of multipart uploads, up to S3's largest object."""
 
 import pytest
 
@@ -6,8 +6,7 @@ from registry.store.part_size import MAX_OBJECT, MAX_PART, MAX_PARTS, MIB, MIN_P
 
 
 @pytest.mark.parametrize("size", [0, 1, MIN_PART, MIN_PART + 1, 10**9, 60 * 10**9, MIN_PART * MAX_PARTS, MAX_OBJECT])
-def test_every_size_fits_the_limits_of_s3(size: int) -> None:
-    """At most 10,000 parts, none too small or too large, together exactly the object."""
+def test_parts_of_every_size_are_within_the_limits_of_s3(size: int) -> None:
     part, count = part_size(size), part_count(size)
     assert part % MIB == 0
     assert MIN_PART <= part <= MAX_PART
@@ -15,7 +14,6 @@ def test_every_size_fits_the_limits_of_s3(size: int) -> None:
     assert (count - 1) * part < max(size, 1) <= count * part
 
 
-def test_more_than_s3_takes_is_refused() -> None:
-    """One byte over 5 TiB."""
+def test_size_over_the_largest_object_is_refused() -> None:
     with pytest.raises(ValueError, match="largest object"):
         part_size(MAX_OBJECT + 1)

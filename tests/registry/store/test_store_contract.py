@@ -1,4 +1,4 @@
-"""What every store promises."""
+"""The contract of every store."""
 
 import contextlib
 import hashlib
@@ -21,18 +21,17 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def pieces(data: bytes, size: int = MIB) -> Iterator[bytes]:
+def chunks_of(data: bytes, size: int = MIB) -> Iterator[bytes]:
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
 def put(store: Store, data: bytes) -> str:
-    store.put_blob(sha256(data), len(data), pieces(data))
+    store.put_blob(sha256(data), len(data), chunks_of(data))
     return sha256(data)
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, 40 * MIB + 17])
-def test_a_blob_comes_back_as_it_went_in(store: Store, size: int) -> None:
-    """One piece, many pieces, and on S3 one part or several: the same bytes, the same size."""
+def test_blob_is_read_back_unchanged(store: Store, size: int) -> None:
     data = random_bytes("x", size)
     digest = put(store, data)
     assert store.blob_size(digest) == size
@@ -40,39 +39,34 @@ def test_a_blob_comes_back_as_it_went_in(store: Store, size: int) -> None:
     assert digests(store) == {digest}
 
 
-def test_ranges_of_a_blob(store: Store) -> None:
-    """A range holds the bytes from its start up to, not including, its end."""
+def test_range_excludes_its_end(store: Store) -> None:
     data = random_bytes("r", 3 * MIB)
     digest = put(store, data)
     for start, end in [(0, 1), (5, 100), (MIB - 1, 2 * MIB + 1), (10, None), (7, 7)]:
         assert b"".join(store.read_blob(digest, start, end)) == data[start:end]
 
 
-def test_many_small_pieces_make_parts(store: Store) -> None:
-    """Pieces that do not divide a part's size lose and double nothing at the seams."""
+def test_chunks_that_do_not_divide_the_part_size_are_joined(store: Store) -> None:
     data = random_bytes("seams", 34 * MIB + 5)
-    store.put_blob(sha256(data), len(data), pieces(data, 700_001))
+    store.put_blob(sha256(data), len(data), chunks_of(data, 700_001))
     assert sha256(b"".join(store.read_blob(sha256(data)))) == sha256(data)
 
 
 @pytest.mark.parametrize("size", [1000, 34 * MIB])
 @pytest.mark.parametrize("wrong", ["changed", "short", "long"])
-def test_wrong_bytes_are_refused_whole(store: Store, wrong: str, size: int) -> None:
-    """A changed byte, a missing one, one too many: DigestMismatch, and nothing is stored."""
+def test_wrong_content_is_refused_and_not_stored(store: Store, wrong: str, size: int) -> None:
     data = random_bytes("w", size)
     given = {"changed": b"?" + data[1:], "short": data[:-1], "long": data + b"?"}[wrong]
     with pytest.raises(DigestMismatch):
-        store.put_blob(sha256(data), len(data), pieces(given))
+        store.put_blob(sha256(data), len(data), chunks_of(given))
     assert store.blob_size(sha256(data)) is None
     assert digests(store) == set()
 
 
 @pytest.mark.parametrize("good", [10, 40 * MIB])
-def test_a_failing_source_leaves_nothing_and_its_error_passes(store: Store, good: int) -> None:
-    """An error of the source is the caller's to handle, and no half blob stays."""
-
+def test_error_of_the_source_is_passed_on_and_nothing_is_stored(store: Store, good: int) -> None:
     def source() -> Iterator[bytes]:
-        yield from pieces(bytes(good))
+        yield from chunks_of(bytes(good))
         raise OSError(5, "the source broke")
 
     with pytest.raises(OSError, match="the source broke"):
@@ -80,8 +74,7 @@ def test_a_failing_source_leaves_nothing_and_its_error_passes(store: Store, good
     assert store.blob_size("0" * 64) is None
 
 
-def test_a_blob_that_is_there_is_not_read_again(store: Store) -> None:
-    """The source of a blob that is already stored is left alone."""
+def test_source_of_a_stored_blob_is_not_read(store: Store) -> None:
     digest = put(store, b"here already")
 
     def untouched() -> Iterator[bytes]:
@@ -91,31 +84,27 @@ def test_a_blob_that_is_there_is_not_read_again(store: Store) -> None:
     store.put_blob(digest, 12, untouched())
 
 
-def test_the_same_blob_from_many_threads(store: Store) -> None:
-    """Whoever is last replaces it by the same bytes."""
+def test_same_blob_can_be_put_by_many_threads(store: Store) -> None:
     data = random_bytes("threads", 2 * MIB)
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(lambda _: put(store, data), range(12)))) == 1
     assert b"".join(store.read_blob(sha256(data))) == data
 
 
-def test_a_blob_that_is_not_there(store: Store) -> None:
-    """Its size is None, reading it is an error, deleting it is none."""
+def test_missing_blob_has_no_size_and_cannot_be_read(store: Store) -> None:
     assert store.blob_size("1" * 64) is None
     with pytest.raises(StoreError):
         b"".join(store.read_blob("1" * 64))
     store.delete_blob("1" * 64)
 
 
-def test_deleting_a_blob(store: Store) -> None:
-    """It is gone, others stay."""
+def test_deleted_blob_is_gone_and_others_stay(store: Store) -> None:
     first, second = put(store, b"first"), put(store, b"second")
     store.delete_blob(first)
     assert digests(store) == {second}
 
 
-def test_documents(store: Store) -> None:
-    """Written, replaced, listed by folder, deleted; an absent one is None."""
+def test_documents_are_written_replaced_listed_and_deleted(store: Store) -> None:
     assert store.get_document("names/a.json") is None
     assert store.list_documents("names/") == []
     store.put_document("names/b.json", {"n": 1})
@@ -130,8 +119,7 @@ def test_documents(store: Store) -> None:
     assert store.list_documents("names/") == ["names/b.json"]
 
 
-def test_a_presigned_url_gives_ranges(store: Store) -> None:
-    """Where the store has URLs, one gives the blob, whole or in part, without a credential in a header."""
+def test_presigned_url_serves_the_blob_and_ranges_of_it(store: Store) -> None:
     digest = put(store, b"0123456789")
     url = store.presign(digest, inside=False)
     if url is None:
@@ -144,8 +132,7 @@ def test_a_presigned_url_gives_ranges(store: Store) -> None:
     assert (part.status_code, part.content) == (206, b"234")
 
 
-def test_the_lock_is_exclusive(store: Store) -> None:
-    """Two holders never overlap."""
+def test_lock_is_exclusive(store: Store) -> None:
     inside = 0
 
     def hold(_: int) -> int:
@@ -163,15 +150,13 @@ def test_the_lock_is_exclusive(store: Store) -> None:
 
 
 def test_blobs_are_listed_with_size_and_age(store: Store) -> None:
-    """What cleaning up goes by."""
     digest = put(store, b"hello")
     (blob,) = store.blobs()
     assert (blob.digest, blob.size) == (digest, 5)
     assert 0 <= blob.age_s < 60
 
 
-def test_of_several_that_create_a_document_one_succeeds(store: Store) -> None:
-    """And what it wrote stays: so a lease has one holder."""
+def test_one_of_many_concurrent_creators_succeeds(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         created = list(pool.map(lambda number: store.create_document("leases/x.json", {"holder": number}), range(8)))
     assert sum(created) == 1
@@ -180,8 +165,7 @@ def test_of_several_that_create_a_document_one_succeeds(store: Store) -> None:
     assert store.create_document("leases/x.json", {"holder": 9})
 
 
-def test_a_proxy_to_the_internet_is_not_asked(store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store is in our own network; nobody answers at this proxy."""
+def test_http_proxy_is_not_used_for_the_store(store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("NO_PROXY", "no_proxy"):

@@ -1,4 +1,4 @@
-"""Uploads that are taken up again: what every store promises of them."""
+"""The contract of resumable uploads in every store."""
 
 import contextlib
 import hashlib
@@ -39,8 +39,7 @@ def unfinished(store: Store) -> list[Unfinished]:
     return list(store.unfinished())
 
 
-def test_in_one_go(store: Store) -> None:
-    """The blob appears at `finish`, not before; nothing else is left."""
+def test_blob_appears_when_the_upload_is_finished(store: Store) -> None:
     with begin(store) as upload:
         feed(upload)
         assert store.blob_size(DIGEST) is None
@@ -50,8 +49,8 @@ def test_in_one_go(store: Store) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 4])
-def test_goes_on_after_another_process(store: Store, store_settings: StoreSettings, first: int) -> None:
-    """What was left begun is there for another instance: only the rest is written, and the digest is right."""
+def test_another_process_resumes_an_upload(store: Store, store_settings: StoreSettings, first: int) -> None:
+    """Only the missing parts are written."""
     with begin(store) as upload:
         feed(upload, parts=first)
     assert store.blob_size(DIGEST) is None
@@ -67,8 +66,8 @@ def test_goes_on_after_another_process(store: Store, store_settings: StoreSettin
     assert unfinished(store) == []
 
 
-def test_wrong_bytes_leave_nothing(store: Store) -> None:
-    """DigestMismatch, no blob, and the next upload begins at the beginning."""
+def test_upload_of_wrong_content_leaves_nothing(store: Store) -> None:
+    """The next upload starts from the beginning."""
     with begin(store) as upload:
         feed(upload, b"?" + CONTENT[1:])
         with pytest.raises(DigestMismatch):
@@ -82,8 +81,7 @@ def test_wrong_bytes_leave_nothing(store: Store) -> None:
     assert store.blob_size(DIGEST) == SIZE
 
 
-def test_a_wrong_beginning_is_found_after_a_restart(store: Store) -> None:
-    """What the first process was given does not match: the second finds it, although it never saw those bytes."""
+def test_wrong_parts_of_an_earlier_process_are_detected(store: Store) -> None:
     with begin(store) as upload:
         feed(upload, b"?" + CONTENT[1:], parts=2)
     with begin(store) as upload:
@@ -94,8 +92,7 @@ def test_a_wrong_beginning_is_found_after_a_restart(store: Store) -> None:
     assert store.blob_size(DIGEST) is None
 
 
-def test_too_few_bytes_are_no_blob(store: Store) -> None:
-    """`finish` before the end."""
+def test_finish_before_the_last_part_is_refused(store: Store) -> None:
     with begin(store) as upload:
         feed(upload, parts=1)
         with pytest.raises(DigestMismatch):
@@ -103,8 +100,8 @@ def test_too_few_bytes_are_no_blob(store: Store) -> None:
     assert store.blob_size(DIGEST) is None
 
 
-def test_what_is_unfinished_can_be_dropped(store: Store) -> None:
-    """By digest, or as it was listed; a second time changes nothing."""
+def test_unfinished_upload_can_be_dropped_twice(store: Store) -> None:
+    """By its digest, or as listed."""
     drops: list[Callable[[], None]] = [
         lambda: store.drop_upload(DIGEST),
         lambda: store.drop_unfinished(unfinished(store)[0]),
@@ -121,8 +118,7 @@ def test_what_is_unfinished_can_be_dropped(store: Store) -> None:
             upload.drop()
 
 
-def test_a_part_out_of_order_is_refused(store: Store) -> None:
-    """The hash goes through the bytes in order: a gap is a bug, told at once."""
+def test_part_out_of_order_is_refused(store: Store) -> None:
     buffers = BufferPool(1 << 30)
     with begin(store) as upload:
         part = buffers.acquire(5, 10, wait_s=0)
