@@ -1,4 +1,4 @@
-"""The gateway's application: settings in, FastAPI out, with the data plane in its lifespan."""
+"""Create the gateway's application from its settings; the data plane runs in its lifespan."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ from gateway.api.routes import create_routes
 from gateway.backends.backend_table import Backends
 from gateway.backends.clock import Clock
 from gateway.backends.query_of_death import Quarantine
-from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
 from gateway.discovery.provider import Provider, StaticProvider
-from gateway.discovery.sighup import on_hangup
+from gateway.discovery.sighup import on_sighup
 from gateway.discovery.target import Target
 from gateway.health.poller import Poller, Timing
 from gateway.relay.client_protocol import GatewayProtocol
@@ -30,30 +30,30 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import BackendCollector, GatewayMetrics
 from gateway.workers.shared_memory import SharedSlots
-from gateway.workers.state_sync import Sharing
+from gateway.workers.state_sync import StateSync
 from kit.config.catalogue import Catalogue
 from kit.logs import writes_json
 from kit.web.app import admin_only, create_app
 
-# What uvicorn must be told to serve the application: it finds the plane in the lifespan's state.
+# Options of uvicorn for the application; the protocol finds the `RelayContext` in the lifespan's state.
 SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}
 
 
-def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker: int = 0) -> FastAPI:
-    """Make the application. Serve it with SERVER_OPTIONS.
+def create(settings: GatewaySettings, slots: SharedSlots | None = None, worker: int = 0) -> FastAPI:
+    """Create the application. Serve it with SERVER_OPTIONS.
 
-    `boards` are those of all workers on the port, of which this one is `worker`; none where it is the only one.
+    `slots` are shared by all workers on the port, of which this one is number `worker`; None for a single process.
 
-    Raises SettingsError when the catalogue or the services file cannot be used.
+    Raises SettingsError if the catalogue or the services file is invalid.
     """
     catalogue = Catalogue.load(settings.catalogue)
     backends = Backends(settings.keys_of_backends(), Clock(monotonic=time.monotonic, wall=time.time))
     router = Router(
         backends, catalogue, affinity=settings.affinity, load_bound=settings.affinity_load_bound, draw=random.random
     )
-    backends.on_change(router.forget)
+    backends.on_change(router.clear_cache)
     metrics = GatewayMetrics()
-    metrics.registry.register(BackendCollector(backends, router.fallen_back))
+    metrics.registry.register(BackendCollector(backends, router.fallbacks_used))
     context = RelayContext(
         limits=_limits(settings),
         backends=backends,
@@ -62,20 +62,19 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
         keys=settings.key_ring(),
         origins=frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins),
         spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers),
-        memory=BodyMemory(settings.max_buffered_mb * MB // settings.workers),
+        memory=MemoryBudget(settings.max_buffered_mb * MB // settings.workers),
         access_log=AccessLog(
             "gateway",
             as_json=writes_json(settings.log_format),
             enabled=settings.log_level.upper() in ("DEBUG", "INFO"),
-            alone=settings.workers == 1,
+            is_only_writer=settings.workers == 1,
         ),
         metrics=metrics,
         quarantine=Quarantine(settings.quarantine),
     )
     backends.on_change(context.fail_over_stuck)
-    # Services stand on this machine or in this cluster: no proxy of the environment may come between.
-    # A question that waits in a queue here would count as a service that does not answer: there is no queue. So would
-    # one on a connection that the service is just closing for being idle: each has its own.
+    # No proxy of the environment: services run in this cluster. No connection limit: a probe queued here would look
+    # like a service that does not respond. No keep-alive: so would a probe on a connection that the service is closing.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     client = httpx2.AsyncClient(
         trust_env=False,
@@ -95,20 +94,20 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
         ),
     )
     providers = _providers(settings, backends)
-    sharing = Sharing(boards, worker, backends, context.quarantine, metrics) if boards is not None else None
+    sync = StateSync(slots, worker, backends, context.quarantine, metrics) if slots is not None else None
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        with contextlib.ExitStack() as hangups:
+        with contextlib.ExitStack() as handlers:
             for provider in providers:
                 if isinstance(provider, FileProvider):
-                    hangups.enter_context(on_hangup(provider.reload))
-            await asyncio.gather(*(provider.begin(backends) for provider in providers))
+                    handlers.enter_context(on_sighup(provider.reload))
+            await asyncio.gather(*(provider.start(backends) for provider in providers))
             await poller.start()
             tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
             tasks.append(asyncio.create_task(context.watch_deadlines(), name="deadlines"))
-            if sharing is not None:
-                tasks.append(asyncio.create_task(sharing.run(), name="sharing"))
+            if sync is not None:
+                tasks.append(asyncio.create_task(sync.run(), name="state sync"))
             try:
                 yield {"context": context}
             finally:
@@ -130,13 +129,13 @@ def create(settings: GatewaySettings, boards: SharedSlots | None = None, worker:
 
 
 def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provider]:
-    """Where backends come from. Raises SettingsError when the services file cannot be used."""
+    """Create the discovery providers. Raises SettingsError if the services file is invalid."""
 
-    def by_dns(targets: Iterable[Target], taken: Collection[str]) -> DnsProvider:
+    def by_dns(targets: Iterable[Target], reserved_names: Collection[str]) -> DnsProvider:
         return DnsProvider(
             targets,
-            taken=taken,
-            answers=backends.is_responding,
+            reserved_names=reserved_names,
+            is_responding=backends.is_responding,
             interval_s=settings.poll_interval,
             timeout_s=settings.poll_timeout,
         )
@@ -151,10 +150,10 @@ def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provid
         providers.append(
             FileProvider(
                 settings.services_file,
-                taken=names,
-                asked=backends.was_probed,
-                make_dns=lambda target, taken: by_dns((target,), taken),
-                look_s=settings.poll_interval,
+                reserved_names=names,
+                was_probed=backends.was_probed,
+                make_dns=lambda target, reserved: by_dns((target,), reserved),
+                interval_s=settings.poll_interval,
             )
         )
     return providers

@@ -1,4 +1,4 @@
-"""The routes that are relayed: what kind of model each needs and how its request and errors look."""
+"""The relayed routes: the kind of model that each needs, and the format of its request body and errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from kit.config.catalogue import Kind
 
-Takes = Literal["json", "form", "audio"]
+BodyKind = Literal["json", "form", "audio"]
 Dialect = Literal["openai", "responses", "anthropic"]
 
 
@@ -14,13 +14,13 @@ Dialect = Literal["openai", "responses", "anthropic"]
 class Endpoint:
     """One relayed route, compared by identity.
 
-    `kinds` are the kinds of model that may answer it, the one meant without a name first. `generates` says that the
-    answer is generated token by token. `summary` and `example`, a JSON body, are for /docs.
+    `kinds` are the kinds of model that can serve it, the default first. `generates` is True if the response is
+    generated token by token. `summary` and `example`, a JSON body, are for /docs.
     """
 
     path: str
     kinds: tuple[Kind, ...]
-    takes: Takes = "json"
+    body_kind: BodyKind = "json"
     dialect: Dialect = "openai"
     generates: bool = False
     summary: str = ""
@@ -31,9 +31,11 @@ _CHAT = {"messages": [{"role": "user", "content": "What is AI?"}], "max_tokens":
 _TEXT: tuple[Kind, ...] = ("llm", "multimodal")
 _AUDIO: tuple[Kind, ...] = ("transcription",)
 
-# The one route whose path names the model.
+# The only route with the model in its path.
 TRANSCRIBE_PREFIX = b"/transcribe/"
-TRANSCRIBE = Endpoint("/transcribe/{model}", _AUDIO, takes="audio", summary="Speech to text, the body being the sound")
+TRANSCRIBE = Endpoint(
+    "/transcribe/{model}", _AUDIO, body_kind="audio", summary="Speech to text, with the recording as the body"
+)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
@@ -79,8 +81,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="Similarity of pairs of texts",
         example={"text_1": "a cat", "text_2": ["a kitten", "a stone"]},
     ),
-    Endpoint("/v1/audio/transcriptions", _AUDIO, takes="form", summary="Speech to text"),
-    Endpoint("/v1/audio/translations", _AUDIO, takes="form", summary="Speech to English text"),
+    Endpoint("/v1/audio/transcriptions", _AUDIO, body_kind="form", summary="Speech to text"),
+    Endpoint("/v1/audio/translations", _AUDIO, body_kind="form", summary="Speech to English text"),
     TRANSCRIBE,
     Endpoint("/tokenize", (*_TEXT, "embedding", "reranker"), summary="Text to tokens", example={"prompt": "Hello"}),
     Endpoint("/detokenize", (*_TEXT, "embedding", "reranker"), summary="Tokens to text", example={"tokens": [1]}),

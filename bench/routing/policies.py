@@ -130,7 +130,7 @@ class Ours:
         # The gateway expects a clock that does not start at 0.
         choice = self._router.choose(routing_request, now + 1000.0)
         assert choice is not None
-        self._tickets[id(request)] = self._router.sent(choice, routing_request, now + 1000.0)
+        self._tickets[id(request)] = self._router.admit(choice, routing_request, now + 1000.0)
         return self._backends.index(choice.candidate.backend)
 
     def first_token(self, request: Request, now: float) -> None:

@@ -1,4 +1,4 @@
-"""POST /explain: what would happen to a request, without sending it."""
+"""POST /explain: the routing decision for a request, without sending it."""
 
 import time
 from typing import Annotated, Any
@@ -17,8 +17,8 @@ from kit.errors import NotFound
 from kit.web.body import limited
 from kit.web.guard import KeyRing
 
-# The route whose path names the model has nothing that another has not.
-_BY_PATH: dict[str, Endpoint] = {one.path: one for one in ENDPOINTS if one.takes != "audio"}
+# The route with the model in its path is routed like /v1/audio/transcriptions.
+_BY_PATH: dict[str, Endpoint] = {one.path: one for one in ENDPOINTS if one.body_kind != "audio"}
 _EXAMPLE = {"model": "cluster", "messages": [{"role": "user", "content": "What is AI?"}], "stream": True}
 _BODY = {"type": "object", "properties": {"model": {"type": "string"}}, "example": _EXAMPLE}
 
@@ -26,7 +26,7 @@ _BODY = {"type": "object", "properties": {"model": {"type": "string"}}, "example
 def create_explain_route(
     router: Router, backends: Backends, catalogue: Catalogue, keys: KeyRing, *, max_body_mb: int
 ) -> APIRouter:
-    """Make the route. It asks for the same keys as /v1, since prompts go into it."""
+    """Create the route. It requires the same keys as /v1, because its body contains prompts."""
     routes = APIRouter()
 
     @routes.post(
@@ -35,20 +35,20 @@ def create_explain_route(
     )
     async def explain_request(
         request: Request,
-        path: Annotated[str, Query(description="the route that the body is meant for")] = "/v1/chat/completions",
+        path: Annotated[str, Query(description="the route for which the body is meant")] = "/v1/chat/completions",
     ) -> Any:
-        """Which backends would be considered for this body, what each would cost, which one would win and why.
+        """Explain which backend would get a request with this body, and why.
 
-        Nothing is sent. The body is that of a request to `path`; of a form, its fields as JSON. Where the request would
-        be refused, so is this one, with the same error beside what was considered. `expected_s` is the expected time
-        to the first token; null where nothing has been measured.
+        Nothing is sent. The body is that of a request to `path`; for a form, its fields as JSON. If the request would
+        be refused, the response has the same error and the candidates. `expected_s` is the expected time to the first
+        token, null if nothing has been measured.
         """
         refusal = keys.refusal(request.headers.get("authorization"), request.headers.get("x-api-key"))
         if refusal is not None:
             raise refusal
         endpoint = _BY_PATH.get(path)
         if endpoint is None:
-            raise NotFound(f"No route {path!r} is relayed. Those that are: {', '.join(_BY_PATH)}.")
+            raise NotFound(f"{path!r} is not a relayed route. Relayed routes: {', '.join(_BY_PATH)}.")
         body = await limited(request, limit_mb=max_body_mb, setting="MAX_BODY_MB").body()
         routing_request = scan_json(body, endpoint, session_of(request.headers.raw))
         report, error = explain(router, routing_request, backends, catalogue, time.monotonic())

@@ -1,4 +1,4 @@
-"""The gateway's own routes: what it knows of the cluster, and the two that change something."""
+"""The gateway's own routes: views of the cluster, drain and resume, and the documentation of relayed routes."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from gateway.api import views
 from gateway.api.single_flight import SingleFlight
 from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
-from gateway.endpoints import ENDPOINTS, Endpoint, Takes
+from gateway.endpoints import ENDPOINTS, BodyKind, Endpoint
 from kit.config.catalogue import Catalogue
 from kit.errors import ModelNotFound, NotFound
 
@@ -20,7 +20,7 @@ DASHBOARD = Path(__file__).parent / "dashboard" / "index.html"
 
 
 def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.AsyncClient, admin: Any) -> APIRouter:
-    """Make the routes. `admin` is the dependency that guards those which change something."""
+    """Create the routes. `admin` is the dependency that protects routes with side effects."""
     routes = APIRouter()
     started = time.monotonic()
     dashboard = DASHBOARD.read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
 
     @routes.get("/", include_in_schema=False)
     async def home() -> dict[str, Any]:
-        """Where to go from here."""
+        """List the main routes."""
         return {
             "service": "gateway of a GPU inference cluster, OpenAI-compatible",
             "try": ["/v1/models", "/services", "/gpu-stats", "/dashboard", "/docs", "/metrics", "/health"],
@@ -37,17 +37,17 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:
-        """200 as long as the gateway runs; how the services are, GET /services tells."""
+        """Return 200 while the gateway runs. See GET /services for the services."""
         return views.health(backends, started)
 
     @routes.get("/services")
     async def services() -> dict[str, Any]:
-        """Every backend: what it serves, its state, its load, its last error."""
+        """List all backends with their models, state, load and last error."""
         return views.services(backends)
 
     @routes.post("/services/{name}/drain", dependencies=[admin])
     async def drain(name: str) -> Any:
-        """Send this backend nothing more; what is in flight ends by itself."""
+        """Take a backend out of rotation; requests in flight finish."""
         backend = _find(name)
         backend.set_draining(True)
         return views.describe(backend)
@@ -61,17 +61,17 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
 
     @routes.get("/gpu-stats")
     async def gpu_stats() -> dict[str, Any]:
-        """The GPUs of every service, and their sums. A service that does not answer is reported as such."""
+        """List the GPUs of all services, and their sums. A service that does not respond is listed as unavailable."""
         return await gpus.get()
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """Every name that a request may use as its model."""
+        """List all names that requests may use as model."""
         return {"object": "list", "data": views.models(backends, catalogue)}
 
     @routes.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
-        """One model, by any of its names."""
+        """Return one model, by any of its names."""
         listed = {entry["id"]: entry for entry in views.models(backends, catalogue)}
         if model not in listed:
             raise ModelNotFound(model, listed)
@@ -79,7 +79,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
 
     @routes.get("/dashboard", include_in_schema=False)
     async def show_dashboard() -> HTMLResponse:
-        """A page that shows services and GPUs, and needs nothing from anywhere else."""
+        """Return a self-contained page with services and GPUs."""
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
         return HTMLResponse(dashboard, headers={"content-security-policy": policy})
 
@@ -95,10 +95,10 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     return routes
 
 
-# How /docs shows what each kind of route takes: the media type and a schema.
+# Media type and schema of request bodies, for /docs.
 _MODEL = {"type": "string"}
 _SOUND = {"type": "string", "format": "binary"}
-_TAKES: dict[Takes, tuple[str, dict[str, Any]]] = {
+_BODIES: dict[BodyKind, tuple[str, dict[str, Any]]] = {
     "json": ("application/json", {"type": "object", "properties": {"model": _MODEL}}),
     "form": (
         "multipart/form-data",
@@ -111,13 +111,13 @@ _NO_BRACES = str.maketrans("", "", "{}")
 
 
 def _document(routes: APIRouter, endpoint: Endpoint) -> None:
-    """Show a relayed route in /docs. `gateway.relay.client_protocol` answers it before the application sees it."""
-    media, schema = _TAKES[endpoint.takes]
+    """Add a relayed route to /docs. `gateway.relay.client_protocol` handles it before the application does."""
+    media, schema = _BODIES[endpoint.body_kind]
     if endpoint.example is not None:
         schema = {**schema, "example": endpoint.example}
 
     async def relayed() -> None:
-        raise NotFound(f"Write the path as {endpoint.path}, and serve the gateway with its own protocol class.")
+        raise NotFound(f"Write the path exactly as {endpoint.path}, and run the gateway with GatewayProtocol.")
 
     routes.add_api_route(
         endpoint.path,
@@ -127,6 +127,6 @@ def _document(routes: APIRouter, endpoint: Endpoint) -> None:
         description=f"Relayed to the best backend with a model of kind {' or '.join(endpoint.kinds)}.",
         operation_id=endpoint.path.strip("/").replace("/", "_").translate(_NO_BRACES),
         openapi_extra={"requestBody": {"content": {media: {"schema": schema}}}}
-        | ({"parameters": [_MODEL_IN_PATH]} if endpoint.takes == "audio" else {}),
+        | ({"parameters": [_MODEL_IN_PATH]} if endpoint.body_kind == "audio" else {}),
         tags=["relayed"],
     )

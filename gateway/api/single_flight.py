@@ -1,4 +1,4 @@
-"""One answer for all who ask at the same time."""
+"""Single flight: concurrent callers share one result."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -8,17 +8,14 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Makes an answer when it is asked for; whoever asks while it is being made gets the same one.
-
-    So the work does not grow with the number of those who ask. Used from one event loop.
-    """
+    """Runs `make` for the first of several concurrent callers; all get its result. Use from one event loop."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._make = make
         self._making: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """The answer. One who leaves does not end the work for the others."""
+        """Return the result. A cancelled caller does not cancel the work."""
         if self._making is None or self._making.done():
             self._making = asyncio.create_task(self._make())
         return await asyncio.shield(self._making)

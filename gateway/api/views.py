@@ -1,4 +1,4 @@
-"""The bodies of the gateway's own answers: /health, /services, /gpu-stats, /v1/models."""
+"""Response bodies of the gateway's own routes: /health, /services, /gpu-stats, /v1/models."""
 
 import asyncio
 import time
@@ -11,16 +11,16 @@ from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import USABLE
 from gateway.backends.offers import Offer
-from gateway.health.backend_client import ask
+from gateway.health.backend_client import query
 from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Entry
 
-# How long a service may take to read its GPUs, in seconds.
+# Timeout for a service's GPU statistics, in seconds.
 GPU_TIMEOUT_S = 2.0
 _MEMORY = ("memory_total_mb", "memory_used_mb", "memory_free_mb")
 
 
 def health(backends: Backends, started: float) -> dict[str, Any]:
-    """The body of GET /health: the gateway itself is well when it answers. `started` is a monotonic time."""
+    """Return the body of GET /health. `started` is a monotonic time."""
     return {
         "status": "healthy",
         "service": "gateway",
@@ -30,12 +30,12 @@ def health(backends: Backends, started: float) -> dict[str, Any]:
 
 
 def services(backends: Backends) -> dict[str, Any]:
-    """The body of GET /services."""
+    """Return the body of GET /services."""
     return {"services": {backend.name: describe(backend) for backend in backends}, **_counts(backends)}
 
 
 def describe(backend: Backend) -> dict[str, Any]:
-    """The backend's entry of GET /services."""
+    """Return a backend's entry of GET /services."""
     traffic, peers, probe, ttft_s = backend.traffic, backend.peers, backend.last_probe, backend.load.ttft_s
     return {
         "url": backend.target.url,
@@ -62,28 +62,28 @@ def _counts(backends: Backends) -> dict[str, int]:
 
 
 async def gpu_stats(backends: Iterable[Backend], client: httpx2.AsyncClient) -> dict[str, Any]:
-    """The body of GET /gpu-stats, all services asked at the same time. Takes at most GPU_TIMEOUT_S."""
-    asked = list(backends)
-    answers = await asyncio.gather(*(_gpus_of(backend, client) for backend in asked))
-    by_name = {backend.name: answer for backend, answer in zip(asked, answers, strict=True)}
-    return {"services": by_name, "totals": _totals(answers)}
+    """Query all services concurrently for the body of GET /gpu-stats. Takes at most GPU_TIMEOUT_S."""
+    queried = list(backends)
+    stats = await asyncio.gather(*(_gpus_of(backend, client) for backend in queried))
+    by_name = {backend.name: one for backend, one in zip(queried, stats, strict=True)}
+    return {"services": by_name, "totals": _totals(stats)}
 
 
 async def _gpus_of(backend: Backend, client: httpx2.AsyncClient) -> dict[str, Any]:
-    if backend.target.is_nowhere:
+    if backend.target.has_no_address:
         return _unavailable(backend.target.doubt or "it has no address")
     try:
         async with asyncio.timeout(GPU_TIMEOUT_S):
-            response = await ask(client, backend, "/gpu-stats")
+            response = await query(client, backend, "/gpu-stats")
         if not response.is_success:
-            return _unavailable(f"{backend.name} answered {response.status_code}")
+            return _unavailable(f"{backend.name} returned status {response.status_code}")
         body = response.json()
     except TimeoutError:
-        return _unavailable(f"{backend.name} did not answer within {GPU_TIMEOUT_S:g} s")
+        return _unavailable(f"{backend.name} did not respond within {GPU_TIMEOUT_S:g} s")
     except (httpx2.HTTPError, ValueError) as error:
-        return _unavailable(f"{backend.name} did not answer: {error or type(error).__name__}")
+        return _unavailable(f"{backend.name} did not respond: {error or type(error).__name__}")
     if not isinstance(body, dict) or not isinstance(body.get("gpus"), list):
-        return _unavailable(f"{backend.name} answered something else")
+        return _unavailable(f"{backend.name} returned an unexpected body")
     return body
 
 
@@ -91,13 +91,13 @@ def _unavailable(reason: str) -> dict[str, Any]:
     return {"available": False, "reason": reason, "gpus": []}
 
 
-def _totals(answers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over all GPUs, each counted once though several services may see it."""
+def _totals(stats: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return sums over all GPUs, each counted once even if several services report it."""
     gpus: dict[str, dict[str, Any]] = {}
     services = 0
-    for answer in answers:
-        services += bool(answer.get("available"))
-        for gpu in answer["gpus"]:
+    for one in stats:
+        services += bool(one.get("available"))
+        for gpu in one["gpus"]:
             if isinstance(gpu, dict):
                 gpus[str(gpu.get("uuid") or id(gpu))] = gpu
     sums = {key: sum(_number(gpu.get(key)) for gpu in gpus.values()) for key in _MEMORY}
@@ -116,9 +116,9 @@ def _number(value: object) -> float:
 
 
 def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The entries of GET /v1/models: `cluster`, each model that a backend serves, and each other name of it.
+    """Return the entries of GET /v1/models: `cluster`, every served model, and its other names.
 
-    `cluster` is the first, because Chat UI and others begin with the first.
+    `cluster` comes first, because Chat UI and others use the first model by default.
     """
     serving: dict[str, list[tuple[Backend, Offer]]] = {}
     for backend in backends:
@@ -156,7 +156,7 @@ def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend,
 def _virtual(
     backends: Backends, serving: dict[str, list[tuple[Backend, Offer]]], catalogue: Catalogue
 ) -> dict[str, Any]:
-    """`cluster`: it takes pictures when some model does, and promises of the rest what all its models keep."""
+    """Return the entry of `cluster`: with images if any model accepts them, else with what all models support."""
     chat = {
         name for name, pairs in serving.items() if any(offer.kind in ("llm", "multimodal", None) for _, offer in pairs)
     }
@@ -179,7 +179,7 @@ def _virtual(
 
 
 def _provider(context: int | None, *, tools: bool) -> dict[str, Any]:
-    """What a router's provider tells of a model. An unknown length is left out: Chat UI refuses a list with a null."""
+    """Return a model's provider entry. An unknown context length is omitted: Chat UI rejects a list with a null."""
     return {"supports_tools": tools} | ({} if context is None else {"context_length": context})
 
 

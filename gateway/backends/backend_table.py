@@ -45,7 +45,7 @@ class Backends:
             if not target.by_dns:
                 backend.inherit_state_from(present)
             self._close(present)
-        same_server = next((one for one in self if one.target.is_same_place(target)), None)
+        same_server = next((one for one in self if one.target.is_same_server(target)), None)
         if same_server is not None:
             backend.adopt(same_server)
         self._backends[target.name] = backend

@@ -1,25 +1,24 @@
-"""Queries of death: which request it was that its backends died of. Pure.
+"""Queries of death: find the requests that crash their backends. Pure.
 
-A request that was at a backend when that died, reset the connection or broke off has a death to its name. The second
-one makes it a query of death: it goes to no third backend, and for a while whoever sends the same path and body gets
-the same error at once. Backends also die by chance with innocent requests in flight, so a death counts only where it
-says something about the request:
+A request in flight at a backend that crashes (it resets or closes the connection) becomes a suspect; at its second
+crash it is convicted: it is sent to no third backend, and for a while the same path and body gets the same error at
+once. Backends also crash for other reasons while innocent requests are in flight, so a crash counts only if it says
+something about the request:
 
-- What was refused a connection, or answered 502, 503 or 504, did not die of it; that is not told here.
-- All that one backend had in flight and loses within TOGETHER_S is one death of that backend, and one for each request,
-  however often the same body was in flight.
-- A backend that had lost other requests shortly before (QUIET_S), or has said nothing since it lost them, is ill by
-  itself: nothing that it loses is to blame.
-- A request that had been served for longer than SETTLED_S is not to blame: what kills does it soon.
-- The second death convicts only where few (FEW) of the requests lost with it had a death to their name before. A query
-  of death moves on with the others of its first backend, which spread; when it kills the second, few of them are there.
-  Where many are, as when a backend with hundreds of streams is killed just after another, nobody is convicted, and
-  the third death decides among fewer. Nothing survives MAX_DEATHS.
-- Whoever gets an answer is cleared, and so is everybody who sends the same.
+- Refused connections and the statuses 502, 503 and 504 are no crashes; they are not recorded here.
+- All requests that one backend loses within SAME_CRASH_S are one crash, counted once per body.
+- A backend that lost other requests within QUIET_S before, or sent nothing since it lost them, is faulty itself: the
+  requests that it loses do not become suspects.
+- A request served for longer than MAX_CRASH_AFTER_S is not a suspect: a crash follows soon after sending.
+- The second crash convicts only if at most MAX_SUSPECTS of the requests lost with it were suspects before. A query of
+  death is retried with the other requests of its first backend, which spread: few of them are at the second backend.
+  If many are, as when a backend with hundreds of streams is killed just after another, the next crash decides.
+  MAX_CRASHES always convict.
+- A response clears the request, and all requests with the same path and body.
 
-What one worker on our port has convicted is refused by all: `convictions` are told, `join` takes them in.
+Convictions are shared between the workers on a port: `convictions` are published, `merge` takes those of the others.
 
-The digests are kept for as long as the quarantine lasts (`expire`), the oldest going first when there are too many.
+Suspects are kept for the quarantine's duration (`expire`); the oldest are dropped first if there are too many.
 """
 
 import hashlib
@@ -28,176 +27,174 @@ from collections.abc import Iterable
 from gateway.backends.backend import Backend
 from kit.errors import ApiError
 
-TOGETHER_S = 0.5
+SAME_CRASH_S = 0.5
 QUIET_S = 5.0
-SETTLED_S = 10.0
-FEW = 8
-MAX_DEATHS = 4
-MAX_KEPT = 1024
-# So many convictions are told to other workers, the latest ones.
-MAX_TOLD = 128
+MAX_CRASH_AFTER_S = 10.0
+MAX_SUSPECTS = 8
+MAX_CRASHES = 4
+# Digests that are kept, and the latest convictions that are published to other workers.
+MAX_DIGESTS = 1024
+MAX_PUBLISHED = 128
 
-# A conviction as it is told: digest in hexadecimal, length of the body, how many backends were lost, until when.
+# A published conviction: digest in hexadecimal, length of the body, number of crashes, end of the quarantine.
 Conviction = tuple[str, int, int, float]
 
 
 class CrashedBackend(ApiError):
-    """The request is, as far as can be told, what its backends died of."""
+    """The request has probably crashed its backends."""
 
     status = 502
     type = "server_error"
     code = "request_crashed_backend"
 
 
-class _Death:
-    """One death of one backend."""
+class _Crash:
+    """One crash of one backend."""
 
-    __slots__ = ("before", "began", "digests", "last", "silent_since", "suspects")
+    __slots__ = ("began_at", "digests", "last_at", "previous", "silent_since_previous", "suspects")
 
-    def __init__(self, began: float, suspects: int, before: "_Death | None", *, silent_since: bool) -> None:
-        self.began = self.last = began
-        # How many of the requests in flight there had a death to their name.
+    def __init__(self, now: float, suspects: int, previous: "_Crash | None", *, silent_since_previous: bool) -> None:
+        self.began_at = self.last_at = now
+        # Requests in flight there that were suspects already.
         self.suspects = suspects
-        # The last one before, and whether the backend has said nothing since.
-        self.before = before
-        self.silent_since = silent_since
+        self.previous = previous
+        self.silent_since_previous = silent_since_previous
         self.digests: set[bytes] = set()
 
-    def says_nothing(self, digest: bytes) -> bool:
-        """Whether the backend had been losing others anyway."""
-        before = self.before
-        if before is None or digest in before.digests:
+    def is_inconclusive(self, digest: bytes) -> bool:
+        """Whether the backend had already been losing other requests."""
+        previous = self.previous
+        if previous is None or digest in previous.digests:
             return False
-        return self.silent_since or self.began - before.last < QUIET_S
+        return self.silent_since_previous or self.began_at - previous.last_at < QUIET_S
 
 
-class _Record:
-    """What is held against one digest."""
+class _Suspect:
+    """What is known about one digest."""
 
-    __slots__ = ("convicted", "count", "last", "length", "until")
+    __slots__ = ("crashes", "is_convicted", "last_crash", "length", "until")
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.count = 0
-        self.last: _Death | None = None
-        self.convicted = False
+        self.crashes = 0
+        self.last_crash: _Crash | None = None
+        self.is_convicted = False
         self.until = 0.0
 
 
 class Quarantine:
-    """All deaths of late."""
+    """Suspected and convicted requests. All times are monotonic."""
 
     def __init__(self, quarantine_s: float) -> None:
         self._quarantine_s = quarantine_s
-        # By digest. While it is empty, nothing need be asked for a request.
-        self.records: dict[bytes, _Record] = {}
-        # Bodies of other lengths need no digest.
+        # By digest. While it is empty, requests need no check.
+        self.suspects: dict[bytes, _Suspect] = {}
+        # How many suspects have a body of each length: others need no digest.
         self._lengths: dict[int, int] = {}
-        self._last: dict[str, _Death] = {}
-        # Convicted by other workers.
-        self._joined: set[bytes] = set()
-        # Requests refused, since the start.
+        self._last_crash: dict[str, _Crash] = {}
+        # Digests convicted by other workers.
+        self._from_peers: set[bytes] = set()
+        # Requests refused since the start.
         self.refused = 0
 
-    def may_know(self, body: bytes) -> bool:
-        """Whether a request with this body might have a death to its name; costs next to nothing."""
+    def may_match(self, body: bytes) -> bool:
+        """Whether a request with this body may be a suspect; much cheaper than `check`."""
         return len(body) in self._lengths
 
-    def known(self, path: str, body: bytes, now: float) -> bytes | None:
-        """The digest of a request that has a death to its name, else None.
-
-        Raises CrashedBackend where it was convicted. `now` is monotonic, as everywhere here.
-        """
+    def check(self, path: str, body: bytes, now: float) -> bytes | None:
+        """Return the digest of a suspect, None for any other request. Raises CrashedBackend for a convicted one."""
         if len(body) not in self._lengths:
             return None
         digest = digest_of(path, body)
-        record = self.records.get(digest)
-        if record is None:
+        suspect = self.suspects.get(digest)
+        if suspect is None:
             return None
-        if record.until < now:
-            self._forget(digest)
+        if suspect.until < now:
+            self._remove(digest)
             return None
-        if record.convicted:
+        if suspect.is_convicted:
             self.refused += 1
             raise CrashedBackend(
-                f"This request has crashed {record.count} backends and is not sent again for {record.until - now:.0f} "
-                "s. Change it, or ask the operator to look into the logs of the backends."
+                f"This request has crashed {suspect.crashes} backends and is not sent again for "
+                f"{suspect.until - now:.0f} s. Change it, or ask the operator to check the logs of the backends."
             )
         return digest
 
-    def died(self, backend: Backend, digest: bytes, length: int, now: float, *, served_s: float) -> bool:
-        """A request of `length` bytes was lost with its backend, after `served_s` there; whether it is convicted.
+    def record_crash(self, backend: Backend, digest: bytes, length: int, now: float, *, served_s: float) -> bool:
+        """Record a request of `length` bytes lost with its backend after `served_s`; return whether it is convicted.
 
-        Call it before the request's place at the backend is given up.
+        Call it before the request's ticket at the backend ends.
         """
-        death = self._last.get(backend.name)
-        if death is None or now - death.began > TOGETHER_S or now - served_s > death.last:
-            silent = death is not None and backend.traffic.last_byte_at <= death.last
-            death = self._last[backend.name] = _Death(now, backend.traffic.suspects, death, silent_since=silent)
-            if death.before is not None:
-                death.before.before = None
-        death.last = now
-        death.digests.add(digest)
-        if death.says_nothing(digest) or served_s > SETTLED_S:
+        traffic = backend.traffic
+        crash = self._last_crash.get(backend.name)
+        if crash is None or now - crash.began_at > SAME_CRASH_S or now - served_s > crash.last_at:
+            silent = crash is not None and traffic.last_byte_at <= crash.last_at
+            crash = _Crash(now, traffic.suspects, crash, silent_since_previous=silent)
+            self._last_crash[backend.name] = crash
+            if crash.previous is not None:
+                crash.previous.previous = None
+        crash.last_at = now
+        crash.digests.add(digest)
+        if crash.is_inconclusive(digest) or served_s > MAX_CRASH_AFTER_S:
             return False
-        record = self.records.get(digest)
-        if record is None:
-            record = self._remember(digest, length)
-        if record.last is not death:
-            record.last = death
-            record.count += 1
-        record.until = now + self._quarantine_s
-        if record.count >= 2 and (death.suspects <= FEW or record.count >= MAX_DEATHS):
-            record.convicted = True
-        return record.convicted
+        suspect = self.suspects.get(digest)
+        if suspect is None:
+            suspect = self._add(digest, length)
+        if suspect.last_crash is not crash:
+            suspect.last_crash = crash
+            suspect.crashes += 1
+        suspect.until = now + self._quarantine_s
+        if suspect.crashes >= 2 and (crash.suspects <= MAX_SUSPECTS or suspect.crashes >= MAX_CRASHES):
+            suspect.is_convicted = True
+        return suspect.is_convicted
 
     def convictions(self, now: float) -> list[Conviction]:
-        """What was convicted here and is still."""
-        told = [
-            (digest.hex(), record.length, record.count, record.until)
-            for digest, record in self.records.items()
-            if record.convicted and record.until >= now and digest not in self._joined
+        """Return this worker's own convictions that are still in force, for other workers."""
+        own = [
+            (digest.hex(), suspect.length, suspect.crashes, suspect.until)
+            for digest, suspect in self.suspects.items()
+            if suspect.is_convicted and suspect.until >= now and digest not in self._from_peers
         ]
-        return told[-MAX_TOLD:]
+        return own[-MAX_PUBLISHED:]
 
-    def join(self, told: Iterable[Conviction], now: float) -> None:
-        """Take in all that other workers have convicted, and what they hold against nobody any more."""
-        theirs = {bytes.fromhex(one[0]): one for one in told if one[3] >= now}
-        for digest in self._joined - theirs.keys():
-            self._forget(digest)
-        for digest, (_, length, count, until) in theirs.items():
-            record = self.records.get(digest) or self._remember(digest, length)
-            if not record.convicted:
-                record.convicted, record.count, record.until = True, count, until
-                self._joined.add(digest)
+    def merge(self, convictions: Iterable[Conviction], now: float) -> None:
+        """Apply all other workers' convictions, and drop those that they no longer publish."""
+        theirs = {bytes.fromhex(one[0]): one for one in convictions if one[3] >= now}
+        for digest in self._from_peers - theirs.keys():
+            self._remove(digest)
+        for digest, (_, length, crashes, until) in theirs.items():
+            suspect = self.suspects.get(digest) or self._add(digest, length)
+            if not suspect.is_convicted:
+                suspect.is_convicted, suspect.crashes, suspect.until = True, crashes, until
+                self._from_peers.add(digest)
 
-    def cleared(self, path: str, body: bytes) -> None:
-        """A request with this path and body got its answer."""
+    def clear(self, path: str, body: bytes) -> None:
+        """Clear requests with this path and body: one of them got a response."""
         if len(body) in self._lengths:
             digest = digest_of(path, body)
-            if digest in self.records:
-                self._forget(digest)
+            if digest in self.suspects:
+                self._remove(digest)
 
     def expire(self, now: float) -> None:
-        """Forget what is over: as long as there is any record, every request is looked at more closely."""
-        for digest in [digest for digest, record in self.records.items() if record.until < now]:
-            self._forget(digest)
+        """Drop suspects whose time is over: as long as there are any, every request is checked."""
+        for digest in [digest for digest, suspect in self.suspects.items() if suspect.until < now]:
+            self._remove(digest)
 
-    def _remember(self, digest: bytes, length: int) -> _Record:
-        if len(self.records) >= MAX_KEPT:
-            self._forget(next(iter(self.records)))
-        record = self.records[digest] = _Record(length)
+    def _add(self, digest: bytes, length: int) -> _Suspect:
+        if len(self.suspects) >= MAX_DIGESTS:
+            self._remove(next(iter(self.suspects)))
+        suspect = self.suspects[digest] = _Suspect(length)
         self._lengths[length] = self._lengths.get(length, 0) + 1
-        return record
+        return suspect
 
-    def _forget(self, digest: bytes) -> None:
-        length = self.records.pop(digest).length
-        self._joined.discard(digest)
+    def _remove(self, digest: bytes) -> None:
+        length = self.suspects.pop(digest).length
+        self._from_peers.discard(digest)
         self._lengths[length] -= 1
         if not self._lengths[length]:
             del self._lengths[length]
 
 
 def digest_of(path: str, body: bytes) -> bytes:
-    """What names a request: its path and body."""
+    """Return the digest that identifies requests with this path and body."""
     return hashlib.blake2b(body, digest_size=16, key=path.encode()[:64]).digest()

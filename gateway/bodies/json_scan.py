@@ -1,6 +1,6 @@
-"""What routing needs to know of a JSON body, read without decoding the rest, and the model's name put into one.
+"""Read the routing properties of a JSON body without decoding the rest, and replace its model.
 
-A body goes to the backend byte for byte, unless the name that the client uses is not one that the backend knows.
+A body is forwarded byte for byte unless the backend does not accept the client's name for the model.
 """
 
 from typing import Any
@@ -16,18 +16,18 @@ _NONE = msgspec.Raw()
 
 
 class _Top(msgspec.Struct):
-    """The few top-level members that are looked at. Most stay bytes."""
+    """The top-level members that routing uses. Most stay bytes."""
 
     model: str | None = None
     stream: Any = None
     messages: msgspec.Raw = _NONE
     input: msgspec.Raw = _NONE
     prompt: msgspec.Raw = _NONE
-    # What stands before the messages in what the model reads.
+    # Parts of the prompt that chat templates put before the messages.
     tools: msgspec.Raw = _NONE
     system: msgspec.Raw = _NONE
     instructions: msgspec.Raw = _NONE
-    # What names the conversation, or at least who talks; OpenAI's clients send the first, older ones the last.
+    # The key of the conversation or at least of the user; OpenAI's clients send the first, older ones the last.
     prompt_cache_key: msgspec.Raw = _NONE
     session_id: msgspec.Raw = _NONE
     user: msgspec.Raw = _NONE
@@ -41,11 +41,11 @@ class _Part(msgspec.Struct):
     type: str = ""
 
 
-# The names for a picture in a message: chat completions, responses, messages.
+# Types of image parts in messages: chat completions, responses, messages.
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 
-# Members that are there and name nobody.
-_NOBODY = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
+# Session members without a value.
+_NO_SESSION = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
 
 _top = msgspec.json.Decoder(_Top)
 _messages = msgspec.json.Decoder(list[_Message])
@@ -54,14 +54,14 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingRequest:
-    """Read what routing needs; `session` is what the head says of the conversation.
+    """Return the routing properties; `session` is the key of the conversation from the headers, if any.
 
-    Raises InvalidRequest when the body is not a JSON object.
+    Raises InvalidRequest if the body is not a JSON object.
     """
     try:
         top = _top.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"The body does not fit: {error}.") from error
+        raise InvalidRequest(f"Invalid request body: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
     model = top.model or None
@@ -75,14 +75,14 @@ def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingR
         return RoutingRequest(endpoint, model, images, stream, len(body))
     if not session:
         named = top.prompt_cache_key or top.session_id or top.user
-        session = bytes(memoryview(named)) if named and named not in _NOBODY else b""
-    # In the order in which chat templates put them together.
+        session = bytes(memoryview(named)) if named and named not in _NO_SESSION else b""
+    # In the order of chat templates.
     parts = (top.tools, top.system, top.instructions, top.messages, top.input, top.prompt)
     return RoutingRequest(endpoint, model, images, stream, len(body), tuple(filter(None, parts)), session)
 
 
 def has_images(messages: msgspec.Raw) -> bool:
-    """Whether any message holds a picture. What is not a list of messages holds none; its backend will say so."""
+    """Whether any message has an image. Anything but a list of messages has none; the backend will reject it."""
     if not _is_list(messages):
         return False
     try:
@@ -99,9 +99,9 @@ def _is_list(value: msgspec.Raw) -> bool:
 
 
 def with_model(body: bytes, model: str) -> bytes:
-    """`body`, which `scan_json` has read, with `model` as its model. All other members keep their bytes.
+    """Return `body` with `model` as its model. All other members keep their bytes.
 
-    Raises InvalidRequest: `scan_json` does not decode the names of members that it does not know, and here they are.
+    Raises InvalidRequest for names of members that are not valid JSON, which `scan_json` does not decode.
     """
     try:
         members = _members.decode(body)

@@ -1,28 +1,28 @@
-"""The memory that all JSON bodies on their way share."""
+"""Memory budget shared by all JSON bodies in flight."""
 
 from kit.errors import Busy
 
-# For how long a client is asked to wait, in seconds: a body is in memory until its answer begins.
+# Retry-After when the budget is exhausted, in seconds.
 RETRY_AFTER_S = 5.0
 
 
-class BodyMemory:
-    """How much of it is left, in bytes."""
+class MemoryBudget:
+    """Bytes that are available for bodies."""
 
-    __slots__ = ("left",)
+    __slots__ = ("available",)
 
     def __init__(self, limit: int) -> None:
-        self.left = limit
+        self.available = limit
 
-    def take(self, count: int) -> None:
-        """Take `count` bytes. Raises Busy when there are not so many."""
-        if count > self.left:
+    def reserve(self, count: int) -> None:
+        """Reserve `count` bytes. Raises Busy if there are not enough."""
+        if count > self.available:
             raise Busy(
-                "Too many large requests are on their way (MAX_BUFFERED_MB). Try again in a moment.",
+                "Too many large requests in flight (MAX_BUFFERED_MB). Try again in a moment.",
                 retry_after=RETRY_AFTER_S,
             )
-        self.left -= count
+        self.available -= count
 
-    def give_back(self, count: int) -> None:
-        """Give `count` bytes back."""
-        self.left += count
+    def free(self, count: int) -> None:
+        """Return `count` bytes to the budget."""
+        self.available += count

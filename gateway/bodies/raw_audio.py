@@ -1,6 +1,6 @@
-"""`POST /transcribe/MODEL` with the recording as the body, as Chat UI's microphone sends it.
+"""`POST /transcribe/MODEL` with the recording as the body, as sent by Chat UI's microphone.
 
-It goes on as the form of /v1/audio/transcriptions, which every backend that transcribes has, and whose answer holds the
+It is forwarded as a form to /v1/audio/transcriptions, which all speech backends support and whose response has the
 `text` that Chat UI reads.
 """
 
@@ -18,20 +18,20 @@ from gateway.routing import RoutingRequest
 from kit.errors import InvalidRequest
 
 TARGET = b"/v1/audio/transcriptions"
-# What a recording may be called: browsers record audio/webm, audio/ogg and audio/mp4, some as video.
+# Content types of recordings: browsers record audio/webm, audio/ogg and audio/mp4, some as video.
 _RECORDING = re.compile(rb"(?i)\A(?:(?:audio|video)/([a-z0-9.+-]{1,64})|application/octet-stream)\s*(?:;|\Z)")
 
 
 class RawAudioBody:
-    """A recording on its way into a form."""
+    """A recording that is forwarded as a form."""
 
     def __init__(self, endpoint: Endpoint, path: bytes, content_type: bytes, limit: int, spool: Spool) -> None:
-        """Raises InvalidRequest when `path` names no model or `content_type` is not that of a recording."""
+        """Raises InvalidRequest if the model in `path` is invalid or `content_type` is not that of a recording."""
         match = _RECORDING.match(content_type)
         if match is None:
             raise InvalidRequest(
-                "This route takes the recording itself, with its own Content-Type (audio/webm, audio/wav, ...). "
-                f"A form goes to {TARGET.decode()}."
+                "This route accepts a recording as the body, with its Content-Type (audio/webm, audio/wav, ...). "
+                f"Send a form to {TARGET.decode()}."
             )
         self._endpoint = endpoint
         self._model = _model_in(path)
@@ -45,18 +45,18 @@ class RawAudioBody:
         self._after_file = b"\r\n--%b--\r\n" % self.boundary
 
     def add(self, data: bytes) -> None:
-        """Take the next piece. Raises PayloadTooLarge or SpoolFull."""
+        """Add the next piece. Raises PayloadTooLarge or SpoolFull."""
         self._upload.count(data)
         self._upload.keep(data)
 
     def routing_request(self) -> RoutingRequest:
-        """What the path asks for. Raises InvalidRequest when there is no recording."""
+        """Return the routing properties. Raises InvalidRequest if the body is empty."""
         if not self._upload.size:
-            raise InvalidRequest("The body is empty. Send the recording as it is.", code="invalid_audio")
+            raise InvalidRequest("The body is empty. Send the recording as the body.", code="invalid_audio")
         return RoutingRequest(self._endpoint, self._model)
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
-        """The form: the model's name, then the recording."""
+        """Return the form: the model's name, then the recording."""
         before = model_part(self.boundary, model or self._model) + self._before_file
         return len(before) + self._upload.size + len(self._after_file), before, self._form()
 
@@ -69,24 +69,24 @@ class RawAudioBody:
         self._upload.close()
 
     def head(self, head: Head) -> Head:
-        """`head`, with which the recording came, as the backend gets it with the form."""
-        was = b"content-type: %b\r\n" % head.content_type
-        now = b"content-type: multipart/form-data; boundary=%b\r\n" % self.boundary
-        return dataclasses.replace(head, forward=head.forward.replace(was, now, 1))
+        """Return the head of the recording's request with the content type of the form."""
+        original = b"content-type: %b\r\n" % head.content_type
+        replacement = b"content-type: multipart/form-data; boundary=%b\r\n" % self.boundary
+        return dataclasses.replace(head, forward=head.forward.replace(original, replacement, 1))
 
 
 def endpoint_of(path: bytes) -> Endpoint | None:
-    """The endpoint when `path` is that of this route, else None."""
+    """Return the endpoint if `path` is that of this route, else None."""
     return TRANSCRIBE if path.startswith(TRANSCRIBE_PREFIX) and path != TRANSCRIBE_PREFIX else None
 
 
 def _model_in(path: bytes) -> str:
-    """The model that `path` names, a repository's slash left in. Raises InvalidRequest."""
+    """Return the model in `path`, which may contain a slash. Raises InvalidRequest."""
     try:
         model = unquote_to_bytes(path.removeprefix(TRANSCRIBE_PREFIX)).decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest("The model in the path is not UTF-8.", param="model") from error
-    # It becomes a line of a form: nothing in it may end that line.
+    # It becomes a line of the form, which must not contain line ends.
     if not model.isprintable():
-        raise InvalidRequest("The model in the path holds control characters.", param="model")
+        raise InvalidRequest("The model in the path contains control characters.", param="model")
     return model

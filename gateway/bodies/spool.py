@@ -1,4 +1,4 @@
-"""Uploads on their way: in memory while they are small, else in an unlinked file, within a quota that all share."""
+"""Spool for uploads: in memory while they are small, else in an unlinked file, within a shared quota."""
 
 import errno
 import os
@@ -10,16 +10,16 @@ from typing import IO
 from kit.errors import ApiError, PayloadTooLarge
 
 MB = 1024 * 1024
-# An upload up to this size stays in memory.
-IN_MEMORY = MB
-# How much of a spooled upload is read and written at a time.
+# Uploads up to this size stay in memory.
+MAX_IN_MEMORY = MB
+# Size of the pieces in which an upload is read.
 PIECE = 256 * 1024
-# For how long a client is asked to wait when there is no room, in seconds: uploads take their time.
+# Retry-After when there is no space, in seconds.
 RETRY_AFTER_S = 10
 
 
 class SpoolFull(ApiError):
-    """No room for an upload on its way."""
+    """No space for an upload."""
 
     status = 507
     type = "service_unavailable"
@@ -30,37 +30,37 @@ class SpoolFull(ApiError):
 
 
 class Spool:
-    """The disk space that all uploads on their way share."""
+    """The disk space shared by all uploads in flight."""
 
     def __init__(self, folder: Path | None, quota: int) -> None:
         self._folder = folder
-        self._left = quota
+        self._available = quota
 
     def open(self) -> IO[bytes]:
-        """A new file without a name: it goes when it is closed, whatever happens to this process."""
+        """Create an unlinked file, which is freed when it is closed or this process ends."""
         try:
             return tempfile.TemporaryFile(buffering=0, dir=self._folder)
         except OSError as error:
-            raise SpoolFull(f"The gateway cannot keep this upload: {error.strerror}. Check SPOOL_DIR.") from error
+            raise SpoolFull(f"The gateway cannot spool this upload: {error.strerror}. Check SPOOL_DIR.") from error
 
     def reserve(self, count: int) -> None:
-        """Take `count` bytes of the quota. Raises SpoolFull."""
-        if count > self._left:
-            raise SpoolFull("Too many uploads are on their way (SPOOL_QUOTA_MB). Try again in a moment.")
-        self._left -= count
+        """Reserve `count` bytes of the quota. Raises SpoolFull."""
+        if count > self._available:
+            raise SpoolFull("Too many uploads in flight (SPOOL_QUOTA_MB). Try again in a moment.")
+        self._available -= count
 
     def free(self, count: int) -> None:
-        """Give `count` bytes back."""
-        self._left += count
+        """Return `count` bytes to the quota."""
+        self._available += count
 
     @property
-    def left(self) -> int:
+    def available(self) -> int:
         """Bytes of the quota that are free."""
-        return self._left
+        return self._available
 
 
 class Upload:
-    """One upload's bytes. Its memory does not grow with its size."""
+    """The bytes of one upload, with constant memory."""
 
     def __init__(self, limit: int, spool: Spool) -> None:
         self.size = 0
@@ -71,18 +71,18 @@ class Upload:
         self._reserved = 0
 
     def count(self, data: bytes) -> None:
-        """Take note of the next piece before anything reads it. Raises PayloadTooLarge."""
+        """Count the next piece before anything reads it. Raises PayloadTooLarge."""
         self.size += len(data)
         if self.size > self._limit:
             raise too_large(self._limit, "MAX_UPLOAD_MB")
 
     def keep(self, data: bytes) -> None:
-        """Keep the piece that was counted last. Raises SpoolFull."""
+        """Store the piece that was counted last. Raises SpoolFull."""
         if self._file is not None:
             self._write(data)
             return
         self._memory += data
-        if len(self._memory) > IN_MEMORY:
+        if len(self._memory) > MAX_IN_MEMORY:
             self._file = self._spool.open()
             self._write(bytes(self._memory))
             self._memory.clear()
@@ -101,7 +101,7 @@ class Upload:
             raise SpoolFull("The gateway's disk is full (SPOOL_DIR). Free some space.") from error
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` up to `end`, in pieces."""
+        """Yield the bytes from `start` up to `end` in pieces."""
         while start < end:
             count = min(PIECE, end - start)
             if self._file is None:
@@ -121,5 +121,5 @@ class Upload:
 
 
 def too_large(limit: int, setting: str) -> PayloadTooLarge:
-    """The 413 for a body over `limit` bytes, which `setting` moves."""
-    return PayloadTooLarge(f"The body is larger than {limit // MB} MB. {setting} of the gateway moves the limit.")
+    """Return the 413 for a body over `limit` bytes, which `setting` configures."""
+    return PayloadTooLarge(f"The body is larger than {limit // MB} MB. {setting} of the gateway is the limit.")

@@ -1,9 +1,8 @@
-"""Backends by a watched file: added, changed and removed while requests run.
+"""Discovery from a watched file: backends are added, changed and removed while requests run.
 
-The file is looked at again and again, by its name: so it does not matter whether it is written in place, replaced, or
-reached through links that are switched over, as Kubernetes does with a ConfigMap. It is read once it has stood still
-from one look to the next, so that half a file is not taken for a whole one; SIGHUP says that it is whole. A file that
-cannot be used changes nothing.
+The file is polled by name, so that it may be written in place, replaced, or switched by links as Kubernetes does with a
+ConfigMap. It is read once it has not changed between two polls, so that a half-written file is not used, or at SIGHUP.
+An invalid file changes nothing.
 """
 
 import asyncio
@@ -21,9 +20,9 @@ from kit.config.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
-# How long those that go wait for those that come to be asked how they are, in seconds.
-PATIENCE_S = 3.0
-# What tells one state of a file from another: device, inode, time of change in nanoseconds, size.
+# How long removed backends are kept until new ones have been probed, in seconds.
+PROBE_WAIT_S = 3.0
+# The identity of a file's content: device, inode, time of change in nanoseconds, size.
 State = tuple[int, int, int, int]
 
 MakeDns = Callable[[Target, Collection[str]], DnsProvider]
@@ -36,42 +35,40 @@ class FileProvider:
         self,
         path: Path,
         *,
-        taken: Collection[str],
-        asked: Callable[[str], bool],
+        reserved_names: Collection[str],
+        was_probed: Callable[[str], bool],
         make_dns: MakeDns,
-        look_s: float,
+        interval_s: float,
     ) -> None:
-        """The file is looked at every `look_s` seconds.
+        """Read the file, which is then polled every `interval_s` seconds. Raises SettingsError if it is invalid.
 
-        `taken` are names that belong to other providers. `asked` tells whether the backend of a name has been asked how
-        it is. `make_dns` makes the provider of one service by DNS.
-
-        Raises SettingsError where the file cannot be used: there is no earlier state to go on with.
+        `reserved_names` belong to other providers. `was_probed` returns whether the backend of a name has been probed.
+        `make_dns` creates the provider of one service with DNS.
         """
         self._path = path
-        self._taken = frozenset(taken)
-        self._asked = asked
+        self._reserved_names = frozenset(reserved_names)
+        self._was_probed = was_probed
         self._make_dns = make_dns
-        self._look_s = look_s
-        self._told = asyncio.Event()
-        self._read = self._state()
+        self._interval_s = interval_s
+        self._reload_requested = asyncio.Event()
+        self._applied = self._state()
         self._targets = self._checked(read_services(path))
         self._present: dict[str, Target] = {}
         self._by_dns: dict[str, _Replicas] = {}
 
-    async def begin(self, sink: Sink) -> None:
-        """Tell of all backends of the file as it was when the gateway started."""
+    async def start(self, sink: Sink) -> None:
+        """Upsert all backends of the file as it was when the gateway started."""
         await self._apply(self._targets, sink)
 
     async def run(self, sink: Sink) -> None:
-        """Look again and again."""
-        seen = self._read
+        """Poll the file and apply its changes."""
+        seen = self._applied
         try:
             while True:
-                told = await self._told_within_a_while()
+                is_requested = await self._wait_for_poll()
                 before, seen = seen, await asyncio.to_thread(self._state)
-                if told or (seen != self._read and seen == before):
-                    self._read = seen
+                if is_requested or (seen != self._applied and seen == before):
+                    self._applied = seen
                     try:
                         await self._reload(sink)
                     except Exception as error:
@@ -81,20 +78,20 @@ class FileProvider:
                 await replicas.stop()
 
     def reload(self) -> None:
-        """Read the file now, without waiting for the next look. `run` does it."""
-        self._told.set()
+        """Have `run` read the file now, without waiting for the next poll."""
+        self._reload_requested.set()
 
-    async def _told_within_a_while(self) -> bool:
-        """Wait for the time of the next look, or until `reload` is called; whether it was."""
+    async def _wait_for_poll(self) -> bool:
+        """Wait for the next poll or a `reload`; return whether it was a `reload`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._look_s):
-                await self._told.wait()
-        told = self._told.is_set()
-        self._told.clear()
-        return told
+            async with asyncio.timeout(self._interval_s):
+                await self._reload_requested.wait()
+        is_requested = self._reload_requested.is_set()
+        self._reload_requested.clear()
+        return is_requested
 
     def _state(self) -> State | None:
-        """How the file looks from outside, or None where it is not there."""
+        """Return the identity of the file's content, or None if there is no file."""
         try:
             found = self._path.stat()
         except OSError:
@@ -102,56 +99,58 @@ class FileProvider:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
     def _checked(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
-        clashing = sorted(self._taken & {target.name for target in targets})
-        if clashing:
-            raise SettingsError(f"{self._path}: {', '.join(clashing)}: the name is one of SERVICES already")
+        duplicates = sorted(self._reserved_names & {target.name for target in targets})
+        if duplicates:
+            raise SettingsError(f"{self._path}: {', '.join(duplicates)}: name already used in SERVICES")
         return targets
 
     async def _reload(self, sink: Sink) -> None:
         try:
             targets = self._checked(await asyncio.to_thread(read_services, self._path))
         except SettingsError as error:
-            log.error("services file not taken, keeping what was known", reason=str(error))
+            log.error("services file invalid, keeping the backends", reason=str(error))
             return
         before = set(self._present)
         await self._apply(targets, sink)
         after = set(self._present)
-        log.info("services file taken", services=sorted(after), new=sorted(after - before), gone=sorted(before - after))
+        log.info(
+            "services file applied", services=sorted(after), new=sorted(after - before), gone=sorted(before - after)
+        )
 
     async def _apply(self, targets: tuple[Target, ...], sink: Sink) -> None:
-        """Add and change first, then take away: at no moment is there less than before or after."""
-        wanted = {target.name: target for target in targets}
-        for name, target in wanted.items():
+        """Add and change before removing, so that there are never fewer backends than before or after."""
+        targets_by_name = {target.name: target for target in targets}
+        for name, target in targets_by_name.items():
             if not target.by_dns:
                 sink.upsert(target)
             elif name not in self._by_dns:
                 self._by_dns[name] = _Replicas(sink)
-                await self._by_dns[name].follow(self._make_dns(target, self._taken | wanted.keys()))
-            elif _same_place(self._present[name], target):
+                await self._by_dns[name].follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
+            elif _is_same_host(self._present[name], target):
                 self._by_dns[name].retarget(target)
             else:
-                await self._by_dns[name].follow(self._make_dns(target, self._taken | wanted.keys()))
-        gone, new = self._present.keys() - wanted.keys(), wanted.keys() - self._present.keys()
+                await self._by_dns[name].follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
+        gone, new = self._present.keys() - targets_by_name.keys(), targets_by_name.keys() - self._present.keys()
         if gone and new:
-            # Nobody is sent a request before it has been asked how it is.
+            # New backends get no requests before their first probe.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_S):
-                    while not all(self._asked(name) for name in new):  # noqa: ASYNC110  # the poller knows no names
-                        await asyncio.sleep(PATIENCE_S / 100)
+                async with asyncio.timeout(PROBE_WAIT_S):
+                    while not all(self._was_probed(name) for name in new):  # noqa: ASYNC110  # the poller has no event per name
+                        await asyncio.sleep(PROBE_WAIT_S / 100)
         for name in gone:
             if name not in self._by_dns:
                 sink.remove(name)
-        for name in [name for name in self._by_dns if name not in wanted or not wanted[name].by_dns]:
-            await self._by_dns.pop(name).retire(keep=wanted.keys())
-        self._present = wanted
+        for name in [name for name in self._by_dns if name not in targets_by_name or not targets_by_name[name].by_dns]:
+            await self._by_dns.pop(name).retire(keep=targets_by_name.keys())
+        self._present = targets_by_name
 
 
-def _same_place(one: Target, other: Target) -> bool:
+def _is_same_host(one: Target, other: Target) -> bool:
     return (one.host, one.port, one.tls, one.path) == (other.host, other.port, other.tls, other.path)
 
 
 class _Replicas:
-    """The replicas of one service by DNS, and the task that follows them. A sink that remembers their names."""
+    """The replicas of one service with DNS, and the task that updates them. A sink that tracks their names."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -160,40 +159,40 @@ class _Replicas:
         self._task: asyncio.Task[None] | None = None
 
     async def follow(self, provider: DnsProvider) -> None:
-        """Tell of the replicas that `provider` finds, and of its changes, in the place of what was followed before."""
+        """Apply the replicas of `provider` and its changes, instead of the previous provider's."""
         await self.stop()
         before, self._names = self._names, set()
         self._provider = provider
-        await provider.begin(self)
+        await provider.start(self)
         for name in before - self._names:
             self._sink.remove(name)
-        self._task = asyncio.create_task(provider.run(self), name="discovery by DNS, of the services file")
+        self._task = asyncio.create_task(provider.run(self), name="DNS discovery of the services file")
 
     def retarget(self, target: Target) -> None:
-        """The file says something else of the service, but looks for it where it did."""
+        """Apply changed options; the host is unchanged."""
         assert self._provider is not None
         self._provider.retarget(target, self)
 
     async def retire(self, *, keep: Collection[str]) -> None:
-        """Follow them no longer; all go but those whose names are others' now."""
+        """Stop and remove the replicas, except names in `keep`, which other backends use now."""
         await self.stop()
         for name in self._names - set(keep):
             self._sink.remove(name)
 
     async def stop(self) -> None:
-        """End the task."""
+        """Stop the task."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    # What the provider calls.
+    # Called by the provider.
 
     def upsert(self, target: Target) -> None:
-        """Pass it on."""
+        """Forward to the sink."""
         self._names.add(target.name)
         self._sink.upsert(target)
 
     def remove(self, name: str) -> None:
-        """Pass it on."""
+        """Forward to the sink."""
         self._names.discard(name)
         self._sink.remove(name)

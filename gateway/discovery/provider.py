@@ -1,4 +1,4 @@
-"""Where backends come from: providers that tell a sink about each one, with two verbs, upsert and remove."""
+"""Interface of backend discovery: providers upsert and remove targets in a sink."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -7,23 +7,23 @@ from gateway.discovery.target import Target
 
 
 class Sink(Protocol):
-    """What providers talk to. Both verbs return at once and may be called from the event loop only."""
+    """Receives the targets of providers. Both methods return at once; call them from the event loop only."""
 
     def upsert(self, target: Target) -> None:
-        """Add the backend of this name, or move it to where `target` says."""
+        """Add the backend of this name, or replace its target."""
 
     def remove(self, name: str) -> None:
-        """Send it nothing more; what is in flight ends by itself."""
+        """Remove the backend of this name; requests in flight finish."""
 
 
 class Provider(Protocol):
     """A source of backends."""
 
-    async def begin(self, sink: Sink) -> None:
-        """Tell `sink` about every backend there is now. Called once, first; takes a moment at most."""
+    async def start(self, sink: Sink) -> None:
+        """Upsert all current targets. Called once, before `run`; must return within moments."""
 
     async def run(self, sink: Sink) -> None:
-        """Tell `sink` about every change. Returns when there can be none any more, or when it is cancelled."""
+        """Apply changes until cancelled; returns if there can be none."""
 
 
 class StaticProvider:
@@ -32,10 +32,10 @@ class StaticProvider:
     def __init__(self, targets: Iterable[Target]) -> None:
         self._targets = tuple(targets)
 
-    async def begin(self, sink: Sink) -> None:
+    async def start(self, sink: Sink) -> None:
         """Upsert every target."""
         for target in self._targets:
             sink.upsert(target)
 
     async def run(self, sink: Sink) -> None:
-        """Nothing changes."""
+        """Return at once: nothing changes."""

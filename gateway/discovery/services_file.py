@@ -1,4 +1,4 @@
-"""The file that SERVICES_FILE names: backends as YAML, with the fields of SERVICES."""
+"""Parser of SERVICES_FILE: backends as YAML, with the fields of SERVICES."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ EXAMPLE = "{llm-primary: {url: http://10.0.0.1:8000, kind: llm, models: [org/nam
 
 
 class _Service(BaseModel):
-    """What the file says of one backend."""
+    """The fields of one backend."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,10 +29,10 @@ class _Service(BaseModel):
 
 
 def read_services(path: Path) -> tuple[Target, ...]:
-    """The backends that the file names, in its order.
+    """Return the backends of the file, in its order.
 
-    Raises SettingsError that says what is wrong, in one line. A file without backends is wrong: that is how one looks
-    that is just being written.
+    Raises SettingsError with a one-line message. A file without backends is an error, because a file that is just being
+    written looks like that.
     """
     try:
         document = load_yaml(path.read_text(encoding="utf-8"))
@@ -41,13 +41,13 @@ def read_services(path: Path) -> tuple[Target, ...]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not document:
-        raise SettingsError(f"{path} names no backends. It maps names to fields, such as {EXAMPLE}")
+        raise SettingsError(f"{path} has no backends. It must map names to fields, such as {EXAMPLE}")
     return tuple(_target(path, name, fields) for name, fields in document.items())
 
 
 def _target(path: Path, name: object, fields: Any) -> Target:
     if not isinstance(name, str) or not SERVICE_NAME.match(name):
-        raise SettingsError(f"{path}: {name!r} is no name of letters, digits, '.', '_', '-'")
+        raise SettingsError(f"{path}: invalid backend name {name!r}: use letters, digits, '.', '_' and '-'")
     if isinstance(fields, str):
         fields = {"url": fields}
     if not isinstance(fields, dict):
@@ -58,11 +58,9 @@ def _target(path: Path, name: object, fields: Any) -> Target:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         fields_are = ", ".join(_Service.model_fields)
-        raise SettingsError(f"{path}: {name}: {problems}. Its fields are {fields_are}.") from error
+        raise SettingsError(f"{path}: {name}: {problems}. Valid fields: {fields_are}.") from error
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from error
     if service.optional and not service.dns:
-        raise SettingsError(
-            f"{path}: {name}: optional goes with dns, by which it is known whether the service is there"
-        )
+        raise SettingsError(f"{path}: {name}: optional requires dns, which shows whether the service exists")
     return replace(target, weight=service.weight, optional=service.optional)

@@ -1,4 +1,4 @@
-"""SIGHUP: read SERVICES_FILE again now. Where there is none, the signal ends the program, as it does any other."""
+"""SIGHUP: reload SERVICES_FILE now. Without such a file the signal keeps its default: it ends the process."""
 
 import asyncio
 import contextlib
@@ -7,19 +7,19 @@ import threading
 from collections.abc import Callable, Iterator
 
 
-def bear_hangups() -> None:
-    """From now on SIGHUP ends neither this process nor those that it forks, though nobody may act on it yet."""
+def ignore_sighup() -> None:
+    """Make SIGHUP harmless for this process and its forks until `on_sighup` handles it."""
     signal.signal(signal.SIGHUP, lambda _signal, _frame: None)
 
 
 @contextlib.contextmanager
-def on_hangup(act: Callable[[], None]) -> Iterator[None]:
-    """Within the block, SIGHUP calls `act` on the running event loop. Only a main thread takes signals."""
+def on_sighup(reload: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `reload` on the running event loop at SIGHUP. Only a main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGHUP)
-    loop.add_signal_handler(signal.SIGHUP, act)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The gateway's own questions to backends (health, models, GPUs, canaries), apart from the relayed requests."""
+"""HTTP client for the gateway's own requests to backends: probes, canaries, models, metrics, GPUs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,18 +8,18 @@ import httpx2
 from gateway.backends.backend import Backend
 
 
-async def ask(
+async def query(
     client: httpx2.AsyncClient, backend: Backend, path: str, *, post: Mapping[str, Any] | None = None
 ) -> httpx2.Response:
-    """GET `path` of a backend, or POST with the arguments that `post` gives httpx2 (`json`, `data`, `files`).
+    """GET `path` of a backend, or POST with the arguments that `post` has for httpx2 (`json`, `data`, `files`).
 
-    It goes with the backend's key, to its address and under its service's name. Raises httpx2's errors.
+    Sends the backend's key, connects to its address, and uses its service's name as Host. Raises httpx2's errors.
     """
     target = backend.target
     headers = {"Host": target.authority}
     if backend.key:
         headers["Authorization"] = f"Bearer {backend.key}"
-    # A certificate is made out to the name, not to a replica's address.
+    # Certificates are issued for the name, not for a replica's address.
     extensions = {"sni_hostname": target.host} if target.tls else {}
     method = "GET" if post is None else "POST"
     return await client.request(method, target.base_url + path, headers=headers, extensions=extensions, **(post or {}))

@@ -1,4 +1,4 @@
-"""A question that costs one token: whether an idle backend works, before clients' requests go there."""
+"""Canary requests: a minimal request that shows whether an idle backend works before it gets clients' requests."""
 
 import asyncio
 import io
@@ -10,32 +10,32 @@ import httpx2
 
 from gateway.backends.backend import Backend
 from gateway.backends.offers import Offer
-from gateway.health.backend_client import ask
+from gateway.health.backend_client import query
 
-# How long the answer may take, in seconds: one token of an idle engine.
+# Timeout in seconds, for one token of an idle engine.
 CANARY_S = 10.0
-# A tenth of a second of silence, at the rate that Whisper hears.
+# The recording for speech models: silence at Whisper's sample rate.
 RATE = 16_000
 SILENCE_S = 0.1
 
 
-async def ask_canary(client: httpx2.AsyncClient, backend: Backend) -> str | None:
-    """Ask; None when the backend works, else what is wrong. Any answer but a 5xx shows that it does."""
+async def send_canary(client: httpx2.AsyncClient, backend: Backend) -> str | None:
+    """Send a canary; return None if the backend works, else the error. Any status below 500 shows that it works."""
     if not backend.offers:
-        return "it has not told what it serves"
-    path, post = question(backend.offers[0])
+        return "its models are not known"
+    path, post = canary_request(backend.offers[0])
     try:
         async with asyncio.timeout(CANARY_S):
-            answer = await ask(client, backend, path, post=post)
+            response = await query(client, backend, path, post=post)
     except TimeoutError:
-        return f"a request for one token had no answer within {CANARY_S:g} s"
+        return f"a canary request had no response within {CANARY_S:g} s"
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        return f"a request for one token failed: {error or type(error).__name__}"
-    return f"a request for one token was answered {answer.status_code}" if answer.status_code >= 500 else None
+        return f"a canary request failed: {error or type(error).__name__}"
+    return f"a canary request got status {response.status_code}" if response.status_code >= 500 else None
 
 
-def question(offer: Offer) -> tuple[str, Mapping[str, Any]]:
-    """The path, and what httpx2 is given to POST there."""
+def canary_request(offer: Offer) -> tuple[str, Mapping[str, Any]]:
+    """Return the path and httpx2's arguments of a canary for this kind of model."""
     model = offer.upstream
     match offer.kind:
         case "embedding":

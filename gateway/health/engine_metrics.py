@@ -1,4 +1,4 @@
-"""What the /metrics of an engine say of its progress, and of its queue. Pure.
+"""Progress and queue length from an engine's /metrics. Pure.
 
 The names are those of vLLM (vllm/v1/metrics/loggers.py), SGLang (srt/observability/metrics_collector.py), llama.cpp
 (tools/server, `--metrics`), text-embeddings-inference (core/src/queue.rs) and of our own services.
@@ -6,9 +6,9 @@ The names are those of vLLM (vllm/v1/metrics/loggers.py), SGLang (srt/observabil
 
 from dataclasses import dataclass
 
-# What changes at every step of an engine that generates. A step of vLLM that only reads a part of a long prompt shows
-# in its KV cache alone; llama.cpp counts tokens when a request is done but every call of its decoder; our own service
-# with transformers has vLLM's names, and counts the layers that it computes.
+# Metrics that change with every step of a generating engine. A vLLM step that only reads a part of a long prompt shows
+# in its KV cache usage alone. llama.cpp counts tokens at the end of a request, but every call of its decoder. Our
+# service with transformers uses vLLM's names and counts the layers that it computes.
 STEPS = frozenset({
     "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_sum",
     "vllm:kv_cache_usage_perc",
@@ -17,11 +17,11 @@ STEPS = frozenset({
     "llamacpp:n_decode_total",
     "transformers_layers_total",
 })  # fmt: skip
-# What grows when a whole piece of work is done, which may take long.
-PIECES = frozenset({
+# Metrics that grow at the end of a batch or recording, which may take long.
+BATCHES = frozenset({
     "te_batch_next_tokens_sum", "embedding_computed_tokens_total", "transcription_audio_seconds_total",
 })  # fmt: skip
-# How many requests wait for their turn.
+# Gauges of queued requests.
 WAITING = frozenset({
     "vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred", "te_queue_size",
 })  # fmt: skip
@@ -29,31 +29,31 @@ WAITING = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What one page said. `work` is another one whenever work was done in between."""
+    """What one scrape showed. `progress` differs between two scrapes if work was done in between."""
 
-    work: tuple[str, ...]
-    # Whether it would be another one after every step.
-    by_steps: bool
+    progress: tuple[str, ...]
+    # Whether `progress` changes with every step.
+    has_steps: bool
     waiting: int | None
 
 
-def read(page: str) -> EngineReport:
-    """Read Prometheus's text format; what cannot be understood is passed over."""
-    work: list[str] = []
-    by_steps = False
+def read_metrics(page: str) -> EngineReport:
+    """Parse Prometheus's text format; lines that cannot be parsed are skipped."""
+    progress: list[str] = []
+    has_steps = False
     waiting: float | None = None
     for line in page.splitlines():
         if line.startswith("#"):
             continue
         name = line.partition(" ")[0].partition("{")[0]
         if name in STEPS:
-            by_steps = True
-            work.append(line)
-        elif name in PIECES:
-            work.append(line)
+            has_steps = True
+            progress.append(line)
+        elif name in BATCHES:
+            progress.append(line)
         elif name in WAITING:
             try:
                 waiting = (waiting or 0.0) + float(line.rpartition(" ")[2])
             except ValueError:
                 continue
-    return EngineReport(tuple(work), by_steps, None if waiting is None else int(waiting))
+    return EngineReport(tuple(progress), has_steps, None if waiting is None else int(waiting))

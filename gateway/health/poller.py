@@ -1,7 +1,7 @@
-"""How the backends are: asked regularly, and at once when real traffic gives reason to doubt.
+"""Health poller: probes every backend at intervals, and at once when its requests fail.
 
-A backend that answers polls must also work: `gateway.health.stall_detector` finds one that hangs,
-`gateway.backends.circuit_breaker` one that fails, `gateway.health.canary` brings either back.
+A backend that passes probes must also work: `gateway.health.stall_detector` finds hung ones, the circuit breaker in
+`gateway.backends` failing ones, and `gateway.health.canary` puts both back into rotation.
 """
 
 import asyncio
@@ -14,25 +14,25 @@ import structlog
 
 from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
-from gateway.health.canary import ask_canary
-from gateway.health.probe import Polls
-from gateway.health.stall_detector import NEVER, ProgressWatch
+from gateway.health.canary import send_canary
+from gateway.health.probe import HealthProbe
+from gateway.health.stall_detector import NEVER, StallDetector
 from kit.config.catalogue import Catalogue
 
 log = structlog.get_logger(__name__)
 
-# Two polls of one backend are at least this far apart, in seconds, however suspicious it is.
+# The shortest pause between two probes of one backend, in seconds.
 MIN_PAUSE_S = 0.1
-# After so many polls that found nobody there the pauses grow, each by this factor, to a few seconds at most: who comes
+# After this many probes without a server the pauses grow by a factor, up to a few seconds, so that a backend that comes
 # back is found soon.
-PATIENT = 5
-GROWTH = 1.5
+ABSENCES_BEFORE_BACKOFF = 5
+BACKOFF_FACTOR = 1.5
 MAX_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """In seconds: between polls, for an answer, the shortest silence that counts as stuck, how long a start is slow."""
+    """In seconds: interval and timeout of probes, the least silence that counts as stuck, duration of a slow start."""
 
     interval_s: float
     timeout_s: float
@@ -41,7 +41,7 @@ class Timing:
 
 
 class Poller:
-    """Polls every backend in a task of its own. Start and stop it with the application."""
+    """Probes every backend in a task of its own. Start and stop it with the application."""
 
     def __init__(self, backends: Backends, catalogue: Catalogue, client: httpx2.AsyncClient, timing: Timing) -> None:
         self._backends = backends
@@ -49,20 +49,20 @@ class Poller:
         self._client = client
         self._timing = timing
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
-        self._polls: dict[Backend, Polls] = {}
-        self._started = False
+        self._probes: dict[Backend, HealthProbe] = {}
+        self._is_started = False
 
     async def start(self) -> None:
-        """Poll the backends there are, and those that come. Returns when each has been asked once."""
+        """Start to probe all backends, now and when they are added. Returns when each has been probed once."""
         self._backends.on_added = self._begin
         self._backends.on_removed = self._end
         for backend in self._backends:
             self._begin(backend)
-        await asyncio.gather(*(polls.first.wait() for polls in self._polls.values()))
-        self._started = True
+        await asyncio.gather(*(probe.first_done.wait() for probe in self._probes.values()))
+        self._is_started = True
 
     async def stop(self) -> None:
-        """End all polls."""
+        """Stop all probes."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -73,46 +73,43 @@ class Poller:
         backend.probe_soon = wake.set
         backend.pool.on_idle_lost = wake.set
         backend.health.slow_start_s = self._timing.slow_start_s
-        backend.health.is_new = self._started
-        polls = self._polls[backend] = Polls(self._client, backend, self._catalogue, self._timing.timeout_s)
-        watch = ProgressWatch(
-            self._client,
-            backend,
-            floor_s=self._timing.stuck_after_s,
-            timeout_s=self._timing.timeout_s,
-            clock=backend.clock.monotonic,
-        )
-        self._tasks[backend] = asyncio.create_task(self._run(polls, watch, wake), name=f"poll {backend.name}")
+        backend.health.is_new = self._is_started
+        timing = self._timing
+        probe = self._probes[backend] = HealthProbe(self._client, backend, self._catalogue, timing.timeout_s)
+        stalls = StallDetector(self._client, backend, floor_s=timing.stuck_after_s, timeout_s=timing.timeout_s)
+        self._tasks[backend] = asyncio.create_task(self._run(probe, stalls, wake), name=f"probe {backend.name}")
 
     def _end(self, backend: Backend) -> None:
-        del self._polls[backend]
+        del self._probes[backend]
         self._tasks.pop(backend).cancel()
 
-    async def _run(self, polls: Polls, watch: ProgressWatch, wake: asyncio.Event) -> None:
+    async def _run(self, probe: HealthProbe, stalls: StallDetector, wake: asyncio.Event) -> None:
+        backend = probe.backend
         while True:
             wake.clear()
-            too_long = NEVER
+            check_after_s = NEVER
             try:
-                await polls.once()
-                polls.first.set()
-                too_long = await watch.look(polls.misses)
-                if polls.backend.needs_canary:
-                    polls.backend.record_canary(await ask_canary(self._client, polls.backend))
+                await probe.run()
+                probe.first_done.set()
+                check_after_s = await stalls.check(probe.misses)
+                if backend.needs_canary:
+                    backend.record_canary(await send_canary(self._client, backend))
             except Exception as error:
-                log.error("poll failed", backend=polls.backend.name, exc_info=error)
-                polls.first.set()
+                log.error("health probe failed with a bug", backend=backend.name, exc_info=error)
+                probe.first_done.set()
             await asyncio.sleep(MIN_PAUSE_S)
+            drawn = random.random()  # noqa: S311  # no secret
+            pause = min(pause_s(self._timing.interval_s, probe.absences, drawn), check_after_s)
             with contextlib.suppress(TimeoutError):
-                drawn = random.random()  # noqa: S311  # no secret
-                async with asyncio.timeout(min(pause_s(self._timing.interval_s, polls.absences, drawn), too_long)):
+                async with asyncio.timeout(pause):
                     await wake.wait()
 
 
 def pause_s(interval_s: float, absences: int, drawn: float) -> float:
-    """The seconds until the next poll, after so many in a row that found nobody; `drawn` is a random number of [0, 1).
+    """Return the seconds until the next probe after `absences` in a row; `drawn` is a random number of [0, 1).
 
-    Jitter only shortens: a dead backend is noticed within one interval.
+    Jitter only shortens the pause, so that a crashed backend is noticed within one interval.
     """
-    growths = min(max(absences - PATIENT, 0), 10)
-    longest = max(interval_s, min(interval_s * GROWTH**growths, MAX_PAUSE_S))
+    growths = min(max(absences - ABSENCES_BEFORE_BACKOFF, 0), 10)
+    longest = max(interval_s, min(interval_s * BACKOFF_FACTOR**growths, MAX_PAUSE_S))
     return max(longest * (1.0 - 0.2 * drawn) - MIN_PAUSE_S, 0.0)

@@ -1,11 +1,10 @@
-"""One backend's health polls: what is asked, and what an answer says of it.
+"""Health probe of one backend.
 
-Our own services tell kind, model and progress in /health. Of any other OpenAI-compatible server only the status code
-counts, and its models come from /v1/models.
+Our own services report kind, model and progress in /health. For other OpenAI-compatible servers only its status code
+counts, and the models come from /v1/models.
 """
 
 import asyncio
-import time
 from typing import Any, TypeGuard
 
 import httpx2
@@ -13,88 +12,88 @@ import httpx2
 from gateway.backends.adaptive_timeouts import loop_lagged
 from gateway.backends.backend import Backend
 from gateway.backends.offers import Offer, offer_of_entry, offer_of_id
-from gateway.health.backend_client import ask
+from gateway.health.backend_client import query
 from kit.config.catalogue import Catalogue
 
-# A backend that works may miss this many polls in a row before it counts as down.
+# Probes in a row that a working backend may miss before it counts as down.
 MISSES_WHILE_BUSY = 3
-# A poll that finds no answer counts as "busy" when a byte came this recently, in seconds.
+# A missed probe counts as "busy" if a byte came this recently, in seconds.
 RECENT_S = 10.0
-# How often the models of a foreign server are asked again, in polls.
+# How often the models of a foreign server are requested again, in probes.
 MODELS_EVERY = 15
-# A model's name is at most this long, in characters.
+# The longest model name, in characters.
 MAX_NAME = 256
 
 
-class Polls:
-    """The polls of one backend, with what they remember from one to the next."""
+class HealthProbe:
+    """The health probe of one backend, with its state between runs."""
 
     def __init__(self, client: httpx2.AsyncClient, backend: Backend, catalogue: Catalogue, timeout_s: float) -> None:
         self._client = client
         self.backend = backend
-        # Set once the backend has been asked.
-        self.first = asyncio.Event()
-        # How many polls in a row found nobody there, and how many found somebody that did not answer in time.
+        # Set after the first run.
+        self.first_done = asyncio.Event()
+        # Probes in a row that failed, and those that timed out while the backend may still have been working.
         self.absences = 0
         self.misses = 0
         self._catalogue = catalogue
         self._timeout_s = timeout_s
         self._count = 0
-        self._healthy_before = False
+        self._was_healthy = False
 
-    async def once(self, *, again: bool = False) -> None:
-        """Probe once and record the result; `again` if our event loop lagged during the first try (`loop_lagged`)."""
-        backend = self.backend
-        if backend.target.is_nowhere:
+    async def run(self, *, is_repeat: bool = False) -> None:
+        """Probe the backend and record the result; `is_repeat` if our event loop lagged during the first try."""
+        backend, monotonic = self.backend, self.backend.clock.monotonic
+        if backend.target.has_no_address:
             self.absences += 1
             self._down(backend.target.doubt or "it has no address")
             backend.last_probe.finished_at = backend.clock.iso()
             return
-        began = time.monotonic()
+        began = monotonic()
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await ask(self._client, backend, "/health")
-                foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_ours(response))
+                response = await query(self._client, backend, "/health")
+                foreign = response.status_code in (404, 405, 501) or (response.is_success and not _is_own(response))
                 models = await self._models(response) if foreign else None
         except TimeoutError:
-            if not again and loop_lagged(time.monotonic() - began, self._timeout_s):
-                await self.once(again=True)
+            if not is_repeat and loop_lagged(monotonic() - began, self._timeout_s):
+                await self.run(is_repeat=True)
                 return
             self._missed()
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             self.misses = 0
-            self._gone(f"no answer: {error or type(error).__name__}")
+            self._absent(f"no response: {error or type(error).__name__}")
         else:
             self.misses = self.absences = 0
-            backend.last_probe.response_time_ms = round((time.monotonic() - began) * 1000, 1)
+            backend.last_probe.response_time_ms = round((monotonic() - began) * 1000, 1)
             if foreign:
-                self._take_foreign(response, models)
+                self._record_foreign(response, models)
             else:
-                self._take_ours(response)
+                self._record_own(response)
         backend.last_probe.finished_at = backend.clock.iso()
-        self._healthy_before = backend.state == "healthy"
+        self._was_healthy = backend.state == "healthy"
         self._count += 1
 
     async def _models(self, health: httpx2.Response) -> httpx2.Response | None:
-        """The foreign server's list, where it is needed: at first, after a bad time, now and then, or as its health."""
-        if health.is_success and self._healthy_before and self.backend.offers and self._count % MODELS_EVERY:
+        """Request a foreign server's models: at first, after a failure, at intervals, or as its health check."""
+        if health.is_success and self._was_healthy and self.backend.offers and self._count % MODELS_EVERY:
             return None
-        return await ask(self._client, self.backend, "/v1/models")
+        return await query(self._client, self.backend, "/v1/models")
 
     def _missed(self) -> None:
-        """No answer in time. A backend that works is given some more polls: its loop may be busy with the work."""
+        """Record a timeout. A working backend may miss some probes: its event loop may be busy."""
         backend = self.backend
         self.misses += 1
-        reason = f"no answer to /health within {self._timeout_s:g} s"
-        recent = time.monotonic() - backend.last_sign_at < RECENT_S
+        reason = f"no response to /health within {self._timeout_s:g} s"
+        recent = backend.clock.monotonic() - backend.last_sign_at < RECENT_S
         working = backend.traffic.in_flight > 0 and backend.state in ("healthy", "busy")
         if working and (recent or self.misses < MISSES_WHILE_BUSY):
             backend.observe("busy", reason)
         else:
-            self._gone(reason)
+            self._absent(reason)
 
-    def _gone(self, reason: str) -> None:
-        """It did not answer at all: what discovery doubts is the better reason."""
+    def _absent(self, reason: str) -> None:
+        """Record that there was no server. Discovery's doubt about its address is the better reason."""
         self.absences += 1
         self._down(self.backend.target.doubt or reason)
 
@@ -102,21 +101,21 @@ class Polls:
         self.backend.last_probe.response_time_ms = None
         self.backend.observe("unhealthy", reason)
 
-    def _take_ours(self, response: httpx2.Response) -> None:
-        """An answer in the contract's shape, or an error."""
+    def _record_own(self, response: httpx2.Response) -> None:
+        """Record the response of one of our own services."""
         backend = self.backend
         body = _json_object(response)
         status = body.get("status")
         engine = body.get("engine")
         backend.engine = engine if _is_name(engine) else None
-        offers = self._offers_of_ours(body)
+        offers = self._own_offers(body)
         if offers:
             backend.set_offers(offers)
         if response.is_success and status in ("healthy", "ok", None):
             if backend.offers:
                 backend.observe("healthy")
             else:
-                self._down(f"the model in its /health is no name: printable, at most {MAX_NAME} characters")
+                self._down(f"invalid model name in /health: use at most {MAX_NAME} printable characters")
         elif status == "loading" or _says_loading(body):
             progress = body.get("progress")
             backend.observe(
@@ -126,9 +125,9 @@ class Polls:
             )
         else:
             detail = body.get("detail")
-            backend.observe("unhealthy", f"/health answered {response.status_code}" + (f": {detail}" if detail else ""))
+            backend.observe("unhealthy", f"/health returned {response.status_code}" + (f": {detail}" if detail else ""))
 
-    def _offers_of_ours(self, body: dict[str, Any]) -> tuple[Offer, ...]:
+    def _own_offers(self, body: dict[str, Any]) -> tuple[Offer, ...]:
         target = self.backend.target
         if target.models:
             return self._offers_of_ids(target.models)
@@ -138,34 +137,34 @@ class Polls:
         entry = self._catalogue.find(model)
         if entry is not None:
             return (offer_of_entry(entry, kind=target.kind),)
-        # A service whose catalogue knows more than ours.
+        # A service with an entry that our catalogue lacks.
         return self._offers_of_ids((model,))
 
     def _offers_of_ids(self, ids: tuple[str, ...]) -> tuple[Offer, ...]:
         kind = self.backend.target.kind
         return tuple(offer_of_id(model, self._catalogue.find(model), kind) for model in ids)
 
-    def _take_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:
+    def _record_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:
         backend = self.backend
         if models is not None and not models.is_success and not health.is_success:
-            self._down(f"/health answered {health.status_code} and /v1/models {models.status_code}")
+            self._down(f"/health returned {health.status_code} and /v1/models {models.status_code}")
             return
         backend.engine = _owner(models) or backend.engine
         ids = backend.target.models or _ids(models)
         if ids:
             backend.set_offers(self._offers_of_ids(ids))
         elif not backend.offers:
-            self._down("it answers, but /v1/models lists no model; name them in SERVICES (models=...)")
+            self._down("it responds, but /v1/models lists no model; set models=... for it in SERVICES")
             return
         backend.observe("healthy")
 
 
-def _is_ours(response: httpx2.Response) -> bool:
+def _is_own(response: httpx2.Response) -> bool:
     return isinstance(_json_object(response).get("model"), str)
 
 
 def _says_loading(body: dict[str, Any]) -> bool:
-    """llama.cpp answers 503 with {"error": {"message": "Loading model"}}."""
+    """Whether it is llama.cpp's 503 while loading: {"error": {"message": "Loading model"}}."""
     error = body.get("error")
     return isinstance(error, dict) and "loading" in str(error.get("message", "")).lower()
 
@@ -183,7 +182,7 @@ def _ids(response: httpx2.Response | None) -> tuple[str, ...]:
 
 
 def _owner(response: httpx2.Response | None) -> str | None:
-    """Engines call themselves the owners of their models: vllm, sglang, llamacpp."""
+    """Return the engine's name: engines list themselves as owners of their models (vllm, sglang, llamacpp)."""
     return next((one["owned_by"] for one in _entries(response) if _is_name(one.get("owned_by"))), None)
 
 
@@ -195,5 +194,5 @@ def _entries(response: httpx2.Response | None) -> list[dict[str, Any]]:
 
 
 def _is_name(value: object) -> TypeGuard[str]:
-    """Whether a backend's word can be a model's name: it goes into headers, logs and errors."""
+    """Whether it is a valid model name, which goes into headers, logs and errors."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()

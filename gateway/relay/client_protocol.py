@@ -166,7 +166,7 @@ class GatewayProtocol(RequestParser):
         target = origin_form(target)
         exchange = Exchange(self, self._context, endpoint, target, head, http11=http11, keep_alive=keep_alive)
         exchange.body, exchange.refusal = body, refusal
-        if refusal is None and keep_alive and head.repeats and endpoint.takes == "json":
+        if refusal is None and keep_alive and head.repeats and endpoint.body_kind == "json":
             self._cacheable = CachedRequest(endpoint, target, head)
         # A refused request's body is read and dropped, unless it is too long for that or has not been sent yet.
         if refusal is not None and (head.expects_continue or head.chunked or (head.length or 0) > MAX_DRAINED):
@@ -183,7 +183,7 @@ class GatewayProtocol(RequestParser):
             return
         endpoint, head = cached.endpoint, cached.head
         exchange = Exchange(self, self._context, endpoint, cached.target, head, http11=True, keep_alive=True)
-        exchange.body = JsonBody.whole(endpoint, data, head.session, result)
+        exchange.body = JsonBody.from_bytes(endpoint, data, head.session, result)
         exchange.state = RECEIVED
         self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
         exchange.run()
@@ -194,7 +194,7 @@ class GatewayProtocol(RequestParser):
         if refusal is not None:
             raise refusal
         if head.length is not None:
-            limits, is_json = self._context.limits, endpoint.takes == "json"
+            limits, is_json = self._context.limits, endpoint.body_kind == "json"
             limit = limits.max_body if is_json else limits.max_upload
             if head.length > limit:
                 raise too_large(limit, "MAX_BODY_MB" if is_json else "MAX_UPLOAD_MB")

@@ -10,7 +10,7 @@ from gateway.backends.backend_table import Backends
 from gateway.backends.query_of_death import Quarantine
 from gateway.bodies import raw_audio
 from gateway.bodies.body import Body, FormBody, JsonBody
-from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.raw_audio import RawAudioBody
 from gateway.bodies.spool import Spool
 from gateway.endpoints import Endpoint
@@ -96,7 +96,7 @@ class RelayContext:
     # Origins, in lower case, whose pages may read responses; `*` for all.
     origins: frozenset[str]
     spool: Spool
-    memory: BodyMemory
+    memory: MemoryBudget
     access_log: AccessLog
     metrics: GatewayMetrics
     quarantine: Quarantine
@@ -135,10 +135,10 @@ class RelayContext:
 
         Raises InvalidRequest for a wrong content type.
         """
-        if endpoint.takes == "json":
+        if endpoint.body_kind == "json":
             return JsonBody(endpoint, self.limits.max_body, head.session, self.memory), target, head
         limit, spool = self.limits.max_upload, self.spool
-        if endpoint.takes == "form":
+        if endpoint.body_kind == "form":
             return FormBody(endpoint, head.content_type, limit, spool), target, head
         recording = RawAudioBody(endpoint, split_target(target, head.host), head.content_type, limit, spool)
         return recording, raw_audio.TARGET, recording.head(head)
@@ -160,7 +160,7 @@ class RelayContext:
                 continue
             for connection in [one for one in self.connections if one.deadline.at < at]:
                 connection.on_deadline()
-            if self.quarantine.records:
+            if self.quarantine.suspects:
                 self.quarantine.expire(at)
 
     def fail_over_stuck(self) -> None:

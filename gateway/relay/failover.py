@@ -134,7 +134,7 @@ class FailoverState:
             step = self.next_step()
             if isinstance(step, Ending):
                 return True
-            candidates = self._router.ask(self.request)
+            candidates = self._router.usable(self.request)
         except (NotResumable, ApiError):
             return False
         return any(
@@ -162,7 +162,7 @@ class FailoverState:
             del self._tried[:-1]
         if needs_prefill:
             self._tried += [
-                candidate.backend for candidate in self._router.ask(request) if not candidate.backend.can_prefill
+                candidate.backend for candidate in self._router.usable(request) if not candidate.backend.can_prefill
             ]
 
 
@@ -190,7 +190,7 @@ def decide(failure: Failure, state: FailoverState, now: float) -> Decision:
         return Finish(step.events)
     assert isinstance(state.source, JsonBody)
     assert state.transcript is not None
-    body, tokens = state.source.replaced(step.body), state.transcript.tokens
+    body, tokens = state.source.with_data(step.body), state.transcript.tokens
     try:
         state.continue_with(body.routing_request(), tokens, needs_prefill=step.needs_prefill)
     except ApiError as reason:

@@ -73,7 +73,7 @@ class FastPathRequest(RelayedRequest):
     def on_response(self, connection: UpstreamConnection) -> None:
         """Pass on a whole successful response; continue as an exchange for any other."""
         cached, client, context = connection.cached_head, self.client, self.context
-        if cached is None or client.full or (context.quarantine.records and context.quarantine.may_know(self._data)):
+        if cached is None or client.full or (context.quarantine.suspects and context.quarantine.may_match(self._data)):
             self._become_exchange()[1].on_response(connection)
             return
         at = now()
@@ -142,7 +142,7 @@ class FastPathRequest(RelayedRequest):
             ticket=self.ticket,
         )
         exchange.request_id, exchange.began = self.request_id, self.began
-        body = JsonBody.whole(self.endpoint, self._data, head.session, self._request)
+        body = JsonBody.from_bytes(self.endpoint, self._data, head.session, self._request)
         attempt = Attempt.sent(self._candidate, self._place, connection)
         forwarding = exchange.adopt(body, attempt, self._request, self._place.sent_at - self.began)
         if connection.listener is self:  # not if it has just ended
@@ -165,7 +165,7 @@ def try_fast_path(
         request = scan_json(data, cached.endpoint, head.session)
         if request.stream or head.origin or client.full:
             return request
-        if context.quarantine.records and context.quarantine.may_know(data):
+        if context.quarantine.suspects and context.quarantine.may_match(data):
             return request
         choice = context.router.choose(request, began)
         if choice is None:
@@ -178,7 +178,7 @@ def try_fast_path(
         if connection is None:
             return request
         sent = now()
-        place = context.router.sent(choice, request, sent)
+        place = context.router.admit(choice, request, sent)
     except ApiError:
         # The exchange meets it again, and responds with it.
         return request

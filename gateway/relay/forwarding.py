@@ -88,8 +88,8 @@ class Forwarding:
         context = self._context
         self._relayed.ticket.mark_sent()
         self.request = self._body.routing_request()
-        if context.quarantine.records:
-            self._digest = context.quarantine.known(self._relayed.endpoint.path, self._identity(), at)
+        if context.quarantine.suspects:
+            self._digest = context.quarantine.check(self._relayed.endpoint.path, self._identity(), at)
         choice = context.router.choose(self.request, at)
         assert choice is not None, "the first choice is never empty"
         sent = now()
@@ -102,7 +102,7 @@ class Forwarding:
 
     def _send_to(self, choice: Choice, at: float) -> None:
         self.attempts += 1
-        ticket = self._context.router.sent(choice, self.request, at, is_suspect=self._digest is not None)
+        ticket = self._context.router.admit(choice, self.request, at, is_suspect=self._digest is not None)
         attempt = self.attempt = Attempt(choice.candidate, ticket)
         self._deadline.at = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
@@ -204,8 +204,8 @@ class Forwarding:
         attempt.complete(connection, f"http_{status}")
         if status < 400:
             attempt.backend.record_success()
-        if quarantine.records and status < 500:
-            quarantine.cleared(self._relayed.endpoint.path, self._identity())
+        if quarantine.suspects and status < 500:
+            quarantine.clear(self._relayed.endpoint.path, self._identity())
         self._relayed.finish()
 
     def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
@@ -322,7 +322,7 @@ class Forwarding:
         identity, path = self._identity(), self._relayed.endpoint.path
         digest = self._digest = self._digest or digest_of(path, identity)
         served_s = at - attempt.ticket.sent_at
-        return self._context.quarantine.died(attempt.backend, digest, len(identity), at, served_s=served_s)
+        return self._context.quarantine.record_crash(attempt.backend, digest, len(identity), at, served_s=served_s)
 
     # Callbacks of the client's connection, through the exchange.
 

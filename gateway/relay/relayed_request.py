@@ -90,7 +90,7 @@ class RelayedRequest:
         if candidate is None:
             return b"x-attempts: %d\r\nx-request-id: %b\r\n%b" % (attempts, request_id, self.cors)
         return b"%bx-queue-ms: %.1f\r\nx-attempts: %d\r\nx-request-id: %b\r\n%b" % (
-            candidate.served,
+            candidate.response_headers,
             queue_s * 1000,
             attempts,
             request_id,

@@ -1,6 +1,7 @@
-"""Which backend answers a request. Pure: state in, decision or error out; no socket, no clock of its own.
+"""The choice of a backend for a request. Pure: state in, decision or error out; no sockets, no clock.
 
-`candidates` says which may, `cost` what each would cost, `affinity` who has read the prompt before, `router` chooses.
+`candidates` lists the possible backends, `cost` scores them, `affinity` adds the prompt's and conversation's home,
+`router` decides.
 """
 
 from gateway.backends.load import Ticket

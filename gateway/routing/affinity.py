@@ -1,6 +1,6 @@
-"""Which backend a conversation belongs to where nothing else decides.
+"""The home backend of a conversation, among backends that are otherwise equal.
 
-Every gateway and every worker must come to the same one without asking another: rendezvous hashing (Thaler and
+Every gateway and every worker must choose the same one without communication: rendezvous hashing (Thaler and
 Ravishankar, 1998).
 """
 
@@ -11,14 +11,14 @@ from gateway.routing.request import RoutingRequest
 
 
 def rendezvous(key: bytes, name: str) -> int:
-    """How much a conversation is drawn to the backend of this name: of several the highest has it."""
-    # crc32 is linear: without the multiplication one name would win against another for all keys or for none.
+    """Return the weight of the backend `name` for the conversation `key`; the highest weight is its home."""
+    # crc32 is linear: without the multiplication one name would beat another for all keys or for none.
     mixed = (crc32(key) ^ crc32(name.encode())) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
     return (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 >> 16 & 0xFFFFFFFFFFFF
 
 
 def session_key(request: RoutingRequest, hashes: Sequence[int]) -> bytes:
-    """What names the conversation: what the client says, else how the prompt begins; empty where neither does."""
+    """Return the key of the conversation: the client's, else the prompt's first hash, else empty."""
     if request.session:
         return request.session
     return hashes[0].to_bytes(4) if hashes else b""

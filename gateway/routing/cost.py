@@ -1,12 +1,12 @@
-"""What a request would cost at each backend: the expected time to its first token.
+"""The cost of a request at each candidate: the expected time to its first token.
 
-    cost = pace of the backend (work that waits there / capacity + what it has not read of this prompt)
-           x slower than learnt, as its oldest unanswered request shows
-           x (1 + RUNNING x requests in flight / capacity)
-           x BUSY_FACTOR where it answers no polls
+    cost = latency model(work pending there / capacity + unread part of this prompt)
+           x slowdown, as shown by its oldest request without a byte
+           x (1 + IN_FLIGHT_COST x requests in flight / capacity)
+           x BUSY_FACTOR if it does not respond to probes
 
-Capacity is the weight from the configuration times the warmth after a start. The pace is learnt (gateway.pace), for
-streams and for whole answers apart; who has shown none yet is taken to be as fast as the best.
+Capacity is the configured weight times the warmth after a start. Latency is learnt (gateway.backends.latency_model)
+separately for streams and whole responses; a backend without measurements is assumed to be as fast as the best one.
 """
 
 from collections.abc import Sequence
@@ -17,81 +17,86 @@ from gateway.backends.load import REQUEST_OVERHEAD_KB
 from gateway.backends.prefix_index import KB
 from gateway.routing.request import Candidate, RoutingRequest
 
-# How much each request in flight adds: generating takes a share of what reading prompts needs.
-RUNNING = 0.1
-# How much dearer a backend is that answers no polls while it works.
+# What each request in flight adds: generating takes a share of the capacity for reading prompts.
+IN_FLIGHT_COST = 0.1
+# Cost factor of a backend that is too busy to respond to probes.
 BUSY_FACTOR = 4.0
-# One request in flight more than a mean of next to nothing is no overload.
-IDLE = 2
+# Below this many requests in flight a backend is never over the load bound.
+MIN_BOUND = 2
 
 
 class ScoredCandidate:
-    """One candidate on the scales."""
+    """One candidate with its cost."""
 
-    __slots__ = ("candidate", "capacity", "cost", "kb", "pace", "within")
+    __slots__ = ("candidate", "capacity", "cost", "is_within_bound", "latency", "unread_kb")
 
     def __init__(
-        self, candidate: Candidate, cost: float, capacity: float, kb: float, within: bool, pace: LatencyModel | None
+        self,
+        candidate: Candidate,
+        cost: float,
+        capacity: float,
+        unread_kb: float,
+        is_within_bound: bool,
+        latency: LatencyModel | None,
     ) -> None:
         self.candidate = candidate
-        # The expected time to the first token, in seconds where anybody's pace is known.
+        # The expected time to the first token; in seconds if any backend was measured.
         self.cost = cost
         self.capacity = capacity
-        # What it would have to read, in KB.
-        self.kb = kb
-        # Whether affinity may draw to it.
-        self.within = within
-        # What it is judged by: its own pace, another's where it has none, None where nobody has one.
-        self.pace = pace
+        # What the backend would have to read, in KB.
+        self.unread_kb = unread_kb
+        # Whether affinity may choose it.
+        self.is_within_bound = is_within_bound
+        # Its own model, that of the best other backend if it has none, None if no backend has one.
+        self.latency = latency
 
 
-def weigh(
-    pairs: Sequence[Candidate],
+def score(
+    candidates: Sequence[Candidate],
     request: RoutingRequest,
     now: float,
     hashes: Sequence[int] = (),
     bound: float | None = None,
 ) -> list[ScoredCandidate]:
-    """Put every candidate on the scales.
+    """Return every candidate with its cost.
 
-    `hashes` tell how the prompt begins: who has read that before has less to read. A backend that one more request
-    would put over `bound`, in requests in flight per capacity, gets no credit for it: affinity must not pile up work.
-    None is no bound, and with fewer than IDLE in flight none is over it.
+    `hashes` are those of the prompt's prefixes: backends that have read them have less to read. A backend that one more
+    request would put over `bound`, in requests in flight per capacity, gets no credit for that, so that affinity does
+    not overload it. None means no bound.
     """
     size_kb = request.size / KB
-    weighed: list[ScoredCandidate] = []
-    for candidate, pace in zip(pairs, _paces(pairs, request), strict=True):
+    scored: list[ScoredCandidate] = []
+    for candidate, latency in zip(candidates, _latency_models(candidates, request), strict=True):
         backend = candidate.backend
         load = backend.load
         in_flight = backend.traffic.in_flight + backend.peers.in_flight
         capacity = backend.target.weight * backend.health.warmth(now)
-        kb = size_kb
-        within = bound is None or in_flight < max(ceil(bound * capacity), IDLE)
-        if hashes and within:
-            kb -= load.prefixes.cached_kb(hashes)
-        cost = (load.pending(now) + backend.peers.waiting_kb) / capacity + kb + REQUEST_OVERHEAD_KB
-        if pace is not None:
-            cost = pace.expected(cost, now) * load.slowdown(now)
+        unread_kb = size_kb
+        is_within_bound = bound is None or in_flight < max(ceil(bound * capacity), MIN_BOUND)
+        if hashes and is_within_bound:
+            unread_kb -= load.prefixes.cached_kb(hashes)
+        cost = (load.pending(now) + backend.peers.waiting_kb) / capacity + unread_kb + REQUEST_OVERHEAD_KB
+        if latency is not None:
+            cost = latency.expected(cost, now) * load.slowdown(now)
         if in_flight:
-            cost *= 1.0 + RUNNING * in_flight / capacity
-        if candidate.busy:
+            cost *= 1.0 + IN_FLIGHT_COST * in_flight / capacity
+        if candidate.is_busy:
             cost *= BUSY_FACTOR
-        weighed.append(ScoredCandidate(candidate, cost, capacity, kb, within, pace))
-    return weighed
+        scored.append(ScoredCandidate(candidate, cost, capacity, unread_kb, is_within_bound, latency))
+    return scored
 
 
-def _paces(pairs: Sequence[Candidate], request: RoutingRequest) -> Sequence[LatencyModel | None]:
-    """What each is judged by: its own pace, else the best of the others', for this sort of answer, else the other."""
+def _latency_models(candidates: Sequence[Candidate], request: RoutingRequest) -> Sequence[LatencyModel | None]:
+    """Return the model for each: its own, else the best other one; for this sort of response, else the other sort."""
     shows = request.shows_first_token
-    for sort in (shows, not shows):
-        paces = [
-            candidate.backend.load.first_token if sort else candidate.backend.load.whole_response for candidate in pairs
-        ]
-        known = [pace for pace in paces if pace.is_known]
-        if len(known) == len(paces):
-            return paces
+    for first_token in (shows, not shows):
+        loads = [candidate.backend.load for candidate in candidates]
+        models = [load.first_token if first_token else load.whole_response for load in loads]
+        known = [model for model in models if model.is_known]
+        if len(known) == len(models):
+            return models
         if known:
             kb = request.size / KB + REQUEST_OVERHEAD_KB
-            best = min(known, key=lambda pace: pace.base_s + pace.per_kb_s * kb)
-            return [pace if pace.is_known else best for pace in paces]
-    return [None] * len(pairs)
+            best = min(known, key=lambda model: model.base_s + model.per_kb_s * kb)
+            return [model if model.is_known else best for model in models]
+    return [None] * len(candidates)

@@ -1,4 +1,4 @@
-"""What routing is asked, and what it may answer with."""
+"""The input of routing, and the candidates that it chooses from."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RoutingRequest:
-    """What routing needs to know of a request. `model` is None where the request names none.
+    """The properties of a request that routing uses. `model` is None if the request has no model.
 
-    The first four fields decide which backends may answer; the others, which make no other question of it, decide which
-    of those does best. Nobody changes one; it is not frozen because making a frozen one takes four times as long.
+    The first four fields decide which backends are candidates; the others, which are ignored in comparisons, rank them.
+    Treat it as immutable: it is not frozen because creating a frozen one takes four times as long.
     """
 
     endpoint: Endpoint
@@ -26,42 +26,42 @@ class RoutingRequest:
     stream: bool = False
     # The length of the body in bytes.
     size: int = field(default=0, compare=False)
-    # What the model reads, in raw pieces of JSON; and what names the conversation. Empty where there is none.
+    # The prompt as raw pieces of JSON, and the key of the conversation. Empty if there is none.
     prompt: tuple["Buffer", ...] = field(default=(), compare=False, repr=False)
     session: bytes = field(default=b"", compare=False)
 
     @property
-    def any_model(self) -> bool:
-        """Whether the choice of the model is ours."""
+    def is_any_model(self) -> bool:
+        """Whether the gateway chooses the model."""
         return self.model is None or self.model == VIRTUAL_MODEL
 
     @property
     def shows_first_token(self) -> bool:
-        """Whether the first byte of the answer comes with the first token, not with the last."""
+        """Whether the first byte of the response comes with the first token, not with the last."""
         return self.stream or not self.endpoint.generates
 
-    def question(self) -> "RoutingRequest":
-        """The part of it that decides which backends may answer."""
-        return replace(self, size=0, prompt=(), session=b"")
+    def with_model(self, model: str) -> "RoutingRequest":
+        """Return the fields that decide on candidates, with another model."""
+        return replace(self, model=model, size=0, prompt=(), session=b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A backend with the model that it would answer with."""
+    """A backend, with the model that it would use."""
 
     backend: Backend
     offer: Offer
-    # The model that was asked for, where this is a fallback of it.
-    instead_of: str | None = None
-    # Whether it works and is too busy to answer polls.
-    busy: bool = False
-    # Our header lines that tell of it.
-    served: bytes = field(init=False, compare=False, repr=False)
+    # The requested model, if this one is its fallback.
+    fallback_for: str | None = None
+    # Whether the backend is too busy to respond to health probes.
+    is_busy: bool = False
+    # The response headers that name backend and model.
+    response_headers: bytes = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         lines = b"%bx-served-model: %b\r\n" % (self.backend.served_by, self.offer.name.encode())
-        object.__setattr__(self, "served", lines)  # frozen
+        object.__setattr__(self, "response_headers", lines)  # frozen
 
     def upstream_model(self, requested: str | None) -> str | None:
-        """The name that must be written into the request for this backend, or None to leave the body as it is."""
+        """Return the model name to write into the request for this backend, or None to leave the body unchanged."""
         return None if requested in self.offer.verbatim else self.offer.upstream

@@ -1,7 +1,7 @@
-"""The access log of relayed requests: one line each, in the shape of `kit.web.middleware`'s, at a fraction of the cost.
+"""Access log of relayed requests: one line each, in the format of `kit.web.middleware`.
 
-A line through structlog takes longer than relaying the request, so lines are encoded here and written some at a time,
-at most a tenth of a second late.
+Logging a line through structlog takes longer than relaying the request, so lines are encoded here and written in
+batches, at most a tenth of a second late.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import msgspec
 
 
 class Line(msgspec.Struct, gc=False):
-    """One relayed request, in the fields of `kit.web.middleware`'s line. `ms` is a duration; UNSET is left out."""
+    """One relayed request, with the fields of `kit.web.middleware`. `ms` is a duration; UNSET fields are omitted."""
 
     path: str
     status: int
@@ -26,46 +26,46 @@ class Line(msgspec.Struct, gc=False):
     attempts: int | msgspec.UnsetType = msgspec.UNSET
     backend: str | msgspec.UnsetType = msgspec.UNSET
     model: str | msgspec.UnsetType = msgspec.UNSET
-    # What is the same in every line.
+    # Constant fields.
     method: str = "POST"
     event: str = "request"
     level: str = "info"
     logger: str = "access"
-    # What `AccessLog` puts in.
+    # Set by `AccessLog`.
     service: str = ""
     timestamp: str = ""
 
 
-# Fields that a line of text begins with.
-_IN_FRONT = frozenset({"timestamp", "level", "event", "logger"})
+# Fields at the beginning of a text line.
+_LEADING = frozenset({"timestamp", "level", "event", "logger"})
 
 DELAY_S = 0.1
 MAX_HELD = 256
 
 
 class AccessLog:
-    """Takes finished requests. Lines that no loop flushes any more are written by `flush`."""
+    """Logs finished requests. Call `flush` after the event loop has stopped."""
 
     def __init__(
-        self, service: str, *, as_json: bool, enabled: bool, alone: bool = True, stream: IO[str] | None = None
+        self, service: str, *, as_json: bool, enabled: bool, is_only_writer: bool = True, stream: IO[str] | None = None
     ) -> None:
-        """`alone` says that no other process writes to the same stream."""
+        """`is_only_writer` is False if other processes write to the same stream."""
         self._service = service
-        self._most_together = sys.maxsize if alone else PIPE_BUF
+        self._max_write = sys.maxsize if is_only_writer else PIPE_BUF
         self._enabled = enabled
         self._stream = stream
-        # Finished requests, and when they ended: read only when they are written, many at a time.
+        # Finished requests with the Unix times at which they ended.
         self._held: list[tuple[float, Line]] = []
         # Lines that could not be written, since the start.
-        self.lost = 0
+        self.lost_lines = 0
         self._encode: Callable[[list[Line]], bytes] = msgspec.json.Encoder().encode_lines if as_json else _as_text
-        # The present second, and how it is written.
+        # The current second and its text.
         self._second = -1
-        self._written = ""
+        self._second_text = ""
         self._flushing: asyncio.TimerHandle | None = None
 
     def write(self, line: Line) -> None:
-        """Log one request that has just ended."""
+        """Log a request that has just ended."""
         if not self._enabled:
             return
         self._held.append((time.time(), line))
@@ -75,49 +75,48 @@ class AccessLog:
             self._flushing = asyncio.get_running_loop().call_later(DELAY_S, self.flush)
 
     def flush(self) -> None:
-        """Write what is held. A full disk or a reader that has gone costs the lines, not the requests they tell of."""
+        """Write pending lines. A full disk or a closed stream loses the lines, but no request."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
         if self._held:
             held, self._held = self._held, []
             stream = self._stream or sys.stderr
-            for lines in _together(self._encode([self._completed(at, line) for at, line in held]), self._most_together):
+            for lines in _batches(self._encode([self._complete(at, line) for at, line in held]), self._max_write):
                 try:
                     stream.write(lines.decode())
                     stream.flush()
                 except (OSError, ValueError):  # ValueError: the stream is closed
-                    self.lost += lines.count(b"\n")
+                    self.lost_lines += lines.count(b"\n")
 
-    def _completed(self, at: float, line: Line) -> Line:
+    def _complete(self, at: float, line: Line) -> Line:
         second = int(at)
         if second != self._second:
             self._second = second
-            self._written = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         line.service = self._service
-        line.timestamp = "%s.%06dZ" % (self._written, (at - second) * 1e6)  # noqa: UP031  # the fastest by far
+        line.timestamp = "%s.%06dZ" % (self._second_text, (at - second) * 1e6)  # noqa: UP031  # the fastest by far
         return line
 
 
-def _together(lines: bytes, most: int) -> Iterator[bytes]:
-    """The lines in groups of at most so many bytes.
+def _batches(lines: bytes, max_bytes: int) -> Iterator[bytes]:
+    """Yield whole lines in batches of at most `max_bytes`, or single longer lines.
 
-    What PIPE_BUF holds, a pipe takes whole: so those of several workers never mix (pipe(7)).
+    Writes of up to PIPE_BUF to a pipe are atomic, so that lines of several workers never mix (pipe(7)).
     """
     begin = 0
     while begin < len(lines):
-        # Up to the last end of a line within reach, or, where one line is longer, to its own.
-        end = lines.rfind(b"\n", begin, begin + most) + 1 or lines.index(b"\n", begin) + 1
+        end = lines.rfind(b"\n", begin, begin + max_bytes) + 1 or lines.index(b"\n", begin) + 1
         yield lines[begin:end]
         begin = end
 
 
 def _as_text(lines: list[Line]) -> bytes:
-    """The lines as structlog's console renderer writes them, without colours."""
+    """Format lines as structlog's console renderer does, without colours."""
     return b"".join([_line_as_text(line) for line in lines])
 
 
 def _line_as_text(line: Line) -> bytes:
     fields = msgspec.to_builtins(line)
-    told = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _IN_FRONT)
-    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {told}\n".encode()
+    rest = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _LEADING)
+    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {rest}\n".encode()

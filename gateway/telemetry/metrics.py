@@ -1,4 +1,4 @@
-"""What the gateway counts beyond the frame's metrics: per backend, kept as plain numbers and read when scraped."""
+"""Gateway metrics: plain numbers that are formatted when scraped."""
 
 import math
 from bisect import bisect_left
@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 
 from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import USABLE, State
-from gateway.telemetry.merge_exposition import added_up
+from gateway.telemetry.merge_exposition import merge
 from kit.web.metrics import SECONDS, SECONDS_BUCKETS, SECONDS_HELP, HttpMetrics
 
 STATES: tuple[State, ...] = ("healthy", "loading", "busy", "stuck", "unhealthy", "draining")
@@ -21,13 +21,13 @@ TTFT_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class GatewayMetrics(HttpMetrics):
-    """The frame's metrics with relayed requests among them, counted cheaply and added up when they are read."""
+    """The common HTTP metrics plus relayed requests, whose counting must cost little."""
 
     def __init__(self) -> None:
         super().__init__("gateway")
-        # Requests being relayed now.
+        # Relayed requests in flight.
         self.relaying = 0
-        # The same of the other workers on our port, as text.
+        # Returns the expositions of the other workers on our port.
         self.others: Callable[[], Iterable[str]] = tuple
         self._published = 0
         self._counts: Counter[tuple[str, int]] = Counter()
@@ -38,7 +38,7 @@ class GatewayMetrics(HttpMetrics):
         self.registry.register(
             _DurationsCollector(
                 "gateway_time_to_first_token_seconds",
-                "Seconds from a request's arrival to the first byte of its streamed answer.",
+                "Seconds from a request's arrival to the first byte of its streamed response.",
                 "model",
                 TTFT_BUCKETS,
                 self._ttft,
@@ -46,9 +46,9 @@ class GatewayMetrics(HttpMetrics):
         )
 
     def count(self, route: str, status: int, first_byte_s: float, streamed: str | None) -> None:
-        """One relayed request has ended. `first_byte_s` is the time to the first byte of its answer, in seconds.
+        """Count a finished request. `first_byte_s` is the time to the first byte of its response, in seconds.
 
-        `streamed` is the model of an answer that came as a stream, token by token.
+        `streamed` is the model of a streamed response.
         """
         self._counts[route, status] += 1
         seconds = self._seconds.get(route)
@@ -62,52 +62,53 @@ class GatewayMetrics(HttpMetrics):
             ttft.observe(first_byte_s)
 
     def exposition(self) -> bytes:
-        """The text that a Prometheus server scrapes: of all workers on our port."""
+        """Return the Prometheus exposition of all workers on our port."""
         others = self.others()
-        return added_up(self.own(), others).encode() if others else self.own().encode()
+        own = self.own_exposition()
+        return (merge(own, others) if others else own).encode()
 
-    def own(self) -> str:
-        """This worker's part of it."""
+    def own_exposition(self) -> str:
+        """Return this worker's exposition."""
         counts, self._counts = self._counts, Counter()
         for (route, status), count in counts.items():
             self.requests.labels("POST", route, str(status)).inc(count)
         self.in_flight.inc(self.relaying - self._published)
         self._published = self.relaying
-        return added_up(super().exposition().decode(), (generate_latest(self._relayed).decode(),))
+        return merge(super().exposition().decode(), (generate_latest(self._relayed).decode(),))
 
 
 class Durations:
-    """A histogram of durations in seconds that costs next to nothing to fill."""
+    """A histogram of durations in seconds; `observe` is cheaper than prometheus_client's."""
 
     __slots__ = ("_bounds", "counts", "total_s")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        # How many were at most as long as each bound and longer than the one before; the last are longer than all.
+        # Counts per bucket, not cumulative; the last bucket has no upper bound.
         self.counts = [0] * (len(bounds) + 1)
         self.total_s = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self.counts[bisect_left(self._bounds, seconds)] += 1
         self.total_s += seconds
 
 
 class _DurationsCollector(Collector):
-    """Durations by one label, as Prometheus sees them."""
+    """Collector of durations by one label."""
 
     def __init__(
-        self, name: str, told: str, label: str, bounds: tuple[float, ...], series: Mapping[str, Durations]
+        self, name: str, documentation: str, label: str, bounds: tuple[float, ...], series: Mapping[str, Durations]
     ) -> None:
         self._name = name
-        self._told = told
+        self._documentation = documentation
         self._label = label
         self._bounds = [floatToGoString(bound) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
         self._series = series
 
     def collect(self) -> Iterator[Metric]:
-        """Read the counts as they are now."""
-        family = HistogramMetricFamily(self._name, self._told, labels=[self._label])
+        """Return the current counts."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
         for value, durations in self._series.items():
             buckets = list(zip(self._bounds, accumulate(durations.counts), strict=True))
             family.add_metric([value], buckets, durations.total_s)
@@ -115,17 +116,17 @@ class _DurationsCollector(Collector):
 
 
 class BackendCollector(Collector):
-    """The backends as Prometheus sees them, and what was sent to other models than it named."""
+    """Collector of the backends' metrics, and of requests sent to a fallback model."""
 
-    def __init__(self, backends: Backends, fallen_back: Mapping[tuple[str, str], int]) -> None:
-        """`fallen_back` counts requests by the model that they named and the fallback that they were sent to."""
+    def __init__(self, backends: Backends, fallbacks_used: Mapping[tuple[str, str], int]) -> None:
+        """`fallbacks_used` counts requests by requested and served model."""
         self._backends = backends
-        self._fallen_back = fallen_back
+        self._fallbacks_used = fallbacks_used
 
     def collect(self) -> Iterator[Metric]:
-        """Read the backends' numbers as they are now."""
-        up = GaugeMetricFamily("gateway_backend_up", "Whether the backend may be sent requests.", labels=["backend"])
-        state = GaugeMetricFamily("gateway_backend_state", "1 for the present state.", labels=["backend", "state"])
+        """Return the backends' current numbers."""
+        up = GaugeMetricFamily("gateway_backend_up", "Whether the backend may get requests.", labels=["backend"])
+        state = GaugeMetricFamily("gateway_backend_state", "1 for the current state.", labels=["backend", "state"])
         in_flight = GaugeMetricFamily("gateway_backend_in_flight", "Requests at the backend now.", labels=["backend"])
         sockets = GaugeMetricFamily(
             "gateway_backend_connections", "Open connections, by use.", labels=["backend", "use"]
@@ -139,12 +140,12 @@ class BackendCollector(Collector):
         )
         ejections = CounterMetricFamily(
             "gateway_backend_ejections",
-            "How often the backend was taken out though it answered health polls.",
+            "How often the backend was taken out of rotation though it passed health probes.",
             labels=["backend", "reason"],
         )
         ttft = GaugeMetricFamily("gateway_backend_ttft_seconds", "The last time to the first byte.", labels=["backend"])
         poll = GaugeMetricFamily(
-            "gateway_backend_poll_seconds", "Duration of the last health poll.", labels=["backend"]
+            "gateway_backend_poll_seconds", "Duration of the last health probe.", labels=["backend"]
         )
         for backend in self._backends:
             name = backend.name
@@ -165,8 +166,8 @@ class BackendCollector(Collector):
             if backend.last_probe.response_time_ms is not None:
                 poll.add_metric([name], backend.last_probe.response_time_ms / 1000)
         fallbacks = CounterMetricFamily(
-            "gateway_fallbacks", "Requests sent to a fallback of the model that they named.", labels=["model", "served"]
+            "gateway_fallbacks", "Requests sent to a fallback of the requested model.", labels=["model", "served"]
         )
-        for (model, served), count in sorted(self._fallen_back.items()):
+        for (model, served), count in sorted(self._fallbacks_used.items()):
             fallbacks.add_metric([model, served], count)
         yield from (fallbacks, up, state, in_flight, queued, sockets, requests, outcomes, ejections, ttft, poll)

@@ -55,7 +55,7 @@ class Pool:
         target = self.target
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: UpstreamConnection(self),
-            target.reached_at,
+            target.connect_host,
             target.port,
             ssl=self._tls,
             server_hostname=target.host if target.tls else None,

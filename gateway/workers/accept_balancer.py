@@ -1,9 +1,10 @@
-"""Workers on one listening socket, each taking about as many connections as the others.
+"""Workers on one listening socket, each accepting about as many connections as the others.
 
-Left alone, whoever wakes first takes all there are, and with kept connections that lasts; with a socket each
-(SO_REUSEPORT) chance decides, which of 32 connections gives one of two workers more than 20 in one case of five, and
-what waits at a worker that dies is lost. Here who has more than its share leaves a new connection to the others, as
-nginx's accept_mutex does. Somebody takes it in any case, a hung worker holds up nobody.
+Without balancing the worker that wakes first accepts all pending connections, and keep-alive makes that last. With a
+socket per worker (SO_REUSEPORT) chance decides: of 32 connections one of two workers gets more than 20 in one case of
+five, and connections pending at a crashed worker are lost. Here a worker with more than its share leaves a new
+connection to the others for a moment, as with nginx's accept_mutex, and then accepts it anyway, so that a hung worker
+blocks nothing.
 """
 
 import asyncio
@@ -18,71 +19,71 @@ from gateway.workers.shared_memory import CLOSED, SharedSlots
 
 log = structlog.get_logger(__name__)
 
-# How many more connections than the least loaded worker one may have and still take another: these, or this share.
+# By how many connections, or which share of its own, a worker may exceed the least loaded one and still accept.
 SLACK = 1
 SLACK_SHARE = 1 / 16
-# For how long a connection is left to others, in seconds, and how often, before it is taken all the same.
+# How long a connection is left to other workers, in seconds, and how often, before it is accepted anyway.
 PAUSE_S = 0.001
 MAX_PAUSES = 20
-# How long to wait when there is no room for a connection (too many open files), in seconds.
-NO_ROOM_S = 1.0
+# Pause after a failed accept (too many open files), in seconds.
+ERROR_PAUSE_S = 1.0
 
 
-class Acceptor:
-    """Takes connections from a socket that other workers listen on, too. uvicorn treats it as one of its servers."""
+class AcceptBalancer:
+    """Accepts connections on a socket shared with other workers. uvicorn treats it as one of its servers."""
 
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[], asyncio.Protocol],
         count: Callable[[], int],
-        boards: SharedSlots,
+        slots: SharedSlots,
         worker: int,
     ) -> None:
-        """`make` makes a connection's protocol; `count` tells how many connections there are."""
+        """`make_protocol` creates the protocol of a connection; `count` returns the number of open connections."""
         self._listener = listener
-        self._make = make
+        self._make_protocol = make_protocol
         self._count = count
-        self._boards = boards
+        self._slots = slots
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        # Taken, and not yet among those counted.
+        # Accepted connections that are not yet counted.
         self._opening: set[asyncio.Task[Any]] = set()
         self._pauses = 0
-        self._paused: asyncio.TimerHandle | None = None
+        self._resuming: asyncio.TimerHandle | None = None
         self._closed = False
         self._resume()
 
     def close(self) -> None:
-        """Take no more. What is being opened is served."""
+        """Stop accepting. Connections that are being opened are served."""
         self._closed = True
-        self._boards.set_connections(self._worker, CLOSED)
+        self._slots.set_connections(self._worker, CLOSED)
         self._loop.remove_reader(self._listener)
-        if self._paused is not None:
-            self._paused.cancel()
+        if self._resuming is not None:
+            self._resuming.cancel()
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once: there is nothing to wait for."""
 
-    def tell(self) -> int:
-        """Tell the others how many connections there are; returns it."""
+    def publish(self) -> int:
+        """Publish the number of connections and return it."""
         count = self._count() + len(self._opening)
         if not self._closed:
-            self._boards.set_connections(self._worker, count)
+            self._slots.set_connections(self._worker, count)
         return count
 
     def _resume(self) -> None:
-        self._paused = None
+        self._resuming = None
         self._loop.add_reader(self._listener, self._ready)
-        self.tell()
+        self.publish()
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
-        self._paused = self._loop.call_later(seconds, self._resume)
+        self._resuming = self._loop.call_later(seconds, self._resume)
 
     def _ready(self) -> None:
         while True:
-            if self._has_its_share() and self._pauses < MAX_PAUSES:
+            if self._exceeds_share() and self._pauses < MAX_PAUSES:
                 self._pauses += 1
                 self._pause(PAUSE_S)
                 return
@@ -91,18 +92,18 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.error("cannot take a connection", reason=error.strerror)
-                self._pause(NO_ROOM_S)
+                log.error("cannot accept a connection", reason=error.strerror)
+                self._pause(ERROR_PAUSE_S)
                 return
             self._pauses = 0
             self._open(connection)
 
-    def _has_its_share(self) -> bool:
+    def _exceeds_share(self) -> bool:
         """Whether another worker should have the next connection."""
-        mine = self.tell()
-        others = [self._boards.connections(other) for other in range(self._boards.workers) if other != self._worker]
-        least = min((count for count in others if count != CLOSED), default=mine)
-        return mine >= least + max(SLACK, mine * SLACK_SHARE)
+        own = self.publish()
+        others = [self._slots.connections(other) for other in range(self._slots.workers) if other != self._worker]
+        least = min((count for count in others if count != CLOSED), default=own)
+        return own >= least + max(SLACK, own * SLACK_SHARE)
 
     def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -114,38 +115,38 @@ class Acceptor:
 
     async def _serve(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make, connection)
-        except OSError:  # it has gone again
+            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        except OSError:  # closed by the client
             connection.close()
 
 
 class WorkerServer(uvicorn.Server):
-    """uvicorn's server, as one of several on a socket."""
+    """uvicorn's server as one of several on a socket."""
 
-    def __init__(self, config: uvicorn.Config, boards: SharedSlots, worker: int) -> None:
+    def __init__(self, config: uvicorn.Config, slots: SharedSlots, worker: int) -> None:
         super().__init__(config)
-        self._boards = boards
+        self._slots = slots
         self._worker = worker
-        self._acceptor: Acceptor | None = None
+        self._balancer: AcceptBalancer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application and take connections from the one socket given."""
+        """Start the application and accept connections on the one socket given."""
         assert sockets is not None
         assert len(sockets) == 1
         await super().startup(sockets=[])
-        self._acceptor = Acceptor(
-            sockets[0], self._protocol, lambda: len(self.server_state.connections), self._boards, self._worker
+        self._balancer = AcceptBalancer(
+            sockets[0], self._protocol, lambda: len(self.server_state.connections), self._slots, self._worker
         )
-        self.servers.append(cast(asyncio.Server, self._acceptor))
+        self.servers.append(cast(asyncio.Server, self._balancer))
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
-        if self._acceptor is not None:
-            self._acceptor.tell()
+        """Publish the connection count, ten times a second."""
+        if self._balancer is not None:
+            self._balancer.publish()
         return await super().on_tick(counter)
 
     def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself does
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself does
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
+        return protocol

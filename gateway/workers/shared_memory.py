@@ -1,8 +1,8 @@
-"""What workers on one port tell each other, in memory that they share: a board for each, written by nobody else.
+"""Shared memory for worker state: one single-writer slot per worker.
 
-Made before the workers are forked. A board has notices, each replaced as a whole; a reader that comes in the middle of
-that, or after a worker that died in the middle, finds none. Besides, a board has one number that may be read at any
-time: how many connections the worker has.
+Created before the workers are forked. A slot holds updates, each replaced as a whole: a reader that comes during the
+write, or after a worker that crashed during it, finds none. It also holds one number that can be read at any time: the
+worker's connection count.
 """
 
 import mmap
@@ -11,30 +11,31 @@ from enum import Enum
 from zlib import crc32
 
 KB = 1024
+# Version, length and checksum of an update.
 _HEADER = struct.Struct("=qII")
-# The number that stands for a worker that takes no connections: not up yet, ending, or dead.
+# The connection count of a worker that accepts none: starting, stopping, or crashed.
 CLOSED = -1
 
 
 class StateUpdate(Enum):
-    """The notices of a board, with the room that each has in bytes."""
+    """The updates of a slot, with the space for each in bytes."""
 
     NOW = ("now", 128 * KB)
     METRICS = ("metrics", 2048 * KB)
 
-    def __init__(self, _name: str, room: int) -> None:
-        self.room = room
+    def __init__(self, _name: str, space: int) -> None:
+        self.space = space
 
 
 _OFFSETS: dict[StateUpdate, int] = {}
 _SIZE = 8
-for _notice in StateUpdate:
-    _OFFSETS[_notice] = _SIZE
-    _SIZE += _notice.room
+for _update in StateUpdate:
+    _OFFSETS[_update] = _SIZE
+    _SIZE += _update.space
 
 
 class SharedSlots:
-    """The boards of all workers. Pages that nobody writes to take no memory."""
+    """The slots of all workers. Pages that are never written use no memory."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -44,21 +45,21 @@ class SharedSlots:
             self.set_connections(worker, CLOSED)
 
     def connections(self, worker: int) -> int:
-        """How many connections a worker has, or CLOSED."""
+        """Return a worker's connection count, or CLOSED."""
         at = worker * _SIZE
         return int.from_bytes(self._numbers[at : at + 8], "little", signed=True)
 
     def set_connections(self, worker: int, count: int) -> None:
-        """Tell it. The worker itself does, and who starts it again when it has died."""
+        """Publish a worker's connection count. Called by that worker, and by the supervisor once it has ended."""
         at = worker * _SIZE
         self._numbers[at : at + 8] = count.to_bytes(8, "little", signed=True)
 
-    def write(self, worker: int, notice: StateUpdate, data: bytes) -> bool:
-        """Replace a notice; False when it is too long, and then there is none."""
-        at = worker * _SIZE + _OFFSETS[notice]
-        fits = len(data) + _HEADER.size <= notice.room
+    def write(self, worker: int, update: StateUpdate, data: bytes) -> bool:
+        """Replace an update. Returns False if `data` is too long; then there is none."""
+        at = worker * _SIZE + _OFFSETS[update]
+        fits = len(data) + _HEADER.size <= update.space
         version = _HEADER.unpack_from(self._memory, at)[0] + 1
-        # A reader that finds a checksum that does not fit has come too early.
+        # A wrong checksum marks the update as incomplete.
         _HEADER.pack_into(self._memory, at, version, 0, 1)
         if fits:
             begin = at + _HEADER.size
@@ -66,14 +67,14 @@ class SharedSlots:
             _HEADER.pack_into(self._memory, at, version, len(data), crc32(data))
         return fits
 
-    def version(self, worker: int, notice: StateUpdate) -> int:
-        """A number that changes whenever the notice is replaced."""
-        version: int = _HEADER.unpack_from(self._memory, worker * _SIZE + _OFFSETS[notice])[0]
+    def version(self, worker: int, update: StateUpdate) -> int:
+        """Return a number that changes whenever the update is replaced."""
+        version: int = _HEADER.unpack_from(self._memory, worker * _SIZE + _OFFSETS[update])[0]
         return version
 
-    def read(self, worker: int, notice: StateUpdate) -> bytes:
-        """The notice, or nothing where there is none at the moment."""
-        at = worker * _SIZE + _OFFSETS[notice]
+    def read(self, worker: int, update: StateUpdate) -> bytes:
+        """Return the update, or nothing if there is none at the moment."""
+        at = worker * _SIZE + _OFFSETS[update]
         _, length, checksum = _HEADER.unpack_from(self._memory, at)
         begin = at + _HEADER.size
         data = self._memory[begin : begin + length]

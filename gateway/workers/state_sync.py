@@ -1,8 +1,8 @@
-"""What this worker tells the others on its port, and what it takes from them.
+"""Synchronization of worker state through shared memory.
 
-Every few milliseconds: what it has in flight at each backend, so that choices count all; which backends hang or fail,
-and which requests kill them, as was shown there, so that no other has to find it out; what an operator has drained, so
-that it is drained for all. Every second: its metrics, so that whichever worker is scraped tells the sums.
+Every few milliseconds a worker publishes its requests in flight at each backend, so that routing counts those of all
+workers; the backends that it found stuck or failing and the requests that crash them; and which backends an operator
+has drained. Every second it publishes its metrics, so that a scrape of any worker returns the sums.
 """
 
 import asyncio
@@ -20,160 +20,163 @@ from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import Verdict
 from gateway.backends.query_of_death import Conviction, Quarantine
 from gateway.backends.traffic import PeerTraffic
-from gateway.telemetry.merge_exposition import added_up, counted
+from gateway.telemetry.merge_exposition import merge, without_gauges
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.workers.shared_memory import CLOSED, SharedSlots, StateUpdate
 
 log = structlog.get_logger(__name__)
 
-# How often boards are read and written, in seconds: choices may miss what other workers did since.
+# How often slots are written and read, in seconds: routing may miss what other workers did in this time.
 TICK_S = 0.02
-# How often metrics are written, in ticks.
-METRICS_EVERY = 50
-# How finely signs of life are told: what changes more often is written more often. None is told as later than it was.
+# How often metrics are published, in ticks.
+METRICS_TICKS = 50
+# Resolution of `last_sign_at`, rounded down: a finer one would change, and be written, more often.
 SIGNS_PER_S = 10
 
 
-class _Told(msgspec.Struct, array_like=True):
-    """One worker's part in one backend. Times are monotonic, the same for all processes."""
+class _BackendState(msgspec.Struct, array_like=True):
+    """One worker's state of one backend. Times are monotonic, which is the same clock in all processes."""
 
     in_flight: int
     queued: int
     waiting_kb: float
     requests: int
     failures: int
-    last_sign: float
-    # What the backend's own metrics said of its queue, and when.
+    last_sign_at: float
     engine_waiting: int
     engine_read_at: float
     verdict: Verdict | None
     draining: bool
-    drained_at: float
+    drain_set_at: float
 
 
-class _Page(msgspec.Struct, array_like=True):
-    """All that a worker tells: of its backends, by their keys, and of requests."""
+class _WorkerState(msgspec.Struct, array_like=True):
+    """All that a worker publishes, except metrics: its backends by key, and its convictions."""
 
-    backends: dict[str, _Told]
+    backends: dict[str, _BackendState]
     convictions: list[Conviction]
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Page).decode
-_BLANK = _Page({}, [])
+_decode = msgspec.json.Decoder(_WorkerState).decode
+_EMPTY = _WorkerState({}, [])
 
 
-class Sharing:
-    """This worker's side of the boards."""
+class StateSync:
+    """Publishes this worker's state and applies that of the others."""
 
     def __init__(
-        self, boards: SharedSlots, worker: int, backends: Backends, deaths: Quarantine, metrics: GatewayMetrics
+        self, slots: SharedSlots, worker: int, backends: Backends, quarantine: Quarantine, metrics: GatewayMetrics
     ) -> None:
-        self._boards = boards
+        self._slots = slots
         self._worker = worker
-        self._others = [other for other in range(boards.workers) if other != worker]
+        self._others = [other for other in range(slots.workers) if other != worker]
         self._backends = backends
-        self._deaths = deaths
+        self._quarantine = quarantine
         self._metrics = metrics
-        self._written = b""
+        self._published = b""
         self._parent = os.getppid()
-        # What was counted by the workers that were here before and have died.
-        self._before = _read(boards, worker).backends
-        self._metrics_before = counted(boards.read(worker, StateUpdate.METRICS).decode())
+        # Counters of the crashed workers that had this slot before.
+        self._before = _read(slots, worker).backends
+        self._metrics_before = without_gauges(slots.read(worker, StateUpdate.METRICS).decode())
         metrics.others = self.metrics_of_others
 
     async def run(self) -> None:
-        """Tell and take, until cancelled. Ends this process when the one that started it has gone."""
+        """Publish and receive until cancelled. Stops this process if its parent has ended."""
         count = 0
         while True:
-            self.tell()
-            self.take()
-            if count % METRICS_EVERY == 0:
-                self.tell_metrics()
+            self.publish()
+            self.receive()
+            if count % METRICS_TICKS == 0:
+                self.publish_metrics()
             if os.getppid() != self._parent:
-                log.error("the process that started this worker has gone")
+                log.error("the supervisor of this worker has ended")
                 signal.raise_signal(signal.SIGTERM)
                 return
             count += 1
             await asyncio.sleep(TICK_S)
 
-    def tell(self) -> None:
-        """Write what has changed."""
-        backends = {_key(backend): self._of(backend) for backend in self._backends}
-        told = _encode(_Page(backends, self._deaths.convictions(time.monotonic())))
-        if told != self._written:
-            self._written = told
-            if not self._boards.write(self._worker, StateUpdate.NOW, told):
-                log.error("more backends than the workers can tell each other of", backends=len(self._backends))
+    def publish(self) -> None:
+        """Publish this worker's state if it has changed."""
+        now = time.monotonic()
+        backends = {_key(backend): self._state_of(backend, now) for backend in self._backends}
+        state = _encode(_WorkerState(backends, self._quarantine.convictions(now)))
+        if state != self._published:
+            self._published = state
+            if not self._slots.write(self._worker, StateUpdate.NOW, state):
+                log.error("too many backends for the shared memory of the workers", backends=len(self._backends))
 
-    def _of(self, backend: Backend) -> _Told:
+    def _state_of(self, backend: Backend, now: float) -> _BackendState:
         before = self._before.get(_key(backend))
-        last_sign = max(backend.traffic.last_byte_at, backend.engine_queue.progress_at)
-        return _Told(
-            in_flight=backend.traffic.in_flight,
-            queued=backend.load.queued(time.monotonic()),
+        traffic, queue, health = backend.traffic, backend.engine_queue, backend.health
+        last_sign_at = max(traffic.last_byte_at, queue.progress_at)
+        return _BackendState(
+            in_flight=traffic.in_flight,
+            queued=backend.load.queued(now),
             waiting_kb=round(backend.load.pending_kb, 1),
-            requests=backend.traffic.requests + (before.requests if before else 0),
-            failures=backend.traffic.failures + (before.failures if before else 0),
-            last_sign=math.floor(last_sign * SIGNS_PER_S) / SIGNS_PER_S,
-            engine_waiting=backend.engine_queue.waiting,
-            engine_read_at=backend.engine_queue.read_at,
-            verdict=backend.health.verdict,
-            draining=backend.health.draining,
-            drained_at=backend.health.drain_set_at,
+            requests=traffic.requests + (before.requests if before else 0),
+            failures=traffic.failures + (before.failures if before else 0),
+            last_sign_at=math.floor(last_sign_at * SIGNS_PER_S) / SIGNS_PER_S,
+            engine_waiting=queue.waiting,
+            engine_read_at=queue.read_at,
+            verdict=health.verdict,
+            draining=health.draining,
+            drain_set_at=health.drain_set_at,
         )
 
-    def take(self) -> None:
-        """Take in what the others have told."""
-        pages = [_read(self._boards, other) for other in self._others]
-        told = [page.backends for page in pages]
-        self._deaths.join([one for page in pages for one in page.convictions], time.monotonic())
-        alive = [self._boards.connections(other) != CLOSED for other in self._others]
+    def receive(self) -> None:
+        """Apply the state that the other workers have published."""
+        states = [_read(self._slots, other) for other in self._others]
+        convictions = [conviction for state in states for conviction in state.convictions]
+        self._quarantine.merge(convictions, time.monotonic())
+        alive = [self._slots.connections(other) != CLOSED for other in self._others]
         for backend in self._backends:
             key = _key(backend)
             peers, verdict = PeerTraffic(), None
             before = self._before.get(key)
             if before is not None:
                 peers.requests, peers.failures = before.requests, before.failures
-            for there, lives in zip((one.get(key) for one in told), alive, strict=True):
-                if there is None:
+            for state, is_alive in zip(states, alive, strict=True):
+                peer = state.backends.get(key)
+                if peer is None:
                     continue
-                peers.requests += there.requests
-                peers.failures += there.failures
-                if lives:
-                    peers.in_flight += there.in_flight
-                    peers.queued += there.queued
-                    peers.waiting_kb += there.waiting_kb
-                    peers.last_sign_at = max(peers.last_sign_at, there.last_sign)
-                    if there.engine_read_at > peers.engine_read_at:
-                        peers.engine_waiting, peers.engine_read_at = there.engine_waiting, there.engine_read_at
-                    verdict = verdict or there.verdict
-                if there.drained_at > backend.health.drain_set_at:
-                    backend.set_draining(there.draining, at=there.drained_at)
+                peers.requests += peer.requests
+                peers.failures += peer.failures
+                if is_alive:
+                    peers.in_flight += peer.in_flight
+                    peers.queued += peer.queued
+                    peers.waiting_kb += peer.waiting_kb
+                    peers.last_sign_at = max(peers.last_sign_at, peer.last_sign_at)
+                    if peer.engine_read_at > peers.engine_read_at:
+                        peers.engine_waiting, peers.engine_read_at = peer.engine_waiting, peer.engine_read_at
+                    verdict = verdict or peer.verdict
+                if peer.drain_set_at > backend.health.drain_set_at:
+                    backend.set_draining(peer.draining, at=peer.drain_set_at)
             backend.peers = peers
             backend.set_peer_verdict(verdict)
 
-    def tell_metrics(self) -> None:
-        """Write the metrics, with what those counted that were here before."""
-        text, before = self._metrics.own(), self._metrics_before
-        text = added_up(text, (before,)) if before else text
-        if not self._boards.write(self._worker, StateUpdate.METRICS, text.encode()):
-            log.error("more metrics than the workers can tell each other of", bytes=len(text))
+    def publish_metrics(self) -> None:
+        """Publish the metrics, including the counters of crashed workers that had this slot before."""
+        text = self._metrics.own_exposition()
+        if self._metrics_before:
+            text = merge(text, (self._metrics_before,))
+        if not self._slots.write(self._worker, StateUpdate.METRICS, text.encode()):
+            log.error("too many metrics for the shared memory of the workers", bytes=len(text))
 
     def metrics_of_others(self) -> Iterable[str]:
-        """The metrics of the other workers, and of those that have died."""
+        """Return the metrics of the other workers, and the counters of crashed ones."""
         texts = [self._metrics_before]
         for other in self._others:
-            text = self._boards.read(other, StateUpdate.METRICS).decode()
-            texts.append(text if self._boards.connections(other) != CLOSED else counted(text))
+            text = self._slots.read(other, StateUpdate.METRICS).decode()
+            texts.append(text if self._slots.connections(other) != CLOSED else without_gauges(text))
         return texts
 
 
 def _key(backend: Backend) -> str:
-    """A backend that was moved is another one."""
+    """Return the key of a backend, which changes when it moves."""
     return f"{backend.name} {backend.target.url} {backend.target.address or ''}"
 
 
-def _read(boards: SharedSlots, worker: int) -> _Page:
-    data = boards.read(worker, StateUpdate.NOW)
-    return _decode(data) if data else _BLANK
+def _read(slots: SharedSlots, worker: int) -> _WorkerState:
+    data = slots.read(worker, StateUpdate.NOW)
+    return _decode(data) if data else _EMPTY

@@ -102,7 +102,7 @@ async def test_discovery_upserts_and_removes() -> None:
     backends = Backends({}, CLOCK)
     changes: list[None] = []
     backends.on_change(lambda: changes.append(None))
-    await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).begin(backends)
+    await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).start(backends)
     first = backends.get("a")
     backends.upsert(make_target("a", "http://a:1"))
     assert backends.get("a") is first
@@ -203,7 +203,7 @@ async def test_access_log_lines_of_several_workers_do_not_mix() -> None:
     """Who is not alone writes no more at once than a pipe takes whole, but a longer line as it is; who is, all."""
     for alone in (False, True):
         stream = Pieces()
-        log = AccessLog("gateway", as_json=True, enabled=True, alone=alone, stream=stream)
+        log = AccessLog("gateway", as_json=True, enabled=True, is_only_writer=alone, stream=stream)
         ids = ["a", "b" * 2 * PIPE_BUF, *[f"c{index}" * 50 for index in range(100)]]
         for request_id in ids:
             log.write(Line("/v1/x", 200, 1.5, None, request_id))
@@ -233,4 +233,4 @@ async def test_access_log_that_cannot_be_written_costs_no_request(
     gateway.context.access_log = log
     for _ in range(4):
         assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400
-    assert log.lost == 4
+    assert log.lost_lines == 4

@@ -35,10 +35,10 @@ async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: Star
     assert told["chosen"] == "fast"
     assert told["served_model"] == "qwen"
     assert told["backends"][0]["backend"] == "fast"
-    assert told["backends"][0]["why"] == told["why"] == "it is expected to answer soonest"
+    assert told["backends"][0]["why"] == told["why"] == "it is expected to respond soonest"
     assert "times as long" in row(told, "slow")["why"]
     assert row(told, "slow")["expected_s"] > 3 * row(told, "fast")["expected_s"]
-    assert row(told, "embedding")["why"] == "it serves no model that the request could mean"
+    assert row(told, "embedding")["why"] == "it serves no model that fits the request"
     assert fast.requests == slow.requests == []
     assert all(backend.traffic.in_flight == 0 for backend in gateway.context.backends)
 
@@ -110,7 +110,7 @@ async def test_other_routes(start_backend: StartBackend, start_gateway: StartGat
     gateway = await start_gateway(await start_backend("transcription", model="whisper", kind="transcription"))
     told = await explained(gateway, {"model": "whisper"}, path="/v1/audio/transcriptions")
     assert told["chosen"] == "transcription"
-    assert told["why"] == "it is the only one that may answer"
+    assert told["why"] == "it is the only candidate"
     assert told["backends"][0]["expected_s"] is None
 
 

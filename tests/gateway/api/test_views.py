@@ -283,7 +283,7 @@ async def test_dead_service_is_reported_within_one_poll(
     await backend.stop()
     async with asyncio.timeout(HANG_S):
         await gateway.until(lambda: gateway.backend("llm-primary").state == "unhealthy")
-    assert "no answer" in (gateway.backend("llm-primary").last_error or "")
+    assert "no response" in (gateway.backend("llm-primary").last_error or "")
 
 
 async def test_many_who_ask_for_gpus_do_not_starve_the_polls(

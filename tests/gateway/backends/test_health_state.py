@@ -30,7 +30,7 @@ def health(state: State = "healthy", *, failing: bool = False, stuck: bool = Fal
     ],
 )
 def test_state(observed: State, failing: bool, stuck: bool, state: State, reason: str | None) -> None:
-    """Polls that find it down come first, then being stuck, then failures; an operator's word before all."""
+    """Draining comes first, then a failed probe, then stuck, then failed requests."""
     made = health(observed, failing=failing, stuck=stuck)
     assert (made.state, made.reason) == (state, reason)
     made.draining = True

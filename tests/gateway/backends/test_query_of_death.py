@@ -10,12 +10,12 @@ import pytest
 
 from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import (
-    FEW,
-    MAX_DEATHS,
-    MAX_KEPT,
+    MAX_CRASH_AFTER_S,
+    MAX_CRASHES,
+    MAX_DIGESTS,
+    MAX_SUSPECTS,
     QUIET_S,
-    SETTLED_S,
-    TOGETHER_S,
+    SAME_CRASH_S,
     CrashedBackend,
     Quarantine,
     digest_of,
@@ -80,10 +80,10 @@ async def test_it_is_forgotten_in_time(start_backend: StartBackend, start_gatewa
     assert error_code(await chat(gateway, BOOM)) == "request_crashed_backend"
     for backend in backends:
         backend.switches.crash_on = ""
-    digest = next(iter(gateway.context.quarantine.records.values()))
+    digest = next(iter(gateway.context.quarantine.suspects.values()))
     await gateway.until(lambda: digest.until < time.monotonic())
     assert (await chat(gateway, BOOM)).status_code == 200
-    assert not gateway.context.quarantine.records
+    assert not gateway.context.quarantine.suspects
 
 
 async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -95,7 +95,7 @@ async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, st
     await backends[0].wait_for(4)
     await backends[0].stop()
     assert {answer.status_code for answer in await asyncio.gather(*work)} == {200}
-    assert not gateway.context.quarantine.records
+    assert not gateway.context.quarantine.suspects
     await gateway.until(lambda: settled(gateway))
 
 
@@ -106,7 +106,7 @@ class Cluster:
     """Backends that lose requests at times that the test says."""
 
     def __init__(self) -> None:
-        self.deaths = Quarantine(600.0)
+        self.quarantine = Quarantine(600.0)
         self.at = 100.0
         self.backends: dict[str, Any] = {}
 
@@ -118,7 +118,7 @@ class Cluster:
         """The backend was lost with this request; whether that convicts it."""
         backend = self.backend(name)
         backend.traffic.suspects = suspects
-        return self.deaths.died(cast(Backend, backend), digest.encode(), 10, self.at, served_s=served_s)
+        return self.quarantine.record_crash(cast(Backend, backend), digest.encode(), 10, self.at, served_s=served_s)
 
     def speak(self, name: str) -> None:
         """The backend says something a moment later."""
@@ -131,7 +131,7 @@ def test_two_deaths_convict() -> None:
     cluster = Cluster()
     assert not cluster.lose("a", "x", suspects=0)
     cluster.at += 0.1
-    assert cluster.lose("b", "x", suspects=FEW)
+    assert cluster.lose("b", "x", suspects=MAX_SUSPECTS)
 
 
 def test_many_suspects_convict_nobody_until_they_are_few() -> None:
@@ -143,17 +143,17 @@ def test_many_suspects_convict_nobody_until_they_are_few() -> None:
     cluster.at += 1
     assert not any(cluster.lose("b", name, suspects=33) for name in names[:33])
     cluster.at += 1
-    assert all(cluster.lose("c", name, suspects=11 - FEW) for name in names[: 11 - FEW])
+    assert all(cluster.lose("c", name, suspects=11 - MAX_SUSPECTS) for name in names[: 11 - MAX_SUSPECTS])
 
 
 def test_there_is_an_end() -> None:
-    """However many are lost together, nothing is sent on after so many deaths."""
+    """However many are lost together, nothing is sent on after so many quarantine."""
     cluster = Cluster()
     lost = []
-    for index in range(MAX_DEATHS):
+    for index in range(MAX_CRASHES):
         cluster.at += 1.0
         lost.append(cluster.lose(f"b{index}", "x", suspects=1000))
-    assert lost == [False] * (MAX_DEATHS - 1) + [True]
+    assert lost == [False] * (MAX_CRASHES - 1) + [True]
 
 
 def test_the_same_body_many_times_at_once_has_one_death() -> None:
@@ -167,7 +167,7 @@ def test_an_ill_backend_blames_nobody() -> None:
     cluster = Cluster()
     assert not cluster.lose("a", "x0", suspects=0)
     for index in range(1, 50):
-        cluster.at += TOGETHER_S * 2
+        cluster.at += SAME_CRASH_S * 2
         name = f"x{index}"
         assert not cluster.lose("a", name, suspects=0)
         assert not cluster.lose("b", name)
@@ -189,43 +189,43 @@ def test_a_long_answer_is_not_to_blame() -> None:
     cluster = Cluster()
     for index in range(5):
         cluster.at += 100
-        assert not cluster.lose(f"b{index}", "x", served_s=SETTLED_S + 1)
+        assert not cluster.lose(f"b{index}", "x", served_s=MAX_CRASH_AFTER_S + 1)
 
 
 def test_an_answer_clears() -> None:
     """Whoever was answered after all begins anew, and so do those that send the same."""
-    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
+    quarantine, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
     backend.traffic.suspects = 1
     for name in ("a", "b"):
         backend.name = name
-        deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
-    deaths.cleared("/v1/completions", b"body")
-    assert deaths.records
-    deaths.cleared(PATH, b"body")
-    assert not deaths.records
-    assert deaths.known(PATH, b"body", 2.0) is None
+        quarantine.record_crash(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
+    quarantine.clear("/v1/completions", b"body")
+    assert quarantine.suspects
+    quarantine.clear(PATH, b"body")
+    assert not quarantine.suspects
+    assert quarantine.check(PATH, b"body", 2.0) is None
 
 
 def test_the_table_is_bounded() -> None:
     """However many requests are lost, only so many are remembered, and bodies of other lengths cost no digest."""
     cluster = Cluster()
-    for index in range(MAX_KEPT + 100):
+    for index in range(MAX_DIGESTS + 100):
         cluster.lose("a", f"r{index}", suspects=0)
-    assert len(cluster.deaths.records) == MAX_KEPT
-    assert cluster.deaths.known(PATH, b"another length", cluster.at) is None
+    assert len(cluster.quarantine.suspects) == MAX_DIGESTS
+    assert cluster.quarantine.check(PATH, b"another length", cluster.at) is None
 
 
 def test_convicted_requests_are_refused_by_path_and_body() -> None:
     """The same bytes on another route are another request."""
-    deaths, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
+    quarantine, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
     backend.traffic.suspects = 1
     for name in ("a", "b"):
         backend.name = name
-        deaths.died(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
+        quarantine.record_crash(cast(Backend, backend), digest_of(PATH, b"body"), 4, 1.0, served_s=0.1)
     with pytest.raises(CrashedBackend, match="600 s"):
-        deaths.known(PATH, b"body", 1.0)
-    assert deaths.known("/v1/completions", b"body", 1.0) is None
-    assert deaths.known(PATH, b"body", 700.0) is None
+        quarantine.check(PATH, b"body", 1.0)
+    assert quarantine.check("/v1/completions", b"body", 1.0) is None
+    assert quarantine.check(PATH, b"body", 700.0) is None
 
 
 # The budget of retries.
@@ -261,6 +261,6 @@ async def test_an_innocent_loss_is_forgotten(start_backend: StartBackend, start_
     backend = await start_backend(crash_on="boom")
     gateway = await start_gateway(backend, quarantine=1, max_attempts=1)
     assert (await chat(gateway, BOOM)).status_code >= 500
-    assert gateway.context.quarantine.records
-    await gateway.until(lambda: not gateway.context.quarantine.records)
+    assert gateway.context.quarantine.suspects
+    await gateway.until(lambda: not gateway.context.quarantine.suspects)
     assert gateway.context.quarantine._lengths == {}

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.backends.circuit_breaker import MAX_CONSECUTIVE_FAILURES
-from gateway.health.poller import MAX_PAUSE_S, PATIENT, pause_s
+from gateway.health.poller import ABSENCES_BEFORE_BACKOFF, MAX_PAUSE_S, pause_s
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S
@@ -144,8 +144,8 @@ def test_pauses_between_polls() -> None:
     """Spread by a fifth; longer while nobody is there, but never by so much that who comes back is not found soon."""
     assert pause_s(2.0, 0, 0.0) == pytest.approx(1.9)
     assert pause_s(2.0, 0, 0.999) == pytest.approx(1.5, abs=0.01)
-    assert pause_s(2.0, PATIENT, 0.0) == pause_s(2.0, 0, 0.0)
-    growing = [pause_s(2.0, absences, 0.0) for absences in range(PATIENT, PATIENT + 5)]
+    assert pause_s(2.0, ABSENCES_BEFORE_BACKOFF, 0.0) == pause_s(2.0, 0, 0.0)
+    growing = [pause_s(2.0, absences, 0.0) for absences in range(ABSENCES_BEFORE_BACKOFF, ABSENCES_BEFORE_BACKOFF + 5)]
     assert growing == sorted(growing)
     assert growing[0] < growing[-1]
     assert pause_s(2.0, 1_000_000, 0.0) < MAX_PAUSE_S

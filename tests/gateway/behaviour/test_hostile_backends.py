@@ -47,7 +47,7 @@ async def test_model_names_are_no_header_lines(
     listed = (await gateway.http.get("/v1/models")).json()["data"]
     assert {model["id"] for model in listed} == (set() if ours else {"good", "cluster"})
     if ours:
-        assert "is no name" in (gateway.backend(backend.name).last_error or "")
+        assert "invalid model name" in (gateway.backend(backend.name).last_error or "")
 
 
 @pytest.mark.parametrize("when", [1, 2], ids=["first choice", "second choice"])
@@ -56,21 +56,21 @@ async def test_bug_is_answered(
 ) -> None:
     """An error that nobody foresaw is a 500 with the request's id, wherever it happens, and nothing stays in flight."""
     gateway = await start_gateway(await start_backend("one", reset=True), await start_backend("two", reset=True))
-    ask, asked = gateway.context.router.ask, 0
+    usable, calls = gateway.context.router.usable, 0
 
     def broken(wants: RoutingRequest) -> tuple[Candidate, ...]:
-        nonlocal asked
-        asked += 1
-        return ask(wants) if asked < when else (1 / 0,)  # type: ignore[return-value]
+        nonlocal calls
+        calls += 1
+        return usable(wants) if calls < when else (1 / 0,)  # type: ignore[return-value]
 
-    monkeypatch.setattr(gateway.context.router, "ask", broken)
+    monkeypatch.setattr(gateway.context.router, "usable", broken)
     answer = await gateway.chat("qwen")
     assert answer.status_code == 500
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
     await gateway.until(lambda: settled(gateway))
 
 
-@pytest.mark.parametrize(("where", "status"), [("scan", 200), ("choose", 500), ("sent", 500)])
+@pytest.mark.parametrize(("where", "status"), [("scan", 200), ("choose", 500), ("admit", 500)])
 async def test_bug_in_the_plain_way_is_answered(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch,
     where: str, status: int,

@@ -8,12 +8,12 @@ import httpx2
 import pytest
 
 from gateway.bodies import spool
-from gateway.bodies.spool import IN_MEMORY
+from gateway.bodies.spool import MAX_IN_MEMORY
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import RunningGateway, error_code
 from tests.support.backends.openai_backend import FakeBackend
 
-SPOOLED = b"\x00\xffRIFF" * (2 * IN_MEMORY // 6)
+SPOOLED = b"\x00\xffRIFF" * (2 * MAX_IN_MEMORY // 6)
 
 
 async def upload(gateway: RunningGateway, sound: bytes) -> httpx2.Response:
@@ -58,7 +58,7 @@ async def test_form_is_sent_again_whole(start_backend: StartBackend, start_gatew
     assert len(backend.work_connections) == 3
     assert all(sound in request.body for request in backend.requests)
     assert len({len(request.body) for request in backend.requests}) == 1
-    assert gateway.context.spool.left == 8192 << 20
+    assert gateway.context.spool.available == 8192 << 20
     assert gateway.backend("transcription").traffic.failures == 0
 
 
@@ -83,7 +83,7 @@ async def test_dead_connection_is_not_written_to_the_end(
         return pread(descriptor, count, offset)
 
     monkeypatch.setattr(os, "pread", counted)
-    sound = b"\x00\xffRIFF" * (40 * IN_MEMORY // 6)
+    sound = b"\x00\xffRIFF" * (40 * MAX_IN_MEMORY // 6)
     assert (await upload(gateway, sound)).status_code == 200
     pieces = len(sound) // spool.PIECE + 1
     assert pieces <= read < 1.5 * pieces

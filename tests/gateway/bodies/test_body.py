@@ -7,7 +7,7 @@ import pytest
 
 from gateway.bodies.body import FormBody, JsonBody
 from gateway.bodies.json_scan import scan_json, with_model
-from gateway.bodies.memory_budget import BodyMemory
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import BY_PATH
 from gateway.http1.multipart import FormScanner, boundary_of
@@ -92,7 +92,7 @@ def test_json_body_over_the_limit() -> None:
 
 def test_json_bodies_share_their_memory() -> None:
     """What does not fit is a 429 that says when to come back and which setting to move; what ends makes room."""
-    memory = BodyMemory(10)
+    memory = MemoryBudget(10)
     one, other = JsonBody(CHAT, 10, memory=memory), JsonBody(CHAT, 10, memory=memory)
     one.add(b"1234567")
     other.add(b"123")
@@ -103,7 +103,7 @@ def test_json_bodies_share_their_memory() -> None:
     other.add(b"4567890")
     other.close()
     other.close()
-    assert memory.left == 10
+    assert memory.available == 10
 
 
 async def test_large_requests_wait_for_room(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -113,7 +113,7 @@ async def test_large_requests_wait_for_room(start_backend: StartBackend, start_g
     whole = post(body, "Connection: close")
     reader, writer = await gateway.raw()
     writer.write(whole[:-1])
-    await gateway.until(lambda: gateway.context.memory.left < 200_000)
+    await gateway.until(lambda: gateway.context.memory.available < 200_000)
     refused = await gateway.send_raw(whole)
     assert refused.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: 5\r\n" in refused
@@ -121,7 +121,7 @@ async def test_large_requests_wait_for_room(start_backend: StartBackend, start_g
     writer.write(whole[-1:])
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     assert (await gateway.send_raw(whole)).startswith(b"HTTP/1.1 200 ")
-    assert gateway.context.memory.left == 1024 * 1024
+    assert gateway.context.memory.available == 1024 * 1024
 
 
 BOUNDARY = b"xYz"
@@ -241,7 +241,7 @@ def test_spool_has_a_quota(tmp_path: Path) -> None:
     assert full.value.headers["Retry-After"] == "10"
     for body in (first, second):
         body.close()
-    assert spool.left == 3 * MB
+    assert spool.available == 3 * MB
 
 
 def test_form_over_the_limit(tmp_path: Path) -> None:

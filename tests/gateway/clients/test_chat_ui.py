@@ -190,7 +190,7 @@ async def test_recording_is_sent_again(start_backend: StartBackend, start_gatewa
     response = await gateway.http.post("/transcribe/whisper", content=sound, headers={"content-type": "audio/wav"})
     assert (response.status_code, response.headers["x-served-by"]) == (200, "b")
     assert form_of(good.requests[0])["file"] == sound
-    assert gateway.context.spool.left == 8192 * MB
+    assert gateway.context.spool.available == 8192 * MB
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ def test_recording_does_not_stay_in_memory(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 3 * MB)
     body = RawAudioBody(TRANSCRIBE, b"/transcribe/whisper", WEBM, 8 * MB, spool)
     body.add(b"x" * 2 * MB)
-    assert spool.left == MB
+    assert spool.available == MB
     with pytest.raises(SpoolFull):
         body.add(b"x" * 2 * MB)
     body.close()
-    assert spool.left == 3 * MB
+    assert spool.available == 3 * MB
     with pytest.raises(PayloadTooLarge):
         RawAudioBody(TRANSCRIBE, b"/transcribe/whisper", WEBM, 4, spool).add(b"12345")
 

@@ -202,15 +202,15 @@ async def test_silent_replicas_are_forgotten_while_the_resolver_fails(resolver: 
     backends, alive = Backends({}, CLOCK), {"x"}
     provider = DnsProvider(
         [make_target("x", "http://x:1", by_dns=True)],
-        taken=(), answers=alive.__contains__, interval_s=1, timeout_s=5, gone_after_s=0,
+        reserved_names=(), is_responding=alive.__contains__, interval_s=1, timeout_s=5, remove_after_s=0,
     )  # fmt: skip
     resolver.answers["x"] = [A, B]
-    await provider.begin(backends)
+    await provider.start(backends)
     resolver.answers["x"] = FAILING
-    await provider.begin(backends)
+    await provider.start(backends)
     assert [one.target.address for one in backends] == [A, B]
     alive.clear()
-    await provider.begin(backends)
+    await provider.start(backends)
     assert [(one.name, one.target.address) for one in backends] == [("x", None)]
 
 
@@ -218,19 +218,23 @@ async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeR
     """An operator's word is about a container, whatever it is called; a container made anew is not meant."""
     backends = Backends({}, CLOCK)
     provider = DnsProvider(
-        [make_target("x", "http://x:1", by_dns=True)], taken=(), answers=lambda _: True, interval_s=1, timeout_s=5
+        [make_target("x", "http://x:1", by_dns=True)],
+        reserved_names=(),
+        is_responding=lambda _: True,
+        interval_s=1,
+        timeout_s=5,
     )
     resolver.answers["x"] = [A, B]
-    await provider.begin(backends)
+    await provider.start(backends)
     for name in ("x", "x-2"):
         backend = backends.get(name)
         assert backend is not None
         backend.set_draining(True)
     resolver.answers["x"] = [B]
-    await provider.begin(backends)
+    await provider.start(backends)
     assert [(one.name, one.state) for one in backends] == [("x", "draining")]
     resolver.answers["x"] = [C]
-    await provider.begin(backends)
+    await provider.start(backends)
     assert [(one.name, one.state) for one in backends] == [("x", "unhealthy")]
 
 
@@ -250,7 +254,7 @@ async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeR
 )
 def test_names(before: dict[str, str], found: list[str], after: dict[str, str]) -> None:
     """A name stays with its address, the plain one is never free, and `x-3` belongs to somebody else."""
-    assert assign("x", before, found, taken={"x-3"}) == after
+    assert assign("x", before, found, reserved={"x-3"}) == after
 
 
 @pytest.mark.parametrize("absent", [GONE, FAILING])

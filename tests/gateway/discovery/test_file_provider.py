@@ -107,7 +107,7 @@ async def test_a_broken_file_changes_nothing(
     with structlog.testing.capture_logs() as logs:
 
         def complaints() -> list[str]:
-            return [str(line["reason"]) for line in logs if line["event"].startswith("services file not taken")]
+            return [str(line["reason"]) for line in logs if line["event"].startswith("services file invalid")]
 
         services.replace(broken)
         await gateway.until(complaints)
@@ -167,12 +167,12 @@ async def test_reload_under_load(
                 group.create_task(client(number))
             for reload in range(1, RELOADS + 1):
                 text, expected = states[reload % len(states)]
-                before, rejected = answered, sum(line["event"].startswith("services file not") for line in logs)
+                before, rejected = answered, sum(line["event"].startswith("services file invalid") for line in logs)
                 (services.switch if reload % 3 == 0 else services.replace)(text)
                 if expected is None:
                     await gateway.until(
                         lambda rejected=rejected: (
-                            sum(line["event"].startswith("services file not") for line in logs) > rejected
+                            sum(line["event"].startswith("services file invalid") for line in logs) > rejected
                         )
                     )
                 else:
@@ -223,15 +223,15 @@ async def test_services_by_dns(
     [
         ("a: http://x:1\na: http://y:1", "duplicate key 'a'"),
         ("a: 7", "a: expected a URL or fields as in"),
-        ("a b: http://x", "'a b' is no name"),
-        ("1: http://x", "1 is no name"),
+        ("a b: http://x", "invalid backend name 'a b'"),
+        ("1: http://x", "invalid backend name 1"),
         ("a: {kind: llm}", "a: url: Field required"),
         ("a: {url: http://x, kind: chat}", "a: kind: Input should be 'llm'"),
         ("a: {url: http://x, weight: 0}", "a: weight: Input should be greater"),
         ("a: {url: http://x, models: qwen}", "a: models: "),
-        ("a: {url: http://x, optional: true}", "a: optional goes with dns"),
-        ("a: {url: 'http://user@x'}", "must hold no user"),
-        ("- a", "names no backends"),
+        ("a: {url: http://x, optional: true}", "a: optional requires dns"),
+        ("a: {url: 'http://user@x'}", "must have no user"),
+        ("- a", "has no backends"),
     ],
 )
 def test_what_is_wrong_with_a_file(services: Services, text: str, says: str) -> None:
@@ -260,7 +260,7 @@ async def test_a_gateway_does_not_start_with_a_broken_file(
     watching: Callable[..., Awaitable[RunningGateway]],
 ) -> None:
     """At the start there is nothing to go on with: the message says what to do."""
-    with pytest.raises(SettingsError, match="names no backends"):
+    with pytest.raises(SettingsError, match="has no backends"):
         await watching("")
 
 
@@ -271,7 +271,7 @@ async def test_two_sources_may_not_share_a_name(
     one, two = await start_backend("one"), await start_backend("two")
     gateway = await watching(entry(one), services=f"two={two.url}")
     assert names(gateway) == ["two", "one"]
-    with pytest.raises(SettingsError, match="two: the name is one of SERVICES"):
+    with pytest.raises(SettingsError, match="two: name already used in SERVICES"):
         await watching(entry(two), services=f"two={two.url}")
 
 

@@ -1,6 +1,6 @@
-"""What is read out of the /metrics of engines."""
+"""Progress and queue length read from the /metrics of engines."""
 
-from gateway.health.engine_metrics import read
+from gateway.health.engine_metrics import read_metrics
 
 VLLM = """\
 # HELP vllm:num_requests_waiting Number of requests waiting to be processed.
@@ -19,27 +19,27 @@ TEI = 'te_batch_next_tokens_bucket{le="1"} 4\nte_batch_next_tokens_sum 22\nte_qu
 
 def test_vllm() -> None:
     """Tokens, and the KV cache, which alone moves while a long prompt is read; its queue is the sum over engines."""
-    told = read(VLLM)
-    assert told.by_steps
+    told = read_metrics(VLLM)
+    assert told.has_steps
     assert told.waiting == 4
     for name in ("kv_cache_usage_perc", "generation_tokens_total"):
-        moved = read("\n".join(line + "1" if name in line else line for line in VLLM.splitlines()))
-        assert moved.work != told.work
-    assert read(VLLM.replace("17.0", "18.0").replace('"m"} 3.0', '"m"} 30.0')).work == told.work
+        moved = read_metrics("\n".join(line + "1" if name in line else line for line in VLLM.splitlines()))
+        assert moved.progress != told.progress
+    assert read_metrics(VLLM.replace("17.0", "18.0").replace('"m"} 3.0', '"m"} 30.0')).progress == told.progress
 
 
 def test_others() -> None:
     """llama.cpp counts steps; text-embeddings-inference and our own services count only what is done."""
-    assert read(LLAMA_CPP).by_steps
-    assert read(LLAMA_CPP).waiting == 2
-    assert not read(TEI).by_steps
-    assert read(TEI).work == ("te_batch_next_tokens_sum 22",)
-    assert read(TEI).waiting == 5
-    assert read("transcription_audio_seconds_total 12.5\n").work
+    assert read_metrics(LLAMA_CPP).has_steps
+    assert read_metrics(LLAMA_CPP).waiting == 2
+    assert not read_metrics(TEI).has_steps
+    assert read_metrics(TEI).progress == ("te_batch_next_tokens_sum 22",)
+    assert read_metrics(TEI).waiting == 5
+    assert read_metrics("transcription_audio_seconds_total 12.5\n").progress
 
 
 def test_nothing_and_nonsense() -> None:
     """What is no such page tells nothing, and hurts nobody."""
     for page in ("", "<html>", "vllm:num_requests_waiting many\n", "\x00 {} {} }\n"):
-        told = read(page)
-        assert (told.work, told.by_steps, told.waiting) == ((), False, None)
+        told = read_metrics(page)
+        assert (told.progress, told.has_steps, told.waiting) == ((), False, None)

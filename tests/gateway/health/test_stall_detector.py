@@ -12,7 +12,7 @@ from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway, post
 from tests.support.backends.openai_backend import FakeBackend
 
-# Polls often and calls a silence stuck soon: tests have no time. No deadline of a request comes before.
+# Frequent probes and a short silence until a backend is stuck; no timeout of a request comes before.
 FAST: dict[str, Any] = {"poll_interval": 0.05, "stuck_after": 0.3}
 
 
@@ -40,7 +40,7 @@ async def begin(gateway: RunningGateway, *backends: FakeBackend, stream: bool) -
 async def test_hanging_backend_is_stuck_and_comes_back(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    """Polls are good, metrics stand still: its request is answered elsewhere, and after a canary it is used again."""
+    """Probes pass, metrics stand still: its request moves to another backend; a canary puts it back into rotation."""
     monkeypatch.setattr("gateway.health.canary.CANARY_S", 0.2)
     hung, good = await start_backend("hung", counts="stalled"), await start_backend("good")
     gateway = await start_gateway(hung, good, **FAST)
@@ -54,7 +54,7 @@ async def test_hanging_backend_is_stuck_and_comes_back(
     assert answer.headers["x-attempts"] == "2"
     shown = (await gateway.http.get("/services")).json()["services"]["hung"]
     assert shown["state"] == "stuck"
-    assert "sent no byte and no progress in its metrics" in shown["last_error"]
+    assert "sent no byte and its metrics showed no progress" in shown["last_error"]
     # While it hangs, requests go elsewhere, and only canaries are at it.
     await gateway.until(lambda: hung.requests[-1].json.get("max_tokens") == 1)
     assert (await gateway.chat("qwen")).headers["x-attempts"] == "1"
@@ -205,7 +205,7 @@ async def test_mute_backend_is_stuck_long_before_a_silent_one(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither polls nor metrics are answered, streams stand still: a stopped process is not busy for STUCK_AFTER."""
-    monkeypatch.setattr("gateway.health.stall_detector.MUTE_S", 0.3)
+    monkeypatch.setattr("gateway.health.stall_detector.UNRESPONSIVE_S", 0.3)
     mute, good = await start_backend("mute", rate=100.0), await start_backend("good", rate=100.0)
     gateway = await start_gateway(mute, good, poll_interval=0.05, poll_timeout=0.2, stuck_after=600)
     await learn(gateway)

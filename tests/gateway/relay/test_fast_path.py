@@ -200,12 +200,12 @@ async def test_a_death_makes_only_its_like_unusual(
     client = await warmed(gateway, plain)
     backend, body = gateway.backend("llm-primary"), REQUEST.partition(b"\r\n\r\n")[2]
     path, at = "/v1/chat/completions", time.monotonic()
-    gateway.context.quarantine.died(backend, digest_of(path, body), len(body), at, served_s=0.1)
-    assert gateway.context.quarantine.records
+    gateway.context.quarantine.record_crash(backend, digest_of(path, body), len(body), at, served_s=0.1)
+    assert gateway.context.quarantine.suspects
     other = post({"model": "qwen", "messages": [{"role": "user", "content": "Hello"}]})
     assert [(await client.ask(one))[0] for one in (other, REQUEST, other)] == [200] * 3
     assert plain == [True, False, True]
-    assert not gateway.context.quarantine.records
+    assert not gateway.context.quarantine.suspects
     assert (await client.ask())[0] == 200
     assert plain == [True, False, True, True]
 

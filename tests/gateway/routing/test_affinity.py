@@ -31,7 +31,7 @@ def send(router: Router, request: RoutingRequest, *, stays: bool = False) -> Bac
     """Have the request answered at once, or stay at the backend."""
     choice = router.choose(request, 100.0)
     assert choice is not None
-    ticket = router.sent(choice, request, 100.0)
+    ticket = router.admit(choice, request, 100.0)
     ticket.first_byte(100.0, ok=False)
     if not stays:
         ticket.end("http_200")

@@ -61,7 +61,7 @@ def test_route_and_name_fix_the_candidates(path: str, model: str | None, images:
 )
 def test_model_of_the_wrong_kind(path: str, model: str) -> None:
     """A model that exists but cannot do this is a 400 that names those that can."""
-    with pytest.raises(InvalidRequest, match="Models that do") as caught:
+    with pytest.raises(InvalidRequest, match="Use one of") as caught:
         candidates(wants(path, model), full_cluster(), CATALOGUE)
     assert caught.value.code == "wrong_model_kind"
 
@@ -162,8 +162,8 @@ def test_router_remembers_until_told() -> None:
     backends = [make_backend("a", "qwen"), make_backend("b", "qwen")]
     router = Router(backends, CATALOGUE)
     asked = wants(CHAT, "qwen")
-    assert len(router.ask(asked)) == 2
-    assert router.ask(asked) is router.ask(wants(CHAT, "qwen"))
+    assert len(router.usable(asked)) == 2
+    assert router.usable(asked) is router.usable(wants(CHAT, "qwen"))
     backends[0].observe("unhealthy", "died")
-    router.forget()
-    assert [candidate.backend.name for candidate in router.ask(asked)] == ["b"]
+    router.clear_cache()
+    assert [candidate.backend.name for candidate in router.usable(asked)] == ["b"]

@@ -25,7 +25,7 @@ def served(router: Router, model: str) -> str:
     request = wants(CHAT, model)
     choice = router.choose(request, 1.0)
     assert choice is not None
-    router.sent(choice, request, 1.0)
+    router.admit(choice, request, 1.0)
     return choice.candidate.offer.name
 
 
@@ -36,7 +36,7 @@ def test_in_their_order_and_only_while_needed() -> None:
 
     def state(name: str, state: str) -> None:
         backends[name].observe(state, "for a test")  # type: ignore[arg-type]
-        router.forget()
+        router.clear_cache()
 
     assert served(router, "qwen") == "qwen"
     state("qwen", "unhealthy")
@@ -45,7 +45,7 @@ def test_in_their_order_and_only_while_needed() -> None:
     assert served(router, "org/qwen") == "llava"
     state("qwen", "healthy")
     assert served(router, "qwen") == "qwen"
-    assert router.fallen_back == {("qwen", "tinyllama"): 1, ("org/qwen", "llava"): 1}
+    assert router.fallbacks_used == {("qwen", "tinyllama"): 1, ("org/qwen", "llava"): 1}
 
 
 def test_nobody_else_falls_back() -> None:
@@ -61,7 +61,7 @@ def test_the_error_is_the_model_s_own() -> None:
     with pytest.raises(ModelLoading) as caught:
         Router(backends, CATALOGUE).choose(wants(CHAT, "qwen"), 1.0)
     assert caught.value.message.startswith("qwen is loading on a")
-    assert caught.value.message.endswith("fallbacks answer now: tinyllama, llava.")
+    assert caught.value.message.endswith("Its fallbacks are not available either: tinyllama, llava.")
 
 
 def test_a_model_without_a_service_falls_back() -> None:

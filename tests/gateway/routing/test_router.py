@@ -22,7 +22,7 @@ def send(router: Router, request: RoutingRequest = REQUEST, now: float = 1.0) ->
     """Choose a backend and send it the request, which waits there."""
     choice = router.choose(request, now)
     assert choice is not None
-    router.sent(choice, request, now)
+    router.admit(choice, request, now)
     return choice.candidate.backend
 
 
@@ -68,7 +68,7 @@ def test_equals_take_turns() -> None:
     for _ in range(6):
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
-        router.sent(choice, REQUEST, 1.0).end("http_200")
+        router.admit(choice, REQUEST, 1.0).end("http_200")
         order.append(choice.candidate.backend.name)
     assert order == ["a", "b", "c", "a", "b", "c"]
 
@@ -82,7 +82,7 @@ def test_weights_share_out() -> None:
         for _ in range(40):
             choice = router.choose(REQUEST, 1.0)
             assert choice is not None
-            ticket = router.sent(choice, REQUEST, 1.0)
+            ticket = router.admit(choice, REQUEST, 1.0)
             names[choice.candidate.backend.name] += 1
             if idle:
                 ticket.end("http_200")
@@ -96,14 +96,14 @@ def test_a_newcomer_does_not_catch_up() -> None:
     for _ in range(100):
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
-        router.sent(choice, REQUEST, 1.0).end("http_200")
+        router.admit(choice, REQUEST, 1.0).end("http_200")
     backends.append(make_backend("c", "qwen"))
-    router.forget()
+    router.clear_cache()
     names: Counter[str] = Counter()
     for _ in range(9):
         choice = router.choose(REQUEST, 1.0)
         assert choice is not None
-        router.sent(choice, REQUEST, 1.0).end("http_200")
+        router.admit(choice, REQUEST, 1.0).end("http_200")
         names[choice.candidate.backend.name] += 1
     assert names == {"a": 3, "b": 3, "c": 3}
 

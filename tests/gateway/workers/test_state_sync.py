@@ -14,7 +14,7 @@ from gateway.backends.traffic import EngineQueue
 from gateway.discovery.target import parse_services
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.workers.shared_memory import CLOSED, SharedSlots
-from gateway.workers.state_sync import Sharing
+from gateway.workers.state_sync import StateSync
 from tests.gateway import plain
 
 QUARANTINE_S = 60.0
@@ -30,8 +30,8 @@ class Worker:
             self.backends.upsert(target)
         (self.backend,) = self.backends
         self.backend.observe("healthy")
-        self.deaths = Quarantine(QUARANTINE_S)
-        self.sharing = Sharing(boards, number, self.backends, self.deaths, GatewayMetrics())
+        self.quarantine = Quarantine(QUARANTINE_S)
+        self.sync = StateSync(boards, number, self.backends, self.quarantine, GatewayMetrics())
         boards.set_connections(number, 0)
 
 
@@ -49,9 +49,9 @@ def workers(boards: SharedSlots) -> list[Worker]:
 def tick(workers: list[Worker]) -> None:
     """All tell, all take."""
     for worker in workers:
-        worker.sharing.tell()
+        worker.sync.publish()
     for worker in workers:
-        worker.sharing.take()
+        worker.sync.receive()
 
 
 def fail(worker: Worker) -> None:
@@ -96,7 +96,7 @@ def test_verdict_of_a_dead_worker_ends_with_it(boards: SharedSlots, workers: lis
     tick(workers)
     boards.set_connections(0, CLOSED)
     for worker in workers[1:]:
-        worker.sharing.take()
+        worker.sync.receive()
         assert worker.backend.state == "healthy"
 
 
@@ -124,34 +124,34 @@ def test_all_tell_one_queue(workers: list[Worker]) -> None:
 def test_query_of_death_is_known_to_all(workers: list[Worker]) -> None:
     """What has killed two backends at one worker kills no third at another; one death convicts nobody anywhere."""
     body = b'{"model":"qwen"}'
-    deaths, digest = workers[0].deaths, digest_of(CHAT, body)
+    quarantine, digest = workers[0].quarantine, digest_of(CHAT, body)
     others = [plain.make_backend(name, "qwen") for name in ("b0", "b1")]
-    assert not deaths.died(others[0], digest, len(body), now(), served_s=0.1)
+    assert not quarantine.record_crash(others[0], digest, len(body), now(), served_s=0.1)
     tick(workers)
     for worker in workers[1:]:
-        assert worker.deaths.known(CHAT, body, now()) is None
-    assert deaths.died(others[1], digest, len(body), now(), served_s=0.1)
+        assert worker.quarantine.check(CHAT, body, now()) is None
+    assert quarantine.record_crash(others[1], digest, len(body), now(), served_s=0.1)
     tick(workers)
     for worker in workers:
         with pytest.raises(CrashedBackend, match="crashed 2 backends"):
-            worker.deaths.known(CHAT, body, now())
-        assert worker.deaths.known(CHAT, b'{"model":"QWEN"}', now()) is None
+            worker.quarantine.check(CHAT, body, now())
+        assert worker.quarantine.check(CHAT, b'{"model":"QWEN"}', now()) is None
     # The same in flight elsewhere was answered after all.
-    deaths.cleared(CHAT, body)
+    quarantine.clear(CHAT, body)
     for _ in range(2):
         tick(workers)
     for worker in workers:
-        assert worker.deaths.known(CHAT, body, now()) is None
-        assert not worker.deaths.records
+        assert worker.quarantine.check(CHAT, body, now()) is None
+        assert not worker.quarantine.suspects
 
 
 def test_conviction_of_others_ends_in_time() -> None:
     """When the quarantine is over, whether it was taken in before or not."""
-    deaths, body = Quarantine(QUARANTINE_S), b"{}"
+    quarantine, body = Quarantine(QUARANTINE_S), b"{}"
     told = [(digest_of(CHAT, body).hex(), len(body), 2, 100.0)]
-    deaths.join(told, 99.0)
+    quarantine.merge(told, 99.0)
     with pytest.raises(CrashedBackend):
-        deaths.known(CHAT, body, 99.0)
-    assert deaths.known(CHAT, body, 101.0) is None
-    deaths.join(told, 101.0)
-    assert deaths.known(CHAT, body, 101.0) is None
+        quarantine.check(CHAT, body, 99.0)
+    assert quarantine.check(CHAT, body, 101.0) is None
+    quarantine.merge(told, 101.0)
+    assert quarantine.check(CHAT, body, 101.0) is None

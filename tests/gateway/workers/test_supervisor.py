@@ -14,7 +14,7 @@ import httpx2
 import psutil
 import pytest
 
-from gateway.telemetry.merge_exposition import added_up, counted
+from gateway.telemetry.merge_exposition import merge, without_gauges
 from gateway.workers.shared_memory import CLOSED, SharedSlots, StateUpdate
 from tests.gateway.programs import Programs, free_port
 from tests.gateway.running import HANG_S
@@ -196,7 +196,7 @@ def test_a_notice_is_whole_or_absent() -> None:
     assert boards.read(1, StateUpdate.NOW) == b"second, longer"
     assert boards.version(1, StateUpdate.NOW) != version
     assert boards.read(0, StateUpdate.NOW) == boards.read(1, StateUpdate.METRICS) == b""
-    assert not boards.write(1, StateUpdate.NOW, b"x" * StateUpdate.NOW.room)
+    assert not boards.write(1, StateUpdate.NOW, b"x" * StateUpdate.NOW.space)
     assert boards.read(1, StateUpdate.NOW) == b""
     boards.set_connections(1, 7)
     assert (boards.connections(0), boards.connections(1)) == (CLOSED, 7)
@@ -223,13 +223,13 @@ s_sum 0.5
 def test_expositions_are_added_up() -> None:
     """Counters, histograms and what each has a part of are sums; other gauges are those of who is asked."""
     two = ONE.replace('x="1"', 'x="2"').replace("up 1.0", "up 0.0") + "# TYPE b_total counter\nb_total 4.0\n"
-    text = added_up(ONE, [two])
+    text = merge(ONE, [two])
     for line in ('a_total{x="1"} 2.0', 'a_total{x="2"} 2.0', "http_requests_in_flight 2.0", "up 1.0", "b_total 4.0"):
         assert line in text.splitlines()
     assert 's_bucket{le="+Inf"} 6.0' in text
     assert "s_sum 1.0" in text
-    assert added_up(ONE, []) == ONE
-    left = counted(ONE)
+    assert merge(ONE, []) == ONE
+    left = without_gauges(ONE)
     assert "a_total" in left
     assert "in_flight" not in left
     assert "up" not in left.replace("Counted", "")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.health.engine_metrics import EngineReport, read
+from gateway.health.engine_metrics import EngineReport, read_metrics
 from tests.services.llm.bad_requests import BAD_REQUESTS, CHAT, COMPLETION, RESPONSE, chat, encoded, wrong_envelope
 
 pytestmark = pytest.mark.engines
@@ -144,22 +144,22 @@ def test_requests_are_logged_and_counted_by_route(raw: httpx2.Client) -> None:
 
 def engine_report(raw: httpx2.Client) -> EngineReport:
     """Return what the gateway reads from the service's metrics."""
-    return read(raw.get("/metrics").text)
+    return read_metrics(raw.get("/metrics").text)
 
 
 def test_long_prompt_shows_progress_before_the_first_token(raw: httpx2.Client) -> None:
     """Otherwise the gateway would consider the service stuck."""
-    tokens = next(line for line in engine_report(raw).work if line.startswith("vllm:prompt_tokens_total"))
-    layers = next(line for line in engine_report(raw).work if line.startswith("transformers_layers_total"))
+    tokens = next(line for line in engine_report(raw).progress if line.startswith("vllm:prompt_tokens_total"))
+    layers = next(line for line in engine_report(raw).progress if line.startswith("transformers_layers_total"))
     pause = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(raw.post, COMPLETION, json={"prompt": "word " * 6000, "max_tokens": 1})
-        while layers in (work := engine_report(raw).work):
+        while layers in (work := engine_report(raw).progress):
             assert not asked.done()
             pause.wait(0.01)
         assert tokens in work
         assert asked.result().status_code == 200
-    assert tokens not in engine_report(raw).work
+    assert tokens not in engine_report(raw).progress
 
 
 def test_waiting_requests_are_exported(raw: httpx2.Client) -> None:
