@@ -56,7 +56,7 @@ class FileDownload:
 
     def __init__(
         self, remote: RangedFile, size: int, limits: DownloadLimits, stop: threading.Event,
-        *, on_received: Callable[[int], None] = lambda _count: None,
+        *, on_received: Callable[[int], None] = lambda _count: None, span: int = SPAN, chunk: int = CHUNK,
     ) -> None:  # fmt: skip
         """`on_received` gets the length of each chunk of a part, in the thread that received it."""
         self._remote = remote
@@ -64,6 +64,8 @@ class FileDownload:
         self._limits = limits
         self._stop = stop
         self._on_received = on_received
+        self._span = span
+        self._chunk = chunk
 
     def run(self, sink: Sink, part_size: int, *, in_parts: Callable[[int], bool] = lambda _left: True) -> None:
         """Fetch what `sink` lacks, and finish it.
@@ -76,7 +78,7 @@ class FileDownload:
             if in_parts(self._size - done):
                 source = self.parts(done, part_size)
             else:
-                source = self._stream(done, min(done + SPAN, self._size))
+                source = self._stream(done, min(done + self._span, self._size))
             with contextlib.closing(source) as parts:
                 for part in parts:
                     done += len(part.view)
@@ -100,7 +102,7 @@ class FileDownload:
         self._remote.fill(view, start, self._stop, on_bytes)
 
     def _stream(self, start: int, end: int) -> Generator[Part]:
-        with contextlib.closing(self._remote.chunks(start, end, self._stop, size=CHUNK)) as chunks:
+        with contextlib.closing(self._remote.chunks(start, end, self._stop, size=self._chunk)) as chunks:
             for chunk in chunks:
                 part = Part(start, chunk)
                 start += len(chunk)

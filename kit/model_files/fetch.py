@@ -5,7 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -13,13 +13,13 @@ import structlog
 from kit.config.catalogue import Entry
 from kit.config.hub_names import chosen
 from kit.hub.client import HubClient
-from kit.hub.file_download import DownloadLimits, FileDownload
+from kit.hub.file_download import CHUNK, SPAN, DownloadLimits, FileDownload
 from kit.hub.file_queue import FileQueue
 from kit.hub.listing import Listing, RemoteFile
 from kit.model_files.cache import ModelCache, VerifiedFolder
 from kit.model_files.local_file import DigestMismatch, LocalFile
 from kit.model_files.registry_source import ModelFilesError, NotMirrored, registry_client
-from kit.net.retry import Cancelled, ChildStop, TransientError, check_stop
+from kit.net.retry import RETRY_POLICY, Cancelled, ChildStop, RetryPolicy, TransientError, check_stop
 from kit.units import human_bytes
 
 __all__ = ["ModelFilesError", "fetch_model"]
@@ -28,15 +28,30 @@ log = structlog.get_logger(__name__)
 
 Report = Callable[[float, str], None]
 
-FILES_IN_PARALLEL = 4
-PARTS_IN_PARALLEL = 6
-PART_BYTES = 8 << 20
-
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+@dataclass(frozen=True)
+class FetchTuning:
+    """Parallelism, sizes in bytes and retries of a fetch."""
+
+    files: int = 4
+    parts: int = 6
+    part: int = 8 << 20
+    span: int = SPAN
+    chunk: int = CHUNK
+    retries: RetryPolicy = RETRY_POLICY
+
+
 def fetch_model(
-    entry: Entry, *, registry_url: str, token: str | None, cache: Path, report: Report, stop: threading.Event
+    entry: Entry,
+    *,
+    registry_url: str,
+    token: str | None,
+    cache: Path,
+    report: Report,
+    stop: threading.Event,
+    tuning: FetchTuning = FetchTuning(),  # frozen
 ) -> Path:
     """Return a local folder with exactly the verified files of `entry`; blocks until they are there.
 
@@ -46,8 +61,8 @@ def fetch_model(
     Of several processes that fetch one model, one does and the others wait. Raises ModelFilesError.
     """
     try:
-        with registry_client(registry_url, token, model=entry.name) as registry:
-            fetch = _Fetch(entry, registry, ModelCache(cache, entry.hf_repo), report, stop)
+        with registry_client(registry_url, token, model=entry.name, retries=tuning.retries) as registry:
+            fetch = _Fetch(entry, registry, ModelCache(cache, entry.hf_repo), report, stop, tuning)
             try:
                 return fetch.run()
             finally:
@@ -74,19 +89,26 @@ class _Fetch:
     """One call of `fetch_model`."""
 
     def __init__(
-        self, entry: Entry, registry: HubClient, cache: ModelCache, report: Report, stop: threading.Event
+        self,
+        entry: Entry,
+        registry: HubClient,
+        cache: ModelCache,
+        report: Report,
+        stop: threading.Event,
+        tuning: FetchTuning,
     ) -> None:
         self._entry = entry
         self._registry = registry
         self._cache = cache
         self._report = report
         self._stop = ChildStop(stop)
+        self._tuning = tuning
         self._lock = threading.Lock()
         self._done = 0
         self._total = 0
         self._large: set[RemoteFile] = set()
-        self._limits = DownloadLimits(PARTS_IN_PARALLEL, PART_BYTES)
-        self._hashing = ThreadPoolExecutor(FILES_IN_PARALLEL, thread_name_prefix="hash")
+        self._limits = DownloadLimits(tuning.parts, tuning.part)
+        self._hashing = ThreadPoolExecutor(tuning.files, thread_name_prefix="hash")
         self._syncing = ThreadPoolExecutor(1, thread_name_prefix="fetch-disk")
 
     def run(self) -> Path:
@@ -151,11 +173,11 @@ class _Fetch:
             else:
                 missing.append(file)
         self._check_space(part.folder, missing)
-        self._large = {file for file in missing if file.size > PART_BYTES}
+        self._large = {file for file in missing if file.size > self._tuning.part}
         # Largest first: the last file, with nothing in parallel, should be small.
         missing.sort(key=lambda file: file.size, reverse=True)
         FileQueue(
-            missing, lambda file: self._fetch_file(listing, file, part), self._stop, parallel=FILES_IN_PARALLEL
+            missing, lambda file: self._fetch_file(listing, file, part), self._stop, parallel=self._tuning.files
         ).run()
         return self._cache.publish(listing, part)
 
@@ -194,13 +216,17 @@ class _Fetch:
     def _download(self, listing: Listing, file: RemoteFile, path: Path) -> bool:
         """Fetch what the file at `path` lacks; False if its digest is wrong: then it is removed."""
         remote = self._registry.file(self._entry.hf_repo, listing.commit, file.path)
+        tuning = self._tuning
         with LocalFile(
             path, file, lambda count, done: self._advance(file, count, done),
             hashing=self._hashing, syncing=self._syncing, stop=self._stop,
         ) as local:  # fmt: skip
             try:
-                FileDownload(remote, file.size, self._limits, self._stop).run(
-                    local, PART_BYTES, in_parts=lambda left: left > PART_BYTES and self._has_idle_connections()
+                download = FileDownload(
+                    remote, file.size, self._limits, self._stop, span=tuning.span, chunk=tuning.chunk
+                )
+                download.run(
+                    local, tuning.part, in_parts=lambda left: left > tuning.part and self._has_idle_connections()
                 )
             except DigestMismatch:
                 with self._lock:
@@ -209,7 +235,7 @@ class _Fetch:
         return True
 
     def _has_idle_connections(self) -> bool:
-        return min(len(self._large), FILES_IN_PARALLEL) <= PARTS_IN_PARALLEL // 2
+        return min(len(self._large), self._tuning.files) <= self._tuning.parts // 2
 
     def _advance(self, file: RemoteFile, count: int, done: int) -> None:
         percent = 100 * done // file.size if file.size else 100

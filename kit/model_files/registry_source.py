@@ -35,7 +35,7 @@ class NotMirrored(ModelFilesError):
         self.retry_after = retry_after
 
 
-def registry_client(url: str, token: str | None, *, model: str) -> HubClient:
+def registry_client(url: str, token: str | None, *, model: str, retries: RetryPolicy = RETRY_POLICY) -> HubClient:
     """Make a client of the registry at `url`; error messages name the `model`.
 
     The client raises ModelFilesError, TransientError, Cancelled.
@@ -49,7 +49,7 @@ def registry_client(url: str, token: str | None, *, model: str) -> HubClient:
     # The service itself waits for a registry that is down, or that mirrors the model first and reports its progress.
     once = RetryPolicy(max_attempts=1)
     return HubClient(
-        url, http, RegistryErrors(url, model), prefer="respond-async", listing_retries=once, file_retries=RETRY_POLICY
+        url, http, RegistryErrors(url, model), prefer="respond-async", listing_retries=once, file_retries=retries
     )
 
 

@@ -36,6 +36,7 @@ class ModelWait:
         registry_url: str,
         token: str | None,
         cache: Path,
+        retries: RetryPolicy = RETRIES,
     ) -> None:
         self._entry = entry
         self._loading = loading
@@ -43,6 +44,7 @@ class ModelWait:
         self._registry_url = registry_url
         self._token = token
         self._cache = cache
+        self._retries = retries
         self._mirrored = 0.0
         self._logged = ""
         self._log_progress_at = 0.0
@@ -52,7 +54,7 @@ class ModelWait:
         return await in_daemon_thread(self._fetch_with_retries)
 
     def _fetch_with_retries(self) -> Path:
-        return retry(self._fetch, RETRIES, self._stop, on=ModelFilesError, before_retry=self._before_retry)
+        return retry(self._fetch, self._retries, self._stop, on=ModelFilesError, before_retry=self._before_retry)
 
     def _fetch(self) -> Path:
         return fetch_model(

@@ -22,11 +22,12 @@ from pydantic import DirectoryPath, Field, SecretStr
 from kit.config.catalogue import Catalogue, Entry, Kind
 from kit.config.settings import SettingsError, keys_of
 from kit.errors import ModelNotFound
+from kit.net.retry import RetryPolicy
 from kit.service.daemon_thread import in_daemon_thread
 from kit.service.gpu import GpuReader
 from kit.service.gpu_metrics import GpuGauges
 from kit.service.load_state import Loading
-from kit.service.model_wait import FETCH_SHARE, ModelWait
+from kit.service.model_wait import FETCH_SHARE, RETRIES, ModelWait
 from kit.web.app import HttpSettings, create_app
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics
@@ -114,7 +115,13 @@ class ModelService(Generic[E]):
     """Lifecycle of one model in this process: fetch, load, serve, close."""
 
     def __init__(
-        self, settings: ServiceSettings, entry: Entry, load_engine: LoadEngine[E], end: Callable[[], None] = end_process
+        self,
+        settings: ServiceSettings,
+        entry: Entry,
+        load_engine: LoadEngine[E],
+        end: Callable[[], None] = end_process,
+        *,
+        retries: RetryPolicy = RETRIES,
     ) -> None:
         """`end` is called after the engine has failed for good."""
         self.settings = settings
@@ -123,6 +130,7 @@ class ModelService(Generic[E]):
         self.metrics = HttpMetrics(settings.service_name)
         self._load_engine = load_engine
         self._end = end
+        self._retries = retries
         self._engine: E | None = None
         self._stop = threading.Event()
         self._started = time.monotonic()
@@ -196,6 +204,7 @@ class ModelService(Generic[E]):
             registry_url=self.settings.registry_url,
             token=token.get_secret_value() if token else None,
             cache=self.settings.model_cache,
+            retries=self._retries,
         )
         return await wait.folder()
 

@@ -1,5 +1,6 @@
 """Factory of every program's FastAPI application: error envelope, middleware, metrics, shared settings."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -16,7 +17,7 @@ from kit.web.api_docs import add_docs
 from kit.web.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.web.metrics import HttpMetrics, metrics_route
 from kit.web.middleware import RequestFrame
-from kit.web.trusted_hosts import check_place, hosts_of, networks_of
+from kit.web.trusted_hosts import ROOT, check_place, hosts_of, networks_of
 
 # Response headers that pages of other origins may read (CORS).
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
@@ -109,14 +110,14 @@ def _cors(settings: HttpSettings) -> dict[str, Any]:
     }
 
 
-def admin_only(settings: HttpSettings) -> Any:
+def admin_only(settings: HttpSettings, *, root: Path = ROOT) -> Any:
     """Return a FastAPI dependency for routes that change something, for `dependencies=[...]`.
 
-    Resolves `docker-host` once, here.
+    Resolves `docker-host` once, here, from the files below `root`.
     """
     places = settings.trusted_places()
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
-    guard, hosts = AdminGuard(token, networks_of(places)), hosts_of(places)
+    guard, hosts = AdminGuard(token, networks_of(places, root)), hosts_of(places)
 
     async def check(request: Request) -> None:
         # Behind a reverse proxy on this machine every client has a loopback address: forwarded requests need the token.

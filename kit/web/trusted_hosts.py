@@ -38,12 +38,12 @@ def check_place(place: str) -> None:
         ipaddress.ip_network(place)
 
 
-def networks_of(places: Iterable[str]) -> list[Network]:
+def networks_of(places: Iterable[str], root: Path = ROOT) -> list[Network]:
     """Return the networks among `places`; `docker-host` resolves to a single address or none."""
     networks: list[Network] = []
     for place in places:
         if place == DOCKER_HOST:
-            networks += docker_host()
+            networks += docker_host(root)
         elif is_network(place):
             networks.append(ipaddress.ip_network(place))
     return networks
@@ -54,15 +54,15 @@ def hosts_of(places: Iterable[str]) -> "TrustedHosts":
     return TrustedHosts(place for place in places if place != DOCKER_HOST and not is_network(place))
 
 
-def docker_host() -> list[Network]:
+def docker_host(root: Path = ROOT) -> list[Network]:
     """Return this container's default gateway, the source of requests through a port published on the host's loopback.
 
     Empty outside a container, where the gateway is the network's router, and without a default route.
     """
-    if not any((ROOT / mark).exists() for mark in CONTAINER_MARKS):
+    if not any((root / mark).exists() for mark in CONTAINER_MARKS):
         reason = "not in a container"
     else:
-        gateway = _default_gateway()
+        gateway = _default_gateway(root)
         if gateway is not None:
             return [ipaddress.IPv4Network(gateway)]
         reason = "the container has no default route"
@@ -70,9 +70,9 @@ def docker_host() -> list[Network]:
     return []
 
 
-def _default_gateway() -> ipaddress.IPv4Address | None:
+def _default_gateway(root: Path) -> ipaddress.IPv4Address | None:
     try:
-        table = (ROOT / "proc/net/route").read_text(encoding="ascii")
+        table = (root / "proc/net/route").read_text(encoding="ascii")
     except OSError:
         return None
     return next((route.gateway for route in default_routes(table) if int(route.gateway)), None)
@@ -81,7 +81,11 @@ def _default_gateway() -> ipaddress.IPv4Address | None:
 class TrustedHosts:
     """Trusted hosts by name, resolved on demand. A name that does not resolve is not trusted."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(
+        self, names: Iterable[str], *, cache_ttl_s: float = CACHE_TTL_S, lookup_timeout_s: float = LOOKUP_S
+    ) -> None:
+        self._cache_ttl_s = cache_ttl_s
+        self._lookup_timeout_s = lookup_timeout_s
         self._lookups = [Lookup(name) for name in names]
         self._known: dict[str, tuple[float, frozenset[Address]]] = {}
         self._lock = asyncio.Lock()
@@ -101,12 +105,14 @@ class TrustedHosts:
             until, known = self._known.get(lookup.host, (0.0, frozenset[Address]()))
             if time.monotonic() >= until:
                 known = await self._resolve(lookup)
-                self._known[lookup.host] = (time.monotonic() + CACHE_TTL_S, known)
+                self._known[lookup.host] = (time.monotonic() + self._cache_ttl_s, known)
             return known
 
     async def _resolve(self, lookup: Lookup) -> frozenset[Address]:
         try:
-            return frozenset(ipaddress.ip_address(address) for address in await lookup.addresses(LOOKUP_S))
+            return frozenset(
+                ipaddress.ip_address(address) for address in await lookup.addresses(self._lookup_timeout_s)
+            )
         except (NoSuchName, ResolverFailed) as error:
             log.warning("host in ADMIN_TRUSTED_NETWORKS does not resolve", host=lookup.host, reason=str(error))
             return frozenset()

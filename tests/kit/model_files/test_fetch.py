@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from kit.config.catalogue import Catalogue, Entry
 from kit.hub.listing import RemoteFile
-from kit.model_files.fetch import ModelFilesError, fetch_model
+from kit.model_files.fetch import FetchTuning, ModelFilesError, fetch_model
 from kit.model_files.registry_source import registry_client
 from kit.net.retry import RetryPolicy
 from registry.download.folder_import import import_folder
@@ -48,12 +48,14 @@ class Fetch:
     fields: dict[str, object] = field(default_factory=dict)
     reports: list[tuple[float, str]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
+    tuning: FetchTuning = field(default_factory=FetchTuning)
 
     def __call__(self) -> Path:
         entry = Entry.model_validate({"name": "small", "kind": "llm", "hf_repo": REPO, **self.fields})
         return fetch_model(
-            entry, registry_url=self.url, token=self.token, cache=self.cache, report=self._report, stop=self.stop
-        )
+            entry, registry_url=self.url, token=self.token, cache=self.cache, report=self._report, stop=self.stop,
+            tuning=self.tuning,
+        )  # fmt: skip
 
     def _report(self, share: float, text: str) -> None:
         self.reports.append((share, text))
@@ -140,10 +142,9 @@ def test_damaged_cache_is_repaired(registry: Registry, fetch: Fetch, damage: str
     assert [path.name for path in home(fetch).iterdir() if "part" in path.name] == []
 
 
-def test_partial_file_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_file_is_resumed(registry: Registry, fetch: Fetch) -> None:
     """Stopped after the first part: the next fetch requests the rest of that file, and no finished file."""
-    monkeypatch.setattr("kit.model_files.fetch.PART_BYTES", 1_000_000)
-    monkeypatch.setattr("kit.model_files.fetch.FILES_IN_PARALLEL", 1)
+    fetch.tuning = FetchTuning(part=1_000_000, files=1)
     original = fetch._report
     part = home(fetch) / f"{registry.manifest.commit}.part"
     part.mkdir(parents=True)
@@ -168,11 +169,9 @@ def test_partial_file_is_resumed(registry: Registry, fetch: Fetch, monkeypatch: 
     assert registry.switches.requests("/tokenizer.json") == []
 
 
-def test_parts_are_fetched_in_parallel_and_written_in_order(
-    registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_are_fetched_in_parallel_and_written_in_order(registry: Registry, fetch: Fetch) -> None:
     """While the first part is held back the others are requested, and the file is right."""
-    monkeypatch.setattr("kit.model_files.fetch.PART_BYTES", 500_000)
+    fetch.tuning = FetchTuning(part=500_000)
     gate = registry.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     opener = set_when(gate, lambda: len(weights_requests(registry)) == 6)
     opener.start()
@@ -180,12 +179,9 @@ def test_parts_are_fetched_in_parallel_and_written_in_order(
     opener.join()
 
 
-def test_many_large_files_are_one_stream_each(
-    registry: Registry, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_large_files_are_one_stream_each(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:
     """One request per file, whatever the part size; after an interruption only the rest is requested."""
-    monkeypatch.setattr("kit.model_files.fetch.PART_BYTES", 50_000)
-    monkeypatch.setattr("kit.hub.file_download.CHUNK", 10_000)
+    fetch.tuning = FetchTuning(part=50_000, chunk=10_000)
     folder = small_repo(tmp_path / "many")
     (folder / WEIGHTS).unlink()
     for name in "abcd":
@@ -203,10 +199,9 @@ def test_many_large_files_are_one_stream_each(
     assert [headers["range"] for headers in asked("/c.safetensors")] == ["bytes=0-399999", "bytes=120000-399999"]
 
 
-def test_long_stream_is_requested_in_spans(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_stream_is_requested_in_spans(registry: Registry, fetch: Fetch) -> None:
     """One request per span, and the file is complete."""
-    monkeypatch.setattr("kit.hub.file_download.SPAN", 1_000_000)
-    monkeypatch.setattr("kit.model_files.fetch.PARTS_IN_PARALLEL", 1)
+    fetch.tuning = FetchTuning(span=1_000_000, parts=1)
     assert contents(fetch()) == contents(registry.folder)
     assert [headers["range"] for headers in weights_requests(registry)] == [
         "bytes=0-999999", "bytes=1000000-1999999", "bytes=2000000-2999999",
@@ -313,14 +308,14 @@ def test_refusal_is_permanent_and_failure_transient(
     assert registry.url in str(error)
 
 
-def test_registrys_error_message_is_shown(registry: Registry, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registrys_error_message_is_shown(registry: Registry, fetch: Fetch) -> None:
     """It says what is wrong and what to do; a status code alone does not."""
-    monkeypatch.setattr("kit.model_files.registry_source.RETRY_POLICY", RetryPolicy(max_attempts=1))
+    fetch.tuning = FetchTuning(retries=RetryPolicy(max_attempts=1))
     (weights,) = (file for file in registry.manifest.files if file.path == WEIGHTS)
     local = registry.library.store.local_path(weights.sha256)
     assert local is not None
     local.unlink()
-    assert f"returned 500 for {WEIGHTS}: The bytes of {WEIGHTS} are gone from the store." in str(failure(fetch))
+    assert f"returned 500 for {WEIGHTS}: The blob of {WEIGHTS} is missing in the store." in str(failure(fetch))
 
 
 def test_token_is_sent(registry: Registry, fetch: Fetch, tmp_path: Path) -> None:

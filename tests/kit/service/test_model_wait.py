@@ -15,7 +15,6 @@ from kit.config.catalogue import Entry
 from kit.errors import ApiError, ModelLoading, NotFound
 from kit.model_files.fetch import ModelFilesError
 from kit.net.retry import RetryPolicy
-from kit.service import model_wait
 from kit.service.load_state import Loading
 from kit.service.model_wait import FETCH_SHARE, MIRROR_SHARE, ModelWait
 from tests.kit.served import bare_app, serve
@@ -70,9 +69,9 @@ Fetch = Callable[..., contextlib.AbstractAsyncContextManager[Recorded]]
 
 
 @pytest.fixture
-def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
+def fetch(tmp_path: Path) -> Fetch:
     """Fetch from a registry until there is a folder or an error; give the reports."""
-    monkeypatch.setattr(model_wait, "RETRIES", RetryPolicy(None, initial_backoff_s=0.01, max_backoff_s=0.01))
+    retries = RetryPolicy(None, initial_backoff_s=0.01, max_backoff_s=0.01)
     entry = Entry.model_validate({"name": "tiny", "kind": "llm", "hf_repo": "org/tiny"})
 
     @contextlib.asynccontextmanager
@@ -80,7 +79,15 @@ def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
         loading = Recorded()
         with serve(registry.app) as (host, port):
             url = f"http://{host}:{port}"
-            wait = ModelWait(entry, loading, threading.Event(), registry_url=url, token=None, cache=tmp_path / "cache")
+            wait = ModelWait(
+                entry,
+                loading,
+                threading.Event(),
+                registry_url=url,
+                token=None,
+                cache=tmp_path / "cache",
+                retries=retries,
+            )
             async with asyncio.timeout(HANG_S):
                 folder = await wait.folder()
         assert (folder / "config.json").read_bytes() == b"{}"

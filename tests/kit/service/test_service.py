@@ -18,7 +18,6 @@ from fastapi import FastAPI, Response
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import ApiError, ModelNotFound, NotFound
 from kit.net.retry import RetryPolicy
-from kit.service import model_wait
 from kit.service.service import ModelService, Report, ServiceSettings, create_service_app, in_daemon_thread
 from tests.kit.served import bare_app, serve
 
@@ -77,7 +76,7 @@ async def load_ended() -> None:
 
 
 def service_of(settings: ServiceSettings, load: Any = load_at_once) -> ModelService[FakeEngine]:
-    return ModelService(settings, settings.entry("embedding"), load)
+    return ModelService(settings, settings.entry("embedding"), load, retries=RetryPolicy(None, initial_backoff_s=0.02))
 
 
 async def test_loaded_service_is_healthy(make: Callable[..., ServiceSettings], tmp_path: Path) -> None:
@@ -226,11 +225,6 @@ def hub(files: dict[str, bytes], *, there: Callable[[], bool] = lambda: True) ->
     return app
 
 
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_wait, "RETRIES", RetryPolicy(None, initial_backoff_s=0.02))
-
-
 async def waiting_for(client: httpx2.AsyncClient, text: str) -> None:
     """Poll /health until its detail has `text`."""
     async with asyncio.timeout(20):
@@ -238,7 +232,6 @@ async def waiting_for(client: httpx2.AsyncClient, text: str) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.usefixtures("quick_retries")
 async def test_waits_for_a_registry_that_starts_later(make: Callable[..., ServiceSettings]) -> None:
     with serve(FastAPI()) as (host, port):
         pass  # a port where nobody listens now

@@ -9,8 +9,8 @@ import structlog
 from fastapi import FastAPI
 
 from kit.config.settings import SettingsError, load_settings
-from kit.web import trusted_hosts
 from kit.web.app import HttpSettings, admin_only
+from kit.web.trusted_hosts import ROOT, TrustedHosts
 from tests.kit.served import bare_app
 from tests.support.resolver import FAILING, GONE, FakeResolver
 
@@ -25,12 +25,11 @@ OTHER = "172.18.0.5"
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
     """The root of a container's file system, as the program sees it."""
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/route").write_text(ROUTES)
     (tmp_path / ".dockerenv").touch()
-    monkeypatch.setattr(trusted_hosts, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -43,10 +42,12 @@ async def resolver(monkeypatch: pytest.MonkeyPatch) -> FakeResolver:
 class Site:
     """An application with one route that changes something, asked from any address."""
 
-    def __init__(self, places: str, token: str | None = "t0k") -> None:
+    def __init__(self, places: str, token: str | None = "t0k", root: Path = ROOT) -> None:
         settings = load_settings(HttpSettings, port=1, admin_trusted_networks=places, admin_token=token)
         self.app: FastAPI = bare_app()
-        self.app.add_api_route("/change", self._change, methods=["POST"], dependencies=[admin_only(settings)])
+        self.app.add_api_route(
+            "/change", self._change, methods=["POST"], dependencies=[admin_only(settings, root=root)]
+        )
 
     async def _change(self) -> None:
         pass
@@ -57,10 +58,9 @@ class Site:
             return (await http.post("/change", headers=headers)).status_code
 
 
-@pytest.mark.usefixtures("root")
-async def test_docker_host_needs_no_token() -> None:
+async def test_docker_host_needs_no_token(root: Path) -> None:
     """Through a port published on the host's loopback, requests come from the default gateway."""
-    site = Site("127.0.0.0/8,docker-host")
+    site = Site("127.0.0.0/8,docker-host", root=root)
     assert await site.status(HOST) == 200
     assert await site.status("::ffff:" + HOST) == 200
     assert await site.status("127.0.0.1") == 200
@@ -69,10 +69,9 @@ async def test_docker_host_needs_no_token() -> None:
         assert await site.status(other, Authorization="Bearer t0k") == 200
 
 
-@pytest.mark.usefixtures("root")
-async def test_forwarded_request_from_docker_host_needs_the_token(resolver: FakeResolver) -> None:
+async def test_forwarded_request_from_docker_host_needs_the_token(root: Path, resolver: FakeResolver) -> None:
     resolver.answers["edge"] = [EDGE]
-    site = Site("docker-host,edge")
+    site = Site("docker-host,edge", root=root)
     for client in (HOST, EDGE):
         assert await site.status(client) == 200
         assert await site.status(client, **{"X-Forwarded-For": "203.0.113.9"}) == 401
@@ -89,31 +88,33 @@ async def test_docker_host_does_not_apply_elsewhere(root: Path, change: str) -> 
     else:
         (root / "proc/net/route").unlink()
     with structlog.testing.capture_logs() as logs:
-        site = Site("docker-host")
+        site = Site("docker-host", root=root)
     assert [line["event"] for line in logs] == ["docker-host in ADMIN_TRUSTED_NETWORKS does not apply"]
     assert await site.status(HOST) == 401
     assert await site.status("0.0.0.0") == 401
 
 
-async def test_host_name_is_trusted_at_its_current_address(
-    resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trusted_hosts, "CACHE_TTL_S", 0.0)
+async def test_host_name_is_trusted_at_its_current_address(resolver: FakeResolver) -> None:
     resolver.answers["edge"] = [EDGE]
     site = Site("edge")
     assert (await site.status(EDGE), await site.status(OTHER)) == (200, 401)
+    hosts = TrustedHosts(["edge"], cache_ttl_s=0.0)
+    assert (await hosts.include(EDGE), await hosts.include(OTHER)) == (True, False)
     resolver.answers["edge"] = [OTHER]
-    assert (await site.status(EDGE), await site.status(OTHER)) == (401, 200)
+    assert (await hosts.include(EDGE), await hosts.include(OTHER)) == (False, True)
 
 
-@pytest.mark.parametrize("how", [GONE, FAILING, None], ids=["gone", "failing", "hanging"])
-async def test_unresolvable_name_is_not_trusted(
-    resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch, how: Exception | None
-) -> None:
-    monkeypatch.setattr(trusted_hosts, "LOOKUP_S", 0.02)
-    resolver.answers["edge"] = how or [EDGE]
-    if how is None:
-        resolver.hanging["edge"] = asyncio.Event()
+async def test_slow_name_is_not_trusted(resolver: FakeResolver) -> None:
+    resolver.answers["edge"] = [EDGE]
+    resolver.hanging["edge"] = asyncio.Event()
+    with structlog.testing.capture_logs() as logs:
+        assert not await TrustedHosts(["edge"], lookup_timeout_s=0.02).include(EDGE)
+    assert [line["host"] for line in logs if "does not resolve" in line["event"]] == ["edge"]
+
+
+@pytest.mark.parametrize("how", [GONE, FAILING], ids=["gone", "failing"])
+async def test_unresolvable_name_is_not_trusted(resolver: FakeResolver, how: Exception) -> None:
+    resolver.answers["edge"] = how
     site = Site("edge")
     with structlog.testing.capture_logs() as logs:
         assert await site.status(EDGE) == 401
