@@ -1,4 +1,4 @@
-"""The compose files as a reader sees them: `extends` followed, anchors merged, variables left as they stand."""
+"""The compose files with `extends` and anchors resolved, variables left unexpanded."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""deploy/chat-ui/start.sh: Chat UI starts when the gateway has told all its models, not before."""
+"""deploy/chat-ui/start.sh: Chat UI starts once the gateway lists all its models."""
 
 import http.server
 import shutil
@@ -81,8 +81,8 @@ def run(tmp_path: Path, gateway: Gateway, key: str = "none") -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_it_waits_for_the_whole_list(tmp_path: Path, serve: Serve) -> None:
-    """No gateway, no models, a list that still grows: it waits, says why once each, and starts on what stays."""
+def test_start_waits_for_a_stable_model_list(tmp_path: Path, serve: Serve) -> None:
+    """Each reason for waiting is logged once."""
     empty = '{"object":"list","data":[]}'
     gateway = serve((503, "loading"), (503, "loading"), (200, empty), (200, ONE), (200, ALL), (200, ALL))
     printed = run(tmp_path, gateway)
@@ -98,8 +98,8 @@ def test_it_waits_for_the_whole_list(tmp_path: Path, serve: Serve) -> None:
     assert "503" in printed[0]
 
 
-def test_key_is_sent_as_it_is(tmp_path: Path, serve: Serve) -> None:
-    """A `$` in a key, which the written file escapes, arrives as a `$`; and no key is printed."""
+def test_escaped_dollar_in_the_key_is_unescaped(tmp_path: Path, serve: Serve) -> None:
+    """And no key is printed."""
     gateway = serve((401, "no"), (200, ALL))
     printed = run(tmp_path, gateway, key=r"sk-\$HOME\$1")
     assert {key for _, key in gateway.asked} == {"Bearer sk-$HOME$1"}

@@ -1,4 +1,4 @@
-"""What the compose files promise, read from the files: no Docker needed."""
+"""Promises of the compose files, checked without Docker."""
 
 import re
 from typing import Any
@@ -35,14 +35,13 @@ def promised_ports() -> dict[int, str]:
 
 
 @BOTH
-def test_ports_are_those_of_the_quick_reference(file: str) -> None:
-    """Every port of the table is published, and nothing beyond it but the monitoring's."""
+def test_published_ports_are_those_of_the_quick_reference(file: str) -> None:
+    """And those of the monitoring."""
     assert set(promised_ports()) == set(published(file)) - {3001, 9090}
 
 
 @BOTH
-def test_only_the_gateway_and_the_chat_may_leave_loopback(file: str) -> None:
-    """CLUSTER_BIND moves two ports; all others are this machine's own."""
+def test_cluster_bind_moves_only_gateway_and_chat_ui(file: str) -> None:
     moved = {port for port, (address, _) in published(file).items() if address == "${CLUSTER_BIND:-127.0.0.1}"}
     fixed = {address for address, _ in published(file).values()} - {"${CLUSTER_BIND:-127.0.0.1}"}
     assert moved == {8080, 3000}
@@ -50,7 +49,7 @@ def test_only_the_gateway_and_the_chat_may_leave_loopback(file: str) -> None:
 
 
 def test_both_files_are_one_project() -> None:
-    """One name, the same services and the same volumes: so either file's commands see what the other started."""
+    """Same project name, services and volumes, so that either file manages what the other started."""
     online, cluster = load(ONLINE), load(CLUSTER)
     assert online["name"] == cluster["name"] == "gpu-cluster"
     only_here = {"only-online"}  # runs nowhere
@@ -62,15 +61,13 @@ def test_both_files_are_one_project() -> None:
     )
 
 
-def test_the_same_image_names_for_what_is_the_same() -> None:
-    """What runs in both files is built once."""
+def test_both_files_use_the_same_images() -> None:
     online, cluster = load(ONLINE)["services"], load(CLUSTER)["services"]
     for service in ("registry", "gateway", "minio", "secrets"):
         assert online[service]["image"] == cluster[service]["image"]
 
 
-def test_the_gpu_stanza_is_the_quick_reference_s() -> None:
-    """What the document tells people to edit stands there as the document shows it."""
+def test_gpu_stanza_is_as_in_the_quick_reference() -> None:
     block = next(
         text for text in re.findall(r"```yaml\n(.*?)```", QUICK_REFERENCE, flags=re.DOTALL) if "devices" in text
     )
@@ -87,14 +84,14 @@ def test_the_gpu_stanza_is_the_quick_reference_s() -> None:
     ("service", "gpu"),
     [("llm-primary", "0"), ("llm-secondary", "1"), ("multimodal", "2"), ("embedding", "3"), ("transcription", "4")],
 )
-def test_one_gpu_each(service: str, gpu: str) -> None:
-    """The assignment of the quick reference, by device id."""
+def test_each_service_reserves_its_gpu(service: str, gpu: str) -> None:
+    """By device id, as in the quick reference."""
     (device,) = load(CLUSTER)["services"][service]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "device_ids": [gpu], "capabilities": ["gpu"]}
 
 
-def test_the_cluster_is_on_internal_networks_but_for_its_doors() -> None:
-    """Whatever is not an edge stands on networks without a way out, where the host has no address either."""
+def test_only_edge_containers_are_on_an_outer_network() -> None:
+    """All others are on internal, isolated networks."""
     document = load(CLUSTER)
     networks = document["networks"]
     assert {name for name, network in networks.items() if not (network or {}).get("internal")} == {FRONT, UNUSED}
@@ -113,8 +110,8 @@ def test_the_cluster_is_on_internal_networks_but_for_its_doors() -> None:
 
 
 @BOTH
-def test_every_service_is_closed(file: str) -> None:
-    """No capability, no new privilege, a read-only root, bounded logs, memory and processes, everywhere."""
+def test_every_service_is_hardened(file: str) -> None:
+    """No capabilities, no new privileges, read-only root, bounded logs, memory and processes."""
     for name, service in load(file)["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert service.get("read_only") is True, name
@@ -127,8 +124,7 @@ def test_every_service_is_closed(file: str) -> None:
 
 
 @BOTH
-def test_no_password_stands_in_a_file(file: str) -> None:
-    """Whatever sounds like a secret is empty unless the user gives it, or read from a file."""
+def test_compose_files_contain_no_password(file: str) -> None:
     for name, service in load(file)["services"].items():
         for variable, value in (service.get("environment") or {}).items():
             if re.search(r"(?<!PUBLIC_)KEY|TOKEN|PASSWORD|SECRET", variable):
@@ -150,8 +146,7 @@ def test_every_variable_is_documented() -> None:
             assert documented[name] == default, name
 
 
-def test_the_example_changes_nothing() -> None:
-    """Copied as it is, .env.example sets no variable."""
+def test_env_example_sets_no_variable() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == []
 

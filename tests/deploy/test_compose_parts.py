@@ -1,4 +1,4 @@
-"""Chat UI and monitoring: closed containers of others, off unless asked for, switched on by one variable each."""
+"""Chat UI and monitoring: hardened third-party containers, off by default, switched on by one variable each."""
 
 import json
 import os
@@ -24,14 +24,13 @@ SERVICES = {
 }
 
 
-def test_services() -> None:
-    """Each is there on and off."""
+def test_each_service_has_an_on_and_an_off_form() -> None:
     assert set(SERVICES) == {f"{name}-{switch}" for name in NAMES for switch in (0, 1)}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_closed(name: str) -> None:
-    """Nothing can be written but volumes and /tmp, nothing be gained, nothing grow."""
+def test_services_are_hardened(name: str) -> None:
+    """Only volumes and /tmp are writable; no capabilities; bounded logs and memory."""
     service = SERVICES[f"{name}-1"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -42,8 +41,8 @@ def test_closed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_off_needs_nothing(name: str) -> None:
-    """Switched off, a service asks for no image that is not here anyway: Compose pulls those of 0 replicas too."""
+def test_off_form_needs_no_extra_image(name: str) -> None:
+    """Compose pulls images of services with 0 replicas too."""
     service = SERVICES[f"{name}-0"]
     assert service["deploy"] == {"replicas": 0}
     assert service["image"] == "gpu-cluster/gateway:${CLUSTER_VERSION:-0.1.0}"
@@ -51,16 +50,14 @@ def test_off_needs_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["chat-ui", "mongo", "prometheus", "grafana"])
-def test_images_of_others_are_pinned_and_can_be_replaced(name: str) -> None:
-    """A variable names the image; its default has a tag that does not move."""
+def test_third_party_images_are_pinned_variables(name: str) -> None:
     match = re.fullmatch(r"\$\{([A-Z_]+)_IMAGE:-[\w./-]+:(.+)\}", SERVICES[f"{name}-1"]["image"])
     assert match is not None
     assert match[1] == name.upper().replace("-", "_")
     assert re.fullmatch(r"v?\d+\.\d+\.\d+|sha-[0-9a-f]{7}", match[2])
 
 
-def test_no_password_anywhere() -> None:
-    """There is no administrator in Grafana, and nothing that looks like a password in either file."""
+def test_no_password_and_no_grafana_administrator() -> None:
     grafana = SERVICES["grafana-1"]["environment"]
     assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
     assert (grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"], grafana["GF_AUTH_BASIC_ENABLED"]) == ("Viewer", "false")
@@ -68,8 +65,7 @@ def test_no_password_anywhere() -> None:
     assert not [name for name in names if re.search("PASSWORD|SECRET|TOKEN", name)]
 
 
-def test_what_is_mounted_is_there() -> None:
-    """Every file and folder of this repository that a service mounts exists."""
+def test_mounted_files_exist() -> None:
     volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", ())]
     binds = [volume["source"] for volume in volumes if isinstance(volume, dict)]
     assert len(binds) == 4
@@ -98,8 +94,8 @@ def replicas(services: dict[str, Any], *names: str) -> set[int]:
 
 @pytest.mark.skipif(not has_compose(), reason="docker compose is not here")
 @pytest.mark.parametrize("file", [ONLINE, CLUSTER])
-def test_compose_takes_them(file: str, tmp_path: Path) -> None:
-    """Off they are nothing; one variable each switches them on, complete, with their doors in the cluster."""
+def test_compose_accepts_the_parts(file: str, tmp_path: Path) -> None:
+    """Off by default; one variable switches each part on."""
     off = config(file, tmp_path)
     assert replicas(off, *NAMES, *DOORS) == {0}
     chat = config(file, tmp_path, CHAT_UI="1", GATEWAY_API_KEYS="k", CHAT_UI_IMAGE="mirror/chat-ui:1")

@@ -1,4 +1,4 @@
-"""Prometheus' configuration, its alerts and the dashboard: they are well formed, and name what there is."""
+"""Prometheus' configuration, its alerts and the dashboard: well formed, with existing metrics and services."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ def metrics_of(expression: str) -> set[str]:
 
 
 def exported() -> set[str]:
-    """The names of all samples that our programs export once they have something to tell."""
+    """The names of all samples that our programs export once they have data."""
     gateway = GatewayMetrics()
     backends = Backends({}, CLOCK)
     for target in parse_services("llm-primary=http://127.0.0.1:1"):
@@ -87,22 +87,20 @@ def exported() -> set[str]:
     return {sample.name for family in text_string_to_metric_families(pages) for sample in family.samples}
 
 
-def test_words_of_a_query() -> None:
-    """The test's own reading of queries finds metrics, and nothing else."""
+def test_metric_names_are_found_in_queries() -> None:
+    """The test's own parser."""
     query = 'histogram_quantile(0.99, sum by (le, model) (rate(a_b_bucket{x="y"}[5m]))) > 10 or vllm:c * 2 unless d'
     assert metrics_of(query) == {"a_b_bucket", "vllm:c", "d"}
 
 
-def test_every_metric_is_exported() -> None:
-    """No panel and no alert asks for something that nobody tells."""
+def test_every_queried_metric_is_exported() -> None:
     asked = set().union(*(metrics_of(expression) for expression in expressions()))
     assert len(asked) > 15
     assert asked - exported() - FOREIGN == set()
     assert asked >= FOREIGN
 
 
-def test_every_service_is_scraped_where_it_listens() -> None:
-    """Names and ports are those of the compose files."""
+def test_scrape_targets_match_the_compose_files() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.gpu-cluster.yml").read_text())
     routes = dict(route.split(":") for route in compose["services"]["edge"]["environment"]["ROUTES"].split())
     routes = {name: int(port) for name, port in routes.items() if name in compose["services"]}
@@ -124,21 +122,20 @@ def test_every_service_is_scraped_where_it_listens() -> None:
     assert scraped["minio"] == 9000
 
 
-def test_absent_services_are_no_alert() -> None:
-    """A service is found by its name, never listed: one that is switched off has no target that could be down."""
+def test_services_that_are_switched_off_raise_no_alert() -> None:
+    """Targets are found by DNS, so they have none."""
     assert not [job["job_name"] for job in SCRAPED if "static_configs" in job]
     assert all(sd["type"] == "A" for job in SCRAPED for sd in job["dns_sd_configs"])
 
 
-def test_alerts_say_what_to_do() -> None:
-    """Each has a severity, a summary and where to look."""
+def test_alerts_have_severity_summary_and_next_step() -> None:
     for rule in (rule for group in RULES for rule in group["rules"]):
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"].keys() == {"summary", "look"}
 
 
-def test_dashboard_is_whole() -> None:
-    """Every panel has a title, a place of its own and the data source that is provisioned."""
+def test_dashboard_panels_are_complete() -> None:
+    """Title, own place, provisioned data source."""
     source = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())
     uid = source["datasources"][0]["uid"]
     panels = DASHBOARD["panels"]
@@ -160,15 +157,13 @@ def test_dashboard_is_whole() -> None:
             assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {uid}
 
 
-def test_dashboard_answers_the_questions() -> None:
-    """Its rows are the questions that it answers."""
+def test_dashboard_has_its_rows() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == ["Is it up?", "How fast?", "How loaded?", "Errors", "GPUs", "Machine"]
 
 
 @needs_promtool
-def test_promtool_takes_the_configuration() -> None:
-    """Prometheus' own checker finds nothing wrong with configuration and rules."""
+def test_promtool_accepts_the_configuration() -> None:
     checked = subprocess.run(
         [str(PROMTOOL), "check", "config", str(PROMETHEUS / "prometheus.yml")], capture_output=True, text=True
     )
@@ -176,8 +171,7 @@ def test_promtool_takes_the_configuration() -> None:
 
 
 @needs_promtool
-def test_promtool_takes_every_query(tmp_path: Path) -> None:
-    """The dashboard's queries are PromQL."""
+def test_promtool_accepts_every_query(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "1m")}
         for number, expression in enumerate(expressions())
@@ -190,7 +184,7 @@ def test_promtool_takes_every_query(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_alerts_fire(tmp_path: Path) -> None:
-    """Each alert fires on the numbers that it is for, and none when all is well."""
+    """On their own series only."""
     shutil.copy(PROMETHEUS / "rules.yml", tmp_path)
     tests = (Path(__file__).parent / "alerts.yml").read_text()
     (tmp_path / "alerts.yml").write_text(tests)

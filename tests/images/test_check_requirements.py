@@ -1,4 +1,4 @@
-"""What is checked while an image is built on somebody else's: their packages against what ours require."""
+"""Build-time check of a base image's packages against our requirements."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def check(folder: Path, *requirements: str, **packages: tuple[str, tuple[str, ..
     return done.returncode, done.stdout + done.stderr
 
 
-def test_what_is_met_is_said(tmp_path: Path) -> None:
+def test_satisfied_requirements_pass(tmp_path: Path) -> None:
     code, said = check(tmp_path, "aa>=1", "bb", aa=("1.5", ("bb<3",)), bb=("2.0", ()))
     assert (code, said) == (0, "The image meets all requirements of service.\n")
 
@@ -48,7 +48,7 @@ def test_what_is_met_is_said(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_not_met_fails_the_build_and_says_how_to_go_on(
+def test_unsatisfied_requirement_fails_the_build(
     tmp_path: Path, requirements: list[str], packages: dict[str, tuple[str, tuple[str, ...]]], line: str
 ) -> None:
     code, said = check(tmp_path, *requirements, **packages)
@@ -57,8 +57,8 @@ def test_what_is_not_met_fails_the_build_and_says_how_to_go_on(
     assert "scripts/lock.sh" in said
 
 
-def test_what_nobody_asked_for_is_left_alone(tmp_path: Path) -> None:
-    """Markers of other systems, extras not chosen, circles, and packages outside of the requirements' closure."""
+def test_irrelevant_requirements_are_ignored(tmp_path: Path) -> None:
+    """Markers of other systems, unused extras, cycles, packages outside the closure."""
     code, said = check(
         tmp_path,
         'zz-not-there; sys_platform == "win32"',

@@ -1,4 +1,4 @@
-"""What is cut off libraries while an image is built: they still load, and what is not understood stays as it is."""
+"""Stripping symbols from libraries: they still load, unknown files stay unchanged."""
 
 import shutil
 import subprocess
@@ -18,8 +18,8 @@ def cut(folder: Path) -> str:
     return subprocess.run([sys.executable, CUT, folder], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_library_is_smaller_and_works(tmp_path: Path) -> None:
-    """uvloop's, which comes with its symbols, runs an event loop without them. A second time there is nothing to do."""
+def test_stripped_library_is_smaller_and_works(tmp_path: Path) -> None:
+    """uvloop's, which ships with symbols. A second run changes nothing."""
     package = tmp_path / "uvloop"
     shutil.copytree(LIBRARY.parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     library = package / LIBRARY.name
@@ -40,15 +40,15 @@ def test_a_library_is_smaller_and_works(tmp_path: Path) -> None:
     [b"", b"/* GNU ld script */ INPUT(libm.so.6)", b"\x7fELF\x01\x01" + bytes(100), b"\x7fELF\x02\x01" + bytes(200)],
     ids=["empty", "text", "32 bits", "no segments"],
 )
-def test_what_is_no_such_library_stays(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_left_unchanged(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "lib.so.1"
     file.write_bytes(content)
     cut(tmp_path)
     assert file.read_bytes() == content
 
 
-def test_what_carries_something_at_its_end_stays(tmp_path: Path) -> None:
-    """Some programs keep their data behind their own end."""
+def test_file_with_appended_data_is_left_unchanged(tmp_path: Path) -> None:
+    """Some programs keep data after the end of the ELF file."""
     file = tmp_path / "lib.so"
     file.write_bytes(LIBRARY.read_bytes() + b"data")
     cut(tmp_path)

@@ -1,4 +1,4 @@
-"""The scripts, run with a fake `docker` (and `nvidia-smi`, `df`) on the PATH: the far side of their wire."""
+"""The scripts, run with a fake `docker` (and `nvidia-smi`, `df`) on the PATH."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A `docker` for tests of scripts: answers as a test's `answers.json` says, and notes what it was asked.
+"""A `docker` for tests of scripts: responds as a test's `answers.json` says, and records its calls.
 
 Each answer is [pattern, exit code, stdout, stderr]; the first whose pattern is found in the command line counts. A
 command that no answer fits succeeds in silence. A list of exit codes gives the next of them at each call.

@@ -1,4 +1,4 @@
-"""scripts/bundle.sh from one machine to another, with a Docker whose registry is the real one."""
+"""scripts/bundle.sh between two machines, with a fake Docker that runs the real registry."""
 
 import json
 import os
@@ -74,8 +74,8 @@ def export(origin: Host, tmp_path: Path, *arguments: str) -> str:
     return said
 
 
-def test_to_a_machine_that_has_nothing(origin: Host, there: Host, tmp_path: Path) -> None:
-    """Models and images; checked by openssl before there is an image; the second time nothing is loaded again."""
+def test_bundle_is_imported_on_an_empty_machine(origin: Host, there: Host, tmp_path: Path) -> None:
+    """Models and images, verified by openssl while no image is loaded; a second import loads nothing."""
     said = export(origin, tmp_path, "--volume-size=150000B")
     disk, public = tmp_path / "disk", str(tmp_path / "keys" / "site.pub")
     assert f"Carry {disk} to the other machine" in said
@@ -99,8 +99,8 @@ def test_to_a_machine_that_has_nothing(origin: Host, there: Host, tmp_path: Path
 
 @pytest.mark.parametrize("image", ["with our image", "by hand"])
 @pytest.mark.parametrize("name", ["manifest.json", "manifest.json.minisig", "volume-0002.tar"])
-def test_a_changed_byte(origin: Host, there: Host, tmp_path: Path, name: str, image: str) -> None:
-    """Exit 1 with the file's name, and neither image nor model arrives."""
+def test_changed_byte_is_rejected(origin: Host, there: Host, tmp_path: Path, name: str, image: str) -> None:
+    """Exit 1 with the file's name; neither image nor model is imported."""
     export(origin, tmp_path, "--volume-size", "1MB")
     if image == "with our image":
         (there.home / "machine" / "images.json").write_text(json.dumps({"gpu-cluster/registry:1": "sha256:other"}))
@@ -116,8 +116,7 @@ def test_a_changed_byte(origin: Host, there: Host, tmp_path: Path, name: str, im
     assert not (there.home / "store").exists()
 
 
-def test_another_key_by_hand(origin: Host, there: Host, tmp_path: Path) -> None:
-    """A right signature of somebody else is none."""
+def test_signature_of_another_key_is_rejected(origin: Host, there: Host, tmp_path: Path) -> None:
     export(origin, tmp_path)
     assert origin.run(SCRIPT, "keygen", str(tmp_path / "other"))[0] == 0
     code, said = there.run(SCRIPT, "verify", str(tmp_path / "disk"), "--key", str(tmp_path / "other.pub"))
@@ -126,16 +125,16 @@ def test_another_key_by_hand(origin: Host, there: Host, tmp_path: Path) -> None:
     assert (code, "is not a public key" in said) == (2, True), said
 
 
-def test_nothing_to_check_with(origin: Host, there: Host, tmp_path: Path) -> None:
-    """Neither our image nor openssl nor minisign: what to install."""
+def test_missing_verifier_is_reported(origin: Host, there: Host, tmp_path: Path) -> None:
+    """Neither our image nor openssl nor minisign."""
     export(origin, tmp_path)
     (there.home / "bin" / "openssl").unlink()
     code, said = there.run(SCRIPT, "import", str(tmp_path / "disk"), "--key", str(tmp_path / "keys" / "site.pub"))
     assert (code, "Install one of them" in said) == (69, True), said
 
 
-def test_an_export_goes_on_with_what_was_saved(origin: Host, tmp_path: Path) -> None:
-    """`docker save` is not repeated while the images are the same; models alone with --skip-images."""
+def test_resumed_export_reuses_saved_images(origin: Host, tmp_path: Path) -> None:
+    """`docker save` is not repeated for the same images; --skip-images exports models only."""
     saved = tmp_path / "disk" / ".images"
     saved.mkdir(parents=True)
     (saved / "images.txt").write_text("".join(f"{name} {digest}\n" for name, digest in IMAGES.items()))
@@ -161,29 +160,26 @@ def test_an_export_goes_on_with_what_was_saved(origin: Host, tmp_path: Path) -> 
         (["export", "{tmp}/x", "--sign-with", "none.key"], "The key none.key cannot be read."),
     ],
 )
-def test_wrong_arguments(there: Host, tmp_path: Path, arguments: list[str], says: str) -> None:
-    """Exit 2, and what would be right."""
+def test_wrong_arguments_exit_2(there: Host, tmp_path: Path, arguments: list[str], says: str) -> None:
     code, said = there.run(SCRIPT, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
     assert (code, says in said) == (2, True), said
 
 
-def test_what_is_no_bundle(there: Host, tmp_path: Path) -> None:
-    """A folder without a manifest."""
+def test_folder_without_a_manifest_is_rejected(there: Host, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, said = there.run(SCRIPT, "verify", str(tmp_path / "empty"), "--key", "x" * 56)
     assert (code, "is not a complete bundle" in said) == (1, True), said
 
 
-def test_help(there: Host) -> None:
-    """Without Docker."""
+def test_help_needs_no_docker(there: Host) -> None:
     (there.home / "bin" / "docker").unlink()
     for arguments in (["--help"], ["export", "--help"]):
         code, said = there.run(SCRIPT, *arguments)
         assert (code, "--volume-size SIZE" in said) == (0, True)
 
 
-def test_offline_setup_ends_with_a_bundle(host: Host, tmp_path: Path) -> None:
-    """`--bundle DIR` hands over the names; a wrong use is told before anything is done."""
+def test_offline_setup_exports_a_bundle_at_the_end(host: Host, tmp_path: Path) -> None:
+    """With `--bundle DIR`; wrong use is reported before anything is done."""
     give_programs(host, host)
     code, said = host.run("offline-setup.sh", "--bundle")
     assert (code, "--bundle needs the folder" in said, mirror_calls(host)) == (2, True, [])

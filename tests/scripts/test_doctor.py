@@ -1,4 +1,4 @@
-"""scripts/doctor.sh against a fake Docker: what it looks at, and what it says when the machine is not ready."""
+"""scripts/doctor.sh against a fake Docker: the checks and their reports."""
 
 import json
 import re
@@ -28,8 +28,8 @@ def put_first(host: Host, *answer: object) -> None:
     host.answers.insert(0, answer)  # type: ignore[arg-type]  # built from the test's parameters
 
 
-def test_ready(ready: Host) -> None:
-    """Exit 0, a line per check; the registry started from the cluster's file, the models tried without GPU."""
+def test_ready_machine(ready: Host) -> None:
+    """Exit 0, one line per check; registry started from the cluster's file, models checked without GPU."""
     code, said = ready.run(SCRIPT)
     assert code == 0, said
     assert said.endswith(
@@ -49,8 +49,8 @@ def test_ready(ready: Host) -> None:
     assert "\x1b" not in said
 
 
-def test_json(ready: Host) -> None:
-    """The same for machines, whatever characters the findings have."""
+def test_json_output(ready: Host) -> None:
+    """Valid JSON whatever characters the findings contain."""
     put_first(ready, "kit.tools.egress$", 1, 'problem\tegress\tTCP to "x" \\ got out\tUse the\x01 file.\n', "")
     code, said = ready.run(SCRIPT, "--json")
     assert code == 1
@@ -94,8 +94,8 @@ def test_json(ready: Host) -> None:
         (("Runtimes", 0, "runc \n", ""), "cannot pass them to containers", "nvidia-ctk runtime configure"),
     ],
 )
-def test_not_ready(ready: Host, answer: Answer, says: str, mend: str) -> None:
-    """Exit 1; the problem in a line, and how to mend it below."""
+def test_problem_is_reported_with_its_fix(ready: Host, answer: Answer, says: str, mend: str) -> None:
+    """Exit 1; the problem in one line, its fix below."""
     put_first(ready, *answer)
     code, said = ready.run(SCRIPT)
     assert code == 1, said
@@ -105,8 +105,7 @@ def test_not_ready(ready: Host, answer: Answer, says: str, mend: str) -> None:
     assert said.splitlines()[-1].startswith("Not ready: ")
 
 
-def test_no_docker_at_all(host: Host) -> None:
-    """One line; nothing else can be looked at."""
+def test_missing_docker_ends_the_checks(host: Host) -> None:
     (host.home / "bin" / "docker").unlink()
     code, said = host.run(SCRIPT)
     assert code == 1
@@ -114,15 +113,14 @@ def test_no_docker_at_all(host: Host) -> None:
     assert "Not ready: 1 to fix." in said
 
 
-def test_a_full_disk(ready: Host) -> None:
-    """Logs need some room, too."""
+def test_full_disk_is_reported(ready: Host) -> None:
     ready.free(2)
     code, said = ready.run(SCRIPT)
     assert (code, "2.0 GB free in Docker's data folder, 5.0 GB needed" in said) == (1, True)
 
 
-def test_a_gpu_that_is_not_there(ready: Host) -> None:
-    """device_ids names GPU 1, and there is one GPU, number 0: which service, and what to change."""
+def test_missing_gpu_is_reported(ready: Host) -> None:
+    """device_ids names GPU 1, the machine has GPU 0 only."""
     ready.answers.clear()
     ready.answers += FINDINGS
     ready.gpus(1)
@@ -132,8 +130,8 @@ def test_a_gpu_that_is_not_there(ready: Host) -> None:
     assert "Change device_ids in docker-compose.gpu-cluster.yml" in said
 
 
-def test_a_port_that_another_program_has(ready: Host) -> None:
-    """It is named; the same port held by a container of this project is right."""
+def test_port_in_use_is_reported(ready: Host) -> None:
+    """Unless a container of this project uses it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         plan = f"port\t127.0.0.1\t{port}\tedge\nimage\tx\tpull\tx\n"
@@ -146,8 +144,7 @@ def test_a_port_that_another_program_has(ready: Host) -> None:
         assert f"all free, or used by this cluster: {port}" in ready.run(SCRIPT)[1]
 
 
-def test_a_registry_that_does_not_start(ready: Host) -> None:
-    """The models cannot be looked at then; its log can."""
+def test_unhealthy_registry_skips_the_model_checks(ready: Host) -> None:
     ready.program("sleep", "#!/bin/sh\n")
     put_first(ready, "up --detach", 1, "", "container gpu-cluster-minio-1 is unhealthy")
     code, said = ready.run(SCRIPT)
@@ -156,16 +153,16 @@ def test_a_registry_that_does_not_start(ready: Host) -> None:
     assert not [call for call in ready.calls if "kit.tools.check_model" in call]
 
 
-def test_a_stack_that_is_up_online(ready: Host) -> None:
-    """It loses its registry to the closed network: a warning, with the way back."""
+def test_running_online_stack_is_a_warning(ready: Host) -> None:
+    """Its registry moves to the isolated network."""
     put_first(ready, "^compose ps --services", 0, "gateway\nminio\nregistry\n", "")
     code, said = ready.run(SCRIPT)
     assert code == 0
     assert "services of docker-compose.yml were running: gateway" in said
 
 
-def test_wrong_option(host: Host) -> None:
-    """Exit 2; --help tells the options without Docker."""
+def test_wrong_option_exits_2(host: Host) -> None:
+    """And --help works without Docker."""
     code, said = host.run(SCRIPT, "--jsn")
     assert (code, "There is no option --jsn." in said, host.calls) == (2, True, [])
     (host.home / "bin" / "docker").unlink()

@@ -1,4 +1,4 @@
-"""`--help` of every script that people run: its usage, and nothing is done."""
+"""`--help` of the scripts."""
 
 import subprocess
 from pathlib import Path
@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", ["bundle.sh", "doctor.sh", "offline-setup.sh", "reload.sh", "test.sh"])
-def test_help_is_the_scripts_own_text(name: str) -> None:
-    """The options, each with what it does, and exit status 0, where there is no Python environment yet."""
+def test_help_prints_the_comment_at_the_top(name: str) -> None:
+    """With exit status 0, and without a Python environment."""
     asked = subprocess.run(
         [ROOT / "scripts" / name, "--help"],
         capture_output=True,

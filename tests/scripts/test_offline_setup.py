@@ -1,4 +1,4 @@
-"""scripts/offline-setup.sh against a fake Docker: what it asks for, and what it says when something is wrong."""
+"""scripts/offline-setup.sh against a fake Docker: its calls and its error messages."""
 
 import signal
 from pathlib import Path
@@ -15,8 +15,8 @@ def mirror_calls(host: Host) -> list[str]:
     return [call for call in host.calls if "-m registry mirror" in call]
 
 
-def test_everything(host: Host) -> None:
-    """Builds, pulls what is not here, starts minio and registry from the online file, mirrors, tells what is next."""
+def test_complete_setup(host: Host) -> None:
+    """Builds, pulls missing images, starts minio and registry from the online file, mirrors, prints the next steps."""
     host.answers.append(("^image inspect minio:1", 1, "", "No such image"))
     code, said = host.run(SCRIPT)
     assert code == 0, said
@@ -33,8 +33,8 @@ def test_everything(host: Host) -> None:
     assert "\x1b" not in said
 
 
-def test_options_reach_the_registry(host: Host) -> None:
-    """Names, also aliases, --jobs in both spellings, --no-verify; --skip-images touches no image."""
+def test_options_are_passed_to_the_registry(host: Host) -> None:
+    """Names, aliases, --jobs in both spellings, --no-verify; --skip-images touches no image."""
     code, said = host.run(SCRIPT, "qwen", "--jobs", "3", "embedding", "--no-verify", "--skip-images")
     assert code == 0, said
     assert mirror_calls(host) == [
@@ -45,8 +45,7 @@ def test_options_reach_the_registry(host: Host) -> None:
     assert mirror_calls(host)[-1].endswith("mirror --jobs 4")
 
 
-def test_an_override_of_the_site_is_used(host: Host) -> None:
-    """CLUSTER_OVERRIDE goes with the cluster's file, and with that only."""
+def test_cluster_override_is_used_with_the_cluster_file_only(host: Host) -> None:
     host.environment["CLUSTER_OVERRIDE"] = "site.yml"
     assert host.run(SCRIPT)[0] == 0
     assert "compose -f docker-compose.gpu-cluster.yml -f site.yml build --quiet registry" in host.calls
@@ -63,21 +62,19 @@ def test_an_override_of_the_site_is_used(host: Host) -> None:
         (["qwen", "qwem"], "Unknown model qwem."),
     ],
 )
-def test_wrong_arguments(host: Host, arguments: list[str], says: str) -> None:
-    """Exit 2, before anything is done."""
+def test_wrong_arguments_exit_2(host: Host, arguments: list[str], says: str) -> None:
+    """Before anything is done."""
     code, said = host.run(SCRIPT, *arguments)
     assert code == 2
     assert says in said
     assert not [call for call in host.calls if " up " in call or " build " in call]
 
 
-def test_an_unknown_name_lists_the_names(host: Host) -> None:
-    """Those of the catalogue that compose mounts."""
+def test_unknown_model_lists_the_catalogue(host: Host) -> None:
     assert "models.yaml: qwen minilm\n" in host.run(SCRIPT, "qwem")[1]
 
 
-def test_help(host: Host) -> None:
-    """All options and exit codes, without Docker."""
+def test_help_needs_no_docker(host: Host) -> None:
     (host.home / "bin" / "docker").unlink()
     code, said = host.run(SCRIPT, "--help")
     assert code == 0
@@ -85,8 +82,7 @@ def test_help(host: Host) -> None:
         assert word in said
 
 
-def test_no_docker(host: Host) -> None:
-    """Where to get it."""
+def test_missing_docker_exits_69(host: Host) -> None:
     (host.home / "bin" / "docker").unlink()
     code, said = host.run(SCRIPT)
     assert code == 69
@@ -105,8 +101,8 @@ def test_no_docker(host: Host) -> None:
         (("cluster.yml config --quiet", 1, "", "service x: no such file"), "gpu-cluster.yml: service x: no such file"),
     ],
 )
-def test_docker_that_cannot_be_used(host: Host, answer: tuple[str, int, str, str], says: str) -> None:
-    """Exit 69 and what to do, before anything is done."""
+def test_unusable_docker_exits_69(host: Host, answer: tuple[str, int, str, str], says: str) -> None:
+    """With the fix, before anything is done."""
     host.answers.append(answer)
     code, said = host.run(SCRIPT)
     assert code == 69
@@ -114,8 +110,8 @@ def test_docker_that_cannot_be_used(host: Host, answer: tuple[str, int, str, str
     assert not [call for call in host.calls if " up " in call or " build " in call]
 
 
-def test_a_disk_without_room_for_the_images(host: Host) -> None:
-    """Told before they are built; images that are here need no room."""
+def test_disk_is_checked_before_the_images(host: Host) -> None:
+    """Images that are present need no space."""
     host.free(20)
     host.answers.append(("registry sizes", 0, "qwen\t9\t0\n", ""))
     assert host.run(SCRIPT)[0] == 0
@@ -126,8 +122,8 @@ def test_a_disk_without_room_for_the_images(host: Host) -> None:
     assert "docker image prune" in said
 
 
-def test_a_disk_without_room_for_the_models(host: Host) -> None:
-    """What the registry says is missing, twice, before it is fetched; an estimate where it cannot say."""
+def test_disk_is_checked_before_the_models(host: Host) -> None:
+    """Twice the missing bytes that the registry reports, else an estimate."""
     host.free(40)
     code, said = host.run(SCRIPT)
     assert (code, "45.0 GB needed for the models, by estimate" in said) == (1, True)
@@ -140,16 +136,15 @@ def test_a_disk_without_room_for_the_models(host: Host) -> None:
     assert len(mirror_calls(host)) == 1
 
 
-def test_no_gpu_is_a_warning(host: Host) -> None:
-    """The machine that prepares may have none; what the cluster needs is said."""
+def test_missing_gpu_is_a_warning(host: Host) -> None:
     code, said = host.run(SCRIPT)
     assert (code, "nvidia-smi is not installed" in said) == (0, True)
     host.gpus(2)
     assert "NVIDIA: 2 GPUs" in host.run(SCRIPT)[1]
 
 
-def test_an_image_that_cannot_be_pulled(host: Host) -> None:
-    """Which one, and how to bring it by hand; the models are fetched all the same; exit 1."""
+def test_failed_pull_exits_1(host: Host) -> None:
+    """Names the image and how to transfer it; models are fetched all the same."""
     host.answers += [("^image inspect minio:1", 1, "", "No such image"), ("^pull", 1, "", "no route to host")]
     code, said = host.run(SCRIPT)
     assert code == 1
@@ -157,8 +152,8 @@ def test_an_image_that_cannot_be_pulled(host: Host) -> None:
     assert len(mirror_calls(host)) == 1
 
 
-def test_an_image_that_cannot_be_built(host: Host) -> None:
-    """Named at the end again; the registry's own is needed for everything else."""
+def test_failed_build_exits_1(host: Host) -> None:
+    """The registry's own image is needed for everything else."""
     host.answers.append(("build --quiet llm-primary", 1, "", "failed to solve"))
     code, said = host.run(SCRIPT)
     assert (code, len(mirror_calls(host))) == (1, 1)
@@ -169,8 +164,8 @@ def test_an_image_that_cannot_be_built(host: Host) -> None:
     assert "The registry's image could not be built." in said
 
 
-def test_models_that_failed(host: Host) -> None:
-    """The registry's exit 1 is this one's, with the command that goes on."""
+def test_failed_models_exit_1(host: Host) -> None:
+    """With the command that resumes."""
     host.answers.append(("registry mirror", 1, "two FAILED\n", ""))
     code, said = host.run(SCRIPT, "qwen")
     assert code == 1
@@ -178,8 +173,8 @@ def test_models_that_failed(host: Host) -> None:
     assert "run the same command again: scripts/offline-setup.sh qwen" in said
 
 
-def test_a_registry_that_is_killed_at_work(host: Host) -> None:
-    """Started again and gone on with, also when its exit code looks like a verdict but the container is another."""
+def test_killed_registry_is_restarted_and_resumed(host: Host) -> None:
+    """Also if its exit status looks like a result but the container has changed."""
     host.answers.append(("registry mirror", [137, 69, 0], "", ""))
     code, said = host.run(SCRIPT)
     assert code == 0, said
@@ -192,8 +187,8 @@ def test_a_registry_that_is_killed_at_work(host: Host) -> None:
     assert "The registry or minio went away 10 times." in said
 
 
-def test_a_registry_that_does_not_get_healthy(host: Host) -> None:
-    """Exit 69 with its last words, after a few tries."""
+def test_unhealthy_registry_exits_69(host: Host) -> None:
+    """With the end of its log, after several tries."""
     host.program("sleep", "#!/bin/sh\n")
     host.answers += [
         ("up --detach", 1, "", "container registry is unhealthy"),
@@ -205,8 +200,8 @@ def test_a_registry_that_does_not_get_healthy(host: Host) -> None:
     assert sum("up --detach" in call for call in host.calls) == 6
 
 
-def test_a_cluster_that_is_up(host: Host) -> None:
-    """Its registry has no way out: told, the door's ports freed, and started from the online file."""
+def test_running_cluster_is_switched_to_the_online_file(host: Host) -> None:
+    """A warning; edge is stopped, so that its ports are free."""
     files = "/srv/docker-compose.gpu-cluster.yml\n"
     host.answers.append(("^inspect .*config_files", 0, files, ""))
     code, said = host.run(SCRIPT)
@@ -216,8 +211,7 @@ def test_a_cluster_that_is_up(host: Host) -> None:
     assert stop < host.calls.index("compose up --detach --wait --wait-timeout 300 minio registry")
 
 
-def test_a_compose_file_without_a_way_out(host: Host) -> None:
-    """COMPOSE_FILE names the cluster's: nothing could be fetched, so that is said."""
+def test_compose_file_without_internet_access_is_rejected(host: Host) -> None:
     host.environment["COMPOSE_FILE"] = "docker-compose.gpu-cluster.yml"
     host.answers.append(("-m kit.tools.compose_plan", 0, "image\tminio:1\tpull\tminio\n", ""))
     code, said = host.run(SCRIPT)
@@ -225,8 +219,7 @@ def test_a_compose_file_without_a_way_out(host: Host) -> None:
     assert "The registry of docker-compose.gpu-cluster.yml has no access to the internet." in said
 
 
-def test_a_changed_catalogue_is_read_again(host: Host) -> None:
-    """models.yaml is newer than the registry's start: it is restarted, else not."""
+def test_changed_catalogue_restarts_the_registry(host: Host) -> None:
     host.answers += [
         ("^inspect .*Mounts", 0, f"{host.home / 'models.yaml'}\n", ""),
         ("^inspect .*{{.State.StartedAt}} c0ffee", 0, "2099-01-01T00:00:00Z\n", ""),
@@ -238,8 +231,7 @@ def test_a_changed_catalogue_is_read_again(host: Host) -> None:
     assert "compose restart registry" in host.calls
 
 
-def test_the_hub_token_may_stand_in_a_file(host: Host, tmp_path: Path) -> None:
-    """HF_TOKEN_FILE is read for Compose; one that cannot be read is said."""
+def test_hub_token_is_read_from_a_file(host: Host, tmp_path: Path) -> None:
     host.program("docker", '#!/bin/sh\necho "token $HF_TOKEN"; exit 1\n')
     (tmp_path / "token").write_text("hf_abc\n")
     host.environment["HF_TOKEN_FILE"] = str(tmp_path / "token")
@@ -250,8 +242,8 @@ def test_the_hub_token_may_stand_in_a_file(host: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(host: Host, number: signal.Signals) -> None:
-    """At once, though docker would go on; nothing is stopped or removed; what to do is said; exit 130."""
+def test_interrupt_ends_at_once(host: Host, number: signal.Signals) -> None:
+    """Exit 130 with the command that resumes; nothing is stopped or removed."""
     docker = (host.home / "bin" / "docker").read_text()
     building = 'case "$*" in *" build "*) echo >"$FAKE_DOCKER/began"; exec sleep 600 ;; esac\nexec '
     host.program("docker", docker.replace("exec ", building))

@@ -1,4 +1,4 @@
-"""A real Docker engine, images of this checkout, a Hub that stands for the internet, and a fresh clone."""
+"""A real Docker engine, images of this checkout, a Hub in place of the internet, and a fresh clone."""
 
 import subprocess
 from collections.abc import Iterator

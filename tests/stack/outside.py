@@ -1,4 +1,4 @@
-"""The outside world as a network namespace that writes down every packet that reaches it.
+"""The outside world: a network namespace that records every packet that reaches it.
 
 Its addresses are those set aside for documentation (RFC 5737, RFC 3849), which no real network has. This machine
 forwards to it as it would to the internet, so whatever a container gets out arrives here.
@@ -98,9 +98,9 @@ def watched() -> Iterator[Outside]:
 
 @contextlib.contextmanager
 def resolver_on_loopback(outside: Outside) -> Iterator[None]:
-    """For containers that start in the block, this machine's name server is on 127.0.0.1; it tells what it is asked.
+    """Use a recording DNS server on 127.0.0.1 for containers that start within the block.
 
-    Where a name server stands on loopback, Docker asks it on behalf of containers, from this machine's own network.
+    If the host's resolver is on loopback, Docker forwards DNS queries of containers to it from the host's network.
     """
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 53))

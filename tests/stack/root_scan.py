@@ -1,4 +1,4 @@
-"""Looks through the root of an image for what should not be in one."""
+"""Scan the root file system of an image for unwanted files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The stack as a user has it: a fresh clone, no .env, and the commands of the quick reference.
+"""The stack as a user runs it: a fresh clone, no .env, and the commands of the quick reference.
 
 What cannot be had on a machine without other registries is replaced through the variables that users have for the same
 purpose (.env.example): MinIO's image by a stand-in, the CUDA images by the CPU ones.

@@ -1,4 +1,4 @@
-"""`offline-setup.sh --bundle` and `bundle.sh import`: models and images as files, to a machine that has neither."""
+"""`offline-setup.sh --bundle` and `bundle.sh import`: models and images transferred to an empty machine."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def bundle(clean: Stack, internet: Hub, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def test_a_changed_byte_is_refused(clean: Stack, bundle: Path) -> None:
+def test_changed_byte_is_rejected(clean: Stack, bundle: Path) -> None:
     """By the registry's image, without a network; nothing is loaded."""
     volume = bundle / "volume-0001.tar"
     with volume.open("r+b") as file:
@@ -43,8 +43,8 @@ def test_a_changed_byte_is_refused(clean: Stack, bundle: Path) -> None:
         file.write(byte)
 
 
-def test_images_and_models_arrive(clean: Stack, bundle: Path) -> None:
-    """The image that was missing is loaded, the model is served, and the second time there is nothing to do."""
+def test_bundle_is_imported(clean: Stack, bundle: Path) -> None:
+    """The missing image is loaded, the model is served; a second import does nothing."""
     clean.run(f"./scripts/bundle.sh import {bundle} --key bundle.pub")
     assert docker("images", "-q", IMAGE)
     asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8090/models/minilm').read().decode())"

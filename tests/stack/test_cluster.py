@@ -1,4 +1,4 @@
-"""The GPU cluster after `offline-setup.sh`, with the cable pulled: one GPU each, everything answers, no way out."""
+"""The GPU cluster after `offline-setup.sh`, without internet: one GPU each, requests succeed, no egress."""
 
 from collections.abc import Iterator
 
@@ -41,8 +41,8 @@ def watched(air_gapped: Stack) -> Outside:
     return air_gapped.outside
 
 
-def test_answers_without_any_network(air_gapped: Stack) -> None:
-    """A chat with either LLM, an embedding, an image question and a transcription, all through the gateway."""
+def test_requests_of_every_kind_succeed_offline(air_gapped: Stack) -> None:
+    """Both LLMs, embedding, image, transcription, all through the gateway."""
     asking.chat("qwen")
     asking.chat("tinyllama")
     asking.embedding()
@@ -51,16 +51,16 @@ def test_answers_without_any_network(air_gapped: Stack) -> None:
 
 
 @pytest.mark.parametrize(("service", "gpu"), GPUS.items())
-def test_each_sees_its_own_gpu_only(air_gapped: Stack, service: str, gpu: str) -> None:
-    """What the service's own process was given, read from inside; for CUDA it is GPU 0 there."""
+def test_each_service_sees_only_its_gpu(air_gapped: Stack, service: str, gpu: str) -> None:
+    """Read from the environment of the service's process; within the container it is GPU 0."""
     program = "print(*open('/proc/1/environ').read().split(chr(0)), sep=chr(10))"
     environment = air_gapped.inside(service, program).splitlines()
     given = {line for line in environment if "VISIBLE_DEVICES" in line}
     assert given == {f"NVIDIA_VISIBLE_DEVICES={gpu}", "CUDA_VISIBLE_DEVICES=0"}
 
 
-def test_a_way_out_would_be_seen(air_gapped: Stack, watched: Outside) -> None:
-    """The probe and what it is watched by work: from an ordinary network everything gets out."""
+def test_probe_detects_egress(air_gapped: Stack, watched: Outside) -> None:
+    """From an ordinary network every probe gets out."""
     docker("network", "create", "gpu-cluster-test-open")
     try:
         name = docker("run", "--detach", "--rm", "--network=gpu-cluster-test-open", "--entrypoint=sleep",
@@ -73,15 +73,14 @@ def test_a_way_out_would_be_seen(air_gapped: Stack, watched: Outside) -> None:
 
 
 @pytest.mark.parametrize("service", PARTS)
-def test_no_way_out(air_gapped: Stack, watched: Outside, service: str) -> None:
-    """No TCP, UDP, IPv6 or name gets out of any container, and not one packet of it is seen outside."""
+def test_no_egress(air_gapped: Stack, watched: Outside, service: str) -> None:
+    """No TCP, UDP, IPv6 or DNS from any container, and no packet is seen outside."""
     assert outside.probe(pid_of(air_gapped.container(service)), service) == set()
     assert watched.packets == []
     assert watched.names == []
 
 
-def test_nothing_left_while_the_cluster_worked(air_gapped: Stack, watched: Outside) -> None:
-    """Ordinary work sends nothing out either."""
+def test_normal_operation_causes_no_egress(air_gapped: Stack, watched: Outside) -> None:
     asking.chat()
     asking.embedding()
     asking.transcription()
@@ -90,19 +89,17 @@ def test_nothing_left_while_the_cluster_worked(air_gapped: Stack, watched: Outsi
 
 
 @pytest.mark.parametrize("port", [8080, 8090, 8000, 8001, 8002, 8003, 8004])
-def test_published_ports_answer(air_gapped: Stack, port: int) -> None:
-    """Every part is reached on its port of the quick reference."""
+def test_published_ports_respond(air_gapped: Stack, port: int) -> None:
+    """On the ports of the quick reference."""
     assert air_gapped.ask(port, "/health")["status"] in ("healthy", "ok")
 
 
 @pytest.mark.parametrize("port", [9000, 9001])
-def test_object_store_answers(air_gapped: Stack, port: int) -> None:
-    """The object store's two ports speak HTTP."""
+def test_object_store_ports_speak_http(air_gapped: Stack, port: int) -> None:
     assert httpx2.get(f"http://127.0.0.1:{port}/", trust_env=False).status_code < 500
 
 
-def test_a_container_cannot_pass_for_the_machine(air_gapped: Stack) -> None:
-    """What changes something is free from this machine, and needs a token from another container."""
+def test_other_containers_need_the_admin_token(air_gapped: Stack) -> None:
     program = (
         "import urllib.request as u, urllib.error as e\n"
         "for url in ('http://registry:8090', 'http://edge:8090'):\n"
@@ -116,7 +113,7 @@ def test_a_container_cannot_pass_for_the_machine(air_gapped: Stack) -> None:
 
 @pytest.mark.parametrize("command", [one for one in curl_commands() if "DELETE" not in one])
 def test_curl_of_the_quick_reference(air_gapped: Stack, command: str) -> None:
-    """Each curl works as written; a download is taken on, and fails later for want of internet."""
+    """As written; a download is accepted, and fails later without internet."""
     printed = air_gapped.run(command, timeout=300).stdout
     assert printed.strip()
     assert '"error": {' not in printed
@@ -131,21 +128,21 @@ def test_curl_of_the_quick_reference(air_gapped: Stack, command: str) -> None:
     ],
 )
 def test_docker_command_of_the_quick_reference(air_gapped: Stack, command: str) -> None:
-    """`ps` and `logs` of either file see the cluster; following is stopped after a moment."""
+    """`ps` and `logs` of either file show the cluster."""
     command = command.replace("[service-name]", "llm-primary")
     done = air_gapped.run(f"timeout --signal=INT 5 {command}", check=False)
     assert done.returncode in (0, 124, 130), done.stderr
     assert done.stdout.strip()
 
 
-def test_restart_as_the_quick_reference_says(air_gapped: Stack) -> None:
-    """A restarted service is back with its model; meanwhile a named request is refused with the reason."""
+def test_restart_of_the_quick_reference(air_gapped: Stack) -> None:
+    """Meanwhile a request for its model gets an error with the reason."""
     air_gapped.run("docker compose -f docker-compose.gpu-cluster.yml restart llm-primary")
     air_gapped.until(asking.answered(asking.chat), "an answer")
 
 
-def test_missing_model_names_the_way_out(air_gapped: Stack) -> None:
-    """Deleted as the quick reference says and restarted without its cache: a 503 that names offline-setup.sh."""
+def test_missing_model_names_offline_setup(air_gapped: Stack) -> None:
+    """Deleted, and restarted without its cache: 503."""
     air_gapped.run("curl -fsS -X DELETE http://localhost:8090/models/whisper")
     air_gapped.inside(
         "transcription",
@@ -171,8 +168,8 @@ def refusal() -> httpx2.Response:
     return httpx2.post(url, data={"model": "whisper"}, files=files, trust_env=False)
 
 
-def test_object_store_down(air_gapped: Stack) -> None:
-    """Models that are loaded go on answering; the registry says what is wrong, and comes back with the store."""
+def test_services_survive_an_object_store_outage(air_gapped: Stack) -> None:
+    """Loaded models keep serving; the registry reports the outage and recovers."""
     air_gapped.compose("stop minio", cluster=True)
     asking.chat()
     answer = httpx2.get("http://127.0.0.1:8090/health", trust_env=False, timeout=30)

@@ -1,4 +1,4 @@
-"""The images of this checkout on a real engine: what is in them, and that they run with nothing but what they need."""
+"""The images of this checkout on a real engine: contents and hardening."""
 
 import functools
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def ask(container: Container, image: Image) -> str:
 
 
 @each
-def test_what_the_image_says_of_itself(image: Image) -> None:
+def test_image_metadata(image: Image) -> None:
     said = config(image)
     assert said["User"] == "10001:10001"
     assert said["Entrypoint"] == ["python", "-m", image.program]
@@ -114,8 +114,8 @@ def test_what_the_image_says_of_itself(image: Image) -> None:
     assert {"title", "description"} <= set(labels)
 
 
-def test_the_edge_runs_as_nobody_either() -> None:
-    """Its user is the others', and its ports are above those that need root."""
+def test_edge_runs_unprivileged() -> None:
+    """Its ports are above 1023."""
     said = config(EDGE)
     assert said["User"] == "10001:10001"
     assert said["Entrypoint"] == ["python", "-m", "edge"]
@@ -123,18 +123,17 @@ def test_the_edge_runs_as_nobody_either() -> None:
 
 
 @pytest.mark.parametrize("image", [*IMAGES, EDGE], ids=lambda image: image.name)
-def test_nothing_is_in_there_that_does_not_run(image: Image) -> None:
-    """No installer, compiler, cache, test or secret; and the user may write nowhere but where it must."""
+def test_image_contains_only_runtime_files(image: Image) -> None:
+    """No installer, compiler, cache, test or secret; only the intended folders are writable."""
     assert scan(built(image)) == {}
 
 
-def test_the_scan_finds_what_it_looks_for() -> None:
-    """The base image, before it is stripped, has some of it."""
+def test_scan_finds_unwanted_files_in_the_base_image() -> None:
     assert "installer" in scan(BASE)
 
 
 @each
-def test_only_the_program_and_the_frame_are_in_there(image: Image) -> None:
+def test_image_contains_only_its_program_and_kit(image: Image) -> None:
     listing = docker("run", "--rm", "--entrypoint=python", built(image), "-c", "import os; print(*os.listdir('/app'))")
     package = image.program.partition(".")[0]
     # The step before Chat UI, with the settings that a site leaves out, runs in the gateway's image.
@@ -142,15 +141,15 @@ def test_only_the_program_and_the_frame_are_in_there(image: Image) -> None:
     assert set(listing.split()) == {"LICENSE", "models.yaml", "kit", package} | more
 
 
-def test_the_gateway_is_small() -> None:
+def test_gateway_image_is_small() -> None:
     (gateway,) = (image for image in IMAGES if image.name == "gateway")
     over_mb = (inspect(built(gateway))["Size"] - inspect(BASE)["Size"]) / 2**20
     assert over_mb <= GATEWAY_MB
 
 
 @each
-def test_it_runs_with_nothing_but_what_it_needs(image: Image) -> None:
-    """Read-only, no capability, no network: it becomes healthy, answers, and ends when it is told to."""
+def test_container_runs_hardened(image: Image) -> None:
+    """Read-only, no capabilities, no network: it becomes healthy, responds, and stops on SIGTERM."""
     options = (*CLOSED, *image.options, *(with_model(image) if image.model else ()))
     with running(built(image), *options) as container:
         container.until(lambda: container.health == "healthy", "healthy", LOADED_S)
@@ -161,7 +160,7 @@ def test_it_runs_with_nothing_but_what_it_needs(image: Image) -> None:
 
 
 @pytest.mark.parametrize("image", SERVICES, ids=lambda image: image.name)
-def test_while_it_waits_for_its_model_the_health_check_says_why(image: Image) -> None:
+def test_health_check_reports_why_a_service_waits(image: Image) -> None:
     with running(built(image), *FETCHING) as container:
         container.until(lambda: any("waiting" in one for one in container.probes), "a probe", 60)
         assert container.health == "starting"
@@ -169,7 +168,7 @@ def test_while_it_waits_for_its_model_the_health_check_says_why(image: Image) ->
         assert container.stop(STOPPED_S) in (0, 143)
 
 
-def test_a_service_that_takes_too_long_becomes_unhealthy() -> None:
+def test_service_becomes_unhealthy_after_the_start_period() -> None:
     hasty = ("--health-start-period=1s", "--health-interval=1s", "--health-retries=2")
     with running(built(SERVICES[0]), *FETCHING, *hasty) as container:
         container.until(lambda: container.health == "unhealthy", "unhealthy", 60)
@@ -177,6 +176,6 @@ def test_a_service_that_takes_too_long_becomes_unhealthy() -> None:
 
 
 @pytest.mark.parametrize("name", ["embedding", "transcription"])
-def test_an_unknown_device_is_told_which_there_are(name: str) -> None:
+def test_unknown_device_fails_the_build(name: str) -> None:
     with pytest.raises(DockerError, match=r"DEVICE=tpu is not known\. Build with DEVICE=cpu or DEVICE=cuda"):
         build(f"gpu-cluster-test/{name}:never", name, DEVICE="tpu")

@@ -1,4 +1,4 @@
-"""`offline-setup.sh` interrupted wherever: started again it goes on, and ends complete with every digest verified."""
+"""`offline-setup.sh` interrupted at random points: it resumes, and ends with every digest verified."""
 
 import contextlib
 import os
@@ -62,8 +62,8 @@ def everything(stack: Stack) -> int:
     return int(docker("exec", "gpu-cluster-test-hub", "python", "-c", program))
 
 
-def test_interrupted_at_five_points(fresh: Stack) -> None:
-    """Killed with -9, stopped by Ctrl-C, and its registry killed under it, at random amounts of progress."""
+def test_interrupted_setup_resumes(fresh: Stack) -> None:
+    """kill -9, Ctrl-C and a killed registry, at five random points."""
     chance = random.Random(SEED)
     total = everything(fresh)
     points = sorted(chance.uniform(0.02, 0.9) for _ in range(5))
@@ -103,22 +103,19 @@ def log_of(stack: Stack) -> str:
     return (Path(stack.clone) / "setup.log").read_text(errors="replace")[-3000:]
 
 
-def test_again_with_everything_there(fresh: Stack) -> None:
-    """A run that has nothing to do says so and succeeds, with the Hub read for nothing but names."""
+def test_second_run_has_nothing_to_do(fresh: Stack) -> None:
     done = fresh.run("./scripts/offline-setup.sh --skip-images", timeout=600)
     assert done.stdout.count("ready") >= len(MODELS)
 
 
-def test_a_typo_is_told_at_once(fresh: Stack) -> None:
-    """An unknown name ends it with the names that there are."""
+def test_unknown_name_lists_the_catalogue(fresh: Stack) -> None:
     done = fresh.run("./scripts/offline-setup.sh qwne", check=False)
     assert done.returncode not in (0, 130)
     assert "qwne" in done.stderr + done.stdout
     assert "tinyllama" in done.stderr + done.stdout
 
 
-def test_doctor_says_ready(fresh: Stack) -> None:
-    """With everything there, all checks but those of the GPUs, which this machine lacks, are fine."""
+def test_doctor_reports_only_missing_gpus(fresh: Stack) -> None:
     done = fresh.run("./scripts/doctor.sh", timeout=900, check=False)
     problems = [line for line in done.stdout.splitlines() if "problem" in line.lower()]
     assert all("nvidia" in line.lower() or "gpu" in line.lower() for line in problems), done.stdout

@@ -1,4 +1,4 @@
-"""`docker compose up` on a fresh clone: models come on first use, everything answers, and faults are survived."""
+"""`docker compose up` on a fresh clone: models are mirrored on first use, requests succeed, faults are survived."""
 
 import json
 import os
@@ -31,8 +31,7 @@ def online(clean: Stack, internet: Hub) -> Stack:
     return clean
 
 
-def test_first_up_mirrors_what_is_needed(online: Stack) -> None:
-    """The models of the services that run were fetched by themselves; those that nobody needs were not."""
+def test_first_up_mirrors_the_models_of_running_services(online: Stack) -> None:
     listed = online.ask(8090, "/models")
     assert {model["name"]: model["status"] for model in listed["models"]} == dict.fromkeys(
         ("qwen", "minilm", "whisper"), "ready"
@@ -40,8 +39,7 @@ def test_first_up_mirrors_what_is_needed(online: Stack) -> None:
     assert sorted(listed["not_mirrored"]) == ["llava", "tinyllama"]
 
 
-def test_answers(online: Stack) -> None:
-    """Every kind of request, with a right answer."""
+def test_requests_of_every_kind_succeed(online: Stack) -> None:
     asking.chat()
     asking.embedding()
     asking.transcription()
@@ -49,7 +47,7 @@ def test_answers(online: Stack) -> None:
 
 @pytest.mark.parametrize("command", [one for one in curl_commands() if not any(word in one for word in ELSEWHERE)])
 def test_curl_of_the_quick_reference(online: Stack, command: str) -> None:
-    """Each curl works as written: what changes something too, through a port of this machine."""
+    """As written, including those that change something."""
     if "DELETE" in command:
         pytest.skip("deleting is shown where nothing needs the model any more")
     printed = online.run(command, timeout=300).stdout
@@ -61,14 +59,12 @@ def test_curl_of_the_quick_reference(online: Stack, command: str) -> None:
     "command", [one for one in statements() if one.startswith("docker compose") and "gpu-cluster.yml" not in one]
 )
 def test_docker_command_of_the_quick_reference(online: Stack, command: str) -> None:
-    """`ps` and `logs -f` print what they promise; following is stopped after a moment."""
     done = online.run(f"timeout --signal=INT 5 {command}", check=False)
     assert done.returncode in (0, 124, 130), done.stderr
     assert "minio" in done.stdout if command.endswith("ps minio") else "downloading" in done.stdout
 
 
-def test_models_are_where_the_registry_says(online: Stack) -> None:
-    """A Hugging Face client of this machine gets a file by way of the object store's published port."""
+def test_hub_client_downloads_from_the_published_object_store(online: Stack) -> None:
     model = online.ask(8090, "/models/minilm")
     wanted = next(file for file in model["files"] if file["path"] == "model.safetensors")
     url = f"http://localhost:8090/small/minilm/resolve/{model['commit']}/{wanted['path']}"
@@ -76,8 +72,8 @@ def test_models_are_where_the_registry_says(online: Stack) -> None:
     assert printed.split()[0] == wanted["sha256"]
 
 
-def test_secrets_are_random_and_out_of_sight(online: Stack) -> None:
-    """No password stands in a container's configuration or in a log."""
+def test_secrets_are_random_and_not_visible(online: Stack) -> None:
+    """Neither in a container's configuration nor in a log."""
     password = online.inside("registry", "print(open('/run/cluster/minio_root_password').read())").strip()
     assert re.fullmatch(r"[0-9a-f]{48}", password)
     for container in online.containers():
@@ -85,8 +81,8 @@ def test_secrets_are_random_and_out_of_sight(online: Stack) -> None:
     assert password not in online.compose("logs --no-color")
 
 
-def test_scaled_to_two_replicas(online: Stack) -> None:
-    """The documented override drops the published port; the gateway finds the second replica within one poll."""
+def test_second_replica_is_found_within_one_poll(online: Stack) -> None:
+    """With the documented override that drops the published port."""
     files = "-f docker-compose.yml -f docker-compose.override.yml -f deploy/compose/replicas.yml"
     online.run(f"docker compose {files} up --detach --wait --scale embedding=2 embedding")
     online.until(lambda: healthy_replicas(online) == 2, "two replicas", ONE_POLL_S)
@@ -105,8 +101,7 @@ def healthy_replicas(stack: Stack) -> int:
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "gateway", "registry", "minio"])
-def test_killed_service_comes_back(online: Stack, service: str) -> None:
-    """kill -9 of a container's first process: Docker starts it anew, and the cluster answers again."""
+def test_killed_service_is_restarted(online: Stack, service: str) -> None:
     before = started(online, service)
     os.kill(pid_of(online.container(service)), signal.SIGKILL)
     online.until(lambda: started(online, service) not in ("", before), f"{service} started anew", 60)
@@ -115,11 +110,11 @@ def test_killed_service_comes_back(online: Stack, service: str) -> None:
     online.until_healthy(*SERVICES)
 
 
-def test_out_of_memory_is_survived(online: Stack) -> None:
-    """A service that outgrows its memory is ended by the kernel and comes back; the others do not notice."""
+def test_service_out_of_memory_is_restarted(online: Stack) -> None:
+    """Other services are not affected."""
     container = online.container("embedding")
     before = started(online, "embedding")
-    # The kernel ends the process that it is told to prefer: the service, and not the one that asks for more beside it.
+    # Make the kernel's OOM killer prefer the service to the process that allocates more.
     Path(f"/proc/{pid_of(container)}/oom_score_adj").write_text("1000")
     used = float(docker("stats", "--no-stream", "--format={{.MemUsage}}", container).partition("MiB")[0])
     limit = f"{int(used) + 50}m"
@@ -139,14 +134,14 @@ def started(stack: Stack, service: str) -> str:
     return str(state["StartedAt"]) if state["Running"] else ""
 
 
-def test_restart_as_the_quick_reference_says(online: Stack) -> None:
-    """Restarting a service is seen by the gateway, and it loads from its cache."""
+def test_restart_of_the_quick_reference(online: Stack) -> None:
+    """The gateway notices it; the model is loaded from the cache."""
     online.compose("restart llm-primary")
     online.until(asking.answered(asking.chat), "an answer")
 
 
-def test_down_and_up_again_without_internet(online: Stack, internet: Hub) -> None:
-    """`down` leaves no container and no network and keeps the volumes; `up` needs no download."""
+def test_down_and_up_need_no_internet(online: Stack, internet: Hub) -> None:
+    """`down` removes containers and networks and keeps the volumes."""
     volumes = online.volumes()
     began = time.time()
     online.compose("down")

@@ -1,4 +1,4 @@
-"""From one compose file to the other and back: one project, no orphans, and the models stay."""
+"""From one compose file to the other and back: one project, no orphans, models are kept."""
 
 import pytest
 
@@ -11,8 +11,8 @@ ONLINE = "docker compose"
 
 
 @pytest.mark.parametrize(("first", "second"), [(ONLINE, CLUSTER), (CLUSTER, ONLINE)])
-def test_switch(clean: Stack, internet: Hub, first: str, second: str) -> None:
-    """`up` with one file over the other's running services: nothing is left over, nothing is called an orphan."""
+def test_switching_compose_files_leaves_nothing_over(clean: Stack, internet: Hub, first: str, second: str) -> None:
+    """No orphan containers."""
     internet.start()
     if first == CLUSTER:
         clean.run("./scripts/offline-setup.sh --skip-images", timeout=1800)

@@ -37,14 +37,14 @@ def built() -> str:
     return build("gpu-cluster-test/llm:test", LLM.name, VLLM_IMAGE=base())
 
 
-def test_what_the_image_says_of_itself() -> None:
+def test_image_metadata() -> None:
     said = inspect(built())["Config"]
     assert said["User"] == "10001:10001"
     assert said["Entrypoint"] == ["python", "-m", "services.llm"]
     assert {"ENGINE=vllm", "HOME=/tmp", "MODEL_CACHE=/models"} <= set(said["Env"])
 
 
-def test_only_what_the_base_lacks_is_added() -> None:
+def test_only_missing_packages_are_added() -> None:
     added = docker("run", "--rm", "--entrypoint=ls", built(), "/opt/packages").split()
     locked = re.findall(r"^([a-z0-9-]+)==\S+ \\$", (ROOT / "requirements/llm-vllm.txt").read_text(), re.MULTILINE)
     assert {name for name in added if not name.endswith("-info")} == set(locked)
@@ -52,8 +52,8 @@ def test_only_what_the_base_lacks_is_added() -> None:
 
 
 @pytest.mark.skipif("VLLM_IMAGE" in os.environ, reason="the real image needs a GPU to run on")
-def test_it_runs_with_nothing_but_what_it_needs() -> None:
-    """Read-only, no capability, no network: vLLM loads a model, answers, and ends when it is told to."""
+def test_container_runs_hardened() -> None:
+    """Read-only, no capabilities, no network: vLLM loads a model, responds, and stops on SIGTERM."""
     given = (f"--volume={models.folder('smollm2')}:/model:ro", "--env=MODEL_DIR=/model", "--env=MODEL=tinyllama")
     with running(built(), *CLOSED, "--tmpfs=/tmp:exec", "--shm-size=1g", *given) as container:
         container.until(lambda: container.health == "healthy", "healthy", LOADED_S)
