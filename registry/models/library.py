@@ -1,7 +1,7 @@
-"""The models over a store: publish, find, resolve, delete. The only module that knows the layout of the documents.
+"""The models in a store: publish, find, resolve, delete. The layout of their documents is private to this module.
 
 `models/<org--name>/commits/<sha>.json` is written first, `models/<org--name>/refs/<revision>.json` and
-`names/<name>.json` last: whoever follows a name or a revision finds a commit all of whose blobs are there.
+`names/<name>.json` last, so that a name or revision always leads to a commit with all its blobs.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,34 +20,34 @@ MAIN = "main"
 
 
 class BlobsMissing(StoreError):
-    """Files whose blobs are not in the store: they must be put (again) before their commit can be published."""
+    """Blobs of the commit are missing; it can be published once they are stored again."""
 
     def __init__(self, files: list[FileEntry]) -> None:
-        super().__init__(f"{len(files)} files are not in the store, first {files[0].path}.")
+        super().__init__(f"The blobs of {len(files)} files are not in the store, the first is {files[0].path}.")
         self.files = files
 
 
 class CommitConflict(StoreError):
-    """The same commit was published before with other bytes under the same path."""
+    """The same commit was published before with different content at the same path."""
 
 
 class RepoUnknown(LookupError):
-    """No such repository here."""
+    """The repository is not in this store."""
 
 
 class NotInStore(BadName):
-    """Models of these names are not here; the message lists those that are."""
+    """Unknown model names; the message lists the known ones."""
 
 
 class RevisionUnknown(LookupError):
-    """The repository is here, this revision of it is not."""
+    """The repository is in this store, the revision is not."""
 
 
 class Library:
-    """Reads and writes models in one store. Safe to use from many threads."""
+    """Reads and writes models in one store. Thread-safe."""
 
     def __init__(self, store: Store, catalogue: Catalogue, *, quota: int | None = None) -> None:
-        """`quota`: the most bytes that all blobs together may take."""
+        """`quota`: limit on the size of all blobs, in bytes."""
         self.store = store
         self.catalogue = catalogue
         self.quota = Quota(store, quota)
@@ -56,10 +56,10 @@ class Library:
         self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source,
         card: Card | None = None,
     ) -> Manifest:  # fmt: skip
-        """Make the commit loadable: by `name`, as `revision` of `repo`, and by its own id. Its blobs are there already.
+        """Publish a commit, whose blobs are stored, under `name`, as `revision` of `repo`, and under its own id.
 
-        Files that an earlier publication of the same commit brought stay in it. `main` follows every publication but
-        that of another branch or tag. Raises BadName, BlobsMissing, CommitConflict, StoreError; then nothing changed.
+        Files of an earlier publication of the same commit are kept. `main` moves to the commit unless another branch or
+        tag is published. Raises BadName, BlobsMissing, CommitConflict, StoreError, with nothing changed.
         """
         check_name(name), check_repo(repo), check_revision(revision)
         with self.store.exclusive():
@@ -81,7 +81,10 @@ class Library:
             raise BlobsMissing(missing)
 
     def _put_manifest(self, manifest: Manifest) -> None:
-        """From now on its blobs are no garbage; those that another process deletes just then are told as missing."""
+        """Write the manifest, which protects its blobs from garbage collection.
+
+        Raises BlobsMissing for blobs that another process deletes at the same time.
+        """
         key = _commit_key(manifest.repo, manifest.commit)
         earlier = self.store.get_document(key)
         self.store.put_document(key, manifest.model_dump())
@@ -98,12 +101,12 @@ class Library:
     def _merged(self, repo: str, commit: str, files: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
         by_path = {file.path: file for file in files}
         if not by_path:
-            raise BadName(f"There is nothing to publish: no file of {repo} is left after choosing.")
+            raise BadName(f"Nothing to publish: no file of {repo} was selected.")
         earlier = self.store.get_document(_commit_key(repo, commit))
         for file in Manifest.model_validate(earlier).files if earlier else ():
             if by_path.setdefault(file.path, file).sha256 != file.sha256:
                 raise CommitConflict(
-                    f"{repo} at {commit} is here already with another {file.path}. "
+                    f"{repo} at {commit} is already published with a different {file.path}. "
                     "Delete that model first, or import without --revision."
                 )
         check_paths(by_path)
@@ -115,41 +118,38 @@ class Library:
         return [*refs, MAIN] if moves_main and MAIN not in refs else refs
 
     def names(self) -> list[Name]:
-        """All names, sorted."""
+        """The published names, sorted."""
         documents = (self.store.get_document(key) for key in self.store.list_documents("names/"))
         return [Name.model_validate(document) for document in documents if document is not None]
 
     def named(self, names: Iterable[str]) -> list[Name]:
-        """What these names point at, each once, in their order; all there are where none is given.
+        """Look up `names`, or all names if none is given; duplicates are removed, the order is kept.
 
-        Raises NotInStore for those that are not here, BadName.
+        Raises NotInStore, BadName.
         """
         known = {pointer.name: pointer for pointer in self.names()}
-        wanted = list(dict.fromkeys(self.canonical(name) for name in names)) or list(known)
-        unknown = [name for name in wanted if name not in known]
+        selected = list(dict.fromkeys(self.canonical(name) for name in names)) or list(known)
+        unknown = [name for name in selected if name not in known]
         if unknown:
-            raise NotInStore(f"Not in the store: {', '.join(unknown)}. What is: {', '.join(known) or 'nothing'}.")
-        return [known[name] for name in wanted]
+            raise NotInStore(f"Not in the store: {', '.join(unknown)}. In the store: {', '.join(known) or 'nothing'}.")
+        return [known[name] for name in selected]
 
     def name(self, name: str) -> Name | None:
-        """What `name` points at; an alias or repository of the catalogue stands for its model. Raises BadName."""
+        """The commit that `name` points at, or None. Raises BadName."""
         document = self.store.get_document(_name_key(check_name(name)))
         return None if document is None else Name.model_validate(document)
 
     def canonical(self, name: str) -> str:
-        """The name under which the model called `name` is kept: the catalogue's name for an alias. Raises BadName."""
+        """Resolve an alias or repository of the catalogue to the model's name. Raises BadName."""
         entry = self.catalogue.find(name)
         return check_name(entry.name if entry else name)
 
     def repos(self) -> list[str]:
-        """All repositories that have a name pointing at them, sorted."""
+        """The repositories that names point at, sorted."""
         return sorted({name.repo for name in self.names()})
 
     def find_repo(self, id: str) -> str:
-        """The repository that a client means by `id`: itself, or what a name or the catalogue calls so.
-
-        Raises BadName, RepoUnknown.
-        """
+        """Resolve a repository, a name, or an alias of the catalogue to a repository. Raises BadName, RepoUnknown."""
         check_repo(id)
         if self._has_refs(id):
             return id
@@ -163,7 +163,7 @@ class Library:
         raise RepoUnknown(id)
 
     def manifest(self, repo: str, revision: str) -> Manifest:
-        """The commit that `revision` (a commit, branch or tag) of `repo` is here. Raises BadName, RevisionUnknown."""
+        """Resolve `revision` (a commit, branch or tag) of `repo`. Raises BadName, RevisionUnknown."""
         check_revision(revision)
         commit = revision if COMMIT.fullmatch(revision) else None
         document = self.store.get_document(_commit_key(repo, commit)) if commit else None
@@ -175,7 +175,7 @@ class Library:
         return Manifest.model_validate(document)
 
     def refs(self, repo: str) -> dict[str, str]:
-        """All branches and tags of `repo` here, each with its commit."""
+        """The branches and tags of `repo`, each with its commit."""
         prefix = f"models/{repo_folder(repo)}/refs/"
         found = {}
         for key in self.store.list_documents(prefix):
@@ -186,9 +186,9 @@ class Library:
         return found
 
     def delete(self, name: str, *, spare: Callable[[], set[str]]) -> bool:
-        """Drop `name`; and its repository when no other name points there; and the blobs that nothing reaches then.
+        """Delete `name`, its repository if no other name points there, and the blobs that become unreferenced.
 
-        `spare` tells the digests that running downloads count on. False when there is no such name. Raises BadName.
+        `spare` returns the digests used by running downloads. Returns False for an unknown name. Raises BadName.
         """
         with self.store.exclusive():
             pointer = self.name(name)
@@ -197,21 +197,21 @@ class Library:
             self.store.delete_document(_name_key(name))
             if any(other.repo == pointer.repo for other in self.names()):
                 return True
-            self._drop_blobs(self._drop_repo(pointer.repo), spare)
+            self._delete_unreferenced(self._delete_repo(pointer.repo), spare)
         return True
 
     def delete_unreachable(self, digests: set[str], *, spare: Callable[[], set[str]]) -> None:
-        """Remove those of `digests` that no model here reaches, save those that `spare` tells."""
+        """Delete those of `digests` that neither a model nor `spare` references."""
         with self.store.exclusive():
-            self._drop_blobs(digests, spare)
+            self._delete_unreferenced(digests, spare)
 
-    def _drop_blobs(self, digests: set[str], spare: Callable[[], set[str]]) -> None:
+    def _delete_unreferenced(self, digests: set[str], spare: Callable[[], set[str]]) -> None:
         for digest in digests - self.reachable_digests() - spare():
             self.store.delete_blob(digest)
             self.store.drop_upload(digest)
 
-    def _drop_repo(self, repo: str) -> set[str]:
-        """Remove the documents of `repo`, refs first. Returns the digests that its commits had."""
+    def _delete_repo(self, repo: str) -> set[str]:
+        """Delete the documents of `repo`, refs first. Returns the digests of its commits."""
         folder = f"models/{repo_folder(repo)}/"
         digests: set[str] = set()
         for key in self.store.list_documents(folder + "refs/"):
@@ -224,13 +224,13 @@ class Library:
         return digests
 
     def reachable_digests(self) -> set[str]:
-        """The digests that the models here are made of."""
-        reachable_digests: set[str] = set()
+        """The digests of all files of all published commits."""
+        found: set[str] = set()
         for key in self.store.list_documents("models/"):
             document = self.store.get_document(key) if "/commits/" in key else None
             if document is not None:
-                reachable_digests.update(file.sha256 for file in Manifest.model_validate(document).files)
-        return reachable_digests
+                found.update(file.sha256 for file in Manifest.model_validate(document).files)
+        return found
 
     def _has_refs(self, repo: str) -> bool:
         return self._ref(repo, MAIN) is not None

@@ -1,4 +1,4 @@
-"""What a model is: one commit's files with their sizes and digests, as git and the Hub compute them."""
+"""A commit's files with their sizes and digests, as git and the Hub compute them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from registry.models.model_card import Card
 
-# A file from here on is kept by the Hub in LFS, told by its sha256; a smaller one in git, told by its git-blob sha1.
-# Only for what we import ourselves: of a mirrored file the source says which it is.
+# The Hub keeps larger files in LFS, identified by sha256, and smaller ones in git, identified by their git blob id.
+# For imported folders only: the source of a mirrored file says which it is.
 LFS_FROM_BYTES = 1 << 20
 
 
@@ -20,18 +20,18 @@ class FileEntry(BaseModel):
 
     path: str
     size: int = Field(ge=0, description="bytes")
-    sha256: str = Field(description="of the content, 64 hex digits: the name of its blob")
+    sha256: str = Field(description="of the content, 64 hex digits; the digest of its blob")
     git_sha1: str = Field(description="the git object id: of the content, or of its LFS pointer, 40 hex digits")
     lfs: bool
 
     @property
     def etag(self) -> str:
-        """What the Hub gives as ETag: the sha256 for LFS files, the git id for the others."""
+        """The Hub's ETag: the sha256 of LFS files, the git id of others."""
         return self.sha256 if self.lfs else self.git_sha1
 
 
 class Source(BaseModel):
-    """Where a commit came from. Never holds a credential."""
+    """The origin of a commit, without credentials."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +40,7 @@ class Source(BaseModel):
 
 
 class Manifest(BaseModel):
-    """One commit of one repository, complete."""
+    """One complete commit of a repository."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,11 +49,11 @@ class Manifest(BaseModel):
     files: tuple[FileEntry, ...]
     source: Source
     created: str = Field(description="when it was published here, ISO 8601 in UTC")
-    card: Card = Field(default=Card(), description="what its README.md says of licence and origin")
+    card: Card = Field(default=Card(), description="licence and base model from README.md")
 
     @property
     def size(self) -> int:
-        """The bytes of all files together."""
+        """The size of all files in bytes."""
         return sum(file.size for file in self.files)
 
     def file(self, path: str) -> FileEntry | None:
@@ -62,29 +62,29 @@ class Manifest(BaseModel):
 
 
 class Name(BaseModel):
-    """A name points at one commit of one repository."""
+    """A name, which points at one commit of a repository."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     repo: str
-    revision: str = Field(description="what was asked for when the name was last published")
+    revision: str = Field(description="the revision requested by the last publication")
     commit: str
     updated: str
 
 
 def git_blob_sha1(size: int) -> "hashlib._Hash":
-    """A hash that, fed with the content of a file of `size` bytes, gives its git-blob id."""
+    """Return a hasher that yields the git blob id of a file of `size` bytes."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The text that git keeps in place of an LFS file (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
+    """The text that replaces an LFS file in git (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def entry_of(path: str, size: int, sha256: str, content_git_sha1: str, *, lfs: bool | None = None) -> FileEntry:
-    """The entry of a file whose content is known; `lfs` None decides by size."""
+    """Make the entry of a file from its digests; with `lfs` None its size decides."""
     in_lfs = size >= LFS_FROM_BYTES if lfs is None else lfs
     git_sha1 = content_git_sha1
     if in_lfs:

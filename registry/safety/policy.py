@@ -1,4 +1,4 @@
-"""What is looked at in a file between its arrival and its handing out: code that hides in it, code that it lacks."""
+"""Inspect a file between download and publication: pickles that run code, and code from other repositories."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,17 +19,17 @@ Pickles = Literal["scan", "allow"]
 
 
 class Refused(Exception):
-    """A model that is not published, for what is in it; the message says which file, and what to do."""
+    """A model is refused because of its content; the message names the file and says what to do."""
 
     def __init__(self, message: str, digest: str | None = None) -> None:
         super().__init__(message)
         self.digest = digest
-        """The blob that must not stay, if it is one."""
+        """The blob to delete, if any."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is let in."""
+    """What is accepted from a source."""
 
     pickles: Pickles
     remote_code: bool
@@ -37,20 +37,20 @@ class Policy:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What else there is to know of a file."""
+    """What a scan found in a file."""
 
     card: Card
     code_repos: frozenset[str]
-    """Repositories whose code it makes the model load, allowed."""
+    """Repositories whose code the model loads, permitted by the policy."""
 
 
 def needs_scan(path: str, policy: Policy) -> bool:
-    """Whether a file of this name must be here whole before anybody can tell whether its model is let in."""
+    """Whether a file of this name may lead to a refusal of its model."""
     return may_name_code(path) or (policy.pickles == "scan" and may_be_pickle(path))
 
 
 def scan(store: Store, repo: str, file: FileEntry, policy: Policy) -> ScanResult:
-    """Look at one file of a model, in the store. Raises Refused, BadName, StoreError."""
+    """Inspect one stored file of a model. Raises Refused, BadName, StoreError."""
     card, repos = Card(), set[str]()
     if file.path == CARD:
         card = parse_card(_head(store, file, CARD_BYTES))
@@ -58,21 +58,21 @@ def scan(store: Store, repo: str, file: FileEntry, policy: Policy) -> ScanResult
         repos = code_repos(_head(store, file, CONFIGURATION_BYTES), repo)
         if repos and not policy.remote_code:
             raise Refused(
-                f"{file.path} of {repo} takes code from {', '.join(sorted(repos))} (auto_map), which runs where "
-                "the model is loaded. Read it; REMOTE_CODE=yes then mirrors those repositories too."
+                f"{file.path} of {repo} loads code from {', '.join(sorted(repos))} (auto_map), which runs where the "
+                "model is loaded. Review that code; with REMOTE_CODE=yes those repositories are mirrored too."
             )
     if policy.pickles == "scan":
-        _look_for_code(store, repo, file)
+        _scan_pickles(store, repo, file)
     return ScanResult(card, frozenset(repos))
 
 
-def _look_for_code(store: Store, repo: str, file: FileEntry) -> None:
+def _scan_pickles(store: Store, repo: str, file: FileEntry) -> None:
     try:
         check_pickles(store, file.path, file.sha256, file.size)
     except Unsafe as error:
-        log.warning("refused", repo=repo, file=file.path, reason=str(error))
+        log.warning("model refused", repo=repo, file=file.path, reason=str(error))
         raise Refused(
-            f"{file.path} of {repo} {error}. Nothing was published. Leave it out with ignore_patterns, take a model "
+            f"{file.path} of {repo} {error}. Nothing was published. Exclude the file with ignore_patterns, use a model "
             "with safetensors, or, if you trust its author, set PICKLE_FILES=allow.",
             file.sha256,
         ) from error

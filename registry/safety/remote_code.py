@@ -1,8 +1,8 @@
-"""Code that a model takes from other repositories. Pure.
+"""Code that a model loads from other repositories. Pure.
 
 In the configuration of a `trust_remote_code` model, `auto_map` names the classes of its own code; a value of the form
-`ORG/NAME--module.Class` takes the code from another repository, at whatever its `main` is on the day
-(transformers, dynamic_module_utils). A mirror of the one without the other does not load offline.
+`ORG/NAME--module.Class` loads the code from another repository, at its current `main`
+(transformers, dynamic_module_utils). Without a mirror of that repository the model does not load offline.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from kit.config.hub_names import BadName, check_repo
 
-# Where transformers looks for `auto_map`.
+# The files in which transformers looks for `auto_map`.
 CONFIGURATIONS = frozenset(
     {
         *("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"),
@@ -20,21 +20,21 @@ CONFIGURATIONS = frozenset(
     }
 )
 MAX_BYTES = 4 << 20
-# What is mirrored of a repository that only gives its code.
+# The files mirrored of a repository that only provides code.
 CODE_PATTERNS = ("*.py", "*.json", "LICENSE*", "*.md")
 
 
 def may_name_code(path: str) -> bool:
-    """Whether a file can hold an `auto_map`."""
+    """Whether a file can contain an `auto_map`."""
     return PurePosixPath(path).name in CONFIGURATIONS
 
 
 def code_repos(content: bytes, repo: str) -> set[str]:
-    """The repositories other than `repo` from which a configuration takes code. Raises BadName for one that is none."""
+    """The other repositories from which a configuration loads code. Raises BadName for an invalid one."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        return set()  # no configuration: nothing will load it
+        return set()  # not a configuration: nothing loads it
     if not isinstance(document, dict):
         return set()
     named = {value.partition("--")[0] for value in _values(document) if "--" in value}
@@ -42,12 +42,12 @@ def code_repos(content: bytes, repo: str) -> set[str]:
         try:
             check_repo(each)
         except BadName as error:
-            raise BadName(f"auto_map takes code from {each!r}, which is no repository.") from error
+            raise BadName(f"auto_map loads code from {each!r}, which is not a repository name.") from error
     return named - {repo}
 
 
 def _values(document: dict[str, object]) -> Iterator[str]:
-    """Every class that an `auto_map` names: they stand at the top, in a list where there are a slow and a fast one."""
+    """Yield each class named by `auto_map`, whose values may be lists (a slow and a fast tokenizer)."""
     auto_map = document.get("auto_map")
     if isinstance(auto_map, list):
         auto_map = {"": auto_map}  # an older form, of tokenizers

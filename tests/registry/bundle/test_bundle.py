@@ -58,7 +58,7 @@ def test_a_selection(origin: Library, place: Path, tmp_path: Path) -> None:
     there = new_library(tmp_path / "there")
     import_bundle(there, place, KEY.public, quiet)
     assert [name.name for name in there.names()] == ["two"]
-    with pytest.raises(BundleError, match=r"Not in the store: three\. What is: one, two\."):
+    with pytest.raises(BundleError, match=r"Not in the store: three\. In the store: one, two\."):
         plan_bundle(origin, ["two", "three"], [], VOLUME)
 
 

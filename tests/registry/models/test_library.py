@@ -29,8 +29,7 @@ def publish(library: Library, name: str, files: list[FileEntry], *, repo: str = 
     return library.publish(name=name, repo=repo, files=files, source=SOURCE, **options)
 
 
-def test_a_model_is_found_by_name_repository_and_revision(library: Library) -> None:
-    """Each leads to the same commit."""
+def test_model_is_found_by_name_repository_and_revision(library: Library) -> None:
     publish(library, "m", [stored(library.store, "a", b"1")], revision="v1")
     pointer = library.name("m")
     assert pointer is not None
@@ -40,8 +39,7 @@ def test_a_model_is_found_by_name_repository_and_revision(library: Library) -> N
     assert library.refs("o/r") == {"main": COMMIT, "v1": COMMIT}
 
 
-def test_an_alias_of_the_catalogue_leads_to_its_model(store: Store) -> None:
-    """By name, alias and repository."""
+def test_alias_of_the_catalogue_resolves_to_its_model(store: Store) -> None:
     entry = Entry(name="minilm", kind="embedding", hf_repo="o/r", aliases=("embedding",))
     library = Library(store, Catalogue([entry]))
     publish(library, "minilm", [stored(store, "a", b"1")])
@@ -49,8 +47,7 @@ def test_an_alias_of_the_catalogue_leads_to_its_model(store: Store) -> None:
     assert library.canonical("embedding") == library.canonical("o/r") == "minilm"
 
 
-def test_what_is_not_here_is_told_apart(library: Library) -> None:
-    """No such repository; no such revision of one that is here."""
+def test_unknown_repository_and_unknown_revision_are_different_errors(library: Library) -> None:
     publish(library, "m", [stored(library.store, "a", b"1")])
     with pytest.raises(RepoUnknown):
         library.find_repo("o/other")
@@ -60,8 +57,7 @@ def test_what_is_not_here_is_told_apart(library: Library) -> None:
         library.manifest("o/r", OTHER)
 
 
-def test_a_commit_without_its_blobs_is_not_published(library: Library) -> None:
-    """A missing blob, or one of another size: nothing changes."""
+def test_commit_with_missing_blobs_is_not_published(library: Library) -> None:
     here = stored(library.store, "a", b"1")
     missing = entry_of("b", 3, "2" * 64, "0" * 40)
     with pytest.raises(BlobsMissing) as caught:
@@ -72,24 +68,22 @@ def test_a_commit_without_its_blobs_is_not_published(library: Library) -> None:
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a//b"])
-def test_hostile_paths_are_not_published(library: Library, path: str) -> None:
-    """The library checks paths itself, whoever calls it."""
+def test_unsafe_paths_are_not_published(library: Library, path: str) -> None:
     with pytest.raises(BadName):
         publish(library, "m", [stored(library.store, path, b"1")])
     assert library.names() == []
 
 
-def test_a_commit_never_changes_its_bytes(library: Library) -> None:
-    """More files of the same commit join it; another content under a path of it is refused."""
+def test_content_of_a_published_commit_cannot_change(library: Library) -> None:
+    """Further files of the same commit are added."""
     publish(library, "m", [stored(library.store, "a", b"1")])
     both = publish(library, "m2", [stored(library.store, "b", b"2")])
     assert [file.path for file in both.files] == ["a", "b"]
-    with pytest.raises(CommitConflict, match="another a"):
+    with pytest.raises(CommitConflict, match="a different a"):
         publish(library, "m3", [stored(library.store, "a", b"other")])
 
 
 def test_main_follows_commits_but_not_other_branches(library: Library) -> None:
-    """A tag mirrored beside main does not move main."""
     publish(library, "m", [stored(library.store, "a", b"1")])
     publish(library, "m-v2", [stored(library.store, "a", b"2")], revision="v2", commit=OTHER)
     assert library.manifest("o/r", "main").commit == COMMIT
@@ -98,8 +92,7 @@ def test_main_follows_commits_but_not_other_branches(library: Library) -> None:
     assert library.manifest("o/r", COMMIT).commit == COMMIT
 
 
-def test_deleting_spares_what_another_model_needs(library: Library) -> None:
-    """A blob goes with the last manifest that reaches it."""
+def test_deleting_keeps_blobs_of_other_models(library: Library) -> None:
     shared, own = stored(library.store, "s", b"shared"), stored(library.store, "o", b"own")
     publish(library, "one", [shared, own], repo="o/one")
     publish(library, "two", [shared], repo="o/two", commit=OTHER)
@@ -112,8 +105,7 @@ def test_deleting_spares_what_another_model_needs(library: Library) -> None:
     assert not library.delete("two", spare=set)
 
 
-def test_a_repository_stays_while_a_name_points_at_it(library: Library) -> None:
-    """Two names of one repository: deleting one takes only the name."""
+def test_repository_stays_while_a_name_points_at_it(library: Library) -> None:
     file = stored(library.store, "a", b"1")
     publish(library, "one", [file])
     publish(library, "two", [file])
@@ -121,16 +113,14 @@ def test_a_repository_stays_while_a_name_points_at_it(library: Library) -> None:
     assert library.manifest("o/r", "main").files == (file,)
 
 
-def test_deleting_spares_what_a_running_download_counts_on(library: Library) -> None:
-    """Blobs that a job has seen stay."""
+def test_deleting_keeps_blobs_of_running_downloads(library: Library) -> None:
     file = stored(library.store, "a", b"1")
     publish(library, "m", [file])
     assert library.delete("m", spare=lambda: {file.sha256})
     assert digests(library.store) == {file.sha256}
 
 
-def test_importing_twice_changes_nothing(library: Library, tmp_path: Path) -> None:
-    """The commit follows from the content: the same folder gives the same commit, on any store, in any order."""
+def test_importing_the_same_folder_gives_the_same_commit(library: Library, tmp_path: Path) -> None:
     first = import_folder(library, small_repo(tmp_path / "a"), name="m", repo="o/r", revision="main")
     blobs = digests(library.store)
     again = import_folder(library, small_repo(tmp_path / "b"), name="m", repo="o/r", revision="main")

@@ -1,4 +1,4 @@
-"""What a card says of licence and origin."""
+"""Licence and base model from a model card."""
 
 import pytest
 
@@ -31,6 +31,5 @@ from registry.models.model_card import MAX_BYTES, Card, parse_card
         ("---\nlicense: !!python/object/apply:os.system [true]\n---\n", Card()),
     ],
 )  # fmt: skip
-def test_what_is_kept_of_a_card(text: str, card: Card) -> None:
-    """What is there in a form that fits; nothing else, and no error."""
+def test_valid_fields_of_a_card_are_kept(text: str, card: Card) -> None:
     assert parse_card(text.encode()) == card

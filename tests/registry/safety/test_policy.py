@@ -1,4 +1,4 @@
-"""What is not published: files that would run code, and models that take code elsewhere."""
+"""Refused models: pickles that run code, and code from other repositories."""
 
 import hashlib
 import io
@@ -63,8 +63,8 @@ def check(store: Store, path: str, content: bytes) -> None:
         ("evil.7z", b"7z\xbc\xaf\x27\x1c" + bytes(100)),
     ],
 )
-def test_what_would_run_code_is_found(store: Store, path: str, content: bytes) -> None:
-    """As a pickle, in an archive, after something harmless, under any name."""
+def test_code_in_pickles_is_detected(store: Store, path: str, content: bytes) -> None:
+    """In a pickle, in an archive, after harmless content, under any name."""
     with pytest.raises(Unsafe):
         check(store, path, content)
 
@@ -81,22 +81,21 @@ def test_what_would_run_code_is_found(store: Store, path: str, content: bytes) -
         ("empty.bin", b""),
     ],
 )
-def test_what_is_harmless_passes(store: Store, path: str, content: bytes) -> None:
-    """Pickles of tensors, and what is no pickle whatever its ending."""
+def test_harmless_files_pass_the_scan(store: Store, path: str, content: bytes) -> None:
+    """Pickles of tensors, and other content with a pickle's suffix."""
     check(store, path, content)
 
 
-def test_a_huge_piece_fills_no_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the evil part: refused, not read, and not taken for the end of a pickle. One that cannot be there is."""
+def test_huge_object_is_refused_without_reading_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object larger than the file does not hide the code after it."""
     monkeypatch.setattr("registry.safety.pickles.MAX_OPCODE", 1000)
     piece = b"\x80\x04\x8e" + struct.pack("<Q", 5000) + bytes(5000)
-    with pytest.raises(Unsafe, match="5000 bytes in one piece"):
+    with pytest.raises(Unsafe, match="5000 bytes"):
         check(store, "x.pkl", piece + b"0" + EVIL[2:])
     check(store, "y.pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"0" + EVIL[2:])
 
 
-def test_a_store_that_fails_is_no_clean_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scanner takes an error of reading for the end; it is none, and the file has not been looked through."""
+def test_read_error_is_not_mistaken_for_a_clean_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.safety.pickles.WINDOW", 64)
     content = pickle.dumps("x" * 100, protocol=0)[:-1] + b"0" + EVIL[2:]
     digest = hashlib.sha256(content).hexdigest()
@@ -125,21 +124,19 @@ def test_a_store_that_fails_is_no_clean_file(store: Store, monkeypatch: pytest.M
         ({"auto_map": 7}, set()),
     ],
 )
-def test_repositories_that_give_code(document: object, repos: set[str]) -> None:
-    """Every form that transformers takes."""
+def test_code_repositories_are_found_in_every_form_of_auto_map(document: object, repos: set[str]) -> None:
     assert code_repos(json.dumps(document).encode(), "me/me") == repos
     assert code_repos(b"{", "me/me") == set()
 
 
-def test_code_from_no_repository_is_refused() -> None:
-    """A name that leads out of its folder."""
-    with pytest.raises(BadName, match="auto_map takes code from"):
+def test_code_from_an_invalid_repository_name_is_refused() -> None:
+    with pytest.raises(BadName, match="auto_map loads code from"):
         code_repos(b'{"auto_map": {"AutoModel": "../../etc--x.Y"}}', "me/me")
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
-    """A Hub with a model that runs code, one that takes code elsewhere, and that elsewhere."""
+    """A Hub with a model that runs code, one that loads code from another repository, and that repository."""
     library = Library(FileStore(tmp_path / "hub"), Catalogue([]))
     evil = small_repo(tmp_path / "evil")
     (evil / "training.pt").write_bytes(EVIL)
@@ -159,12 +156,12 @@ def mirrored(url: str, name: str, **body: Any) -> dict[str, Any]:
     return wait_for_job(url, name)
 
 
-def test_a_model_that_runs_code_is_not_published(hub: str, tmp_path: Path) -> None:
-    """The file is named, its bytes are gone; without it, or when it is asked for, the model comes, with its card."""
+def test_model_with_unsafe_pickle_is_not_published(hub: str, tmp_path: Path) -> None:
+    """It is published without the file, or with PICKLE_FILES=allow."""
     with serving_registry(tmp_path / "m", hf_endpoint=hub) as url:
         model = mirrored(url, "evil", allow_patterns=["*"])
         assert model["status"] == "failed"
-        assert "training.pt of test/evil would run code when it is loaded (posix.system)" in model["error"]
+        assert "training.pt of test/evil runs code when it is loaded (posix.system)" in model["error"]
         assert "PICKLE_FILES=allow" in model["error"]
         assert plain_http.get(f"{url}/api/models/test/evil").status_code == 404
         assert EVIL not in [path.read_bytes() for path in (tmp_path / "m" / "blobs" / "sha256").iterdir()]
@@ -174,12 +171,12 @@ def test_a_model_that_runs_code_is_not_published(hub: str, tmp_path: Path) -> No
         assert mirrored(url, "evil", allow_patterns=["*"])["status"] == "ready"
 
 
-def test_code_from_elsewhere_is_refused_or_brought(hub: str, tmp_path: Path) -> None:
-    """Refused with the repository's name; allowed, that repository's code is mirrored too, and nothing else of it."""
+def test_code_from_another_repository_is_refused_or_mirrored(hub: str, tmp_path: Path) -> None:
+    """With REMOTE_CODE=yes, only the code of that repository is mirrored."""
     with serving_registry(tmp_path / "m", hf_endpoint=hub) as url:
         model = mirrored(url, "user")
         assert model["status"] == "failed"
-        assert "config.json of test/user takes code from test/code" in model["error"]
+        assert "config.json of test/user loads code from test/code" in model["error"]
         assert plain_http.get(f"{url}/models").json()["models"][0]["status"] == "failed"
     with serving_registry(tmp_path / "allowed", hf_endpoint=hub, remote_code=True) as url:
         assert mirrored(url, "user")["status"] == "ready"
