@@ -36,7 +36,7 @@ class Body(Protocol):
 class JsonBody:
     """A JSON body, in memory."""
 
-    __slots__ = ("_data", "_endpoint", "_limit", "_memory", "_pieces", "_request", "_session", "_size")
+    __slots__ = ("_endpoint", "_limit", "_memory", "_pieces", "_request", "_session", "_size", "data")
 
     def __init__(
         self, endpoint: Endpoint, limit: int, session: bytes = b"", memory: MemoryBudget | None = None
@@ -51,7 +51,8 @@ class JsonBody:
         self._memory = memory
         self._pieces: list[bytes] = []
         self._size = 0
-        self._data = b""
+        # All of it, once `routing_request` was called.
+        self.data = b""
         self._request: RoutingRequest | None = None
 
     @classmethod
@@ -60,7 +61,7 @@ class JsonBody:
     ) -> "JsonBody":
         """Create a body that arrived in one read and counts against no budget; `request` is its scan, if done."""
         body = cls(endpoint, len(data), session)
-        body._data = data
+        body.data = data
         body._request = request
         return body
 
@@ -78,21 +79,16 @@ class JsonBody:
         """Return the routing properties. Raises InvalidRequest if the body is not a JSON object."""
         pieces = self._pieces
         if pieces:
-            self._data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self._pieces = []
         if self._request is None:
-            self._request = scan_json(self._data, self._endpoint, self._session)
+            self._request = scan_json(self.data, self._endpoint, self._session)
         return self._request
 
     def pieces(self, model: str | None) -> tuple[int, bytes, None]:
         """Return the body as one piece."""
-        data = self._data if model is None else with_model(self._data, model)
+        data = self.data if model is None else with_model(self.data, model)
         return len(data), data, None
-
-    @property
-    def data(self) -> bytes:
-        """The complete body, after `routing_request` was called."""
-        return self._data
 
     def with_data(self, data: bytes) -> "JsonBody":
         """Return another body for the same route and conversation."""
@@ -102,7 +98,7 @@ class JsonBody:
 
     def close(self) -> None:
         """Free the memory."""
-        self._data = b""
+        self.data = b""
         self._pieces = []
         if self._memory is not None:
             self._memory.free(self._size)

@@ -15,10 +15,12 @@ from gateway.bodies.spool import too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
 from gateway.relay.data_plane import CachedRequest
+from gateway.relay.deadline import NEVER
 from gateway.relay.exchange import RECEIVED, Exchange, ExchangeState
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
 from gateway.relay.request_parser import BETWEEN, CLOSED, HEAD, UPGRADE, RequestParser
 from gateway.relay.response import CONTINUE
+from gateway.routing import RoutingRequest
 from kit.errors import ApiError
 
 # How many requests may be pending behind the present one; beyond that the connection is not read.
@@ -78,7 +80,12 @@ class GatewayProtocol(RequestParser):
         if self._read_state is BETWEEN and self._running is None and not self.pipeline:
             found = self._context.request_heads.find(data)
             if found is not None and len(data) - found[2] == found[1] <= self._context.limits.max_body:
-                self._begin_cached(found[0], data[found[2] :])
+                cached, body = found[0], data[found[2] :]
+                result = try_fast_path(self, self._context, cached, body)
+                if isinstance(result, FastPathRequest):
+                    self.cycle = self._running = result  # type: ignore[assignment]  # as in _enqueue
+                else:
+                    self._begin_cached(cached, body, result)
                 return
         super().data_received(data)
 
@@ -100,7 +107,7 @@ class GatewayProtocol(RequestParser):
 
     def on_deadline(self) -> None:
         """Act on the lack of progress: of the backend, of a slow client, or of an idle connection."""
-        self.deadline.clear()
+        self.deadline.at = NEVER
         if isinstance(self._running, RELAYED) and self._running.is_received:
             self._running.on_deadline()
         elif self._check_unread():
@@ -175,15 +182,11 @@ class GatewayProtocol(RequestParser):
             self._receiving = exchange
         self._enqueue(exchange)
 
-    def _begin_cached(self, cached: CachedRequest, data: bytes) -> None:
-        """Relay a whole request whose head is cached, while no other is pending on this connection."""
-        result = try_fast_path(self, self._context, cached, data)
-        if isinstance(result, FastPathRequest):
-            self.cycle = self._running = result  # type: ignore[assignment]  # as in _enqueue
-            return
+    def _begin_cached(self, cached: CachedRequest, data: bytes, request: RoutingRequest | None) -> None:
+        """Relay a request that cannot take the fast path; `request` is the scan of its body, None if it is invalid."""
         endpoint, head = cached.endpoint, cached.head
         exchange = Exchange(self, self._context, endpoint, cached.target, head, http11=True, keep_alive=True)
-        exchange.body = JsonBody.from_bytes(endpoint, data, head.session, result)
+        exchange.body = JsonBody.from_bytes(endpoint, data, head.session, request)
         exchange.state = RECEIVED
         self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
         exchange.run()
@@ -214,7 +217,7 @@ class GatewayProtocol(RequestParser):
             self._start(cycle)
             return
         self._running = cycle
-        self.deadline.clear()
+        self.deadline.at = NEVER
         super()._start_asgi_task(cycle, app)
 
     def _start(self, exchange: Exchange) -> None:
@@ -238,7 +241,7 @@ class GatewayProtocol(RequestParser):
         """Start the next request, or close the connection."""
         if self._running is not exchange:
             return
-        if exchange.keep_alive:
+        if exchange.response.keep_alive:
             self.on_response_complete()
             return
         self._running = None

@@ -23,7 +23,3 @@ class Deadline:
     def start(self, seconds: float) -> None:
         """Expire `seconds` from now."""
         self.at = now() + seconds
-
-    def clear(self) -> None:
-        """Do not expire."""
-        self.at = NEVER

@@ -14,10 +14,10 @@ from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head
 from gateway.relay.attempt import Attempt
 from gateway.relay.data_plane import ClientConnection, RelayContext
-from gateway.relay.deadline import now
+from gateway.relay.deadline import NEVER, now
 from gateway.relay.forwarding import ForwardedRequest, Forwarding
 from gateway.relay.relayed_request import RequestTicket
-from gateway.relay.response import Response
+from gateway.relay.response import BEGUN, Response
 from gateway.routing import RoutingRequest
 from kit.errors import ApiError
 
@@ -157,7 +157,7 @@ class Exchange(ForwardedRequest):
         if forwarding is not None:
             forwarding.release("refused")
         state = ExchangeState.COMPLETE
-        if self.response.has_begun:
+        if self.response.state in BEGUN:
             self.response.cut(error, self.endpoint.dialect)
             log.warning("response cut", request_id=self.request_id, reason=error.message)
         else:
@@ -176,7 +176,7 @@ class Exchange(ForwardedRequest):
         self.state = state
         if self.body is not None:
             self.body.close()
-        self.client.deadline.clear()
+        self.client.deadline.at = NEVER
         # Without this reference cycle no garbage collection is needed.
         forwarding, self._forwarding = self._forwarding, None
         ended = now()

@@ -80,8 +80,8 @@ class FastPathRequest(RelayedRequest):
         candidate = self._candidate
         backend: Backend = candidate.backend
         backend.traffic.last_byte_at = at
-        body = connection.take_body()
         provenance = self.provenance_headers(1, candidate, self._place.sent_at - self.began)
+        body = connection.take_body()
         client.transport.write(b"%b%d\r\n%b\r\n%b" % (cached.before_length, len(body), provenance, body))
         connection.release()
         self._place.first_byte(at, ok=True)

@@ -17,7 +17,7 @@ from gateway.relay.attempt import Attempt, AttemptState
 from gateway.relay.deadline import now
 from gateway.relay.failover import Continue, Fail, FailoverState, Failure, Finish, decide
 from gateway.relay.relayed_request import RelayedRequest
-from gateway.relay.response import INTERRUPTED, Response
+from gateway.relay.response import AWAITING, BEGUN, INTERRUPTED, SENDING, Response
 from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.routing import Choice, RoutingRequest
 from gateway.streams.continuation import RESUMABLE_ROUTES
@@ -169,7 +169,7 @@ class Forwarding:
     def on_response(self, connection: UpstreamConnection) -> None:
         """Pass on what has arrived."""
         response, attempt = self._response, self._present
-        if response.is_awaited and not self._accept(connection, attempt):
+        if response.state in AWAITING and not self._accept(connection, attempt):
             return
         if connection.complete and response.transcript is not None and response.is_truncated(connection):
             self.on_lost(connection, "it closed the connection in the middle of a stream")
@@ -182,7 +182,7 @@ class Forwarding:
             return
         if data is None:
             return
-        if response.has_begun:
+        if response.state is SENDING:
             attempt.touch(self._deadline, at)
             response.send(data, last=connection.complete)
         else:
@@ -234,7 +234,7 @@ class Forwarding:
 
     def _fail_reported(self, attempt: Attempt, data: bytes | None, message: str) -> None:
         """Treat a backend whose stream reports its failure as lost."""
-        if data and self._response.has_begun:
+        if data and self._response.state in BEGUN:
             self._response.send(data, last=False)
         error = BadGateway(f"{attempt.backend.name} failed in the middle of its response: {message}.")
         self._fail("reported_failure", error, has_lost_backend=True)
@@ -307,7 +307,7 @@ class Forwarding:
             state = self._failover = FailoverState(
                 router, relayed.ticket, attempts, relayed.endpoint.path, self._source, self.request
             )
-        state.has_begun, state.transcript = response.has_begun, response.transcript
+        state.has_begun, state.transcript = response.state in BEGUN, response.transcript
         if self.attempt is not None:
             state.model = self.attempt.candidate.offer.name
             state.note_attempt(self.attempt.backend, self.attempts)
@@ -328,7 +328,7 @@ class Forwarding:
 
     def on_deadline(self) -> None:
         """Check a backend that has been silent."""
-        self._guard(self._check_idle if self._response.has_begun else self._check_first_byte)
+        self._guard(self._check_idle if self._response.state in BEGUN else self._check_first_byte)
 
     def _check_first_byte(self) -> None:
         """Fail over if the first byte is late and another backend would accept the request; else wait on."""
@@ -379,6 +379,6 @@ class Forwarding:
             connection.pause()
         else:
             connection.resume()
-            if self._response.has_begun:
+            if self._response.state in BEGUN:
                 # The pause was the client's.
                 self._deadline.start(attempt.idle_s)

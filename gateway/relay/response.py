@@ -45,6 +45,9 @@ class ResponseState(Enum):
 # Reading a member of an enumeration costs more than all else that is done for a chunk.
 _LENGTH, _CHUNKED, _CLOSE = Framing
 AWAITED, ACCEPTED, SENDING, INTERRUPTED = ResponseState
+# The states in which a backend's head is awaited; those in which bytes have gone to the client.
+AWAITING = (AWAITED, INTERRUPTED)
+BEGUN = (SENDING, INTERRUPTED)
 
 
 class Response:
@@ -72,16 +75,6 @@ class Response:
         # What was sent of a stream that another backend could continue.
         self.transcript: Transcript | None = None
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether bytes of a backend's response have gone to the client."""
-        return self.state is SENDING or self.state is INTERRUPTED
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether the next head from a backend is still to be accepted."""
-        return self.state is AWAITED or self.state is INTERRUPTED
-
     def accept(self, connection: UpstreamConnection, *, resumable: bool) -> None:
         """Take the backend's response; it is not final until bytes of it are sent.
 
@@ -104,7 +97,7 @@ class Response:
     def await_backend(self) -> None:
         """Drop what a failed backend sent and the client has not got; await another one's response."""
         self.failure = None
-        if self.has_begun:
+        if self.state in BEGUN:
             self.state = INTERRUPTED
         else:
             self.state = AWAITED

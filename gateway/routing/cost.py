@@ -77,7 +77,7 @@ def score(
             unread_kb -= load.prefixes.cached_kb(hashes)
         cost = (load.pending(now) + backend.peers.waiting_kb) / capacity + unread_kb + REQUEST_OVERHEAD_KB
         if latency is not None:
-            cost = latency.expected(cost, now) * load.slowdown(now)
+            cost = load.slowdown(now) * latency.expected(cost, now)
         if in_flight:
             cost *= 1.0 + IN_FLIGHT_COST * in_flight / capacity
         if candidate.is_busy:

@@ -37,10 +37,12 @@ MAX_CACHED = 4096
 class Choice:
     """The candidate for one request, with what `admit` records of the prompt."""
 
-    __slots__ = ("candidate", "hashes", "unread_kb")
+    __slots__ = ("candidate", "capacity", "hashes", "unread_kb")
 
-    def __init__(self, candidate: Candidate, unread_kb: float, hashes: Sequence[int] = ()) -> None:
+    def __init__(self, candidate: Candidate, unread_kb: float, capacity: float, hashes: Sequence[int] = ()) -> None:
         self.candidate = candidate
+        # The backend's weight times its warmth.
+        self.capacity = capacity
         # What the backend has not read before, in KB; hashes of the prompt's prefixes.
         self.unread_kb = unread_kb
         self.hashes = hashes
@@ -141,10 +143,13 @@ class Router:
             if not found and last_resort:
                 found = self._last_resort(request, tried)
         if len(found) < 2:
-            return Choice(found[0], request.size / KB) if found else None
+            if not found:
+                return None
+            backend = found[0].backend
+            return Choice(found[0], request.size / KB, backend.target.weight * backend.health.warmth(now))
         hashes, key = self.affinity(request)
         best, _ = self.best(self.score(request, found, hashes, key, now), key, sticky=bool(request.session))
-        return Choice(best.candidate, best.unread_kb, hashes)
+        return Choice(best.candidate, best.unread_kb, best.capacity, hashes)
 
     def admit(self, choice: Choice, request: RoutingRequest, now: float, *, is_suspect: bool = False) -> Ticket:
         """Record that the request is sent where `choice` says; end the ticket when it is no longer there.
@@ -156,7 +161,7 @@ class Router:
         turn = self._turn
         if load.next_turn > turn:
             turn = self._turn = load.next_turn
-        load.next_turn = turn + 1.0 / (backend.target.weight * backend.health.warmth(now))
+        load.next_turn = turn + 1.0 / choice.capacity
         if candidate.fallback_for is not None:
             self.fallbacks_used[candidate.fallback_for, candidate.offer.name] += 1
         if choice.hashes:
@@ -170,7 +175,7 @@ class Router:
         hashes: Sequence[int] = ()
         if self._affinity == "prefix" and request.size >= PREFIX_LENGTHS[0]:
             hashes = prefix_hashes(request.prompt)
-        return hashes, session_key(request, hashes)
+        return (hashes, session_key(request, hashes)) if hashes or request.session else ((), b"")
 
     def score(
         self, request: RoutingRequest, found: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float

@@ -84,7 +84,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.full = False
         # Reading is paused by flow control.
         self.paused = False
-        self._lost = False
+        # The transport is closed.
+        self.ended = False
         self._keep = False
         self.body: list[bytes] = []
         self._reset()
@@ -117,11 +118,6 @@ class UpstreamConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send more of the request; while `full` is set, not before `on_room`."""
         self.transport.write(data)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the connection has ended."""
-        return self._lost
 
     @property
     def can_write(self) -> bool:
@@ -264,7 +260,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notify the pool and the listener."""
-        self._lost = True
+        self.ended = True
         self._pool.lost(self)
         if self.listener is None:
             return
