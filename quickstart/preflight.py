@@ -1,4 +1,4 @@
-"""What is checked before anything starts: ports, and a cluster left running by an earlier start."""
+"""Checks before the start: ports in use, and a running cluster."""
 
 import errno
 import shutil
@@ -12,29 +12,30 @@ from quickstart.processes.session import running_session
 
 
 class PreflightError(Exception):
-    """The cluster cannot start here and now; the message says why and what to do."""
+    """The cluster cannot start; the message has the reason and the remedy."""
 
 
 def check(home: Path, programs: Iterable[Program]) -> None:
-    """Raises PreflightError when a start would fail."""
+    """Raise PreflightError if a start would fail."""
     pid = running_session(home)
     if pid is not None:
         raise PreflightError(
-            f"A cluster of this folder is running already (pid {pid}). "
-            "Use it, or end it with: scripts/quickstart.sh --stop"
+            f"A cluster with this folder is already running (pid {pid}). "
+            "Use it, or stop it with: scripts/quickstart.sh --stop"
         )
-    taken = [program for program in programs if _is_taken(program.port)]
-    if taken:
-        lines = [f"  {program.port} ({program.name}){_holder(program.port)}" for program in taken]
+    in_use = [program for program in programs if is_port_in_use(program.port)]
+    if in_use:
+        lines = [f"  {program.port} ({program.name}){_holder(program.port)}" for program in in_use]
         raise PreflightError(
-            "These ports are taken:\n" + "\n".join(lines) + "\n"
-            "Stop what listens there, or move the whole cluster: scripts/quickstart.sh --port-offset 1000"
+            "These ports are in use:\n" + "\n".join(lines) + "\n"
+            "Stop the processes that use them, or use other ports: scripts/quickstart.sh --port-offset 1000"
         )
 
 
-def _is_taken(port: int) -> bool:
+def is_port_in_use(port: int) -> bool:
+    """Return whether another process listens on `port` of the loopback interface."""
     with socket.socket() as probe:
-        # As the servers do: a port whose last connections linger in TIME_WAIT is free.
+        # Like the servers: a port with connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -44,17 +45,17 @@ def _is_taken(port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Who listens on `port`, where `lsof` or `ss` tells; empty otherwise."""
+    """Return the process that listens on `port`, from `lsof` or `ss`; empty if unknown."""
     lsof, ss = shutil.which("lsof"), shutil.which("ss")
     if lsof:
         command = [lsof, "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]
         fields = {line[0]: line[1:] for line in _output(command) if line}
         if "p" in fields:
-            return f", held by {fields.get('c', 'a process')} (pid {fields['p']})"
+            return f", used by {fields.get('c', 'a process')} (pid {fields['p']})"
     elif ss:
         for line in _output([ss, "-Hltnp", f"sport = :{port}"]):
             if "users:((" in line:
-                return ", held by " + line.split("users:((")[1].split("))")[0]
+                return ", used by " + line.split("users:((")[1].split("))")[0]
     return ""
 
 

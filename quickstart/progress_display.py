@@ -1,4 +1,4 @@
-"""What the person sees while the cluster comes up: a bar per part on a terminal, a line per change elsewhere."""
+"""Progress of the start: a bar per program on a terminal, a line per change elsewhere."""
 
 import re
 import sys
@@ -6,13 +6,13 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-# Characters of a line that name, bar, percentage, time and the blanks between them take.
-BESIDE_DETAIL = 51
+# Columns of name, bar, percentage, time and separators.
+FIXED_COLUMNS = 51
 _NUMBERS = re.compile(r"[\d.]+")
 
 
-class Board:
-    """Bars by name. Use as a context manager; `show` may be called as often as one likes."""
+class ProgressDisplay:
+    """Progress bars by name. Use as a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stdout)
@@ -22,13 +22,13 @@ class Board:
             BarColumn(20),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),  # it may hold square brackets, of an error say
+            TextColumn("{task.description}", markup=False),  # errors may contain square brackets
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressDisplay":
         if self._live:
             self._progress.start()
         return self
@@ -38,16 +38,16 @@ class Board:
             self._progress.stop()
 
     def show(self, name: str, fraction: float, detail: str) -> None:
-        """Set the bar `name` to `fraction` (0 to 1) and say what happens."""
+        """Set the bar `name` to `fraction` (0 to 1), with the current activity."""
         if self._live:
             task = self._tasks.get(name)
             if task is None:
                 task = self._tasks[name] = self._progress.add_task(detail, total=1.0, name=name)
-            room = max(20, self._console.width - BESIDE_DETAIL)
-            self._progress.update(task, completed=fraction, description=detail[:room])
+            width = max(20, self._console.width - FIXED_COLUMNS)
+            self._progress.update(task, completed=fraction, description=detail[:width])
             return
-        # In a log file, a line for each change of what happens, not for each percent.
-        essence = _NUMBERS.sub("", detail)
-        if self._said.get(name) != essence:
-            self._said[name] = essence
+        # In a log file: a line per change of activity, not per percent.
+        activity = _NUMBERS.sub("", detail)
+        if self._printed.get(name) != activity:
+            self._printed[name] = activity
             print(f"{name}: {detail}", flush=True)

@@ -1,8 +1,7 @@
-"""A GGUF file turned into a clean Hugging Face folder: safetensors, tokenizer, chat template, generation defaults.
+"""Conversion of a GGUF file to a Hugging Face model folder: safetensors, tokenizer, chat template, defaults.
 
-The packaged copy of SmolLM2 is a GGUF with 4-bit weights; every engine of the cluster wants the ordinary folder. The
-same file gives the same bytes every time (with the same version of transformers), so the digest of the result is
-stable. Only the file is read; nothing that it holds is executed.
+The packaged copy of SmolLM2 is a GGUF with 4-bit weights; the engines need an ordinary folder. The conversion is
+deterministic for a given version of transformers, so that the digest is stable. No code from the file is executed.
 """
 
 import contextlib
@@ -14,19 +13,19 @@ from typing import Any
 
 Report = Callable[[float, str], None]
 
-# What the GGUF calls the way its text is split before byte-pair encoding, when it splits each digit off first.
-DIGITS_SPLIT = frozenset({"smollm"})
-# What transformers writes about how and from where it read the source; it does not describe the model.
-TRACES = frozenset(
+# GGUF names of pre-tokenizers that split every digit.
+SPLIT_DIGITS_PRETOKENIZERS = frozenset({"smollm"})
+# Fields in which transformers records how it read the source.
+LOCAL_FIELDS = frozenset(
     {"_name_or_path", "_model_name_or_path", "name_or_path", "gguf_file", "is_local", "local_files_only", "backend"}
 )
 
 
 def convert(gguf: Path, folder: Path, report: Report) -> None:
-    """Write the model in `gguf` into `folder` (made if needed) with weights in bfloat16.
+    """Convert the model in `gguf` to `folder`, with weights in bfloat16.
 
-    `report` gets (done, what is being done), done from 0 to 1. Raises ValueError when the file holds no chat template
-    or no end token, OSError when it cannot be read or the folder cannot be written.
+    `report` gets the progress (0 to 1) and the current step. Raises ValueError if the file has no chat template or no
+    end token, OSError if it cannot be read or the folder cannot be written.
     """
     report(0.0, f"reading {gguf.name}")
     if not gguf.is_file():
@@ -34,7 +33,7 @@ def convert(gguf: Path, folder: Path, report: Report) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    # Without a hub: the folder is local, and a mirror's name in the environment must not be asked for extras.
+    # HF_ENDPOINT in the environment must not be queried.
     where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     with _hidden_progress():
         tokenizer = _tokenizer(gguf, where)
@@ -54,13 +53,11 @@ def _tokenizer(gguf: Path, where: dict[str, Any]) -> Any:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), **where)
     if not tokenizer.chat_template:
-        raise ValueError(
-            f"{gguf.name} holds no chat template, so it cannot answer chats. Use an instruction-tuned file."
-        )
+        raise ValueError(f"{gguf.name} has no chat template. Use an instruction-tuned model.")
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"{gguf.name} names no end token, so its answers would never end.")
-    if _field(gguf, "tokenizer.ggml.pre") in DIGITS_SPLIT:
-        # transformers reads the vocabulary but not this rule, and without it "  12" gets other tokens than in training.
+        raise ValueError(f"{gguf.name} has no end token, so its responses would never end.")
+    if _field(gguf, "tokenizer.ggml.pre") in SPLIT_DIGITS_PRETOKENIZERS:
+        # transformers ignores this rule, and without it "  12" gets other tokens than in training.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
@@ -68,16 +65,16 @@ def _tokenizer(gguf: Path, where: dict[str, Any]) -> Any:
 
 
 def _clean_model(packed: Any, tokenizer: Any) -> Any:
-    """Copy the weights into a model that never was quantized: quantized ones refuse to be saved.
+    """Copy the weights into an unquantized model: transformers cannot save quantized ones.
 
-    bfloat16, because on a CPU that knows it (AVX512-BF16, AMX) it generates two to four times as fast as float32, the
-    file is half as big, and the source has 4 bits a weight, so nothing that matters is lost.
+    In bfloat16: on CPUs with AVX512-BF16 or AMX it is two to four times as fast as float32, at half the size, and the
+    source has only 4 bits per weight.
     """
     import torch
     import transformers
 
-    library: Any = transformers  # parts of it are untyped
-    dropped = TRACES | {"quantization_config"}
+    library: Any = transformers  # partly untyped
+    dropped = LOCAL_FIELDS | {"quantization_config"}
     settings = {key: value for key, value in packed.config.to_dict().items() if key not in dropped}
     config = type(packed.config).from_dict(settings)
     tokenizer.model_max_length = int(config.max_position_embeddings)
@@ -98,24 +95,24 @@ def _field(gguf: Path, name: str) -> str | None:
 
 
 def _tidy(folder: Path) -> None:
-    """Leave in the JSON files only what describes the model, in a fixed order.
+    """Remove LOCAL_FIELDS from the JSON files and sort them.
 
-    The tokenizer's class is written by the name that older versions of transformers know too.
+    The tokenizer's class gets a name that older versions of transformers support, too.
     """
     for name in ("tokenizer_config.json", "config.json"):
         path = folder / name
         content = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: content[key] for key in sorted(content) if key not in TRACES}
+        kept = {key: content[key] for key in sorted(content) if key not in LOCAL_FIELDS}
         if "tokenizer_class" in kept:
             kept["tokenizer_class"] = "PreTrainedTokenizerFast"
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors writes 0600, and a model is read by other users than the one that made it
+        path.chmod(0o644)  # safetensors writes 0600; other users read the model
 
 
 @contextlib.contextmanager
 def _hidden_progress() -> Iterator[None]:
-    """Keep the library's own progress bars off the terminal: the caller shows its own."""
+    """Hide transformers' progress bars; the caller has its own."""
     import transformers.modeling_gguf_pytorch_utils as reader
     import transformers.utils.logging as library_logging
 
@@ -124,7 +121,7 @@ def _hidden_progress() -> Iterator[None]:
     shown = logging.is_progress_bar_enabled()
     bar = reader_module.tqdm
     logging.disable_progress_bar()
-    # This one bar does not heed the library's own switch.
+    # This bar ignores the library's switch.
     reader_module.tqdm = functools.partial(bar, disable=True)
     try:
         yield

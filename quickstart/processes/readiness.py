@@ -1,4 +1,4 @@
-"""Waiting until the cluster answers, with what each part says of itself."""
+"""Wait for the programs to become healthy, with their progress."""
 
 import time
 from typing import Any
@@ -8,65 +8,65 @@ import httpx2
 from quickstart import loopback
 from quickstart.plan import Plan, Program
 from quickstart.processes.supervisor import Supervisor
-from quickstart.progress_display import Board
+from quickstart.progress_display import ProgressDisplay
 
 POLL_S = 0.3
-ANSWER_S = 5.0
-# Of a service's bar: putting its model into the registry is the first half, fetching and loading it the second.
+TIMEOUT_S = 5.0
+# Share of a service's progress for publishing its model; the rest is for downloading and loading it.
 PUBLISH_SHARE = 0.5
 
 
 class NotReadyError(Exception):
-    """A part of the cluster says that it will not come; the message holds its reason."""
+    """A service failed to load its model; the message has the reason."""
 
 
 def wait_listening(program: Program, supervisor: Supervisor) -> None:
-    """Return when `program` answers `/health` with 200. Raises ProcessError when it has given up."""
-    with loopback.client(ANSWER_S) as client:
+    """Wait until `/health` of `program` is 200. Raises ProcessError if it has failed."""
+    with loopback.client(TIMEOUT_S) as client:
         while _health(client, program)[0] != 200:
             supervisor.check(starting=True)
             time.sleep(POLL_S)
 
 
-def wait_ready(plan: Plan, supervisor: Supervisor, board: Board) -> None:
-    """Return when every service is healthy and the gateway sees it so.
+def wait_ready(plan: Plan, supervisor: Supervisor, display: ProgressDisplay) -> None:
+    """Wait until every service is healthy and the gateway reports it.
 
-    Raises ProcessError when a process has given up, NotReadyError when a model failed to load.
+    Raises ProcessError if a process has failed, NotReadyError if a model failed to load.
     """
-    waiting = list(plan.services)
-    with loopback.client(ANSWER_S) as client:
-        while waiting:
-            for program in list(waiting):
+    pending = list(plan.services)
+    with loopback.client(TIMEOUT_S) as client:
+        while pending:
+            for program in list(pending):
                 status, body = _health(client, program)
                 if status == 200:
-                    board.show(program.name, 1.0, f"ready: {body.get('model', '')} on port {program.port}")
-                    waiting.remove(program)
+                    display.show(program.name, 1.0, f"ready: {body.get('model', '')} on port {program.port}")
+                    pending.remove(program)
                 elif body.get("status") == "failed":
                     raise NotReadyError(
                         f"{program.name} could not load its model: {body.get('detail')}\n"
-                        f"Its log: {supervisor.logs / program.name}.log"
+                        f"See its log: {supervisor.logs / program.name}.log"
                     )
                 else:
                     done = PUBLISH_SHARE + float(body.get("progress", 0.0)) * (1 - PUBLISH_SHARE)
-                    board.show(program.name, done, str(body.get("detail", "starting")))
+                    display.show(program.name, done, str(body.get("detail", "starting")))
             supervisor.check(starting=True)
             time.sleep(POLL_S)
-        while not _gateway_sees_all(client, plan):
+        while not _gateway_reports_all_healthy(client, plan):
             supervisor.check(starting=True)
             time.sleep(POLL_S)
-    board.show("gateway", 1.0, f"ready: on port {plan.gateway.port}")
+    display.show("gateway", 1.0, f"ready: on port {plan.gateway.port}")
 
 
 def _health(client: httpx2.Client, program: Program) -> tuple[int, dict[str, Any]]:
-    """Status and body of `/health`; (0, {}) while nothing listens yet."""
+    """Return status and body of `/health`; (0, {}) if nothing listens."""
     try:
-        answer = client.get(f"{program.url}/health")
+        response = client.get(f"{program.url}/health")
     except httpx2.HTTPError:
         return 0, {}
-    return answer.status_code, answer.json()
+    return response.status_code, response.json()
 
 
-def _gateway_sees_all(client: httpx2.Client, plan: Plan) -> bool:
+def _gateway_reports_all_healthy(client: httpx2.Client, plan: Plan) -> bool:
     try:
         services = client.get(f"{plan.gateway.url}/services").raise_for_status().json()
     except httpx2.HTTPError:

@@ -1,4 +1,4 @@
-"""The cluster's processes under supervisord: started one by one, restarted when they die, ended together."""
+"""Process management with supervisord: start one by one, restart after a crash, stop together."""
 
 import hashlib
 import http.client
@@ -18,29 +18,29 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from kit.web.server import EXIT_CONFIG
 from quickstart.options import ROOT
 from quickstart.plan import Program
-from quickstart.processes.session import config_file, end, pid_file
+from quickstart.processes.session import config_file, end_session, pid_file
 
 START_TIMEOUT_S = 15
-# Seconds that a program must live for supervisord to count it as started.
-COUNTS_AFTER_S = 2
-# A program that has died so often while the cluster starts will not come: memory is short, say.
-MAX_DEATHS = 3
+# Uptime after which supervisord considers a program started.
+STARTED_AFTER_S = 2
+# A program that crashes this often during the start will not recover, for example for lack of memory.
+MAX_CRASHES = 3
 GROUP = "cluster"
 MAX_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
 
 class ProcessError(Exception):
-    """A process could not be started or has given up; the message says which, why, and where its log is."""
+    """A process could not be started or has failed; the message has the reason and its log."""
 
 
 class ManagerError(Exception):
-    """The process manager itself is gone; the message says so and what to do."""
+    """The process manager has ended; the message has the remedy."""
 
 
 class Supervisor:
-    """supervisord in a session of its own, so that Ctrl-C reaches us alone and we end it in order.
+    """supervisord in its own session, so that Ctrl-C reaches only us and we stop it in order.
 
-    Use as a context manager: leaving it stops every process, whatever happened.
+    Use as a context manager: the exit always stops every process.
     """
 
     def __init__(self, home: Path, programs: Iterable[Program]) -> None:
@@ -51,12 +51,12 @@ class Supervisor:
         self._socket = _socket_path(home)
         self._process: subprocess.Popen[bytes] | None = None
         self._pids: dict[str, int] = {}
-        self._deaths: Counter[str] = Counter()
+        self._crashes: Counter[str] = Counter()
         self._transport = SupervisorTransport(None, None, serverurl=f"unix://{self._socket}")
         self._rpc = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 
     def __enter__(self) -> "Supervisor":
-        """Start supervisord, with no program running yet. Raises ProcessError."""
+        """Start supervisord without programs. Raises ProcessError."""
         self.logs.mkdir(parents=True, exist_ok=True)
         for program in self._programs:
             (self.logs / f"{program}.log").write_bytes(b"")
@@ -79,25 +79,25 @@ class Supervisor:
         self.stop()
 
     def start(self, name: str) -> None:
-        """Start one program; its readiness shows in its `/health`. Raises ManagerError."""
-        self._ask("startProcess", f"{GROUP}:{name}", False)
+        """Start one program; `/health` shows when it is ready. Raises ManagerError."""
+        self._call("startProcess", f"{GROUP}:{name}", False)
 
     def check(self, *, starting: bool = False) -> None:
-        """Raises ProcessError when a program has given up: its configuration is wrong or it died again and again.
+        """Raise ProcessError if a program has failed: invalid configuration or repeated crashes.
 
-        While the cluster is `starting`, three deaths are enough, however far apart. Raises ManagerError.
+        While the cluster is `starting`, MAX_CRASHES crashes in total are enough. Raises ManagerError.
         """
-        for info in self._ask("getAllProcessInfo"):
+        for info in self._call("getAllProcessInfo"):
             name, pid = str(info["name"]), int(info["pid"])
             if info["statename"] == "FATAL" or (info["statename"] == "EXITED" and info["exitstatus"] != 0):
-                raise ProcessError(self._last_words(name, "has stopped"))
+                raise ProcessError(self._log_tail(name, "has stopped"))
             if pid:
-                self._deaths[name] += self._pids.setdefault(name, pid) != pid
+                self._crashes[name] += self._pids.setdefault(name, pid) != pid
                 self._pids[name] = pid
-            if starting and self._deaths[name] >= MAX_DEATHS:
-                raise ProcessError(self._last_words(name, f"has died {MAX_DEATHS} times (is memory short?)"))
+            if starting and self._crashes[name] >= MAX_CRASHES:
+                raise ProcessError(self._log_tail(name, f"has crashed {MAX_CRASHES} times (out of memory?)"))
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return getattr(self._rpc.supervisor, method)(*arguments)
         except (OSError, http.client.HTTPException, xmlrpc.client.Fault) as error:
@@ -105,17 +105,16 @@ class Supervisor:
                 raise
             self._transport.close()
             raise ManagerError(
-                "The process manager has ended, by scripts/quickstart.sh --stop or because it was killed; everything "
-                f"else has been ended too. Its log is {self.logs / 'supervisord.log'}. "
-                "Start again with: scripts/quickstart.sh"
+                "The process manager was stopped by scripts/quickstart.sh --stop, or killed; all programs have been "
+                f"stopped. Its log is {self.logs / 'supervisord.log'}. Start again with: scripts/quickstart.sh"
             ) from error
 
     def stop(self) -> None:
-        """End every program (SIGTERM, later SIGKILL) and supervisord. Returns when none is left."""
+        """Stop every program (SIGTERM, later SIGKILL) and supervisord, and wait for their exit."""
         if self._process is None:
             return
         self._transport.close()
-        end(self._process.pid, self._process)
+        end_session(self._process.pid, self._process)
         self._process = None
         self._socket.unlink(missing_ok=True)
         self._pid_file.unlink(missing_ok=True)
@@ -135,13 +134,13 @@ class Supervisor:
             else:
                 return
 
-    def _last_words(self, name: str, what: str) -> str:
+    def _log_tail(self, name: str, problem: str) -> str:
         log = self.logs / f"{name}.log"
         try:
             lines = log.read_text(errors="replace").splitlines()[-12:]
         except OSError as error:
-            return f"{name} {what}, and its log {log} cannot be read: {error.strerror}."
-        return f"{name} {what}. The end of its log, {log}:\n\n" + "\n".join(f"  {line}" for line in lines)
+            return f"{name} {problem}, and its log {log} cannot be read: {error.strerror}."
+        return f"{name} {problem}. The end of its log, {log}:\n\n" + "\n".join(f"  {line}" for line in lines)
 
     def _configuration(self) -> str:
         sections = [
@@ -151,7 +150,7 @@ class Supervisor:
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
         ]
-        # In one group they are stopped at once; groups are stopped one after the other, a second each.
+        # Programs of one group are stopped in parallel; groups in sequence, a second each.
         sections.append(f"[group:{GROUP}]\nprograms={','.join(self._programs)}\n")
         for program in self._programs.values():
             environment = ",".join(f'{key}="{_escaped(value)}"' for key, value in program.environment.items())
@@ -159,9 +158,9 @@ class Supervisor:
             sections.append(
                 f"[program:{program.name}]\ncommand={command}\ndirectory={_escaped(ROOT)}\n"
                 f"environment={environment}\nautostart=false\nautorestart=unexpected\n"
-                # A wrong setting or a taken port does not mend itself: such an exit is not tried again.
+                # No restart after a configuration error or if the port is in use.
                 f"exitcodes=0,{EXIT_CONFIG}\n"
-                f"startsecs={COUNTS_AFTER_S}\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
+                f"startsecs={STARTED_AFTER_S}\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
                 f"redirect_stderr=true\nstdout_logfile={_escaped(self.logs / program.name)}.log\n"
                 "stdout_logfile_maxbytes=20MB\nstdout_logfile_backups=1\n"
             )
@@ -177,8 +176,10 @@ def _socket_path(home: Path) -> Path:
 
 
 def _escaped(value: str | Path) -> str:
-    """supervisord expands `%(name)s` in its configuration. Raises ProcessError for what it cannot quote."""
+    """Escape a value for supervisord's configuration, which expands `%(name)s`. Raises ProcessError."""
     text = str(value)
     if '"' in text or "\n" in text or ";" in text:
-        raise ProcessError(f"{text!r} holds a quote, semicolon or line break, which supervisord cannot take. Move it.")
+        raise ProcessError(
+            f"{text!r} contains a quote, semicolon or line break, which supervisord does not support. Rename it."
+        )
     return text.replace("%", "%%")

@@ -1,4 +1,4 @@
-"""What users see when a part of the running cluster dies."""
+"""Failures of a part of a running cluster."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.programs.cluster import Quickstart
 
-# The gateway's poll interval and a poll's deadline; the death itself is seen sooner where traffic finds it.
+# The gateway's poll interval plus timeout; traffic may detect the failure earlier.
 REPORT_S = 6.0
 BACK_S = 180.0
 
@@ -29,33 +29,33 @@ def embed(cluster: Quickstart) -> httpx2.Response:
     ("port", "service"), [(8002, "embedding"), (8000, "llm-primary"), (8003, "multimodal"), (8004, "transcription")]
 )
 def test_killed_service_is_reported_and_restarted(cluster: Quickstart, port: int, service: str) -> None:
-    """kill -9 of a service: reported at once, the others go on, its model is a 503 that names it, and it comes back."""
-    with nothing_started_anew(cluster):
+    """Meanwhile other services work, and requests for its model get a 503 that names it."""
+    with restarts_suspended(cluster):
         os.kill(cluster.pid_on(port), signal.SIGKILL)
         deadline = time.monotonic() + REPORT_S
         while services(cluster)[service]["healthy"]:
-            assert time.monotonic() < deadline, "the gateway did not report the dead service"
+            assert time.monotonic() < deadline, "the gateway did not report the failed service"
             time.sleep(0.05)
 
-        refused = ask_model_of(cluster, service)
+        refused = request_model_of(cluster, service)
         assert refused.status_code == 503
         assert service in refused.json()["error"]["message"]
         assert refused.json()["error"]["code"] == "no_healthy_backend"
         assert int(refused.headers["retry-after"]) >= 1
 
-        other = embed(cluster) if service != "embedding" else ask_model_of(cluster, "llm-primary")
+        other = embed(cluster) if service != "embedding" else request_model_of(cluster, "llm-primary")
         assert other.status_code == 200, other.text
 
     deadline = time.monotonic() + BACK_S
     while not services(cluster)[service]["healthy"]:
-        assert time.monotonic() < deadline, "the service was not started again"
+        assert time.monotonic() < deadline, "the service was not restarted"
         time.sleep(0.05)
-    assert ask_model_of(cluster, service).status_code == 200
+    assert request_model_of(cluster, service).status_code == 200
 
 
 @contextlib.contextmanager
-def nothing_started_anew(cluster: Quickstart) -> Iterator[None]:
-    """Hold the process manager, which would start a small model again before anybody has asked for it."""
+def restarts_suspended(cluster: Quickstart) -> Iterator[None]:
+    """Pause the process manager, which would restart a small model before the checks."""
     manager = int((cluster.home / "supervisord.pid").read_text())
     os.kill(manager, signal.SIGSTOP)
     try:
@@ -64,7 +64,7 @@ def nothing_started_anew(cluster: Quickstart) -> Iterator[None]:
         os.kill(manager, signal.SIGCONT)
 
 
-def ask_model_of(cluster: Quickstart, service: str) -> httpx2.Response:
+def request_model_of(cluster: Quickstart, service: str) -> httpx2.Response:
     if service == "embedding":
         return embed(cluster)
     if service == "transcription":
@@ -79,7 +79,7 @@ def ask_model_of(cluster: Quickstart, service: str) -> httpx2.Response:
 
 
 def test_services_survive_a_killed_registry(cluster: Quickstart) -> None:
-    """The registry may die: models that are loaded go on answering, and it comes back."""
+    """It is restarted, and loaded models stay available."""
     os.kill(cluster.pid_on(8090), signal.SIGKILL)
     assert embed(cluster).status_code == 200
     deadline = time.monotonic() + BACK_S
@@ -89,7 +89,6 @@ def test_services_survive_a_killed_registry(cluster: Quickstart) -> None:
 
 
 def test_torch_is_the_cpu_build() -> None:
-    """A quickstart on a machine without a GPU installs no CUDA."""
     import torch
 
     assert torch.version.cuda is None

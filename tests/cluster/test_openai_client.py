@@ -1,4 +1,4 @@
-"""The official OpenAI client against the gateway of a running cluster, with the real engines behind it."""
+"""The OpenAI client with the gateway of a running cluster and real engines."""
 
 import base64
 import math
@@ -23,7 +23,6 @@ def client(cluster: Quickstart) -> Iterator[OpenAI]:
 
 
 def test_chat(client: OpenAI) -> None:
-    """A named model answers, says which it is, and counts its tokens."""
     answer = client.chat.completions.create(model="smollm2", messages=JAPAN, temperature=0, max_tokens=30)
     assert "Tokyo" in (answer.choices[0].message.content or "")
     assert answer.model == "smollm2"
@@ -32,7 +31,7 @@ def test_chat(client: OpenAI) -> None:
 
 
 def test_virtual_model_selects_the_best_llm(client: OpenAI) -> None:
-    """`cluster` is the best LLM, and the headers say who it was."""
+    """Response headers show which backend answered."""
     raw = client.chat.completions.with_raw_response.create(model="cluster", messages=JAPAN, max_tokens=5)
     assert raw.headers["x-served-by"] == "llm-primary"
     assert raw.headers["x-served-model"] == "smollm2"
@@ -42,7 +41,7 @@ def test_virtual_model_selects_the_best_llm(client: OpenAI) -> None:
 
 
 def test_streaming_with_usage(client: OpenAI) -> None:
-    """A stream comes in pieces, ends once, and its last chunk holds the usage that was asked for."""
+    """The last chunk has the requested usage."""
     stream = client.chat.completions.create(
         model="smollm2",
         messages=JAPAN,
@@ -61,7 +60,6 @@ def test_streaming_with_usage(client: OpenAI) -> None:
 
 
 def test_completions(client: OpenAI) -> None:
-    """The legacy completions route continues a text."""
     answer = client.completions.create(model="qwen", prompt="The capital of Japan is", max_tokens=8, temperature=0)
     assert answer.choices[0].text.strip()
     assert answer.usage is not None
@@ -69,7 +67,7 @@ def test_completions(client: OpenAI) -> None:
 
 
 def test_embeddings_float_and_base64_agree(client: OpenAI) -> None:
-    """Both encodings are the same unit vector of 384 numbers."""
+    """384 numbers, of length 1."""
     body = {"model": "minilm", "input": "Hello world"}
     floats = client.embeddings.create(**body, encoding_format="float").data[0].embedding  # type: ignore[arg-type]
     raw = client.embeddings.with_raw_response.create(**body, encoding_format="base64")  # type: ignore[arg-type]
@@ -81,7 +79,7 @@ def test_embeddings_float_and_base64_agree(client: OpenAI) -> None:
 
 
 def test_embeddings_without_a_model(cluster: Quickstart, client: OpenAI) -> None:
-    """The route alone says which kind is meant; aliases and the repository name mean the same model."""
+    """The route selects the kind; alias and repository name select the same model."""
     import httpx2
 
     answer = httpx2.post(f"{cluster.url(8080)}/v1/embeddings", json={"input": "x"}, timeout=60).json()
@@ -92,7 +90,6 @@ def test_embeddings_without_a_model(cluster: Quickstart, client: OpenAI) -> None
 
 @pytest.mark.parametrize("response_format", ["json", "text", "srt", "vtt", "verbose_json"])
 def test_transcription(client: OpenAI, response_format: Any) -> None:
-    """Speech becomes text in every format that OpenAI has."""
     with SPEECH.open("rb") as file:
         answer = client.audio.transcriptions.create(
             model="whisper", file=file, language="en", response_format=response_format
@@ -102,16 +99,16 @@ def test_transcription(client: OpenAI, response_format: Any) -> None:
     assert sum(word.strip(".,") in text.lower() for word in spoken) >= len(spoken) - 1
 
 
-# The client calls this route deprecated; the services of this cluster keep it.
+# Deprecated in the client; our services keep the route.
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_translation(client: OpenAI) -> None:
-    """The translations route answers too; English stays English."""
+    """English stays English."""
     with SPEECH.open("rb") as file:
         assert client.audio.translations.create(model="whisper", file=file).text.strip()
 
 
 def test_image_question(client: OpenAI) -> None:
-    """Image parts send a request without a particular model to the multimodal service."""
+    """Requests with images for the virtual model go to the multimodal service."""
     png = (
         "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
         "AAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -125,7 +122,7 @@ def test_image_question(client: OpenAI) -> None:
 
 
 def test_models(client: OpenAI) -> None:
-    """Every model, each alias and the virtual model are listed, with what Chat UI reads."""
+    """Models, aliases and the virtual model, with the fields that Chat UI reads."""
     models = {model.id: model for model in client.models.list()}
     assert {"smollm2", "qwen", "minilm", "embedding", "whisper", "llava", "cluster"} <= set(models)
     assert models["smollm2"].model_dump()["context_length"] == 8192
@@ -133,7 +130,7 @@ def test_models(client: OpenAI) -> None:
 
 
 def test_tools(client: OpenAI) -> None:
-    """The engine takes tools, or says in one clear error that it does not: then this is a counted skip."""
+    """Tool calls work, or get a clear error: then the test is skipped."""
     tool: Any = {
         "type": "function",
         "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
@@ -143,7 +140,7 @@ def test_tools(client: OpenAI) -> None:
             model="smollm2", messages=JAPAN, tools=[tool], tool_choice="required", max_tokens=5
         )
     except openai.BadRequestError as error:
-        pytest.skip(f"the CPU engine lacks forced tool calls: {error.body}")
+        pytest.skip(f"the CPU engine does not support forced tool calls: {error.body}")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +162,6 @@ def test_tools(client: OpenAI) -> None:
 def test_errors_map_to_the_client_classes(
     client: OpenAI, call: dict[str, Any], expected: type[openai.APIStatusError], code: str | None
 ) -> None:
-    """A wrong request raises the class that the client has for it, with a message that says what is wrong."""
     with pytest.raises(expected) as caught:
         client.chat.completions.create(**({"model": "smollm2", "messages": JAPAN} | call))
     assert isinstance(caught.value.body, dict)
@@ -175,6 +171,5 @@ def test_errors_map_to_the_client_classes(
 
 
 def test_invalid_audio_is_a_bad_request(client: OpenAI) -> None:
-    """Garbage instead of speech is a bad request."""
     with pytest.raises(openai.BadRequestError):
         client.audio.transcriptions.create(model="whisper", file=("noise.wav", b"garbage" * 100))

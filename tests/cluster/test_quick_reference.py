@@ -1,4 +1,4 @@
-"""Every curl command of docs/quick-reference.md that needs no Docker, run as it stands in the document."""
+"""Every curl command of docs/quick-reference.md that needs no Docker, run as written."""
 
 import json
 import shutil
@@ -12,24 +12,23 @@ from tests.support.quick_reference import DOCUMENT, curl_commands
 
 PROMISED = ROOT.parent / "shared" / "quick-reference.md"
 
-# llm-secondary, MinIO and Chat UI run in the cluster's compose file only.
+# llm-secondary, MinIO and Chat UI run only in Docker.
 ELSEWHERE = ("localhost:8001", "localhost:9000", "localhost:9001", "localhost:3000")
 
 
 def commands() -> list[str]:
-    """The curl commands that this cluster can answer."""
+    """Return the curl commands for programs of the quickstart."""
     return [command for command in curl_commands() if not any(address in command for address in ELSEWHERE)]
 
 
 def test_shipped_quick_reference_is_unchanged() -> None:
-    """The copy that ships is the user's own text, where that is at hand."""
     if not PROMISED.exists():
         pytest.skip("the original is not beside this checkout")
     assert DOCUMENT.read_text() == PROMISED.read_text()
 
 
 def test_all_curl_commands_are_extracted() -> None:
-    """The extraction sees what a reader sees, both jq dashboards among it."""
+    """Including both jq dashboards."""
     found = commands()
     assert len(found) >= 14
     assert sum("jq" in command and "response_ms" in command for command in found) == 1
@@ -39,7 +38,7 @@ def test_all_curl_commands_are_extracted() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_command_works_as_written(cluster: Quickstart, command: str) -> None:
-    """The command exits 0 and prints JSON that holds no error and no null where the document promises a value."""
+    """It exits with 0 and prints JSON without errors and unexpected nulls."""
     assert shutil.which("jq"), "jq is needed: apt-get install jq"
     if cluster.offset:
         for port in PORTS:
@@ -49,7 +48,7 @@ def test_command_works_as_written(cluster: Quickstart, command: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     values = _json_values(done.stdout)
-    assert values, f"nothing was printed; stderr: {done.stderr}"
+    assert values, f"no output; stderr: {done.stderr}"
     for value in values:
         assert value is not None
         assert not (isinstance(value, dict) and value.get("error")), value
@@ -67,7 +66,7 @@ def _json_values(text: str) -> list[object]:
 
 
 def _check(command: str, values: list[object]) -> None:
-    """What a reader expects to see, by the kind of command."""
+    """Check the output by the kind of command."""
     first = values[0]
     if "response_ms" in command:
         assert len(values) == 4
@@ -92,5 +91,4 @@ def _check(command: str, values: list[object]) -> None:
 
 
 def test_shipped_copy_matches_the_path_in_the_readme() -> None:
-    """The README sends people to the copy."""
     assert "docs/quick-reference.md" in Path(ROOT / "README.md").read_text()

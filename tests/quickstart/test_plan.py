@@ -1,4 +1,4 @@
-"""The plan: programs, ports and settings of the quickstart."""
+"""Programs, ports and settings of the quickstart."""
 
 from pathlib import Path
 
@@ -24,12 +24,11 @@ def plan(*, vision: bool = True, offset: int = 0) -> Plan:
 
 
 def test_ports_are_those_of_the_quick_reference() -> None:
-    """Each program listens where the document says."""
     assert {program.name: program.port for program in plan().programs} == DOCUMENTED
 
 
 def test_offset_moves_every_port() -> None:
-    """--port-offset moves ports and every address that names one."""
+    """And every URL with a port."""
     moved = plan(offset=100)
     assert {program.name: program.port for program in moved.programs} == {k: v + 100 for k, v in DOCUMENTED.items()}
     assert "llm-primary=http://127.0.0.1:8100" in moved.gateway.environment["SERVICES"]
@@ -37,25 +36,24 @@ def test_offset_moves_every_port() -> None:
 
 
 def test_vision_is_opt_in() -> None:
-    """Without --with-vision there is no multimodal service and the gateway does not wait for one."""
+    """Neither service nor backend without --with-vision."""
     assert "multimodal" not in [program.name for program in plan(vision=False).programs]
     assert "multimodal" not in plan(vision=False).gateway.environment["SERVICES"]
 
 
 def test_services_run_offline() -> None:
-    """Model services run with the strict offline set; the registry does not, it mirrors."""
+    """Not the registry, which mirrors."""
     for service in plan().services:
         assert OFFLINE.items() <= service.environment.items()
     assert not OFFLINE.keys() & plan().registry.environment.keys()
 
 
 def test_everything_listens_on_loopback() -> None:
-    """A laptop's cluster is not the café's cluster."""
     assert {program.environment["HOST"] for program in plan().programs} == {"127.0.0.1"}
 
 
 def test_packaged_models_do_not_claim_the_hubs_commit(tmp_path: Path) -> None:
-    """A converted copy is served under the revision `packaged`, never under a commit that it is not."""
+    """Converted copies have the revision `packaged`."""
     catalogue = write_catalogue(tmp_path / "models.yaml", "packages", vision=True)
     assert {entry.revision for entry in catalogue} == {PACKAGED}
     pinned = write_catalogue(tmp_path / "models.yaml", "hub", vision=False)
@@ -64,7 +62,6 @@ def test_packaged_models_do_not_claim_the_hubs_commit(tmp_path: Path) -> None:
 
 
 def test_second_start_keeps_the_model_source(tmp_path: Path) -> None:
-    """`auto` asks nobody when an earlier start has decided."""
     path = tmp_path / "models.yaml"
     write_catalogue(path, "packages", vision=False)
     assert choose_source("auto", path) == "packages"
@@ -74,14 +71,12 @@ def test_second_start_keeps_the_model_source(tmp_path: Path) -> None:
 
 
 def test_unreachable_hub_selects_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without a Hub, `auto` takes the packages."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert choose_source("auto", tmp_path / "models.yaml") == "packages"
 
 
 @pytest.mark.parametrize("arguments", [["--models", "disk"], ["--port-offset", "99999"], ["--nope"]])
 def test_invalid_options_show_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A typo ends with usage and exit code 2."""
     with pytest.raises(SystemExit) as caught:
         parse(arguments)
     assert caught.value.code == 2

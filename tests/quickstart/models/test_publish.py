@@ -1,4 +1,4 @@
-"""The models into the registry, as seen from a machine behind a proxy."""
+"""Publication of models on a machine behind a proxy."""
 
 import pytest
 from fastapi import FastAPI
@@ -12,14 +12,13 @@ from tests.kit.served import bare_app, serve
 ENTRY = Entry(name="tiny", kind="llm", hf_repo="org/tiny", revision="packaged")
 
 
-class Nothing:
-    """A process manager whose programs are all well."""
+class HealthySupervisor:
+    """A supervisor without failed programs."""
 
     def check(self, *, starting: bool = False) -> None: ...
 
 
 def test_loopback_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine behind HTTP_PROXY the cluster's own programs are reached all the same."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
@@ -29,6 +28,6 @@ def test_loopback_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch) -> No
     app.add_api_route("/models/{name}", lambda name: {"name": name, "status": "ready", "revision": "packaged"})
     with serve(app) as (_, port):
         registry = Program("registry", "registry", port)
-        wait_listening(registry, Nothing())  # type: ignore[arg-type]  # only its check is called
+        wait_listening(registry, HealthySupervisor())  # type: ignore[arg-type]  # only its check is called
         assert is_published(ENTRY, registry)
         assert not is_published(ENTRY.model_copy(update={"revision": "other"}), registry)

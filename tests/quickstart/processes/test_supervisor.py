@@ -1,4 +1,4 @@
-"""Processes under a real supervisord: started, restarted, given up, ended, and found again."""
+"""Processes under a real supervisord: start, restart, failure, stop, detection."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def child_of(supervisor: Supervisor) -> int:
-    """Wait for supervisord's one child and return its pid."""
+    """Wait for supervisord's child and return its pid."""
     manager = manager_of(supervisor)
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
@@ -59,19 +59,19 @@ def wait_gone(pid: int) -> None:
 
 
 def wait_until_running(supervisor: Supervisor, name: str) -> None:
-    """Wait until supervisord counts the program as started."""
+    """Wait until supervisord considers the program started."""
     deadline = time.monotonic() + DEADLINE_S
-    while supervisor._ask("getProcessInfo", f"{supervisor_module.GROUP}:{name}")["statename"] != "RUNNING":
+    while supervisor._call("getProcessInfo", f"{supervisor_module.GROUP}:{name}")["statename"] != "RUNNING":
         assert time.monotonic() < deadline, f"{name} did not start"
         time.sleep(0.02)
 
 
 def wait_until_restarted(supervisor: Supervisor, name: str) -> None:
-    """Wait until supervisord has seen the death: a new process is there, or on its way."""
+    """Wait until supervisord has started a new process."""
     before = supervisor._pids[name]
     deadline = time.monotonic() + DEADLINE_S
-    while supervisor._ask("getProcessInfo", f"{supervisor_module.GROUP}:{name}")["pid"] in (0, before):
-        assert time.monotonic() < deadline, f"{name} was not started again"
+    while supervisor._call("getProcessInfo", f"{supervisor_module.GROUP}:{name}")["pid"] in (0, before):
+        assert time.monotonic() < deadline, f"{name} was not restarted"
         time.sleep(0.02)
 
 
@@ -79,7 +79,7 @@ SLEEP = "__import__('time').sleep(300)"
 
 
 def test_exit_stops_every_process(tmp_path: Path) -> None:
-    """After the block no process is left, nor the files that would make the next start believe otherwise."""
+    """Neither processes nor pid files remain."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
@@ -89,9 +89,8 @@ def test_exit_stops_every_process(tmp_path: Path) -> None:
 
 
 def test_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that hangs does not keep the cluster alive."""
     stubborn = (
-        "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(300)"
+        "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(300)"
     )
     script = tmp_path / "stubborn.py"
     script.write_text(stubborn)
@@ -101,15 +100,14 @@ def test_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pyt
         pid = child_of(supervisor)
         log = tmp_path / "logs" / "one.log"
         deadline = time.monotonic() + DEADLINE_S
-        while "deaf" not in log.read_text():
+        while "ready" not in log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
     wait_gone(pid)
 
 
 def test_killed_process_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 of a program brings a new one."""
-    monkeypatch.setattr(supervisor_module, "COUNTS_AFTER_S", 0)
+    monkeypatch.setattr(supervisor_module, "STARTED_AFTER_S", 0)
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         first = child_of(supervisor)
@@ -120,7 +118,7 @@ def test_killed_process_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_configuration_error_is_reported_with_the_log(tmp_path: Path) -> None:
-    """Exit code 78 is not tried again; the message holds the end of the program's log."""
+    """Exit code 78 is not retried; the message has the end of the log."""
     with Supervisor(tmp_path, [Script("one", "raise SystemExit(print('PORT is wrong') or 78)", 1)]) as supervisor:
         supervisor.start("one")
         deadline = time.monotonic() + DEADLINE_S
@@ -136,11 +134,11 @@ def test_configuration_error_is_reported_with_the_log(tmp_path: Path) -> None:
 
 
 def test_left_over_cluster_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A supervisord whose starter was killed is refused by the next start and ended by --stop."""
+    """The next start detects it, and --stop ends it."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
-        with pytest.raises(preflight.PreflightError, match=r"running already .* --stop"):
+        with pytest.raises(preflight.PreflightError, match=r"already running .* --stop"):
             preflight.check(tmp_path, [])
         stop_left_over(tmp_path)
         wait_gone(pid)
@@ -151,7 +149,7 @@ def test_left_over_cluster_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_exit_stops_programs_of_a_killed_manager(tmp_path: Path) -> None:
-    """kill -9 of supervisord: one clear message, and leaving ends the programs that it can end no more."""
+    """With one clear message."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
@@ -162,7 +160,7 @@ def test_exit_stops_programs_of_a_killed_manager(tmp_path: Path) -> None:
 
 
 def test_stop_finds_programs_of_a_killed_manager(tmp_path: Path) -> None:
-    """supervisord and its starter killed: the next start does not stumble over taken ports, --stop ends the rest."""
+    """After supervisord and its starter were killed."""
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         pid, manager = child_of(supervisor), manager_of(supervisor)
@@ -174,39 +172,39 @@ def test_stop_finds_programs_of_a_killed_manager(tmp_path: Path) -> None:
 
 
 def test_reused_pid_of_another_process_is_not_stopped(tmp_path: Path) -> None:
-    """A pid file from before a restart of the machine may name a stranger, which --stop must not end."""
+    """A pid file may be older than a reboot."""
     program = f"print(flush=True) or {SLEEP}"
-    stranger = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stdout=subprocess.PIPE)
     try:
-        assert stranger.stdout is not None
-        with stranger.stdout as out:
-            out.readline()  # it has begun, and so has a command line
-        session.pid_file(tmp_path).write_text(str(stranger.pid))
+        assert other.stdout is not None
+        with other.stdout as out:
+            out.readline()  # it is running and has a command line
+        session.pid_file(tmp_path).write_text(str(other.pid))
         assert running_session(tmp_path) is None
         stop_left_over(tmp_path)
-        assert stranger.poll() is None
+        assert other.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other.kill()
+        other.wait()
 
 
 def test_program_that_crashes_repeatedly_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model for which memory is too short is killed each time it loads: that ends in a message, not in a wait."""
-    monkeypatch.setattr(supervisor_module, "COUNTS_AFTER_S", 0)
+    """For example if each load runs out of memory."""
+    monkeypatch.setattr(supervisor_module, "STARTED_AFTER_S", 0)
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
-        for _ in range(supervisor_module.MAX_DEATHS):
+        for _ in range(supervisor_module.MAX_CRASHES):
             wait_until_running(supervisor, "one")
             supervisor.check(starting=True)
             os.kill(child_of(supervisor), signal.SIGKILL)
             wait_until_restarted(supervisor, "one")
-        with pytest.raises(ProcessError, match=r"one has died 3 times .* The end of its log"):
+        with pytest.raises(ProcessError, match=r"one has crashed 3 times .* The end of its log"):
             supervisor.check(starting=True)
         supervisor.check()
 
 
 def test_ports_in_use_are_reported_with_the_remedy(tmp_path: Path) -> None:
-    """Every taken port is listed with its program, and --port-offset is offered."""
+    """Each with its program, and a hint at --port-offset."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -218,7 +216,7 @@ def test_ports_in_use_are_reported_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_long_path_gets_a_short_socket_path(tmp_path: Path) -> None:
-    """A clone in a deep folder works though a Unix socket's path is short."""
+    """Paths of Unix sockets are limited to about 100 bytes."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
     with Supervisor(deep, [Script("one", SLEEP, 1)]) as supervisor:
@@ -227,8 +225,7 @@ def test_long_path_gets_a_short_socket_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ['a"b', "a;b", "a\nb"])
 def test_values_that_supervisord_cannot_quote_are_rejected(value: str) -> None:
-    """Rather than a wrong command line, a clear message."""
-    with pytest.raises(ProcessError, match="holds a quote"):
+    with pytest.raises(ProcessError, match="contains a quote"):
         supervisor_module._escaped(value)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from quickstart.preflight import _is_taken
+from quickstart.preflight import is_port_in_use
 
 ROOT = Path(__file__).resolve().parents[3]
 PORTS = (8000, 8002, 8003, 8004, 8080, 8090)
@@ -24,7 +24,7 @@ READY = "Ctrl-C stops everything."
 def free_offset() -> int:
     """Return 0 if the documented ports are free, else a port offset with free ports."""
     for offset in (0, 10_000, 11_000, 12_000):
-        if not any(_is_taken(port + offset) for port in PORTS):
+        if not any(is_port_in_use(port + offset) for port in PORTS):
             return offset
     raise AssertionError("no free set of ports was found")
 
