@@ -1,4 +1,4 @@
-"""Reading a bundle into a library, and checking one without a library. Both read every byte, once."""
+"""Import and verification of bundles; both read every byte once."""
 
 import hashlib
 from pathlib import Path
@@ -10,65 +10,62 @@ from registry.models.library import BlobsMissing, Library
 from registry.store.interface import DigestMismatch
 from registry.store.lease import CHANGES, lease
 
-# Blobs may be deleted with another model while a bundle is read: then it is read once more.
-TRIES = 2
+# A second pass is needed if blobs that existed are deleted with another model meanwhile.
+MAX_PASSES = 2
 
 
 def verify_bundle(path: Path, key: PublicKey, on_bytes: OnBytes) -> Bundle:
-    """Check signature, volumes and contents. Raises BundleError, which names every volume that is wrong, and others.
-
-    The others: SignatureError.
-    """
+    """Verify signature, volumes and contents. Raises BundleError naming every damaged volume, SignatureError."""
     reader = BundleReader(path, key)
-    wrong = []
+    mismatched = []
     for content in reader.contents(on_bytes):
         hasher = hashlib.sha256()
         for chunk in content.chunks:
             hasher.update(chunk)
         if hasher.hexdigest() != content.digest:
-            wrong.append(content.digest)
-    _refuse(reader, wrong)
+            mismatched.append(content.digest)
+    _raise_if_damaged(reader, mismatched)
     return reader.bundle
 
 
 def import_bundle(library: Library, path: Path, key: PublicKey, on_bytes: OnBytes) -> tuple[Bundle, int]:
-    """Put the blobs that are missing into the store, then publish the models. Gives the bundle, and the bytes put.
+    """Store the missing blobs, then publish the models; return the bundle and the bytes stored.
 
-    Names appear only after every byte of the bundle was read and found right. What was put before an interruption is
-    not put again. Raises BundleError, SignatureError, StoreError.
+    Models are published only after the whole bundle is verified. Blobs stored before an interruption are not stored
+    again. Raises BundleError, SignatureError, StoreError.
     """
-    put = 0
+    stored = 0
     with lease(library.store, CHANGES, "import") as renew:
 
         def on_read(volume: str, count: int) -> None:
             renew()
             on_bytes(volume, count)
 
-        for _ in range(TRIES):
+        for _ in range(MAX_PASSES):
             reader = BundleReader(path, key)
-            put += _put(library, reader, on_read)
+            stored += _store_blobs(library, reader, on_read)
             try:
                 _publish(library, reader.bundle)
             except BlobsMissing as error:
-                missing = error  # deleted with another model since we found them there: put those
+                missing = error  # deleted with another model since we checked
             else:
-                return reader.bundle, put
+                return reader.bundle, stored
     raise missing
 
 
-def _put(library: Library, reader: BundleReader, on_bytes: OnBytes) -> int:
-    """Put what is missing; gives how many bytes that was. Raises BundleError unless the whole bundle is right."""
+def _store_blobs(library: Library, reader: BundleReader, on_bytes: OnBytes) -> int:
+    """Store the missing blobs; return their bytes. Raises BundleError if any part of the bundle is damaged."""
     store, blobs = library.store, reader.bundle.blobs()
     absent = {digest: size for digest, size in blobs.items() if store.blob_size(digest) != size}
-    library.quota.check(f"the bundle {reader.place.where}", sum(absent.values()))
-    wrong = []
+    library.quota.check(f"the bundle {reader.source.where}", sum(absent.values()))
+    mismatched = []
     for content in reader.contents(on_bytes):
         if content.digest in absent:
             try:
                 store.put_blob(content.digest, content.size, content.chunks)
             except DigestMismatch:
-                wrong.append(content.digest)  # go on: whoever copies again wants to know of every volume
-    _refuse(reader, wrong)
+                mismatched.append(content.digest)  # continue, to report every damaged volume
+    _raise_if_damaged(reader, mismatched)
     return sum(absent.values())
 
 
@@ -86,9 +83,9 @@ def _publish(library: Library, bundle: Bundle) -> None:
         )
 
 
-def _refuse(reader: BundleReader, wrong: list[str]) -> None:
+def _raise_if_damaged(reader: BundleReader, mismatched: list[str]) -> None:
     if reader.damaged:
-        raise reader.refusal()
-    if wrong:
-        files = ", ".join(reader.bundle.files_of(digest) for digest in wrong)
-        raise BundleError(f"{reader.place.where} was made wrong: {files} is not what its digest says. Make it anew.")
+        raise reader.damage_error()
+    if mismatched:
+        files = ", ".join(reader.bundle.describe_content(digest) for digest in mismatched)
+        raise BundleError(f"{reader.source.where} is invalid: digest mismatch of {files}. Export it again.")

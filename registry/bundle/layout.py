@@ -1,7 +1,7 @@
-"""Which bytes lie where in a bundle's volumes. Pure: the same contents and volume size give the same layout, always.
+"""Byte layout of a bundle's volumes. Pure and deterministic.
 
-A volume is a POSIX tar archive, so that `tar` can list and unpack it. Contents follow one another over all volumes; one
-that does not fit is cut, and its parts, joined with `cat`, are the content.
+A volume is a POSIX tar archive. Contents follow one another over all volumes; one that does not fit is split into
+parts, which `cat` joins again.
 """
 
 import tarfile
@@ -13,14 +13,14 @@ from registry.bundle.manifest import BundleError, Piece, Volume, volume_name
 BLOCK = 512
 # Two empty blocks end a tar archive.
 END = bytes(2 * BLOCK)
-# A content is not cut to fill less than this: a volume rather stays a little shorter.
+# A content is not split for less free space than this; the volume stays shorter.
 MIN_PIECE = 16 << 20
 MIN_VOLUME = 64 << 10
 
 
 @dataclass(frozen=True)
 class Content:
-    """Something to be put into the volumes; `member` is what `tar` is to call it."""
+    """A content to lay out; `member` is its name in the tar archive."""
 
     member: str
     sha256: str
@@ -28,18 +28,15 @@ class Content:
 
 
 def blob_member(digest: str) -> str:
-    """The member of a blob: its place in the store."""
+    """Return the member name of a blob, the same as its key in the store."""
     return f"blobs/sha256/{digest}"
 
 
 def lay_out(contents: list[Content], volume_size: int) -> list[Volume]:
-    """The volumes of at most `volume_size` bytes that take `contents`, in order, without digests yet.
-
-    Raises BundleError for a size that is too small.
-    """
+    """Lay out `contents` in volumes of at most `volume_size` bytes. Raises BundleError if that is too small."""
     if volume_size < MIN_VOLUME:
-        raise BundleError(f"A volume takes at least {MIN_VOLUME} bytes, not {volume_size}.")
-    least = min(MIN_PIECE, volume_size // 4)
+        raise BundleError(f"The volume size must be at least {MIN_VOLUME} bytes, not {volume_size}.")
+    min_piece = min(MIN_PIECE, volume_size // 4)
     volumes: list[Volume] = []
     pieces: list[Piece] = []
     end = 0
@@ -56,7 +53,7 @@ def lay_out(contents: list[Content], volume_size: int) -> list[Volume]:
             left = content.size - start
             head = len(header(content.member, left))
             room = (volume_size - len(END) - end - head) // BLOCK * BLOCK
-            if left > room and room < least:
+            if left > room and room < min_piece:
                 close()
                 continue
             length = min(left, room)
@@ -72,19 +69,19 @@ def lay_out(contents: list[Content], volume_size: int) -> list[Volume]:
 
 
 def header(member: str, size: int) -> bytes:
-    """What stands before a member in a tar archive; nothing of it depends on time, user or machine."""
+    """Return the tar header of a member, independent of time, user and machine."""
     info = tarfile.TarInfo(member)
     info.size, info.mode, info.mtime = size, 0o444, 0
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def padded(length: int) -> int:
-    """`length` bytes up to the next whole block."""
+    """Round `length` up to a multiple of the block size."""
     return -(-length // BLOCK) * BLOCK
 
 
 def gaps(volume: Volume) -> Iterator[tuple[bytes, Piece | None]]:
-    """The volume in order: the bytes to write before each piece, and the piece; at last those after the last one."""
+    """Yield, in order, the bytes before each piece and the piece; finally the bytes after the last piece and None."""
     before = b""
     for piece in volume.pieces:
         yield before + header(piece.member, piece.length), piece

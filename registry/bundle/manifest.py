@@ -1,6 +1,6 @@
-"""What a bundle's signed `manifest.json` says: models, archives of images, and where in which volume their bytes lie.
+"""The signed `manifest.json` of a bundle: models, image archives, and the position of their bytes in the volumes.
 
-Everything that a reader needs stands here: no header of a tar file is trusted, only bytes at a place, with a digest.
+A reader needs nothing else: tar headers are not trusted, only byte ranges with digests.
 """
 
 import json
@@ -20,12 +20,12 @@ MAX_MANIFEST = 256 << 20
 
 Bytes = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Empty in an unfinished export, for a volume that is not written yet.
+# Empty for a volume that an unfinished export has not written yet.
 DigestOrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class BundleError(Exception):
-    """A bundle cannot be made, or is not what it should be; the message says which part and what to do."""
+    """A bundle cannot be written, or is invalid; the message names the part and says what to do."""
 
 
 class _Part(BaseModel):
@@ -33,13 +33,13 @@ class _Part(BaseModel):
 
 
 class Piece(_Part):
-    """A run of bytes of one content, as one member of a volume."""
+    """A byte range of one content, stored as one member of a volume."""
 
-    member: str = Field(description="the name by which `tar` shows it")
-    sha256: Digest = Field(description="of the whole content, of which this may be a part")
-    start: Bytes = Field(description="where in the content it begins")
+    member: str = Field(description="name in the tar archive")
+    sha256: Digest = Field(description="digest of the whole content")
+    start: Bytes = Field(description="offset in the content")
     length: Bytes
-    at: Bytes = Field(description="where in the volume its first byte lies")
+    at: Bytes = Field(description="offset in the volume")
 
 
 class Volume(_Part):
@@ -52,14 +52,14 @@ class Volume(_Part):
 
 
 class Image(_Part):
-    """An image that an archive holds."""
+    """A container image in an archive."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,255}$")
-    id: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="as `docker image inspect` tells it")
+    id: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="the ID of `docker image inspect`")
 
 
 class Archive(_Part):
-    """What `docker save` wrote."""
+    """An archive written by `docker save`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\.tar$")
     size: Bytes
@@ -68,7 +68,7 @@ class Archive(_Part):
 
 
 class BundledModel(_Part):
-    """A model: the name, and the commit at which it points."""
+    """A model: its name, and the manifest of the commit that the name refers to."""
 
     pointer: Name
     manifest: Manifest
@@ -86,26 +86,26 @@ class Bundle(_Part):
 
     @property
     def size(self) -> int:
-        """The bytes of all volumes together."""
+        """Bytes of all volumes."""
         return sum(volume.size for volume in self.volumes)
 
     def blobs(self) -> dict[str, int]:
-        """digest -> size of every file of the models, each once."""
+        """Return digest -> size of the models' files."""
         return {file.sha256: file.size for model in self.models for file in model.manifest.files}
 
     def contents(self) -> dict[str, int]:
-        """digest -> size of everything in the volumes, in the order in which it lies there."""
+        """Return digest -> size of all contents, in the order of the volumes."""
         return {archive.sha256: archive.size for archive in self.archives} | self.blobs()
 
     def pieces(self, digest: str) -> Iterator[tuple[Volume, Piece]]:
-        """Where a content lies."""
+        """Yield the pieces of a content."""
         for volume in self.volumes:
             for piece in volume.pieces:
                 if piece.sha256 == digest:
                     yield volume, piece
 
-    def files_of(self, digest: str) -> str:
-        """In words: what a content is."""
+    def describe_content(self, digest: str) -> str:
+        """Return a name of a content for messages: `FILE of MODEL`, or the archive's name."""
         for archive in self.archives:
             if archive.sha256 == digest:
                 return archive.name
@@ -117,7 +117,7 @@ class Bundle(_Part):
 
 
 def to_json(bundle: Bundle) -> bytes:
-    """The manifest's bytes: JSON with a line for each model, archive and volume, for `grep` and `sed`."""
+    """Serialize as JSON with one line per model, archive and volume, for `grep` and `sed` in scripts/bundle.sh."""
     lines = []
     for key, value in bundle.model_dump(mode="json").items():
         if isinstance(value, list) and value:
@@ -129,13 +129,13 @@ def to_json(bundle: Bundle) -> bytes:
 
 
 def parse(data: bytes, where: str) -> Bundle:
-    """Read a manifest and check that it makes sense. Raises BundleError; `where` is for its message."""
+    """Parse and validate a manifest; `where` is for messages. Raises BundleError."""
     try:
         document: Any = json.loads(data)
         if isinstance(document, dict) and document.get("format") == FORMAT and document.get("version") != VERSION:
             raise BundleError(
-                f"{where} is a bundle of version {document.get('version')}, this registry reads {VERSION}. "
-                "Use the registry that the bundle was made with, or a newer one."
+                f"{where} has bundle version {document.get('version')}, this registry supports {VERSION}. "
+                "Use the version of the registry that wrote the bundle, or a newer one."
             )
         bundle = Bundle.model_validate(document)
         _check_names(bundle)
@@ -150,41 +150,41 @@ def _check_names(bundle: Bundle) -> None:
         pointer, manifest = model.pointer, model.manifest
         check_name(pointer.name), check_repo(pointer.repo), check_revision(pointer.revision)
         if (pointer.repo, pointer.commit) != (manifest.repo, manifest.commit) or not COMMIT.fullmatch(pointer.commit):
-            raise BadName(f"{pointer.name} does not point at its own manifest.")
+            raise BadName(f"{pointer.name} does not match its manifest.")
         check_paths(file.path for file in manifest.files)
     sizes = bundle.blobs()
     if any(sizes[file.sha256] != file.size for model in bundle.models for file in model.manifest.files):
-        raise BadName("One digest has two sizes.")
+        raise BadName("Two sizes for one digest.")
     names = [model.pointer.name for model in bundle.models]
     if len(set(names)) < len(names):
-        raise BadName("A name appears twice.")
+        raise BadName("Duplicate model name.")
 
 
 def _check_layout(bundle: Bundle) -> None:
-    """Every content is there, whole, once, its pieces one after the other."""
+    """Check that every content is present once, complete, with its pieces in order."""
     done: dict[str, int] = {}
     open_digest = ""
     contents = bundle.contents()
     for number, volume in enumerate(bundle.volumes, start=1):
         if volume.name != volume_name(number):
-            raise BadName(f"Volume {number} is called {volume.name}.")
+            raise BadName(f"Volume {number} has the name {volume.name}.")
         end = 0
         for piece in volume.pieces:
             if piece.at < end or piece.at + piece.length > volume.size:
-                raise BadName(f"{piece.member} lies outside of {volume.name}.")
+                raise BadName(f"{piece.member} is outside of {volume.name} or overlaps.")
             end = piece.at + piece.length
             if open_digest and piece.sha256 != open_digest:
                 raise BadName(f"{open_digest} is not complete.")
             if piece.sha256 not in contents or (piece.sha256 in done and not open_digest):
-                raise BadName(f"{piece.member} of {volume.name} belongs to nothing.")
+                raise BadName(f"{piece.member} of {volume.name} belongs to no model or archive.")
             if piece.start != done.get(piece.sha256, 0):
-                raise BadName(f"{piece.member} of {volume.name} does not follow the piece before.")
+                raise BadName(f"{piece.member} of {volume.name} does not continue the previous piece.")
             done[piece.sha256] = piece.start + piece.length
             open_digest = piece.sha256 if done[piece.sha256] < contents[piece.sha256] else ""
     if done != contents:
-        raise BadName("Its volumes do not hold what its models are made of.")
+        raise BadName("The volumes do not have all files of the models.")
 
 
 def volume_name(number: int) -> str:
-    """The file name of volume `number`, from 1."""
+    """Return the file name of volume `number`, starting at 1."""
     return f"volume-{number:04}.tar"

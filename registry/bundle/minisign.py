@@ -1,9 +1,7 @@
-"""Signatures that `minisign` makes and checks: Ed25519 over a BLAKE2b digest, keys and signatures in small text files.
+"""Keys and signatures in the format of minisign: Ed25519 over a BLAKE2b digest, in small text files.
 
-The format: https://jedisct1.github.io/minisign/. Chosen because who receives a signed file can check it with a program
-of theirs, `minisign -V`, and because all that it takes is Ed25519 of `cryptography`. Stricter than minisign in one way:
-a signature file is taken only if it is byte for byte what this module or minisign would have written, so that not even
-its unsigned comment can be changed unseen.
+See https://jedisct1.github.io/minisign/. Recipients can verify with `minisign -V`. Stricter than minisign: a signature
+file must be byte for byte what this module or minisign writes, so that its unsigned comment cannot be changed either.
 """
 
 import base64
@@ -21,39 +19,36 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 _KEY, _SIGNATURE, _NO_KDF, _CHECKSUM = b"Ed", b"ED", b"\0\0", b"B2"
 _KDF_BYTES, _CHECKSUM_BYTES = 32 + 8 + 8, 32
 _COMMENT, _TRUSTED = "untrusted comment: ", "trusted comment: "
-# What an unsigned comment may say: ours, and minisign's own.
+# The accepted unsigned comments: ours and minisign's.
 SIGNED_BY = "signature from a gpu-cluster registry"
 _COMMENTS = frozenset({SIGNED_BY, "signature from minisign secret key"})
-# No key or signature file comes near this.
+# Limit for key and signature files, in bytes.
 MAX_FILE = 4096
 
 
 class SignatureError(Exception):
-    """A key cannot be used, or a signature is not that of the key; the message says which and what to do."""
+    """A key is unusable, or a signature is invalid; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """Checks signatures. `id` is the number by which minisign shows the key, 16 hex digits."""
+    """A public key. `id` is minisign's key ID, 16 hex digits."""
 
     id: str
     raw: bytes
 
     @property
     def text(self) -> str:
-        """The key in one line, as `minisign -P` takes it."""
+        """The key in one line, as for `minisign -P`."""
         return _encode(_KEY + _id_bytes(self.id) + self.raw)
 
     def verify(self, message: bytes, signature: bytes, *, name: str) -> str:
-        """The trusted comment of `signature`, the content of a .minisig file for `message`. `name` is for messages.
-
-        Raises SignatureError.
-        """
+        """Verify the content of a .minisig file; return its trusted comment. Raises SignatureError."""
         parsed = _Signature.parse(signature, name)
         if parsed.key_id != self.id:
             raise SignatureError(
                 f"{name} is signed with key {parsed.key_id}, not with the given key {self.id}. "
-                "Give the public key of who made it, or do not trust it."
+                "Give the signer's public key, or do not trust this file."
             )
         key = Ed25519PublicKey.from_public_bytes(self.raw)
         try:
@@ -61,14 +56,14 @@ class PublicKey:
             key.verify(parsed.global_signature, parsed.signature + parsed.trusted.encode())
         except InvalidSignature:
             raise SignatureError(
-                f"The signature of {name} is wrong: it or its signature file was changed after it was signed."
+                f"The signature of {name} is invalid: the file or its signature was changed after signing."
             ) from None
         return parsed.trusted
 
 
 @dataclass(frozen=True)
 class SecretKey:
-    """Signs. Kept in a file without a password, as `minisign -G -W` writes it: who can read the file can sign."""
+    """A secret key, stored without a password like that of `minisign -G -W`."""
 
     id: str
     seed: bytes
@@ -78,24 +73,24 @@ class SecretKey:
 
     @classmethod
     def generate(cls) -> "SecretKey":
-        """A new key."""
+        """Generate a new key."""
         return cls(_show_id(secrets.token_bytes(8)), secrets.token_bytes(32))
 
     @property
     def public(self) -> PublicKey:
-        """Its other half."""
+        """The public key."""
         return PublicKey(self.id, self._key().public_key().public_bytes_raw())
 
     def sign(self, message: bytes, trusted_comment: str) -> bytes:
-        """The content of a .minisig file for `message`. The comment, one line, is signed along."""
+        """Return the content of a .minisig file for `message`; the one-line comment is signed too."""
         if "\n" in trusted_comment or not trusted_comment.isprintable():
-            raise ValueError("a trusted comment is one line")
+            raise ValueError("the trusted comment must be one printable line")
         signature = self._key().sign(_digest(message))
         global_signature = self._key().sign(signature + trusted_comment.encode())
         return _Signature(self.id, signature, trusted_comment, global_signature, SIGNED_BY).text()
 
     def write(self, path: Path) -> None:
-        """Write the key to a new file that only this user may read. Raises FileExistsError, OSError."""
+        """Write the key to a new file with mode 0600. Raises FileExistsError, OSError."""
         head = _KEY + _NO_KDF + _CHECKSUM + bytes(_KDF_BYTES)
         blob = head + _id_bytes(self.id) + self.seed + self.public.raw + bytes(_CHECKSUM_BYTES)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -107,38 +102,38 @@ class SecretKey:
 
 
 def write_public(key: PublicKey, path: Path) -> None:
-    """Write the key to a new file, to be handed to whoever checks. Raises FileExistsError, OSError."""
+    """Write the key to a new file. Raises FileExistsError, OSError."""
     with path.open("x") as file:
         file.write(f"{_COMMENT}minisign public key {key.id}\n{key.text}\n")
 
 
-def read_public(given: str) -> PublicKey:
-    """The public key that `given` is: the key itself in one line, or the path of its file. Raises SignatureError."""
-    text = given.strip()
+def read_public(key_or_path: str) -> PublicKey:
+    """Read a public key, given as text or as the path of its file. Raises SignatureError."""
+    text = key_or_path.strip()
     blob = _decode(text) if len(text) == 56 else None
     if blob is None:
-        blob = _decode(_second_line(Path(given), "a public key"))
+        blob = _decode(_second_line(Path(key_or_path), "a public key"))
     if blob is None or len(blob) != 42 or blob[:2] != _KEY:
-        raise SignatureError(f"{given} is no public key. `registry keygen` and `minisign -G` write them as NAME.pub.")
+        raise SignatureError(f"{key_or_path} is not a public key. `registry keygen` writes one as NAME.pub.")
     return PublicKey(_show_id(blob[2:10]), blob[10:])
 
 
 def read_secret(path: Path) -> SecretKey:
-    """The secret key in a file; `-` is stdin. Raises SignatureError."""
+    """Read a secret key from a file, or from stdin if `path` is `-`. Raises SignatureError."""
     blob = _decode(_second_line(path, "a secret key"))
     if blob is None or len(blob) != 158 or blob[:2] != _KEY or blob[4:6] != _CHECKSUM:
-        raise SignatureError(f"{path} is no secret key. `registry keygen` writes one as NAME.key.")
+        raise SignatureError(f"{path} is not a secret key. `registry keygen` writes one as NAME.key.")
     if blob[2:4] != _NO_KDF:
-        raise SignatureError(f"{path} is protected by a password. Make a key for this: registry keygen.")
+        raise SignatureError(f"{path} is protected by a password. Create a key without one: registry keygen.")
     key = SecretKey(_show_id(blob[54:62]), blob[62:94])
-    if key.public.raw != blob[94:126]:  # minisign itself leaves the checksum empty where there is no password
-        raise SignatureError(f"{path} is damaged. Restore it, or make a new key: registry keygen.")
+    if key.public.raw != blob[94:126]:  # minisign writes no checksum without a password
+        raise SignatureError(f"{path} is damaged. Restore it, or create a new key: registry keygen.")
     return key
 
 
 @dataclass(frozen=True)
 class _Signature:
-    """What a .minisig file holds."""
+    """The content of a .minisig file."""
 
     key_id: str
     signature: bytes
@@ -154,17 +149,15 @@ class _Signature:
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> "_Signature":
-        wrong = SignatureError(
-            f"The signature file of {name} was changed, or is none: it is not as minisign writes it."
-        )
+        invalid = SignatureError(f"The signature file of {name} is not in minisign's format, or was changed.")
         try:
             lines = data.decode().split("\n")
             comment, first, trusted, second, rest = lines
         except ValueError:
-            raise wrong from None
+            raise invalid from None
         blob, global_signature = _decode(first), _decode(second)
         if blob is None or len(blob) != 74 or global_signature is None or len(global_signature) != 64 or rest:
-            raise wrong
+            raise invalid
         parsed = cls(
             _show_id(blob[2:10]),
             blob[10:],
@@ -173,7 +166,7 @@ class _Signature:
             comment.removeprefix(_COMMENT),
         )
         if parsed.text() != data or parsed.comment not in _COMMENTS:
-            raise wrong
+            raise invalid
         return parsed
 
 

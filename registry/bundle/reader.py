@@ -1,4 +1,4 @@
-"""Reading a bundle: signature first, then every byte of every volume, once, in order, in bounded memory."""
+"""Sequential reader of a bundle: verifies the signature, then reads every volume once, in bounded memory."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from registry.bundle.manifest import MANIFEST, MAX_MANIFEST, SIGNATURE, Bundle, BundleError, Piece, Volume, parse
 from registry.bundle.minisign import MAX_FILE, PublicKey
-from registry.bundle.source import CHUNK, Place, open_place, read_small
+from registry.bundle.source import CHUNK, BundleSource, open_source, read_small_file
 
-# The volume's name and a count of bytes that were read of it.
+# Called with a volume's name and the bytes read.
 OnBytes = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class Extent:
-    """One content of the bundle, to be read once, to its end, before the next."""
+    """One content of the bundle; its chunks can be read once, before the next content."""
 
     digest: str
     size: int
@@ -23,36 +23,38 @@ class Extent:
 
 
 class BundleReader:
-    """A bundle whose signature is right. Use it for one pass."""
+    """A bundle with a valid signature; for one pass."""
 
     def __init__(self, path: Path, key: PublicKey) -> None:
-        """Check the signature and that every volume is there in its size. Raises BundleError, SignatureError."""
-        self.place: Place = open_place(path)
-        data = read_small(self.place, MANIFEST, MAX_MANIFEST)
-        signature = read_small(self.place, SIGNATURE, MAX_FILE)
-        self.comment = key.verify(data, signature, name=f"{MANIFEST} in {self.place.where}")
-        self.bundle: Bundle = parse(data, f"{MANIFEST} in {self.place.where}")
+        """Verify the signature and the presence and size of every volume. Raises BundleError, SignatureError."""
+        self.source: BundleSource = open_source(path)
+        data = read_small_file(self.source, MANIFEST, MAX_MANIFEST)
+        signature = read_small_file(self.source, SIGNATURE, MAX_FILE)
+        self.comment = key.verify(data, signature, name=f"{MANIFEST} in {self.source.where}")
+        self.bundle: Bundle = parse(data, f"{MANIFEST} in {self.source.where}")
         self.damaged: list[str] = []
-        """The volumes that were read and are not what the manifest says, with the reason."""
+        """Volumes that do not match the manifest, with the reason."""
         self._check_volumes()
 
     def _check_volumes(self) -> None:
-        missing, wrong = [], []
+        missing, resized = [], []
         for volume in self.bundle.volumes:
-            size = self.place.size(volume.name)
+            size = self.source.size(volume.name)
             if size is None:
                 missing.append(volume.name)
             elif size != volume.size:
-                wrong.append(f"{volume.name} ({size} bytes instead of {volume.size})")
+                resized.append(f"{volume.name} ({size} bytes instead of {volume.size})")
         if missing:
-            raise BundleError(f"{self.place.where} lacks {', '.join(missing)}. Bring every volume, then do this again.")
-        if wrong:
-            raise BundleError(f"{self.place.where}: {', '.join(wrong)} was changed or cut off. Copy it again.")
+            raise BundleError(f"{self.source.where} has no {', '.join(missing)}. Copy every volume, then try again.")
+        if resized:
+            raise BundleError(
+                f"{self.source.where}: changed or truncated: {', '.join(resized)}. Copy the bundle again."
+            )
 
     def contents(self, on_bytes: OnBytes) -> Iterator[Extent]:
-        """Every content in the order in which it lies there; what the consumer leaves of one is read all the same.
+        """Yield the contents in order. Chunks that the consumer does not read are skipped.
 
-        When it is exhausted, every byte of every volume was read, and `damaged` names the volumes that are wrong.
+        When exhausted, every byte of every volume has been read, and `damaged` lists the damaged volumes.
         """
         stream = _Stream(self, on_bytes)
         sizes = self.bundle.contents()
@@ -63,27 +65,26 @@ class BundleReader:
             end = at + 1
             while end < len(pieces) and pieces[end][1].sha256 == digest:
                 end += 1
-            chunks = _Kept(stream.read(pieces[at:end]))
+            chunks = _Unclosable(stream.read(pieces[at:end]))
             yield Extent(digest, sizes[digest], chunks)
             for _ in chunks:
                 pass
             at = end
         stream.finish()
 
-    def tell_damage(self, volume: Volume, reason: str) -> None:
-        """Note that a volume is wrong."""
+    def record_damage(self, volume: Volume, reason: str) -> None:
+        """Record a damaged volume."""
         self.damaged.append(f"{volume.name} ({reason})")
 
-    def refusal(self) -> BundleError:
-        """What to say when `damaged` is not empty."""
+    def damage_error(self) -> BundleError:
+        """Return the error for the damaged volumes."""
         return BundleError(
-            f"{self.place.where}: {', '.join(self.damaged)} was changed after it was made. Copy it again from where it "
-            "was made."
+            f"{self.source.where}: damaged: {', '.join(self.damaged)}. Copy the bundle again from its origin."
         )
 
 
-class _Kept(Iterator[bytes]):
-    """An iterator that nobody closes: a consumer that gives up closes the generator that it reads from, else."""
+class _Unclosable(Iterator[bytes]):
+    """Wraps a generator without close(), so that a consumer that stops early does not close it."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -93,7 +94,7 @@ class _Kept(Iterator[bytes]):
 
 
 class _Stream:
-    """Reads the volumes one after the other and compares each volume's digest when its end is reached."""
+    """Reads the volumes in order and compares each volume's digest at its end."""
 
     def __init__(self, reader: BundleReader, on_bytes: OnBytes) -> None:
         self._reader = reader
@@ -104,22 +105,22 @@ class _Stream:
         self._at, self._rest = 0, b""
 
     def read(self, pieces: list[tuple[Volume, Piece]]) -> Iterator[bytes]:
-        """The bytes of these pieces, which follow what was read before."""
+        """Yield the bytes of the next pieces."""
         for volume, piece in pieces:
             while self._volume is not volume:
                 self._end()
                 self._begin(next(self._volumes))
-            yield from self._take(piece.at, piece.length)
+            yield from self._read_range(piece.at, piece.length)
 
     def finish(self) -> None:
-        """Read what is left."""
+        """Read the rest of all volumes."""
         self._end()
         for volume in self._volumes:
             self._begin(volume)
             self._end()
 
     def _begin(self, volume: Volume) -> None:
-        self._volume, self._chunks = volume, self._read(volume)
+        self._volume, self._chunks = volume, self._read_volume(volume)
         self._at, self._rest = 0, b""
 
     def _end(self) -> None:
@@ -128,9 +129,9 @@ class _Stream:
                 pass
             self._volume = None
 
-    def _read(self, volume: Volume) -> Iterator[bytes]:
+    def _read_volume(self, volume: Volume) -> Iterator[bytes]:
         hasher, done = hashlib.sha256(), 0
-        with self._reader.place.open(volume.name) as file:
+        with self._reader.source.open(volume.name) as file:
             while done < volume.size:
                 chunk = file.read(min(CHUNK, volume.size - done))
                 if not chunk:
@@ -140,18 +141,18 @@ class _Stream:
                 self._on_bytes(volume.name, len(chunk))
                 yield chunk
         if done != volume.size:
-            self._reader.tell_damage(volume, f"ends after {done} of {volume.size} bytes")
+            self._reader.record_damage(volume, f"ends after {done} of {volume.size} bytes")
         elif hasher.hexdigest() != volume.sha256:
-            self._reader.tell_damage(volume, f"its sha256 is {hasher.hexdigest()}")
+            self._reader.record_damage(volume, f"its sha256 is {hasher.hexdigest()}")
 
-    def _take(self, at: int, length: int) -> Iterator[bytes]:
-        """The bytes of the open volume from `at`, after skipping what lies before."""
+    def _read_range(self, at: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes of the current volume from offset `at`."""
         skip = at - self._at
         self._at = at + length
         while skip or length:
             chunk = self._rest or next(self._chunks, b"")
             if not chunk:
-                return  # cut off: the volume's digest tells
+                return  # truncated: the digest check of the volume reports it
             if skip:
                 skipped = min(skip, len(chunk))
                 self._rest, skip = chunk[skipped:], skip - skipped

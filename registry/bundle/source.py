@@ -1,6 +1,6 @@
-"""Where a bundle lies: a folder with its files, or one tar file with the same files as its members.
+"""Read access to a bundle: a folder of files, or one tar file with the same files as members.
 
-In the one file, too, no byte goes unchecked: its own headers must be those that this module writes.
+The headers of the tar file must be exactly those that `target` writes, so that no byte is unverified.
 """
 
 import contextlib
@@ -16,64 +16,62 @@ CHUNK = 1 << 20
 FILE_SUFFIX = ".tar"
 
 
-class Place(Protocol):
-    """A bundle to read from. Raises BundleError for what cannot be read."""
+class BundleSource(Protocol):
+    """Files of a bundle. Methods raise BundleError."""
 
     where: str
 
     def size(self, name: str) -> int | None:
-        """The size of a file of the bundle; None when it is not there."""
+        """Return the size of a file; None if it does not exist."""
         ...
 
     def open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """The file that holds a file of the bundle, at its first byte."""
+        """Open a file of the bundle, positioned at its first byte."""
         ...
 
 
-def open_place(path: Path) -> Place:
-    """The bundle at `path`. Raises BundleError when there is none, or it is not finished."""
+def open_source(path: Path) -> BundleSource:
+    """Open the bundle at `path`. Raises BundleError if it does not exist or is unfinished."""
+    unfinished = "Its export is not finished: run it again."
     if not path.exists():
-        hint = " It is not finished: run the export again." if partial_of(path).exists() else ""
+        hint = f" {unfinished}" if partial_of(path).exists() else ""
         raise BundleError(f"There is no bundle at {path}.{hint}")
-    place: Place = _Folder(path) if path.is_dir() else _File(path)
+    source: BundleSource = _FolderSource(path) if path.is_dir() else _FileSource(path)
     for name in (MANIFEST, SIGNATURE):
-        if place.size(name) is None:
-            draft = draft_of(path)
-            hint = (
-                "Its export is not finished: run it again." if draft.exists() else "Bring it here, or give the bundle."
-            )
-            raise BundleError(f"{place.where} has no {name}. {hint}")
-    return place
+        if source.size(name) is None:
+            hint = unfinished if draft_of(path).exists() else "Copy every file of the bundle."
+            raise BundleError(f"{source.where} has no {name}. {hint}")
+    return source
 
 
-def read_small(place: Place, name: str, most: int) -> bytes:
-    """The content of a file of at most `most` bytes. Raises BundleError."""
-    size = place.size(name)
-    if size is None or size > most:
-        raise BundleError(f"{name} in {place.where} is missing, or is too large to be one.")
-    with place.open(name) as file:
+def read_small_file(source: BundleSource, name: str, max_bytes: int) -> bytes:
+    """Read a file of at most `max_bytes`. Raises BundleError."""
+    size = source.size(name)
+    if size is None or size > max_bytes:
+        raise BundleError(f"{name} in {source.where} is missing or larger than {max_bytes} bytes.")
+    with source.open(name) as file:
         data = file.read(size)
     if len(data) != size:
-        raise BundleError(f"{name} in {place.where} ends too early.")
+        raise BundleError(f"{name} in {source.where} is truncated.")
     return data
 
 
 def is_one_file(path: Path) -> bool:
-    """Whether a bundle to be written at `path` is to be one file."""
+    """Return whether a bundle written to `path` is one file."""
     return path.name.endswith(FILE_SUFFIX) and not path.is_dir()
 
 
 def draft_of(path: Path) -> Path:
-    """Where the manifest of an unfinished export is kept."""
+    """Return the path of the draft manifest of an unfinished export."""
     return path.with_name(path.name + ".unfinished.json") if is_one_file(path) else path / "unfinished.json"
 
 
 def partial_of(path: Path) -> Path:
-    """Where a file is written until it is whole."""
+    """Return the path to which a file is written before it is renamed."""
     return path.with_name(path.name + ".partial")
 
 
-class _Folder:
+class _FolderSource:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._path = path
@@ -97,7 +95,7 @@ class _Folder:
             raise _unreadable(path, error) from error
 
 
-class _File:
+class _FileSource:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._path = path
@@ -113,7 +111,7 @@ class _File:
 
     @contextlib.contextmanager
     def open_at(self, at: int) -> Iterator[BinaryIO]:
-        """The one file, from byte `at` on."""
+        """Open the file at offset `at`."""
         try:
             with self._path.open("rb") as file:
                 file.seek(at)
@@ -122,34 +120,34 @@ class _File:
             raise _unreadable(self._path, error) from error
 
     def _read_members(self) -> dict[str, tuple[int, int]]:
-        """name -> (first byte, size). Raises BundleError unless all else is as `FileTarget` writes it."""
+        """Return name -> (offset, size). Raises BundleError unless all other bytes are as `_FileTarget` writes them."""
         try:
             with tarfile.open(self._path, "r:") as outer:
                 found = [(member.name, member.size) for member in outer]
         except (tarfile.TarError, OSError, ValueError) as error:
-            raise self._broken(str(error)) from error
+            raise self._invalid(str(error)) from error
         expected = [volume_name(number) for number in range(1, len(found) - 1)] + [MANIFEST, SIGNATURE]
         if [name for name, _ in found] != expected:
-            raise self._broken("its members are not volumes, manifest and signature")
+            raise self._invalid("the members are not volumes, manifest and signature")
         members: dict[str, tuple[int, int]] = {}
         at = 0
         with self.open_at(0) as file:
             for name, size in found:
                 head = header(name, size)
                 if file.read(len(head)) != head:
-                    raise self._broken(f"the header of {name}")
+                    raise self._invalid(f"header of {name}")
                 members[name] = (at + len(head), size)
                 at += len(head) + padded(size)
                 file.seek(at - (padded(size) - size))
                 if file.read(padded(size) - size).strip(b"\0"):
-                    raise self._broken(f"after {name}")
+                    raise self._invalid(f"padding after {name}")
             if file.read(len(END) + 1) != END:
-                raise self._broken("its end")
+                raise self._invalid("end of the archive")
         return members
 
-    def _broken(self, what: str) -> BundleError:
+    def _invalid(self, part: str) -> BundleError:
         return BundleError(
-            f"{self.where} is no bundle, or was changed or cut off ({what}). Copy it again from where it was made."
+            f"{self.where} is not a bundle, or was changed or truncated ({part}). Copy it again from its origin."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a bundle is written to. A volume that counts as written is on the disk; an export goes on after the last."""
+"""Write access to a bundle, folder or tar file. Finished volumes are durable, so that an export can resume."""
 
 import contextlib
 import os
@@ -12,24 +12,24 @@ from registry.bundle.manifest import MANIFEST, SIGNATURE, BundleError, Volume
 from registry.bundle.source import draft_of, is_one_file, partial_of
 
 
-class Target(Protocol):
-    """A bundle in the making. All methods raise BundleError."""
+class BundleTarget(Protocol):
+    """An unfinished bundle. Methods raise BundleError."""
 
-    def forget_unwritten(self, volumes: tuple[Volume, ...], written: int) -> None:
-        """Go on after the first `written` of the volumes: what lies there beyond them is removed."""
+    def truncate(self, volumes: tuple[Volume, ...], written: int) -> None:
+        """Check the first `written` volumes and discard everything after them."""
         ...
 
     def volume(self, volume: Volume) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A file for the next volume; at the end of the context it is durable."""
+        """Open the file of the next volume; it is durable at the end of the context."""
         ...
 
     def finish(self, manifest: bytes, signature: bytes) -> None:
-        """Add these two, and be a bundle."""
+        """Write manifest and signature; the bundle is complete."""
         ...
 
 
-def open_target(path: Path) -> Target:
-    """Make `path` ready to be written to: a folder, or one file where its name ends in .tar. Raises BundleError."""
+def open_target(path: Path) -> BundleTarget:
+    """Prepare `path` for writing: one file if the name ends in .tar, else a folder. Raises BundleError."""
     try:
         if is_one_file(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def open_target(path: Path) -> Target:
 
 
 def free_bytes(path: Path) -> int:
-    """The room on the disk on which a bundle at `path` would lie."""
+    """Return the free bytes of the file system of `path`."""
     try:
         return shutil.disk_usage(next(folder for folder in [path, *path.absolute().parents] if folder.exists())).free
     except OSError as error:
@@ -49,7 +49,7 @@ def free_bytes(path: Path) -> int:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write or replace a file; it is whole or as before, and on the disk on return. Raises OSError."""
+    """Write or replace a file atomically and durably. Raises OSError."""
     partial = partial_of(path)
     with partial.open("wb") as file:
         file.write(data)
@@ -58,19 +58,19 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> BundleError:
-    """What to tell of a failure to write."""
-    return BundleError(f"{path} cannot be written: {error.strerror or error}. Run the same command again to go on.")
+    """Return the error for a failed write."""
+    return BundleError(f"{path} cannot be written: {error.strerror or error}. Run the same command again to resume.")
 
 
 class _FolderTarget:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def forget_unwritten(self, volumes: tuple[Volume, ...], written: int) -> None:
+    def truncate(self, volumes: tuple[Volume, ...], written: int) -> None:
         for volume in volumes[:written]:
             path = self._path / volume.name
             if not path.is_file() or path.stat().st_size != volume.size:
-                raise BundleError(f"{path} is gone or changed. Remove {draft_of(self._path)} to begin anew.")
+                raise BundleError(f"{path} is missing or changed. Remove {draft_of(self._path)} to start again.")
 
     @contextlib.contextmanager
     def volume(self, volume: Volume) -> Iterator[BinaryIO]:
@@ -87,7 +87,7 @@ class _FolderTarget:
     def finish(self, manifest: bytes, signature: bytes) -> None:
         try:
             write_durably(self._path / MANIFEST, manifest)
-            write_durably(self._path / SIGNATURE, signature)  # the last: without it there is no bundle
+            write_durably(self._path / SIGNATURE, signature)  # last: only with it the bundle is complete
         except OSError as error:
             raise unwritable(self._path, error) from error
 
@@ -97,12 +97,12 @@ class _FileTarget:
         self._path = path
         self._partial = partial_of(path)
 
-    def forget_unwritten(self, volumes: tuple[Volume, ...], written: int) -> None:
+    def truncate(self, volumes: tuple[Volume, ...], written: int) -> None:
         end = sum(len(header(volume.name, volume.size)) + padded(volume.size) for volume in volumes[:written])
         try:
             with self._partial.open("ab") as file:
                 if file.tell() < end:
-                    raise BundleError(f"{self._partial} is cut off. Remove {draft_of(self._path)} to begin anew.")
+                    raise BundleError(f"{self._partial} is truncated. Remove {draft_of(self._path)} to start again.")
                 file.truncate(end)
         except OSError as error:
             raise unwritable(self._path, error) from error

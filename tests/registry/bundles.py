@@ -1,4 +1,4 @@
-"""Bundles for tests: written from a library with two models."""
+"""Helpers for tests of bundles."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ KEY = SecretKey.generate()
 
 
 def quiet(_label: str, _count: int) -> None:
-    """Nobody watches."""
+    """Ignore the progress."""
 
 
 def new_library(folder: Path) -> Library:

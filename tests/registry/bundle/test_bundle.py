@@ -1,4 +1,4 @@
-"""Bundles from one store to another: whole or not at all, gone on with, and readable by anybody's tools."""
+"""Export and import of bundles: complete or not at all, resumable, readable with standard tools."""
 
 import subprocess
 import tarfile
@@ -21,12 +21,12 @@ from tests.support.hub import digests, random_bytes, small_repo
 
 @pytest.fixture(params=["bundle", "bundle.tar"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Where a bundle goes: a folder, and one file."""
+    """Path of a bundle: a folder, and one file."""
     return tmp_path / "carried" / str(request.param)
 
 
-def test_from_one_store_to_another(origin: Library, place: Path, library: Library) -> None:
-    """Names, commits, refs and bytes arrive, into a folder and into a bucket; the second time nothing is written."""
+def test_import_restores_models_exactly(origin: Library, place: Path, library: Library) -> None:
+    """Names, commits, refs and bytes, in a folder and in a bucket; a second import stores nothing."""
     bundle = write(origin, place)
     assert len(bundle.volumes) > 4
     assert verify_bundle(place, KEY.public, quiet) == bundle
@@ -41,8 +41,7 @@ def test_from_one_store_to_another(origin: Library, place: Path, library: Librar
     assert import_bundle(library, place, KEY.public, quiet)[1] == 0
 
 
-def test_only_what_is_missing_is_written(origin: Library, place: Path, tmp_path: Path) -> None:
-    """A store that has one of the models takes the blobs of the other."""
+def test_import_stores_only_missing_blobs(origin: Library, place: Path, tmp_path: Path) -> None:
     write(origin, place)
     there = new_library(tmp_path / "there")
     folder = small_repo(tmp_path / "again", seed="a")
@@ -51,8 +50,8 @@ def test_only_what_is_missing_is_written(origin: Library, place: Path, tmp_path:
     assert put == 3_000_000 + len('{"model_type": "bert", "seed": "b"}')
 
 
-def test_a_selection(origin: Library, place: Path, tmp_path: Path) -> None:
-    """Only the models named, in a single volume where there is room; an unknown name lists what there is."""
+def test_export_of_selected_models(origin: Library, place: Path, tmp_path: Path) -> None:
+    """An unknown name lists the known ones."""
     bundle = write(origin, place, "two", volume=1 << 30)
     assert len(bundle.volumes) == 1
     there = new_library(tmp_path / "there")
@@ -62,8 +61,8 @@ def test_a_selection(origin: Library, place: Path, tmp_path: Path) -> None:
         plan_bundle(origin, ["two", "three"], [], VOLUME)
 
 
-def test_ordinary_tools_can_read_it(origin: Library, tmp_path: Path) -> None:
-    """`tar` unpacks every volume, `cat` joins the parts, `sha256sum` finds each file right under its name."""
+def test_bundle_can_be_read_with_standard_tools(origin: Library, tmp_path: Path) -> None:
+    """`tar` unpacks every volume, `cat` joins the parts, `sha256sum` verifies each file."""
     bundle = write(origin, tmp_path / "bundle")
     lines = "".join(f"{volume.sha256}  {volume.name}\n" for volume in bundle.volumes)
     subprocess.run(["sha256sum", "--check", "--quiet"], input=lines, text=True, cwd=tmp_path / "bundle", check=True)
@@ -73,16 +72,16 @@ def test_ordinary_tools_can_read_it(origin: Library, tmp_path: Path) -> None:
         subprocess.run(["tar", "-xf", str(tmp_path / "bundle" / volume.name), "-C", str(out)], check=True)
     for digest in bundle.blobs():
         joined = f"cat blobs/sha256/{digest}* | sha256sum"
-        told = subprocess.run(["sh", "-c", joined], cwd=out, capture_output=True, text=True, check=True).stdout
-        assert told.split()[0] == digest
+        printed = subprocess.run(["sh", "-c", joined], cwd=out, capture_output=True, text=True, check=True).stdout
+        assert printed.split()[0] == digest
     counted = subprocess.run(
         ["grep", "-c", '^{"name": "volume-', MANIFEST], cwd=tmp_path / "bundle", capture_output=True
     )
     assert int(counted.stdout) == len(bundle.volumes)
 
 
-def test_archives_of_images_travel_along(origin: Library, tmp_path: Path) -> None:
-    """They lie in front, so that `tar` finds them without reading the models; they are not put into the store."""
+def test_image_archives_are_exported_but_not_stored(origin: Library, tmp_path: Path) -> None:
+    """They are in front, so that `tar` finds them without reading the models."""
     saved = tmp_path / "images.tar"
     saved.write_bytes(random_bytes("images", 1_500_000))
     bundle = write(origin, tmp_path / "bundle", archives=(saved,))
@@ -101,32 +100,32 @@ def test_archives_of_images_travel_along(origin: Library, tmp_path: Path) -> Non
     assert snapshot(there) == snapshot(origin)
 
 
-class Cut(Exception):
-    """The power went."""
+class PowerFailure(Exception):
+    """Simulated crash during an export."""
 
 
-def cutting(store: Store, after: int) -> Callable[..., Iterator[bytes]]:
-    """`read_blob` of a store that breaks after so many bytes."""
-    whole, left = store.read_blob, after
+def failing_after(store: Store, after: int) -> Callable[..., Iterator[bytes]]:
+    """Return a `read_blob` that fails after `after` bytes."""
+    original, left = store.read_blob, after
 
     def read_blob(digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         nonlocal left
-        for chunk in whole(digest, start, end):
+        for chunk in original(digest, start, end):
             left -= len(chunk)
             if left < 0:
-                raise Cut
+                raise PowerFailure
             yield chunk
 
     return read_blob
 
 
 @pytest.mark.parametrize("after", [0, 1_100_000, 2_300_000, 4_000_000, 5_990_000])
-def test_an_export_goes_on(
+def test_interrupted_export_resumes(
     origin: Library, place: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was cut off is no bundle, and says so; run again it writes the volumes that are missing, and no other."""
-    monkeypatch.setattr(origin.store, "read_blob", cutting(origin.store, after))
-    with pytest.raises(Cut):
+    """The unfinished bundle is rejected; the second export writes only the missing volumes."""
+    monkeypatch.setattr(origin.store, "read_blob", failing_after(origin.store, after))
+    with pytest.raises(PowerFailure):
         write(origin, place)
     monkeypatch.undo()
     with pytest.raises(BundleError, match="not finished"):
@@ -139,21 +138,21 @@ def test_an_export_goes_on(
     assert sum(written) == left
     assert verify_bundle(place, KEY.public, quiet) == bundle
     assert sorted(path.name for path in place.parent.iterdir()) == [place.name]
-    # It is complete now: asked for again, nothing is written.
+    # A third export writes nothing.
     assert Export(plan_bundle(origin, [], [], VOLUME), place, origin.store, {}).run(KEY, quiet) == bundle
 
 
-def test_a_place_that_is_taken(origin: Library, place: Path) -> None:
-    """By another bundle, by the same one under another key, by an unfinished one of something else."""
+def test_existing_bundle_is_not_overwritten(origin: Library, place: Path) -> None:
+    """Neither one with other content nor one signed with another key."""
     write(origin, place, "one")
-    with pytest.raises(BundleError, match="is a bundle of something else already"):
+    with pytest.raises(BundleError, match="is a bundle with other content"):
         write(origin, place)
-    with pytest.raises(BundleError, match=r"is signed with key .* Choose another place"):
+    with pytest.raises(BundleError, match=r"is signed with key .* Choose another --output"):
         Export(plan_bundle(origin, ["one"], [], VOLUME), place, origin.store, {}).run(SecretKey.generate(), quiet)
 
 
-def test_what_is_damaged_in_the_store_gets_into_no_bundle(origin: Library, place: Path) -> None:
-    """It is named, with what mends it; also when it is gone."""
+def test_damaged_or_missing_blob_stops_the_export(origin: Library, place: Path) -> None:
+    """The error names the file and the command that repairs it."""
     weights = origin.manifest("test/two", "main").file("model.safetensors")
     assert weights is not None
     path = origin.store.local_path(weights.sha256)
@@ -165,20 +164,21 @@ def test_what_is_damaged_in_the_store_gets_into_no_bundle(origin: Library, place
     with pytest.raises(BundleError, match=r"model\.safetensors of two is damaged .* registry verify two --repair"):
         write(origin, place)
     path.unlink()
-    with pytest.raises(BundleError, match=r"model\.safetensors of two is damaged or gone"):
+    with pytest.raises(BundleError, match=r"model\.safetensors of two is damaged or missing"):
         plan_bundle(origin, [], [], VOLUME)
 
 
-def test_a_full_disk(origin: Library, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told before a byte is written."""
+def test_full_disk_is_reported_before_writing(origin: Library, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.bundle.export.free_bytes", lambda _path: 1_000_000)
-    with pytest.raises(BundleError, match=r"has no room: 6\.0 MB are needed, 1\.0 MB are free"):
+    with pytest.raises(BundleError, match=r"Not enough space .*: 6\.0 MB needed, 1\.0 MB free"):
         write(origin, place)
 
 
-def test_the_manifest_survives_its_json(origin: Library) -> None:
-    """And what cannot be written says so."""
+def test_manifest_round_trips_through_json(origin: Library) -> None:
     planned = plan_bundle(origin, [], [], VOLUME)
     assert parse(to_json(planned), "x") == planned
+
+
+def test_unwritable_target_is_reported() -> None:
     with pytest.raises(BundleError, match="cannot be written"):
         open_target(Path("/proc/nothing/bundle"))

@@ -1,4 +1,4 @@
-"""The layout of volumes: pure, so asked for many sizes."""
+"""The layout of volumes, for many sizes."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from tests.support.hub import random_bytes
 
 
 def some_contents(seed: int) -> dict[str, bytes]:
-    """Contents of sizes that lie around the edges: empty, a block, a volume, several volumes."""
+    """Contents with sizes around the boundaries: empty, a block, a volume, several volumes."""
     chance = random.Random(seed)
     sizes = [0, 1, 511, 512, 513, MIN_VOLUME - 2048, MIN_VOLUME, 5 * MIN_VOLUME + 7]
     sizes += [chance.randrange(3 * MIN_VOLUME) for _ in range(12)]
@@ -24,8 +24,8 @@ def some_contents(seed: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("volume_size", [MIN_VOLUME, MIN_VOLUME + 1, 3 * MIN_VOLUME, 1 << 40])
-def test_tar_finds_every_byte(seed: int, volume_size: int) -> None:
-    """Volumes are tar archives within their size; their members, joined by name, are the contents."""
+def test_tar_reads_every_byte(seed: int, volume_size: int) -> None:
+    """Volumes are tar archives within the size limit; their members, joined by name, are the contents."""
     contents = some_contents(seed)
     volumes = lay_out([Content(blob_member(key), key, len(data)) for key, data in contents.items()], volume_size)
     found: dict[str, bytes] = {}
@@ -44,12 +44,12 @@ def test_tar_finds_every_byte(seed: int, volume_size: int) -> None:
                 content = member.name.partition(".part")[0]
                 found[content] = found.get(content, b"") + data.read()
     assert found == {blob_member(key): data for key, data in contents.items()}
-    if volume_size == 3 * MIN_VOLUME:  # volumes are filled: what a volume leaves is less than a quarter of it
+    if volume_size == 3 * MIN_VOLUME:  # less than a quarter of a volume stays free
         assert all(volume.size > volume_size * 3 // 4 for volume in volumes[:-1])
 
 
-def test_members_of_more_than_8_gib() -> None:
-    """A header that plain tar has no digits for is still one that `tar` reads."""
+def test_members_larger_than_8_gib() -> None:
+    """The size does not fit a plain tar header; pax headers hold it."""
     (volume,) = lay_out([Content("x", "0" * 64, 20 << 30)], 1 << 40)
     before, piece = next(gaps(volume))
     assert piece is not None
@@ -60,7 +60,6 @@ def test_members_of_more_than_8_gib() -> None:
     assert (member.name, member.size, member.offset_data) == ("x", 20 << 30, len(before))
 
 
-def test_volumes_that_are_too_small_are_refused() -> None:
-    """With the least size."""
+def test_too_small_volume_size_is_rejected() -> None:
     with pytest.raises(BundleError, match="at least 65536 bytes, not 1000"):
         lay_out([], 1000)

@@ -1,4 +1,4 @@
-"""Keys and signatures: what minisign wrote is read, what was changed is refused."""
+"""Keys and signatures: compatible with minisign; any change is rejected."""
 
 import stat
 from pathlib import Path
@@ -19,24 +19,23 @@ trusted comment: hey there
 SECRET = """\
 untrusted comment: minisign encrypted secret key
 RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2fSsIlB38sAeiUIN1fYU2Aj8DUEVwVw3QjtY2XX0rgVGfDuvOOwf0Jxi/iJwXFq39RKxr7jaNoWBwqLYkSf8Laj8Yj5Co6J8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
-"""  # as it was written
+"""  # as minisign wrote it
 
 
-def test_what_minisign_signed_is_right() -> None:
-    """Its key, given as text, and its signature; the comment comes back."""
+def test_signature_of_minisign_is_valid() -> None:
     assert read_public(PUBLIC).verify(MESSAGE, SIGNED, name="f") == "hey there"
 
 
-def test_what_we_sign_minisign_would_have_signed(tmp_path: Path) -> None:
-    """With minisign's own secret key the signature is the same, byte for byte: Ed25519 leaves no choice."""
+def test_our_signature_equals_that_of_minisign(tmp_path: Path) -> None:
+    """Ed25519 is deterministic: with the same key the signature is the same, byte for byte."""
     (tmp_path / "a.key").write_text(SECRET)
     key = read_secret(tmp_path / "a.key")
     assert key.public.text == PUBLIC
     assert key.sign(MESSAGE, "hey there").splitlines()[1:] == SIGNED.splitlines()[1:]
 
 
-def test_keys_survive_their_files(tmp_path: Path) -> None:
-    """What is written is read; nobody else may read the secret one, and nothing is overwritten."""
+def test_keys_round_trip_through_files(tmp_path: Path) -> None:
+    """The secret key has mode 0600, and no file is overwritten."""
     key = SecretKey.generate()
     key.write(tmp_path / "a.key")
     write_public(key.public, tmp_path / "a.pub")
@@ -49,17 +48,16 @@ def test_keys_survive_their_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", range(len(SIGNED)))
-def test_no_byte_of_a_signature_can_be_changed(at: int) -> None:
-    """Not even of the comment that minisign leaves unsigned."""
+def test_any_changed_byte_of_a_signature_is_rejected(at: int) -> None:
+    """The unsigned comment included."""
     changed = bytearray(SIGNED)
     changed[at] ^= 1
     with pytest.raises(SignatureError):
         read_public(PUBLIC).verify(MESSAGE, bytes(changed), name="f")
 
 
-def test_another_message_and_another_key_are_refused() -> None:
-    """Each with its name."""
-    with pytest.raises(SignatureError, match="The signature of f is wrong"):
+def test_other_message_and_other_key_are_rejected() -> None:
+    with pytest.raises(SignatureError, match="The signature of f is invalid"):
         read_public(PUBLIC).verify(b"hello", SIGNED, name="f")
     other = SecretKey.generate()
     with pytest.raises(SignatureError, match=f"f is signed with key C0F2775022ACF4D9, not with .* {other.id}"):
@@ -69,14 +67,13 @@ def test_another_message_and_another_key_are_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is no public key"),
-        ("untrusted comment: x\nAAAA\n", "is no public key"),
-        ("\xff", "is no public key"),
+        ("", "is not a public key"),
+        ("untrusted comment: x\nAAAA\n", "is not a public key"),
+        ("\xff", "is not a public key"),
         (None, "cannot be read as a public key"),
     ],
 )
-def test_what_is_no_public_key(tmp_path: Path, content: str | None, says: str) -> None:
-    """Is said to be none."""
+def test_invalid_public_key_is_rejected(tmp_path: Path, content: str | None, says: str) -> None:
     path = tmp_path / "x.pub"
     if content is not None:
         path.write_text(content)
@@ -84,12 +81,12 @@ def test_what_is_no_public_key(tmp_path: Path, content: str | None, says: str) -
         read_public(str(path))
 
 
-def test_what_is_no_secret_key(tmp_path: Path) -> None:
-    """A public key, a key with a password, one whose halves do not belong together."""
+def test_invalid_secret_key_is_rejected(tmp_path: Path) -> None:
+    """A public key, a key with a password, a key pair that does not match."""
     path = tmp_path / "x.key"
     line = SECRET.splitlines()[1]
     for content, says in [
-        (PUBLIC, "is no secret key"),
+        (PUBLIC, "is not a secret key"),
         (line.replace("RWQAAEIy", "RWRTY0Iy"), "protected by a password"),
         (line.replace("UIN1fYU2", "UIN1gYU2"), "is damaged"),
     ]:

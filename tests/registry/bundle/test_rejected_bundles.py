@@ -1,4 +1,4 @@
-"""Bundles that are refused: every changed byte is found and named, and nothing of them is published."""
+"""Damaged bundles are rejected: every changed byte is found, its file named, nothing published."""
 
 import json
 import random
@@ -20,14 +20,14 @@ from tests.support.hub import digests
 
 
 def positions(path: Path, count: int, chance: random.Random) -> list[int]:
-    """Where to change a byte of a file: its ends, the edges of blocks, and anywhere."""
+    """Offsets at which to change a byte: ends of the file, block boundaries, and random ones."""
     size = path.stat().st_size
     edges = {0, 1, 156, 511, 512, 1023, 1024, size - 1025, size - 1024, size - 513, size - 1}
     return sorted({at for at in edges if 0 <= at < size} | {chance.randrange(size) for _ in range(count)})
 
 
 def flip(file: BinaryIO, at: int, mask: int) -> None:
-    """Change one byte; the second time it is as before."""
+    """XOR one byte; a second call restores it."""
     file.seek(at)
     byte = file.read(1)[0]
     file.seek(at)
@@ -35,8 +35,8 @@ def flip(file: BinaryIO, at: int, mask: int) -> None:
     file.flush()
 
 
-def test_one_flipped_byte_anywhere(origin: Library, tmp_path: Path) -> None:
-    """Of a volume, its headers and padding included, of the manifest, of the signature: refused, with its name."""
+def test_any_changed_byte_of_a_folder_is_rejected(origin: Library, tmp_path: Path) -> None:
+    """In volumes (headers and padding included), manifest and signature; the error names the file."""
     chance = random.Random(7)
     bundle = tmp_path / "bundle"
     write(origin, bundle, "one", volume=700_000)
@@ -47,10 +47,10 @@ def test_one_flipped_byte_anywhere(origin: Library, tmp_path: Path) -> None:
             for at in positions(path, 40 if small else 6, chance):
                 mask = 1 << chance.randrange(8)
                 flip(file, at, mask)
-                with pytest.raises((BundleError, SignatureError)) as refusal:
+                with pytest.raises((BundleError, SignatureError)) as rejection:
                     import_bundle(there, bundle, KEY.public, quiet)
                 named = MANIFEST if small else path.name
-                assert named in str(refusal.value), f"byte {at} of {path.name}"
+                assert named in str(rejection.value), f"byte {at} of {path.name}"
                 assert there.names() == [], f"byte {at} of {path.name}"
                 if not small:
                     with pytest.raises(BundleError, match=path.name):
@@ -60,8 +60,8 @@ def test_one_flipped_byte_anywhere(origin: Library, tmp_path: Path) -> None:
     assert snapshot(there)["one"] == snapshot(origin)["one"]
 
 
-def test_one_flipped_byte_of_one_file(origin: Library, tmp_path: Path) -> None:
-    """The same, for a bundle in one file: its own headers and padding are no place to hide either."""
+def test_any_changed_byte_of_a_file_is_rejected(origin: Library, tmp_path: Path) -> None:
+    """In a bundle of one file, the outer headers and padding included."""
     chance = random.Random(8)
     bundle = tmp_path / "bundle.tar"
     write(origin, bundle, "one", volume=700_000)
@@ -81,8 +81,8 @@ def test_one_flipped_byte_of_one_file(origin: Library, tmp_path: Path) -> None:
     verify_bundle(bundle, KEY.public, quiet)
 
 
-def test_every_changed_volume_is_named_at_once(origin: Library, tmp_path: Path) -> None:
-    """Whoever has to copy again wants to know of all of them; the rest arrives meanwhile and need not come again."""
+def test_every_changed_volume_is_named(origin: Library, tmp_path: Path) -> None:
+    """Blobs of the good volumes are stored already and not stored again."""
     bundle, there = tmp_path / "bundle", new_library(tmp_path / "there")
     made = write(origin, bundle)
     shutil.copytree(bundle, tmp_path / "good")
@@ -98,8 +98,8 @@ def test_every_changed_volume_is_named_at_once(origin: Library, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("change", ["missing", "short", "long"])
-def test_volumes_that_did_not_come_whole(origin: Library, tmp_path: Path, change: str) -> None:
-    """Seen before anything is read, each with its name."""
+def test_missing_and_resized_volumes_are_named(origin: Library, tmp_path: Path, change: str) -> None:
+    """Before any volume is read."""
     bundle = tmp_path / "bundle"
     write(origin, bundle)
     for name in ("volume-0001.tar", "volume-0003.tar"):
@@ -110,13 +110,13 @@ def test_volumes_that_did_not_come_whole(origin: Library, tmp_path: Path, change
             path.write_bytes(path.read_bytes()[:-1])
         else:
             path.write_bytes(path.read_bytes() + b"\0")
-    says = "lacks volume-0001.tar, volume-0003.tar" if change == "missing" else r"volume-0001.tar \(\d+ bytes .*0003"
+    says = "has no volume-0001.tar, volume-0003.tar" if change == "missing" else r"volume-0001.tar \(\d+ bytes .*0003"
     with pytest.raises(BundleError, match=says):
         import_bundle(new_library(tmp_path / "there"), bundle, KEY.public, quiet)
 
 
-def test_a_bundle_that_was_cut_off(origin: Library, tmp_path: Path) -> None:
-    """One file, anywhere, or with something after its end."""
+def test_truncated_file_is_rejected(origin: Library, tmp_path: Path) -> None:
+    """So is one with bytes after its end."""
     bundle = tmp_path / "bundle.tar"
     write(origin, bundle, "one")
     data = bundle.read_bytes()
@@ -126,8 +126,7 @@ def test_a_bundle_that_was_cut_off(origin: Library, tmp_path: Path) -> None:
             verify_bundle(bundle, KEY.public, quiet)
 
 
-def test_without_its_signature_or_with_another_key(origin: Library, tmp_path: Path) -> None:
-    """No byte of a volume is even read."""
+def test_missing_signature_and_other_key_are_rejected(origin: Library, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     write(origin, bundle, "one")
     other = SecretKey.generate()
@@ -139,7 +138,7 @@ def test_without_its_signature_or_with_another_key(origin: Library, tmp_path: Pa
 
 
 def resigned(bundle: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change a manifest as who has the key could."""
+    """Change a manifest and sign it again."""
     document = json.loads((bundle / MANIFEST).read_bytes())
     change(document)
     data = json.dumps(document).encode()
@@ -175,10 +174,10 @@ def deep(document: dict[str, object], *path: str | int) -> dict[str, object]:
         (("models", 0, "manifest", "files", 0), "size", 17),
     ],
 )
-def test_a_manifest_that_makes_no_sense(
+def test_invalid_manifest_is_rejected(
     origin: Library, tmp_path: Path, path: tuple[str | int, ...], key: str, value: object
 ) -> None:
-    """Signed or not: no name in it leads anywhere else, and nothing is published."""
+    """Although signed: no path traversal, and nothing is published."""
     bundle = tmp_path / "bundle"
     write(origin, bundle)
     resigned(bundle, lambda document: deep(document, *path).update({key: value}))
@@ -189,8 +188,8 @@ def test_a_manifest_that_makes_no_sense(
     assert digests(there.store) == set()
 
 
-def test_a_bundle_that_was_made_wrong(origin: Library, tmp_path: Path) -> None:
-    """Volumes as the manifest says, but a file in them that is not: by who has the key, and still found."""
+def test_signed_bundle_with_wrong_content_is_rejected(origin: Library, tmp_path: Path) -> None:
+    """The volumes match the manifest, but a file in them does not match its digest."""
     bundle = tmp_path / "bundle"
     made = write(origin, bundle, "one", volume=1 << 30)
     (volume,) = made.volumes
@@ -200,5 +199,5 @@ def test_a_bundle_that_was_made_wrong(origin: Library, tmp_path: Path) -> None:
     resigned(bundle, lambda document: deep(document, "volumes", 0).update({"sha256": digest}))
     for check in (lambda: verify_bundle(bundle, KEY.public, quiet),
                   lambda: import_bundle(new_library(tmp_path / "there"), bundle, KEY.public, quiet)):  # fmt: skip
-        with pytest.raises(BundleError, match="was made wrong"):
+        with pytest.raises(BundleError, match="is invalid: digest mismatch"):
             check()
