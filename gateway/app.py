@@ -39,7 +39,9 @@ from kit.web.app import admin_only, create_app
 SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}
 
 
-def create(settings: GatewaySettings, slots: SharedSlots | None = None, worker: int = 0) -> FastAPI:
+def create(
+    settings: GatewaySettings, slots: SharedSlots | None = None, worker: int = 0, *, timing: Timing | None = None
+) -> FastAPI:
     """Create the application. Serve it with SERVER_OPTIONS.
 
     `slots` are shared by all workers on the port, of which this one is number `worker`; None for a single process.
@@ -82,17 +84,7 @@ def create(settings: GatewaySettings, slots: SharedSlots | None = None, worker: 
         follow_redirects=False,
         limits=limits,
     )
-    poller = Poller(
-        backends,
-        catalogue,
-        client,
-        Timing(
-            interval_s=settings.poll_interval,
-            timeout_s=settings.poll_timeout,
-            stuck_after_s=settings.stuck_after,
-            slow_start_s=settings.slow_start,
-        ),
-    )
+    poller = Poller(backends, catalogue, client, timing or timing_of(settings))
     providers = _providers(settings, backends)
     sync = StateSync(slots, worker, backends, context.quarantine, metrics) if slots is not None else None
 
@@ -126,6 +118,16 @@ def create(settings: GatewaySettings, slots: SharedSlots | None = None, worker: 
         create_explain_route(router, backends, catalogue, context.keys, max_body_mb=settings.max_body_mb)
     )
     return app
+
+
+def timing_of(settings: GatewaySettings) -> Timing:
+    """Return the timing of health checks."""
+    return Timing(
+        interval_s=settings.poll_interval,
+        timeout_s=settings.poll_timeout,
+        stuck_after_s=settings.stuck_after,
+        slow_start_s=settings.slow_start,
+    )
 
 
 def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provider]:

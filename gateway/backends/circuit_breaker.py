@@ -31,9 +31,19 @@ PAUSE_RESET_S = 60.0
 class CircuitBreaker:
     """One backend's circuit breaker. `now` is a monotonic time."""
 
-    __slots__ = ("_closed_at", "_consecutive", "_failure_rate", "_half_open_at", "_outcomes", "_pause_s", "reason")
+    __slots__ = (
+        "_closed_at",
+        "_consecutive",
+        "_failure_rate",
+        "_half_open_at",
+        "_outcomes",
+        "_pause_s",
+        "first_pause_s",
+        "reason",
+    )
 
     def __init__(self) -> None:
+        self.first_pause_s = PAUSE_S
         # Why it is open, None while it is closed.
         self.reason: str | None = None
         # Consecutive failures while closed, consecutive successes while open.
@@ -83,7 +93,7 @@ class CircuitBreaker:
 
     def _open(self, reason: str, now: float) -> None:
         reopened = self._pause_s > 0.0 and now - self._closed_at < PAUSE_RESET_S
-        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S) if reopened else PAUSE_S
+        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S) if reopened else self.first_pause_s
         self._half_open_at = now + self._pause_s
         self._consecutive = 0
         self.reason = reason

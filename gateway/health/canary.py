@@ -19,16 +19,16 @@ RATE = 16_000
 SILENCE_S = 0.1
 
 
-async def send_canary(client: httpx2.AsyncClient, backend: Backend) -> str | None:
+async def send_canary(client: httpx2.AsyncClient, backend: Backend, timeout_s: float = CANARY_S) -> str | None:
     """Send a canary; return None if the backend works, else the error. Any status below 500 shows that it works."""
     if not backend.offers:
         return "its models are not known"
     path, post = canary_request(backend.offers[0])
     try:
-        async with asyncio.timeout(CANARY_S):
+        async with asyncio.timeout(timeout_s):
             response = await query(client, backend, path, post=post)
     except TimeoutError:
-        return f"a canary request had no response within {CANARY_S:g} s"
+        return f"a canary request had no response within {timeout_s:g} s"
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         return f"a canary request failed: {error or type(error).__name__}"
     return f"a canary request got status {response.status_code}" if response.status_code >= 500 else None

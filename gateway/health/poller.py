@@ -14,9 +14,10 @@ import structlog
 
 from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
-from gateway.health.canary import send_canary
+from gateway.backends.circuit_breaker import PAUSE_S
+from gateway.health.canary import CANARY_S, send_canary
 from gateway.health.probe import HealthProbe
-from gateway.health.stall_detector import NEVER, StallDetector
+from gateway.health.stall_detector import NEVER, UNRESPONSIVE_S, StallDetector
 from kit.config.catalogue import Catalogue
 
 log = structlog.get_logger(__name__)
@@ -32,12 +33,18 @@ MAX_PAUSE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """In seconds: interval and timeout of probes, the least silence that counts as stuck, duration of a slow start."""
+    """In seconds: interval and timeout of probes, the least silence that counts as stuck, duration of a slow start.
+
+    The others are no settings: timeout of a canary, least silence of an unresponsive backend, first pause of a breaker.
+    """
 
     interval_s: float
     timeout_s: float
     stuck_after_s: float
     slow_start_s: float
+    canary_s: float = CANARY_S
+    unresponsive_s: float = UNRESPONSIVE_S
+    breaker_pause_s: float = PAUSE_S
 
 
 class Poller:
@@ -76,7 +83,14 @@ class Poller:
         backend.health.is_new = self._is_started
         timing = self._timing
         probe = self._probes[backend] = HealthProbe(self._client, backend, self._catalogue, timing.timeout_s)
-        stalls = StallDetector(self._client, backend, floor_s=timing.stuck_after_s, timeout_s=timing.timeout_s)
+        backend.health.breaker.first_pause_s = timing.breaker_pause_s
+        stalls = StallDetector(
+            self._client,
+            backend,
+            floor_s=timing.stuck_after_s,
+            timeout_s=timing.timeout_s,
+            unresponsive_s=timing.unresponsive_s,
+        )
         self._tasks[backend] = asyncio.create_task(self._run(probe, stalls, wake), name=f"probe {backend.name}")
 
     def _end(self, backend: Backend) -> None:
@@ -93,7 +107,7 @@ class Poller:
                 probe.first_done.set()
                 check_after_s = await stalls.check(probe.misses)
                 if backend.needs_canary:
-                    backend.record_canary(await send_canary(self._client, backend))
+                    backend.record_canary(await send_canary(self._client, backend, self._timing.canary_s))
             except Exception as error:
                 log.error("health probe failed with a bug", backend=backend.name, exc_info=error)
                 probe.first_done.set()

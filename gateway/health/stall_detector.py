@@ -32,11 +32,20 @@ NO_METRICS = EngineReport(progress=(), has_steps=False, waiting=None)
 class StallDetector:
     """Watches one backend. Call `check` after every health probe."""
 
-    def __init__(self, client: httpx2.AsyncClient, backend: Backend, *, floor_s: float, timeout_s: float) -> None:
-        """`floor_s` is the shortest silence that counts as stuck."""
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        backend: Backend,
+        *,
+        floor_s: float,
+        timeout_s: float,
+        unresponsive_s: float = UNRESPONSIVE_S,
+    ) -> None:
+        """`floor_s` is the shortest silence that counts as stuck, `unresponsive_s` if probes fail too."""
         self._client = client
         self._backend = backend
         self._floor_s = floor_s
+        self._unresponsive_s = unresponsive_s
         self._timeout_s = timeout_s
         self._clock = backend.clock.monotonic
         # Since when it has had requests, as seen by `check`; when it was found to be stuck.
@@ -110,7 +119,7 @@ class StallDetector:
         known = [seconds for seconds in (expected, load.gaps.longest) if seconds is not None]
         if not known or backend.traffic.in_flight <= len(load.generating):
             return None
-        return max(min(UNRESPONSIVE_S, self._floor_s), SILENCE_FACTOR * max(known))
+        return max(min(self._unresponsive_s, self._floor_s), SILENCE_FACTOR * max(known))
 
     async def _query_metrics(self) -> EngineReport | None:
         """Return what its /metrics show, NO_METRICS if it has none, None without a response."""

@@ -47,9 +47,17 @@ class AccessLog:
     """Logs finished requests. Call `flush` after the event loop has stopped."""
 
     def __init__(
-        self, service: str, *, as_json: bool, enabled: bool, is_only_writer: bool = True, stream: IO[str] | None = None
+        self,
+        service: str,
+        *,
+        as_json: bool,
+        enabled: bool,
+        is_only_writer: bool = True,
+        stream: IO[str] | None = None,
+        max_held: int = MAX_HELD,
     ) -> None:
-        """`is_only_writer` is False if other processes write to the same stream."""
+        """`is_only_writer` is False if other processes write to the same stream. Writes at `max_held` lines."""
+        self._max_held = max_held
         self._service = service
         self._max_write = sys.maxsize if is_only_writer else PIPE_BUF
         self._enabled = enabled
@@ -69,7 +77,7 @@ class AccessLog:
         if not self._enabled:
             return
         self._held.append((time.time(), line))
-        if len(self._held) >= MAX_HELD:
+        if len(self._held) >= self._max_held:
             self.flush()
         elif self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(DELAY_S, self.flush)

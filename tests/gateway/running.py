@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from gateway.app import SERVER_OPTIONS, create
+from gateway.app import SERVER_OPTIONS, create, timing_of
 from gateway.backends.backend import Backend
 from gateway.relay.data_plane import RelayContext
 from gateway.settings import GatewaySettings
@@ -81,15 +82,21 @@ class RunningGateway:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, *backends: FakeBackend, services: str = "", **settings: Any
+    folder: Path,
+    *backends: FakeBackend,
+    services: str = "",
+    timing: dict[str, float] | None = None,
+    models: str = CATALOGUE,
+    **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """Run a gateway in front of `backends`, which are already listening."""
+    """Run a gateway in front of `backends`, which are already listening. `timing` overrides that of health checks."""
     catalogue = folder / "models.yaml"
-    catalogue.write_text(CATALOGUE)
+    catalogue.write_text(models)
     listed = services or ",".join(f"{backend.name}={backend.url}" for backend in backends)
     defaults = {"poll_interval": 0.2, "poll_timeout": 2.0, "log_format": "json", "log_level": "warning"}
     settings = {**defaults, **settings, "services": listed, "catalogue": catalogue}
-    app = create(GatewaySettings(**settings))
+    loaded = GatewaySettings(**settings)
+    app = create(loaded, timing=dataclasses.replace(timing_of(loaded), **(timing or {})))
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, **SERVER_OPTIONS)
     config.load()
     server = uvicorn.Server(config)

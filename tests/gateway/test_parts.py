@@ -14,7 +14,6 @@ from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
 from gateway.streams.sse import MAX_PARTIAL, EventBuffer, error_event
-from gateway.telemetry import access_log
 from gateway.telemetry.access_log import AccessLog, Line
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import BadGateway
@@ -224,12 +223,11 @@ class Full(io.StringIO):
 
 
 async def test_access_log_that_cannot_be_written_costs_no_request(
-    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+    start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
     """With standard error gone, every request is still answered on its connection, however many lines are lost."""
     gateway = await start_gateway(await start_backend())
-    monkeypatch.setattr(access_log, "MAX_HELD", 2)
-    log = AccessLog("gateway", as_json=True, enabled=True, stream=Full())
+    log = AccessLog("gateway", as_json=True, enabled=True, stream=Full(), max_held=2)
     gateway.context.access_log = log
     for _ in range(4):
         assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400

@@ -10,14 +10,9 @@ from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S
 
-
-@pytest.fixture
-def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The breaker's pauses are seconds; tests have no time."""
-    monkeypatch.setattr("gateway.backends.circuit_breaker.PAUSE_S", 0.05)
+SHORT_PAUSE = {"breaker_pause_s": 0.05}
 
 
-@pytest.mark.usefixtures("short_pause")
 @pytest.mark.parametrize(
     "fault", [{"fail_rate": 1.0}, {"fail_rate": 1.0, "fail_status": 503}, {"reset": True}], ids=str
 )
@@ -26,7 +21,7 @@ async def test_liar_is_ejected_and_comes_back(
 ) -> None:
     """After five failures nobody is sent there, until a canary that costs one token has been answered."""
     liar, good = await start_backend("liar", **fault), await start_backend("good")
-    gateway = await start_gateway(liar, good, poll_interval=0.05)
+    gateway = await start_gateway(liar, good, poll_interval=0.05, timing=SHORT_PAUSE)
     backend = gateway.backend("liar")
     async with asyncio.timeout(HANG_S):
         while str(backend.state) == "healthy":
@@ -52,11 +47,10 @@ async def test_liar_is_ejected_and_comes_back(
     await gateway.until(lambda: settled(gateway))
 
 
-@pytest.mark.usefixtures("short_pause")
 async def test_never_all_of_them(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """A client whose requests make every backend fail takes none from the others: the least bad is asked."""
     backends = [await start_backend(name, fail_rate=1.0) for name in ("one", "two")]
-    gateway = await start_gateway(*backends, poll_interval=60)
+    gateway = await start_gateway(*backends, poll_interval=60, timing=SHORT_PAUSE)
     async with asyncio.timeout(HANG_S):
         while any(gateway.backend(one.name).state == "healthy" for one in backends):
             assert (await gateway.chat("qwen")).status_code == 500
@@ -93,13 +87,12 @@ async def test_errors_of_clients_count_for_nothing(
         ("llava", "multimodal", "/v1/chat/completions"),
     ],
 )
-@pytest.mark.usefixtures("short_pause")
 async def test_canary_is_of_the_kind(
     start_backend: StartBackend, start_gateway: StartGateway, model: str, kind: str, path: str
 ) -> None:
     """Every kind of service is asked something that it can answer, with its key."""
     backend = await start_backend("only", model=model, kind=kind)
-    gateway = await start_gateway(backend, poll_interval=0.05, backend_keys="only=secret")
+    gateway = await start_gateway(backend, poll_interval=0.05, backend_keys="only=secret", timing=SHORT_PAUSE)
     backend.switches.key = "secret"
     for _ in range(MAX_CONSECUTIVE_FAILURES):
         gateway.backend("only").record_failure("broken", "for a test")

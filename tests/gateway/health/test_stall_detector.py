@@ -38,12 +38,11 @@ async def begin(gateway: RunningGateway, *backends: FakeBackend, stream: bool) -
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_hanging_backend_is_stuck_and_comes_back(
-    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, stream: bool
+    start_backend: StartBackend, start_gateway: StartGateway, stream: bool
 ) -> None:
     """Probes pass, metrics stand still: its request moves to another backend; a canary puts it back into rotation."""
-    monkeypatch.setattr("gateway.health.canary.CANARY_S", 0.2)
     hung, good = await start_backend("hung", counts="stalled"), await start_backend("good")
-    gateway = await start_gateway(hung, good, **FAST)
+    gateway = await start_gateway(hung, good, **FAST, timing={"canary_s": 0.2})
     hung.switches.hang = True
     asked = await begin(gateway, hung, stream=stream)
     backend = gateway.backend("hung")
@@ -202,12 +201,13 @@ async def test_silence_is_looked_at_when_it_becomes_too_long(
 
 
 async def test_mute_backend_is_stuck_long_before_a_silent_one(
-    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+    start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
     """Neither polls nor metrics are answered, streams stand still: a stopped process is not busy for STUCK_AFTER."""
-    monkeypatch.setattr("gateway.health.stall_detector.UNRESPONSIVE_S", 0.3)
     mute, good = await start_backend("mute", rate=100.0), await start_backend("good", rate=100.0)
-    gateway = await start_gateway(mute, good, poll_interval=0.05, poll_timeout=0.2, stuck_after=600)
+    gateway = await start_gateway(
+        mute, good, poll_interval=0.05, poll_timeout=0.2, stuck_after=600, timing={"unresponsive_s": 0.3}
+    )
     await learn(gateway)
     states = states_of(gateway, "mute")
     mute.switches.hang_after = 1
@@ -229,7 +229,9 @@ async def test_mute_backend_with_whole_answers_is_busy(
 ) -> None:
     """Of answers that come as a whole nothing can be told: who reads a large request answers no polls meanwhile."""
     busy, other = await start_backend("busy"), await start_backend("other")
-    gateway = await start_gateway(busy, other, poll_interval=0.05, poll_timeout=0.2, stuck_after=600)
+    gateway = await start_gateway(
+        busy, other, poll_interval=0.05, poll_timeout=0.2, stuck_after=600, timing={"unresponsive_s": 0.3}
+    )
     await learn(gateway)
     busy.switches.hang = True
     asked = await begin(gateway, busy, stream=False)

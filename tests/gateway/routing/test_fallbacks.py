@@ -69,14 +69,12 @@ def test_a_model_without_a_service_falls_back() -> None:
     assert served(Router([make_backend("b", "tinyllama")], CATALOGUE), "qwen") == "tinyllama"
 
 
-async def test_through_the_gateway(
-    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_through_the_gateway(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """The body names the model that answers, the headers tell the truth, the metrics count it."""
-    monkeypatch.setattr(running, "CATALOGUE", running.CATALOGUE.replace("aliases: [fast]", "fallbacks: [tinyllama]"))
     primary = await start_backend()
     secondary = await start_backend("llm-secondary", model="tinyllama")
-    gateway = await start_gateway(primary, secondary)
+    models = running.CATALOGUE.replace("aliases: [fast]", "fallbacks: [tinyllama]")
+    gateway = await start_gateway(primary, secondary, models=models)
     assert (await gateway.chat("qwen")).headers["x-served-model"] == "qwen"
     # It breaks off at once, and does not come back.
     primary.switches.reset = True
