@@ -1,4 +1,4 @@
-"""The registry's application, put together from its settings."""
+"""The registry's application, built from its settings."""
 
 import asyncio
 import contextlib
@@ -30,15 +30,15 @@ from registry.store.interface import StoreError
 
 log = structlog.get_logger(__name__)
 
-RESUME_AGAIN_S = 5.0
-# A source or a store that is away for a minute ends no download.
+RESUME_RETRY_S = 5.0
+# Enough to survive an outage of a minute of the source or the store.
 RETRY_POLICY = RetryPolicy(max_attempts=8)
-# The longest body is a list of paths of one repository.
+# The largest body is a list of the paths in a repository.
 MAX_BODY_MB = 4
 
 
 def create_registry(settings: RegistrySettings) -> FastAPI:
-    """Make the application. Raises SettingsError when the store or the catalogue cannot be used."""
+    """Build the application. Raises SettingsError if the store or the catalogue cannot be used."""
     library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
@@ -58,7 +58,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     keys = settings.key_ring()
 
     @contextlib.asynccontextmanager
-    async def running(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         resuming = asyncio.create_task(_resume(mirror), name="resume downloads")
         try:
             yield
@@ -69,15 +69,15 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
             limits.close()
             library.store.close()
 
-    app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=running)
+    app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=lifespan)
     app.add_middleware(BodyLimit, limit_mb=MAX_BODY_MB)
-    app.add_exception_handler(BadName, _answer_bad_name)
-    app.add_exception_handler(StoreError, _answer_store_error)
+    app.add_exception_handler(BadName, _respond_bad_name)
+    app.add_exception_handler(StoreError, _respond_store_error)
     models = ModelRoutes(library, mirror)
     readers = [_readers_only(keys)]
     app.add_api_route("/health", models.health, methods=["GET"])
-    app.include_router(models.reading(), dependencies=readers)
-    app.include_router(models.changing(), dependencies=[admin_only(settings)])
+    app.include_router(models.read_routes(), dependencies=readers)
+    app.include_router(models.write_routes(), dependencies=[admin_only(settings)])
     on_demand = OnDemand(mirror, library.catalogue, enabled=settings.mirror_missing)
     hub_api = HubApi(library, on_demand, internal_hosts=settings.s3_internal_hosts)
     app.include_router(hub_api.router(), dependencies=readers)
@@ -85,25 +85,25 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
 
 
 async def _resume(mirror: Mirror) -> None:
-    """Take up unfinished downloads as soon as the store answers: it may start after the registry."""
-    told = ""
+    """Resume interrupted downloads once the store is up, which may start after the registry."""
+    logged = ""
     while True:
         try:
             await asyncio.to_thread(mirror.resume)
         except StoreError as error:
-            if str(error) != told:
-                told = str(error)
-                log.warning("store not there yet", reason=told)
+            if str(error) != logged:
+                logged = str(error)
+                log.warning("store is not available yet", reason=logged)
         except Exception as bug:
-            log.error("bug: unfinished downloads were not taken up", exc_info=bug)
+            log.error("bug: interrupted downloads were not resumed", exc_info=bug)
             return
         else:
             return
-        await asyncio.sleep(RESUME_AGAIN_S)
+        await asyncio.sleep(RESUME_RETRY_S)
 
 
 def _readers_only(keys: KeyRing) -> Any:
-    """A dependency for routes that read: one of API_KEYS, if there are any."""
+    """A dependency that requires one of API_KEYS, if any are set."""
 
     def check(request: Request) -> None:
         refusal = keys.refusal(request.headers.get("authorization"))
@@ -113,12 +113,12 @@ def _readers_only(keys: KeyRing) -> Any:
     return Depends(check)
 
 
-async def _answer_bad_name(_: Request, error: Exception) -> Response:
+async def _respond_bad_name(_: Request, error: Exception) -> Response:
     return respond(InvalidRequest(str(error)))
 
 
-async def _answer_store_error(_: Request, error: Exception) -> Response:
-    answer = ApiError(
+async def _respond_store_error(_: Request, error: Exception) -> Response:
+    response = ApiError(
         str(error), status=503, type="service_unavailable", code="store_failed", headers={"Retry-After": "5"}
     )
-    return respond(answer)
+    return respond(response)

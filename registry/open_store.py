@@ -1,4 +1,4 @@
-"""From the STORE setting to a store."""
+"""Open the store named by the settings."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from registry.store.interface import Store, StoreError
 
 
 def open_library(settings: RegistrySettings) -> Library:
-    """The models over that store. Raises SettingsError."""
+    """Open the library in that store. Raises SettingsError."""
     quota = None if settings.quota_gb is None else int(settings.quota_gb * 1e9)
     return Library(open_store(settings), settings.load_catalogue(), quota=quota)
 
 
 def open_store(settings: RegistrySettings) -> Store:
-    """Make the store that the settings name. Raises SettingsError when it cannot be used as configured."""
+    """Open the store. Raises SettingsError if it cannot be used as configured."""
     scheme, _, place = settings.store.partition(":")
     try:
         if scheme == "file":
@@ -27,7 +27,7 @@ def open_store(settings: RegistrySettings) -> Store:
 
 
 def _open_s3(settings: RegistrySettings, bucket: str) -> Store:
-    from registry.store.s3_store import S3Store  # boto3 is only needed, and only installed, where the store is on S3
+    from registry.store.s3_store import S3Store  # boto3 is optional: installed only for a store on S3
 
     if not settings.s3_access_key or settings.s3_secret_key is None:
         raise SettingsError("STORE is on S3: set S3_ACCESS_KEY and S3_SECRET_KEY (or their _FILE variants).")

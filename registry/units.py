@@ -5,7 +5,7 @@ import math
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration as one says it: 20 s, 3 min, 1 h 5 min."""
+    """Format a duration, rounded up: 20 s, 3 min, 1 h 5 min."""
     whole = math.ceil(seconds)
     if whole < 100:
         return f"{whole} s"

@@ -1,7 +1,7 @@
-"""The read side of the Hugging Face Hub's HTTP API: with HF_ENDPOINT set to the registry, every client works unchanged.
+"""The read side of the Hugging Face Hub's HTTP API, for unchanged clients with HF_ENDPOINT set to the registry.
 
-The paths are taken apart here and not by the router: clients send a revision such as `refs/pr/1` as one segment with
-escaped slashes, and routers unescape before they match.
+Paths are parsed here, not by the router: clients send a revision such as `refs/pr/1` as one segment with escaped
+slashes, which routers unescape before matching.
 """
 
 import base64
@@ -29,7 +29,7 @@ READ = ["GET", "HEAD"]
 
 
 class HubApi:
-    """Answers the Hub's questions from a library."""
+    """Serves the Hub's API from a library."""
 
     def __init__(self, library: Library, on_demand: OnDemand, *, internal_hosts: tuple[str, ...]) -> None:
         self._library = library
@@ -37,7 +37,7 @@ class HubApi:
         self._files = HubFiles(library.store, internal_hosts=internal_hosts)
 
     def router(self) -> APIRouter:
-        """The routes, to be included in an application."""
+        """The routes of the API."""
         router = APIRouter(tags=["Hugging Face Hub API"])
         router.add_api_route("/api/models", self.search, methods=["GET"], operation_id="hub_search")
         router.add_api_route("/api/models", self.search, methods=["HEAD"], include_in_schema=False)
@@ -48,7 +48,7 @@ class HubApi:
         return router
 
     def search(self, request: Request, search: str = "", author: str = "", limit: int = PAGE) -> JSONResponse:
-        """The models that are here, filtered by words in their name; `author` is the part before the slash."""
+        """List the models, filtered by words in their name; `author` is the part before the slash."""
         words = search.lower().split()
         found = []
         for repo in self._library.repos():
@@ -58,23 +58,23 @@ class HubApi:
         return JSONResponse(found[: max(limit, 0)])
 
     async def read(self, request: Request) -> Response:
-        """`/api/models/{id}` and everything below it that is read."""
+        """`GET` and `HEAD` of `/api/models/{id}` and below."""
         _, verb, _ = self._parse_api_path(request)
         return await hold(request, self._read, is_json=verb in ("", "revision"))
 
     def _read(self, request: Request) -> JSONResponse:
-        wanted, verb, rest = self._parse_api_path(request)
+        repo_id, verb, rest = self._parse_api_path(request)
         query = request.query_params
         if verb == "refs":
-            return JSONResponse(hub_json.refs(self._library.refs(self._repo(wanted))))
-        manifest = self._manifest(request, wanted, rest[0] if rest else MAIN)
+            return JSONResponse(hub_json.refs(self._library.refs(self._repo(repo_id))))
+        manifest = self._manifest(request, repo_id, rest[0] if rest else MAIN)
         if verb in ("", "revision"):
             return JSONResponse(hub_json.model_info(manifest, blobs=_flag(query.get("blobs"))))
         if verb == "tree":
             return self._tree(request, manifest, "/".join(rest[1:]))
         if verb == "commits":
             return JSONResponse(hub_json.commits(manifest))
-        raise NotFound(f"{request.url.path} takes POST.")
+        raise NotFound(f"{request.url.path} supports POST only.")
 
     def _tree(self, request: Request, manifest: Manifest, folder: str) -> JSONResponse:
         query = request.query_params
@@ -92,36 +92,36 @@ class HubApi:
 
     async def paths_info(self, request: Request) -> JSONResponse:
         """`POST /api/models/{id}/paths-info/{rev}`, as a form (huggingface_hub) or as JSON (huggingface.js)."""
-        wanted, verb, rest = self._parse_api_path(request)
+        repo_id, verb, rest = self._parse_api_path(request)
         if verb != "paths-info":
-            raise NotFound("This registry serves the reading side of the Hub's API only.")
-        paths, expand = _wanted_paths(await request.body(), request.headers.get("content-type", ""))
-        manifest = self._manifest(request, wanted, rest[0] if rest else MAIN)
+            raise NotFound("This registry implements the read side of the Hub's API only.")
+        paths, expand = _parse_paths(await request.body(), request.headers.get("content-type", ""))
+        manifest = self._manifest(request, repo_id, rest[0] if rest else MAIN)
         return JSONResponse(hub_json.paths_info(manifest, paths, expand=expand))
 
     async def resolve(self, request: Request) -> Response:
-        """`/{id}/resolve/{rev}/{path}`: a file's head, or the file: by redirection to the store, or as the body."""
+        """`/{id}/resolve/{rev}/{path}`: a file, by redirection to the store or as the body."""
         return await hold(request, self._resolve)
 
     def _resolve(self, request: Request) -> Response:
         segments = _segments(request)
-        at = 1 if segments[1:2] == ["resolve"] else 2
-        wanted, rest = "/".join(segments[:at]), segments[at + 1 :]
-        if segments[at : at + 1] != ["resolve"] or len(rest) < 2:
-            raise NotFound("The address of a file is /ORG/NAME/resolve/REVISION/PATH.")
-        manifest, pending = self._look_up(request, wanted, rest[0])
+        length = 1 if segments[1:2] == ["resolve"] else 2
+        repo_id, rest = "/".join(segments[:length]), segments[length + 1 :]
+        if segments[length : length + 1] != ["resolve"] or len(rest) < 2:
+            raise NotFound("Not a path of the form /ORG/NAME/resolve/REVISION/PATH.")
+        manifest, pending = self._look_up(request, repo_id, rest[0])
         return self._files.serve(request, manifest, "/".join(rest[1:]), pending)
 
     def _parse_api_path(self, request: Request) -> tuple[str, str, list[str]]:
-        """Return (id, verb, the segments after it) of `/api/models/{id}[/verb/...]`."""
+        """Return id, verb and the segments after it of `/api/models/{id}[/verb/...]`."""
         segments = _segments(request)[2:]
         if not segments:
-            raise NotFound("The address of a repository is /api/models/ORG/NAME.")
+            raise NotFound("Not a path of the form /api/models/ORG/NAME.")
         length = 1 if len(segments) == 1 or segments[1] in _VERBS else 2
         verb = segments[length] if len(segments) > length else ""
         if verb and verb not in _VERBS:
             raise NotFound(
-                f"No route {request.method} {request.url.path}. The Hub's reading side is here, no more of it."
+                f"No route {request.method} {request.url.path}. The read side of the Hub's API is implemented here."
             )
         return "/".join(segments[:length]), verb, segments[length + 1 :]
 
@@ -130,15 +130,15 @@ class HubApi:
             return self._library.find_repo(id)
         except RepoUnknown:
             known = ", ".join(self._library.repos()) or "none yet"
-            message = f"The repository {id!r} is not in this registry. Those that are: {known}."
+            message = f"The repository {id!r} is not in this registry. Known repositories: {known}."
             raise hub_error("RepoNotFound", message, code="model_not_found") from None
 
     def _manifest(self, request: Request, id: str, revision: str) -> Manifest:
-        """What is here of `id` at `revision`, or will be. Raises the Hub's 404, MirrorPending, or another 503."""
+        """Resolve `id` at `revision`. Raises the Hub's 404, MirrorPending, or another 503."""
         return self._look_up(request, id, revision)[0]
 
     def _look_up(self, request: Request, id: str, revision: str) -> tuple[Manifest, MirrorPending | None]:
-        """The same, and the download that brings it, where it is not published yet."""
+        """Also return the running download, for a model that is not published yet."""
         try:
             return self._find(id, revision), None
         except NotFound:
@@ -160,16 +160,16 @@ class HubApi:
             return self._library.manifest(repo, revision)
         except RevisionUnknown:
             known = ", ".join(f"{ref} ({commit[:12]})" for ref, commit in self._library.refs(repo).items())
-            message = f"{repo} is here, but not at revision {revision!r}. What is: {known}."
+            message = f"{repo} has no revision {revision!r} in this registry. Known revisions: {known}."
             raise hub_error("RevisionNotFound", message) from None
 
 
 def _segments(request: Request) -> list[str]:
-    """The path's segments, each unescaped by itself."""
+    """Split the path into segments and unescape each."""
     raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     segments = [unquote(segment) for segment in raw.decode("latin-1").strip("/").split("/")]
     if "" in segments:
-        raise InvalidRequest("The path has empty parts.")
+        raise InvalidRequest("The path has an empty segment.")
     return segments
 
 
@@ -183,18 +183,18 @@ def _cursor(value: str | None) -> int:
     try:
         return max(int(base64.urlsafe_b64decode(value)), 0)
     except (ValueError, binascii.Error) as error:
-        raise InvalidRequest("cursor: follow the Link header of the page before.", param="cursor") from error
+        raise InvalidRequest("Invalid cursor: use the Link header of the previous page.", param="cursor") from error
 
 
 def _page_size(value: str | None) -> int:
     if value is None:
         return PAGE
     if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= PAGE:
-        raise InvalidRequest(f"limit: a number from 1 to {PAGE}.", param="limit")
+        raise InvalidRequest(f"Invalid limit {value!r}: must be a number from 1 to {PAGE}.", param="limit")
     return int(value)
 
 
-def _wanted_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:
+def _parse_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:
     fields: dict[str, Any]
     try:
         if "json" in content_type:
@@ -207,5 +207,5 @@ def _wanted_paths(body: bytes, content_type: str) -> tuple[list[str], bool]:
     except (ValueError, AttributeError) as error:
         raise InvalidRequest("The body must be a form or a JSON object with `paths`.") from error
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise InvalidRequest("paths: a list of paths in the repository.", param="paths")
+        raise InvalidRequest("paths must be a list of strings.", param="paths")
     return paths, expand

@@ -1,7 +1,7 @@
-"""Manifests in the shapes that the Hugging Face Hub's API gives them. Pure: no store, no request.
+"""Convert manifests to the JSON of the Hugging Face Hub's API. Pure.
 
-Read off https://huggingface.co/docs/hub/api and off what huggingface_hub parses (`ModelInfo`, `RepoFile`, `RepoFolder`,
-`GitRefs`). No field ever names Xet: clients would leave for Hugging Face's own storage.
+Sources: https://huggingface.co/docs/hub/api and the parsers of huggingface_hub (`ModelInfo`, `RepoFile`, `RepoFolder`,
+`GitRefs`). There are no Xet fields: with them clients would download from Hugging Face's own storage.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def model_info(manifest: Manifest, *, blobs: bool) -> Json:
 
 
 def model_summary(manifest: Manifest) -> Json:
-    """One line of `GET /api/models`."""
+    """One entry of `GET /api/models`."""
     paths = {file.path for file in manifest.files}
     library = "sentence-transformers" if "modules.json" in paths else None
     author = manifest.repo.partition("/")[0] if "/" in manifest.repo else None
@@ -71,7 +71,7 @@ def paths_info(manifest: Manifest, paths: list[str], *, expand: bool) -> list[Js
 
 
 def refs(targets: dict[str, str]) -> Json:
-    """`GET .../refs`: everything that is not a commit counts as a branch, since the Hub tells no client which it is."""
+    """`GET .../refs`: every ref is listed as a branch, since the Hub's API does not distinguish tags."""
     branches = [
         {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in sorted(targets.items())
     ]
@@ -79,7 +79,7 @@ def refs(targets: dict[str, str]) -> Json:
 
 
 def commits(manifest: Manifest) -> list[Json]:
-    """`GET .../commits/{rev}`: the one commit that is known here; its history stayed at the source."""
+    """`GET .../commits/{rev}`: the commit itself; its history is not mirrored."""
     title = f"Mirrored from {manifest.source.place}"
     return [{"id": manifest.commit, "title": title, "message": "", "authors": [], "date": manifest.created}]
 
@@ -92,7 +92,7 @@ def _sibling(file: FileEntry) -> Json:
 
 
 def _file(manifest: Manifest, file: FileEntry, expand: bool) -> Json:
-    # `sha256` is ours: it lets another registry verify small files too. The Hub's clients pass over unknown keys.
+    # `sha256` is an extension, with which another registry verifies small files; Hub clients ignore unknown keys.
     entry: Json = {
         "type": "file",
         "oid": file.git_sha1,
@@ -106,7 +106,7 @@ def _file(manifest: Manifest, file: FileEntry, expand: bool) -> Json:
 
 
 def _folder(manifest: Manifest, path: str, expand: bool) -> Json:
-    # The Hub gives git's tree id. Clients only show it; this one changes, like git's, with what is below the folder.
+    # The Hub has git's tree id here, which clients only show; this one also changes with the folder's content.
     hasher = hashlib.sha256(path.encode())
     for file in manifest.files:
         if file.path.startswith(path + "/"):

@@ -1,4 +1,4 @@
-"""The registry's own routes: what is here, how far a job is, download, verify, delete."""
+"""The registry's own routes: list, show, follow, download, verify and delete models."""
 
 import asyncio
 import json
@@ -18,28 +18,28 @@ from registry.store.interface import StoreError
 
 Json = dict[str, Any]
 
-EVENT_EVERY_S = 0.5
+EVENT_INTERVAL_S = 0.5
 HEARTBEAT_S = 15.0
 
 
 class ModelRoutes:
-    """Answers about models by name."""
+    """The routes under /models, and /health."""
 
     def __init__(self, library: Library, mirror: Mirror) -> None:
         self._library = library
         self._mirror = mirror
         self._started = time.monotonic()
 
-    def reading(self) -> APIRouter:
-        """The routes that only tell."""
+    def read_routes(self) -> APIRouter:
+        """The routes that change nothing."""
         router = APIRouter(tags=["models"])
         router.add_api_route("/models", self.list, methods=["GET"])
         router.add_api_route("/models/{name}", self.show, methods=["GET"])
         router.add_api_route("/models/{name}/events", self.events, methods=["GET"])
         return router
 
-    def changing(self) -> APIRouter:
-        """The routes that change something, or cost something."""
+    def write_routes(self) -> APIRouter:
+        """The routes that change models or start jobs."""
         router = APIRouter(tags=["models"])
         router.add_api_route("/models/{name}/download", self.download, methods=["POST"], status_code=202)
         router.add_api_route("/models/{name}/verify", self.verify, methods=["POST"], status_code=202)
@@ -47,7 +47,7 @@ class ModelRoutes:
         return router
 
     def health(self) -> JSONResponse:
-        """200 when the store can be read, 503 with the reason when not."""
+        """200 if the store is readable, otherwise 503 with the reason."""
         store = self._library.store
         body: Json = {
             "status": "healthy",
@@ -62,7 +62,7 @@ class ModelRoutes:
         return JSONResponse(body)
 
     def list(self) -> Json:
-        """Every model that is here or on its way, and the catalogue's models that are neither."""
+        """All published models and running jobs, and the models of the catalogue that are missing."""
         pointers = {pointer.name: pointer for pointer in self._library.names()}
         jobs = {job.name: job for job in self._mirror.jobs.all()}
         names = sorted({*pointers, *(job.name for job in jobs.values() if job.status != "ready")})
@@ -71,7 +71,7 @@ class ModelRoutes:
         return {"models": models, "not_mirrored": missing}
 
     def show(self, name: str) -> Json:
-        """One model, by its name, or by an alias of the catalogue."""
+        """One model, by its name or by an alias of the catalogue."""
         name = self._library.canonical(name)
         pointer, job = self._library.name(name), self._mirror.jobs.get(name)
         if pointer is None and (job is None or job.status == "ready"):
@@ -79,23 +79,23 @@ class ModelRoutes:
         return self._describe(pointer, job)
 
     def download(self, name: str, request: Annotated[DownloadRequest | None, Body()] = None) -> Json:
-        """Begin to mirror a model from HF_ENDPOINT. Asked again while it runs, it is the same download."""
+        """Start to mirror a model from HF_ENDPOINT; repeating the request while it runs has no effect."""
         job = self._mirror.download(name, request or DownloadRequest())
         return self._describe(self._library.name(job.name), job)
 
     def verify(self, name: str) -> Json:
-        """Begin to read every byte of a model again; the model's status tells the result."""
+        """Start to verify every byte of a model; the result is the model's status."""
         job = self._mirror.verify(name)
         return self._describe(self._library.name(job.name), job)
 
     def delete(self, name: str) -> Json:
-        """Cancel what is under way for a model, drop it, and the blobs that no other model needs."""
+        """Cancel the model's job, delete the model, and the blobs that no other model references."""
         if not self._mirror.delete(name):
             raise ModelNotFound(name, (known.name for known in self._library.names()))
         return {"name": self._library.canonical(name), "deleted": True}
 
     async def events(self, name: str) -> StreamingResponse:
-        """The model as server-sent events, one each time it changed, until its job has ended."""
+        """Stream the model as server-sent events, one per change, until its job has ended."""
         first = await asyncio.to_thread(self.show, name)
         return StreamingResponse(
             self._events(first), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
@@ -103,30 +103,30 @@ class ModelRoutes:
 
     async def _events(self, model: Json) -> AsyncIterator[str]:
         yield _event(model)
-        told = time.monotonic()
+        last_sent = time.monotonic()
         while model["status"] not in ENDED:
-            await asyncio.sleep(EVENT_EVERY_S)
+            await asyncio.sleep(EVENT_INTERVAL_S)
             try:
-                now = await asyncio.to_thread(self.show, model["name"])
+                current = await asyncio.to_thread(self.show, model["name"])
             except ModelNotFound:
-                now = model | {"status": "cancelled"}
-            if now != model:
-                yield _event(now)
-                told = time.monotonic()
-            elif time.monotonic() - told > HEARTBEAT_S:
+                current = model | {"status": "cancelled"}
+            if current != model:
+                yield _event(current)
+                last_sent = time.monotonic()
+            elif time.monotonic() - last_sent > HEARTBEAT_S:
                 yield ": still here\n\n"
-                told = time.monotonic()
-            model = now
+                last_sent = time.monotonic()
+            model = current
 
     def _describe(self, pointer: Name | None, job: Job | None) -> Json:
-        """A model as JSON: what is published, and over it what its last job says. One of the two is there."""
+        """A model as JSON: the published model, overridden by its last job. At least one of the two exists."""
         if pointer is None:
-            assert job is not None, "neither published nor under way"
-            return _from_job(job) | _told(job)
+            assert job is not None, "neither published nor being mirrored"
+            return _from_job(job) | _job_state(job)
         model = self._published(pointer)
         if job is not None and job.verified_at is not None:
             return model | {"verified_at": job.verified_at.isoformat(timespec="seconds").replace("+00:00", "Z")}
-        return model if job is None or job.status in ("ready", "cancelled") else model | _told(job)
+        return model if job is None or job.status in ("ready", "cancelled") else model | _job_state(job)
 
     def _published(self, pointer: Name) -> Json:
         model: Json = {
@@ -138,7 +138,10 @@ class ModelRoutes:
         try:
             manifest = self._library.manifest(pointer.repo, pointer.commit)
         except RevisionUnknown:
-            return model | {"status": "failed", "error": "Its manifest is gone from the store. Download it again."}
+            return model | {
+                "status": "failed",
+                "error": "Its manifest is missing. Download the model again.",
+            }
         count, size = len(manifest.files), manifest.size
         return model | {
             "status": "ready",
@@ -168,9 +171,9 @@ def _from_job(job: Job) -> Json:
     }
 
 
-def _told(job: Job) -> Json:
-    told: Json = {"status": job.status, "progress": job.progress.as_json()}
-    return told | ({"error": job.error} if job.error else {})
+def _job_state(job: Job) -> Json:
+    state: Json = {"status": job.status, "progress": job.progress.as_json()}
+    return state | ({"error": job.error} if job.error else {})
 
 
 def _event(model: Json) -> str:

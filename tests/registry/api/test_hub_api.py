@@ -1,4 +1,4 @@
-"""The Hub's reading side, asked by the Hub's own client, from both stores."""
+"""The read side of the Hub's API, tested with the Hub's own client, on both stores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Served:
 
 @pytest.fixture(scope="module", params=["file", pytest.param("s3", marks=pytest.mark.engines)])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """From a store of each kind."""
+    """On a store of each kind."""
     home = tmp_path_factory.mktemp("served")
     settings = new_file_settings(home) if request.param == "file" else new_s3_settings(request)
     folder = small_repo(home / "repo")
@@ -48,7 +48,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def url(served: Served) -> str:
-    """Where it answers."""
+    """The URL of the registry."""
     return served.url
 
 
@@ -60,7 +60,7 @@ def repo_folder(served: Served) -> Path:
 
 @pytest.fixture
 def published(served: Served) -> Manifest:
-    """What was published."""
+    """The published manifest."""
     return served.manifest
 
 
@@ -70,8 +70,9 @@ def api(url: str) -> HfApi:
     return HfApi(endpoint=url, token=False)
 
 
-def test_snapshot_download_gives_every_byte(url: str, published: Manifest, repo_folder: Path, tmp_path: Path) -> None:
-    """By repository and by name, at main and at the commit."""
+def test_snapshot_download_by_repository_and_name(
+    url: str, published: Manifest, repo_folder: Path, tmp_path: Path
+) -> None:
     for repo, revision in ((REPO, None), ("small", None), (REPO, published.commit)):
         folder = snapshot_download(repo, revision=revision, endpoint=url, cache_dir=tmp_path / "cache", token=False)
         assert Path(folder).name == published.commit
@@ -79,21 +80,18 @@ def test_snapshot_download_gives_every_byte(url: str, published: Manifest, repo_
 
 
 def test_snapshot_download_into_a_folder_with_patterns(url: str, repo_folder: Path, tmp_path: Path) -> None:
-    """`local_dir` and `allow_patterns` as with the Hub."""
     folder = snapshot_download(REPO, endpoint=url, local_dir=tmp_path / "here", allow_patterns=["*.json"], token=False)
     got = {path: data for path, data in contents(Path(folder)).items() if not path.startswith(".cache")}
     assert got == {path: data for path, data in contents(repo_folder).items() if path.endswith(".json")}
 
 
-def test_hf_hub_download_resumes_and_takes_subfolders(url: str, repo_folder: Path, tmp_path: Path) -> None:
-    """One file at a time, in a folder, and an empty one."""
+def test_hf_hub_download_of_subfolder_and_empty_file(url: str, repo_folder: Path, tmp_path: Path) -> None:
     for name in ("1_Pooling/config.json", "empty.txt", WEIGHTS):
         got = hf_hub_download(REPO, name, endpoint=url, cache_dir=tmp_path, token=False)
         assert Path(got).read_bytes() == (repo_folder / name).read_bytes()
 
 
-def test_model_info(api: HfApi, published: Manifest) -> None:
-    """The commit, the files, and on request their sizes and digests."""
+def test_model_info_has_commit_files_and_digests(api: HfApi, published: Manifest) -> None:
     info = api.model_info(REPO)
     assert (info.id, info.sha, info.private, info.gated) == (REPO, published.commit, False, False)
     assert info.siblings is not None
@@ -109,14 +107,13 @@ def test_model_info(api: HfApi, published: Manifest) -> None:
     assert by_path["config.json"].lfs is None
 
 
-def test_digests_are_those_of_git(api: HfApi, repo_folder: Path) -> None:
-    """The client's own check of a downloaded folder against the listing finds nothing wrong."""
+def test_listed_digests_pass_the_clients_own_verification(api: HfApi, repo_folder: Path) -> None:
     checked = api.verify_repo_checksums(REPO, local_dir=repo_folder)
     assert not checked.mismatches
     assert checked.checked_count == len(contents(repo_folder))
 
 
-def test_tree(api: HfApi, published: Manifest) -> None:
+def test_tree_lists_files_and_folders(api: HfApi, published: Manifest) -> None:
     """Flat, recursive, of a folder, and with the last commit."""
     flat = list(api.list_repo_tree(REPO))
     assert [entry.path for entry in flat if isinstance(entry, RepoFolder)] == ["1_Pooling"]
@@ -131,8 +128,7 @@ def test_tree(api: HfApi, published: Manifest) -> None:
         list(api.list_repo_tree(REPO, "nowhere"))
 
 
-def test_tree_comes_in_pages(url: str, published: Manifest) -> None:
-    """The Link header leads through all of it, each entry once."""
+def test_tree_is_paged_by_link_header(url: str, published: Manifest) -> None:
     seen: list[str] = []
     page: str | None = f"{url}/api/models/{REPO}/tree/main?recursive=true&limit=2"
     while page is not None:
@@ -142,8 +138,7 @@ def test_tree_comes_in_pages(url: str, published: Manifest) -> None:
     assert seen == sorted([file.path for file in published.files] + ["1_Pooling"])
 
 
-def test_paths_info_and_refs_and_commits(api: HfApi, published: Manifest) -> None:
-    """Some files, a folder, nothing for what is not there; main as the one branch; the commit as the history."""
+def test_paths_info_refs_and_commits(api: HfApi, published: Manifest) -> None:
     found = api.get_paths_info(REPO, ["config.json", "1_Pooling", "nowhere"], expand=True)
     assert [(type(entry), entry.path) for entry in found] == [(RepoFile, "config.json"), (RepoFolder, "1_Pooling")]
     refs = api.list_repo_refs(REPO)
@@ -151,8 +146,7 @@ def test_paths_info_and_refs_and_commits(api: HfApi, published: Manifest) -> Non
     assert [commit.commit_id for commit in api.list_repo_commits(REPO)] == [published.commit]
 
 
-def test_search_and_existence(api: HfApi) -> None:
-    """By words, by author; file_exists, repo_exists, revision_exists."""
+def test_search_and_existence_checks(api: HfApi) -> None:
     assert [model.id for model in api.list_models(search="SMALL")] == [REPO]
     assert [model.id for model in api.list_models(author="test")] == [REPO]
     assert list(api.list_models(search="large")) == []
@@ -164,8 +158,7 @@ def test_search_and_existence(api: HfApi) -> None:
     assert not api.revision_exists(REPO, "v9")
 
 
-def test_the_clients_errors(api: HfApi, url: str, tmp_path: Path) -> None:
-    """Each thing that is not here raises the client's own error for it."""
+def test_missing_things_raise_the_clients_own_errors(api: HfApi, url: str, tmp_path: Path) -> None:
     with pytest.raises(RepositoryNotFoundError):
         api.model_info("test/nothing")
     with pytest.raises(RevisionNotFoundError):
@@ -178,8 +171,7 @@ def test_the_clients_errors(api: HfApi, url: str, tmp_path: Path) -> None:
     assert list(tmp_path.rglob(".no_exist/*/nowhere.json"))
 
 
-def test_head_never_redirects_and_names_the_commit(url: str, published: Manifest) -> None:
-    """200 with commit, digest and size, and nothing that would lead a client to another storage."""
+def test_head_has_commit_and_digest_and_never_redirects(url: str, published: Manifest) -> None:
     for file in published.files:
         answer = plain_http.head(f"{url}/{REPO}/resolve/main/{file.path}", follow_redirects=False)
         assert answer.status_code == 200
@@ -192,8 +184,7 @@ def test_head_never_redirects_and_names_the_commit(url: str, published: Manifest
         assert "xet" not in answer.headers.get("link", "")
 
 
-def test_ranges(url: str, repo_folder: Path) -> None:
-    """206 for a part, the whole for none, 416 past the end."""
+def test_ranges_give_206_and_416(url: str, repo_folder: Path) -> None:
     address, data = f"{url}/{REPO}/resolve/main/{WEIGHTS}", (repo_folder / WEIGHTS).read_bytes()
     for asked, expected in (("bytes=0-0", data[:1]), ("bytes=100-", data[100:]), ("bytes=-5", data[-5:])):
         answer = plain_http.get(address, headers={"Range": asked}, follow_redirects=True)
@@ -203,15 +194,14 @@ def test_ranges(url: str, repo_folder: Path) -> None:
     assert past.status_code == 416
 
 
-def test_a_client_that_has_the_file_is_told_so(url: str, published: Manifest) -> None:
-    """If-None-Match with our ETag: 304 without a body."""
+def test_matching_etag_gives_304(url: str, published: Manifest) -> None:
     file = next(file for file in published.files if file.path == WEIGHTS)
     answer = plain_http.get(f"{url}/{REPO}/resolve/main/{WEIGHTS}", headers={"If-None-Match": f'"{file.etag}"'})
     assert (answer.status_code, answer.content) == (304, b"")
 
 
-def test_head_of_the_api(url: str) -> None:
-    """Mirrors such as olah ask HEAD before GET."""
+def test_api_supports_head(url: str) -> None:
+    """Mirrors such as olah send HEAD before GET."""
     for path in (f"/api/models/{REPO}", f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/tree/main"):
         answer = plain_http.head(url + path)
         assert answer.status_code == 200
@@ -244,15 +234,14 @@ def test_head_of_the_api(url: str) -> None:
         *("/api/models?limit=x", "/test/small/resolve/main", "/test/small/resolve/", "/api/models/test/small/x"),
     ],
 )
-def test_hostile_addresses_are_refused(url: str, path: str) -> None:
-    """400 or 404 in the envelope, never a file from elsewhere, never a bug's 500."""
+def test_malformed_paths_are_client_errors(url: str, path: str) -> None:
     answer = plain_http.get(url + path, follow_redirects=False)
     assert answer.status_code in (400, 404), answer.text
     assert answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [b"paths=config.json&expand=True", b'{"paths": ["config.json"], "expand": true}'])
-def test_paths_info_takes_forms_and_json(url: str, body: bytes) -> None:
+def test_paths_info_accepts_forms_and_json(url: str, body: bytes) -> None:
     """huggingface_hub sends a form, huggingface.js sends JSON."""
     kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
     answer = plain_http.post(f"{url}/api/models/{REPO}/paths-info/main", content=body, headers={"content-type": kind})
@@ -260,27 +249,24 @@ def test_paths_info_takes_forms_and_json(url: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b'{"paths": [1]}', b'{"paths": "x"}', b"\xff"])
-def test_paths_info_refuses_nonsense(url: str, body: bytes) -> None:
-    """A 400 that says what is wanted."""
+def test_paths_info_rejects_malformed_bodies(url: str, body: bytes) -> None:
     address = f"{url}/api/models/{REPO}/paths-info/main"
     answer = plain_http.post(address, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
 
 
-def test_writing_is_not_offered(url: str) -> None:
-    """POSTs of the Hub's writing side are 404s that say so."""
+def test_write_side_of_the_api_is_404(url: str) -> None:
     answer = plain_http.post(f"{url}/api/models/{REPO}/commit/main", content=b"{}")
     assert answer.status_code == 404
-    assert "reading side" in answer.json()["error"]["message"]
+    assert "read side" in answer.json()["error"]["message"]
 
 
-def test_the_client_is_the_one_this_was_written_for() -> None:
-    """Another major version of the client should be looked at before it is trusted."""
+def test_major_version_of_the_client_is_known() -> None:
+    """Review a new major version of the client before accepting it."""
     assert huggingface_hub.__version__.split(".")[0] == "2"
 
 
-def test_a_model_that_is_deleted_while_all_are_listed(origin: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is left out; the others are there."""
+def test_model_deleted_during_listing_is_left_out(origin: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Path(origin.store.where.removeprefix("file:"))
     repos = Library.repos
 

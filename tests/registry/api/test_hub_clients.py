@@ -1,4 +1,4 @@
-"""The generations of the Hub's client: 0.36, the last of 1, and the newest, through one and the same flow."""
+"""Three generations of the Hub's client, 0.36, the last 1.x and the newest, in the same flow."""
 
 import json
 import os
@@ -25,7 +25,7 @@ WITHIN_S = 300
 
 
 def python_with(version: str) -> str:
-    """The Python of an environment that holds this version of huggingface_hub."""
+    """The Python of an environment with this version of huggingface_hub."""
     if version == huggingface_hub.__version__:
         return sys.executable
     home = HOME / version
@@ -41,8 +41,8 @@ def python_with(version: str) -> str:
 @pytest.mark.engines
 @pytest.mark.timeout(WITHIN_S)
 @pytest.mark.parametrize("version", ["0.36.2", "1.33.0", huggingface_hub.__version__])
-def test_every_generation_of_the_client(version: str, store_settings: StoreSettings, tmp_path: Path) -> None:
-    """Asks, downloads, is refused by the right errors, and finds every digest right, from both stores."""
+def test_every_generation_of_the_client_works(version: str, store_settings: StoreSettings, tmp_path: Path) -> None:
+    """Queries, downloads, expected errors and digests, on both stores."""
     folder = small_repo(tmp_path / "repo")
     store = open_store(RegistrySettings(**store_settings))
     manifest = import_folder(Library(store, Catalogue([])), folder, name="small", repo="test/small", revision="main")

@@ -1,6 +1,6 @@
-"""Hub clients that ask for a model of the catalogue that is not here yet: they wait, and have it.
+"""Hub clients wait for a model of the catalogue that is being mirrored.
 
-What they get before all of it is here is in `test_partial_model`.
+Files served before the model is complete: see `test_partial_model`.
 """
 
 import threading
@@ -35,13 +35,13 @@ def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def gate(source: Source) -> threading.Event:
-    """What holds the weights back at the source."""
+    """The event that holds back the weights at the source."""
     return source.switches.gate.setdefault(f"/{WEIGHTS}", threading.Event())
 
 
 @pytest.fixture
 def config_gate(source: Source) -> threading.Event:
-    """What holds back a file that must be here before anybody hears of the model."""
+    """The event that holds back a file that needs inspection, and so the manifest."""
     return source.switches.gate.setdefault(CONFIG, threading.Event())
 
 
@@ -53,16 +53,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture(params=["quietly", "with blanks"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Within the time that clients bear silence, and beyond it."""
+    """Within HOLD_S, and beyond it."""
     monkeypatch.setattr(long_wait, "HOLD_S", 30.0 if request.param == "quietly" else 0.0)
     monkeypatch.setattr(long_wait, "BLANK_INTERVAL_S", 0.02)
     return str(request.param)
 
 
-def test_clients_that_ask_have_it(
+def test_four_clients_wait_and_get_every_file(
     source: Source, mirror: str, gate: threading.Event, pool: ThreadPoolExecutor, how: str, tmp_path: Path
 ) -> None:
-    """Four at once: every file is theirs, and the source has sent it once."""
+    """The source sends each file once."""
     asked = [
         pool.submit(snapshot_download, REPO, endpoint=mirror, local_dir=tmp_path / f"client-{number}")
         for number in range(4)
@@ -77,20 +77,20 @@ def test_clients_that_ask_have_it(
     assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
 
 
-def test_one_file_is_waited_for(
+def test_request_for_one_file_waits_for_it(
     source: Source, mirror: str, gate: threading.Event, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    """As from_pretrained asks: for config.json, before anything else."""
+    """As from_pretrained requests config.json first."""
     asked = pool.submit(hf_hub_download, REPO, "config.json", endpoint=mirror, cache_dir=tmp_path / "client")
     wait_until(lambda: source.switches.requests(f"/{WEIGHTS}"))
     gate.set()
     assert Path(asked.result()).read_bytes() == contents(tmp_path / "repo")["config.json"]
 
 
-def test_what_does_not_come_is_told(
+def test_failed_download_ends_the_wait_with_its_reason(
     source: Source, mirror: str, config_gate: threading.Event, pool: ThreadPoolExecutor, how: str
 ) -> None:
-    """With its reason; where blanks have gone out already the answer breaks off, and never looks whole."""
+    """After blanks the connection is closed, so that the response is never complete."""
     source.switches.corrupt.add(CONFIG)
     asked = pool.submit(plain_http.get, mirror + LISTING)
     wait_until(lambda: source.switches.requests(CONFIG))
@@ -104,10 +104,9 @@ def test_what_does_not_come_is_told(
     assert wait_for_job(mirror, "small")["status"] == "failed"
 
 
-def test_a_head_has_no_blanks(
+def test_head_gets_503_instead_of_blanks(
     source: Source, mirror: str, config_gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told to come again."""
     monkeypatch.setattr(long_wait, "HOLD_S", 0.0)
     answer = plain_http.head(mirror + HEAD)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

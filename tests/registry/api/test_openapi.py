@@ -1,4 +1,4 @@
-"""The registry against its own description."""
+"""The registry against its own OpenAPI schema."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ NOBODY = "http://127.0.0.1:9"
 
 @pytest.mark.engines
 @pytest.mark.timeout(WITHIN_S)
-def test_no_request_that_the_description_allows_breaks_it(tmp_path: Path) -> None:
-    """With a model in the store and a Hub that nobody answers at: what is asked for fails, and is told as failed."""
+def test_requests_allowed_by_the_schema_cause_no_500(tmp_path: Path) -> None:
+    """With a model in the store and an unreachable Hub, so that downloads fail."""
     folder = small_repo(tmp_path / "repo")
     library = Library(FileStore(tmp_path / "store"), Catalogue([]))
     import_folder(library, folder, name="small", repo="test/small", revision="main")

@@ -1,4 +1,4 @@
-"""The registry's own routes: who may change what, and what hostile requests get."""
+"""The registry's own routes: permissions, and malformed or hostile requests."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,14 +16,13 @@ CHANGING = [("POST", "/models/x/download"), ("POST", "/models/x/verify"), ("DELE
 
 
 def client(folder: Path, *, peer: str = "127.0.0.1", **settings: object) -> httpx2.AsyncClient:
-    """A client whose requests reach the application as coming from `peer`."""
+    """A client whose requests come from the address `peer`."""
     app = create_registry(RegistrySettings(store=f"file:{folder}", **settings))  # type: ignore[arg-type]  # checked by pydantic
     transport = httpx2.ASGITransport(app, client=(peer, 1234))
     return httpx2.AsyncClient(transport=transport, base_url="http://registry:8090")
 
 
-async def test_health_names_the_store(tmp_path: Path) -> None:
-    """What and where it is; nothing secret."""
+async def test_health_shows_the_store_without_secrets(tmp_path: Path) -> None:
     async with client(tmp_path) as registry:
         answer = await registry.get("/health")
     assert answer.status_code == 200
@@ -31,8 +30,7 @@ async def test_health_names_the_store(tmp_path: Path) -> None:
     assert answer.json()["store"] == f"file:{tmp_path}"
 
 
-async def test_health_fails_with_its_store(tmp_path: Path) -> None:
-    """The folder has gone: 503 and the reason."""
+async def test_health_is_503_when_the_store_is_gone(tmp_path: Path) -> None:
     async with client(tmp_path / "s") as registry:
         (tmp_path / "s").rename(tmp_path / "elsewhere")
         answer = await registry.get("/health")
@@ -41,8 +39,8 @@ async def test_health_fails_with_its_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGING)
-async def test_changes_need_the_admin_token_off_loopback(tmp_path: Path, method: str, path: str) -> None:
-    """From elsewhere: 403 without a token set, 401 with a wrong one, and the right one passes."""
+async def test_changes_from_other_hosts_need_the_admin_token(tmp_path: Path, method: str, path: str) -> None:
+    """403 if no token is set, 401 for a wrong one."""
     async with client(tmp_path, peer="10.1.2.3") as registry:
         assert (await registry.request(method, path)).status_code == 403
     async with client(tmp_path, peer="10.1.2.3", admin_token="t") as registry:
@@ -54,14 +52,13 @@ async def test_changes_need_the_admin_token_off_loopback(tmp_path: Path, method:
 
 @pytest.mark.parametrize("value", [",", " "])
 @pytest.mark.parametrize("admin_token", [None, "t"])
-def test_keys_without_a_key_are_refused(value: str, admin_token: str | None) -> None:
-    """API_KEYS with nothing in it must not open what it was to lock."""
+def test_api_keys_without_any_key_are_a_settings_error(value: str, admin_token: str | None) -> None:
     with pytest.raises(SettingsError, match="API_KEYS contains no key"):
         load_settings(RegistrySettings, api_keys=value, admin_token=admin_token).key_ring()
 
 
-async def test_reading_needs_a_key_where_keys_are_set(tmp_path: Path) -> None:
-    """Models and the Hub API ask for one, health does not; the admin token reads too."""
+async def test_reading_needs_a_key_if_keys_are_set(tmp_path: Path) -> None:
+    """/health needs none; the admin token may read, too."""
     async with client(tmp_path, api_keys="k1, k2", admin_token="t") as registry:
         for path in ("/models", "/api/models", "/models/x", "/a/b/resolve/main/c"):
             assert (await registry.get(path)).status_code == 401
@@ -73,8 +70,8 @@ async def test_reading_needs_a_key_where_keys_are_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..%2fx", "a%2fb", "%2e%2e", ".hidden", "a%00", "a b", "x" * 97, "a..b", "%ff"])
 @pytest.mark.parametrize(("method", "ending"), [("GET", ""), ("GET", "/events"), ("POST", "/download"), ("DELETE", "")])
-async def test_hostile_names_are_refused(tmp_path: Path, method: str, ending: str, name: str) -> None:
-    """400, or 404 where the address is no route; and nothing is written anywhere."""
+async def test_malformed_names_are_client_errors(tmp_path: Path, method: str, ending: str, name: str) -> None:
+    """Nothing is written."""
     body = {"json": {"hf_repo": "a/b"}} if method == "POST" else {}
     async with client(tmp_path / "s") as registry:
         answer = await registry.request(method, f"/models/{name}{ending}", **body)  # type: ignore[arg-type]  # json only
@@ -97,24 +94,22 @@ async def test_hostile_names_are_refused(tmp_path: Path, method: str, ending: st
         {"hf_repo": "http://169.254.169.254/x"},
     ],
 )
-async def test_hostile_bodies_are_refused(tmp_path: Path, body: object) -> None:
-    """A download is begun only for what can be one."""
+async def test_malformed_bodies_are_client_errors(tmp_path: Path, body: object) -> None:
     async with client(tmp_path / "s") as registry:
         answer = await registry.post("/models/x/download", json=body)
     assert answer.status_code == 400, answer.text
     assert not (tmp_path / "s" / "jobs").exists()
 
 
-async def test_an_unknown_model_lists_those_that_are(tmp_path: Path) -> None:
-    """404 model_not_found on every route of a model."""
+async def test_unknown_model_is_404_and_lists_the_known_ones(tmp_path: Path) -> None:
     async with client(tmp_path) as registry:
         for method, path in (("GET", "/models/x"), ("DELETE", "/models/x"), ("POST", "/models/x/verify")):
             answer = await registry.request(method, path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_a_foreign_web_page_is_kept_out(tmp_path: Path) -> None:
-    """A rebound domain name and a foreign origin get 403, on the Hub API too."""
+def test_foreign_host_and_origin_get_403(tmp_path: Path) -> None:
+    """On the Hub API, too."""
     with serving_registry(tmp_path / "s") as url:
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
             for path in ("/models", "/api/models"):
@@ -130,8 +125,7 @@ def test_a_foreign_web_page_is_kept_out(tmp_path: Path) -> None:
         ("s3_endpoint", "http://u:p@h/"),
     ],
 )
-def test_impossible_settings_are_refused(setting: str, value: str) -> None:
-    """At start, not at the first request."""
+def test_invalid_settings_are_refused_at_start(setting: str, value: str) -> None:
     with pytest.raises(ValueError, match=setting):
         RegistrySettings.model_validate({setting: value})
 
@@ -141,8 +135,7 @@ def test_impossible_settings_are_refused(setting: str, value: str) -> None:
     [("/models/x/download", 413), ("/models/x/verify", 401), ("/api/models/a/b/paths-info/main", 413)],
 )
 @pytest.mark.parametrize("announced", [True, False])
-async def test_no_long_body_is_taken(tmp_path: Path, path: str, status: int, announced: bool) -> None:
-    """No body of megabytes is taken into memory, least of all before it is known who sends it."""
+async def test_large_body_is_rejected_unread(tmp_path: Path, path: str, status: int, announced: bool) -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The promise to air-gapped teams: HF_ENDPOINT is all it takes, and nothing leaves the machine."""
+"""Air-gapped use: with HF_ENDPOINT set, nothing leaves the machine."""
 
 import os
 import shutil
@@ -24,8 +24,8 @@ MODELS = {
 
 
 @pytest.mark.engines
-def test_a_bundle_is_all_that_a_machine_without_a_network_needs(tmp_path: Path) -> None:
-    """Carried as files, verified, imported, served: to the command, the library, and three engines that compute."""
+def test_bundle_is_sufficient_for_a_machine_without_network(tmp_path: Path) -> None:
+    """Exported, verified, imported, served; loaded by the command, the library and three engines."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode != 0:
         pytest.skip("this machine does not let us make a network namespace (unshare -rn)")
     library = Library(FileStore(tmp_path / "origin"), Catalogue([]))
