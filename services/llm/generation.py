@@ -32,7 +32,7 @@ class Runner(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop everything; no thread is left."""
+        """Stop all runs and the thread."""
         ...
 
 
@@ -171,7 +171,7 @@ class Generations:
                 f"The prompt has {prompt} tokens, and this model's context is {context} tokens. Shorten the prompt.",
                 code="context_length_exceeded",
             )
-        # More than there is room for is cut to the room, as vLLM does: clients send the same limit to every model.
+        # Reduced to the available context, as in vLLM: clients send the same limit to every model.
         return min(options.max_tokens or self.limits.default_max_tokens, context - prompt)
 
 
@@ -179,19 +179,19 @@ class StreamTools(Protocol):
     """Functions of the tokenizer and transformers, which this module does not import."""
 
     def prompt_tokens(self, inputs: Any) -> list[int]:
-        """The token ids of a prepared prompt."""
+        """Return the token ids of a prepared prompt."""
         ...
 
     def decoder(self, skip_special: bool) -> Callable[[int], str | None]:
-        """A fresh function from the next token to the text that it completes."""
+        """Return a function that maps the next token to the text it completes."""
         ...
 
     def events_to_pieces(self, events: Any) -> list[Any]:
-        """A response parser's events as what the handlers take from the queue."""
+        """Convert a response parser's events to items of the handlers' queue."""
         ...
 
     def failure(self, message: str) -> Any:
-        """What the handlers take for a failed answer."""
+        """Return the item that the handlers treat as a failure."""
         ...
 
 
@@ -223,7 +223,7 @@ class Pieces:
             self._put(tools.events_to_pieces(parser.initial_events))
 
     def take(self, tokens: Sequence[int]) -> None:
-        """Take the next tokens."""
+        """Process the next tokens."""
         for token in tokens:
             if self._done:
                 return
@@ -249,7 +249,7 @@ class Pieces:
             try:
                 _, events = self._parser.finalize()
             except (ValueError, RuntimeError):
-                events = []  # the limit came in the middle of a tool call, which is dropped: half of one is of no use
+                events = []  # the limit was reached in a tool call, which is dropped
             self._put(self._tools.events_to_pieces(events))
         rest = self._stops.flush()
         if rest:
@@ -263,7 +263,7 @@ class Pieces:
 
     def _put(self, items: list[Any]) -> None:
         for item in items:
-            # Only plain text counts for stop strings; reasoning and tool calls are subclasses or other things.
+            # Stop strings apply to plain text only; reasoning and tool calls have other types.
             piece = self._stops.feed(item) if type(item) is str else item
             if piece and not (self._stops.stopped and type(item) is not str):
                 self.queue.put_nowait(piece)
@@ -272,6 +272,6 @@ class Pieces:
         self._done = True
         self._job.finish_reason = reason
         if reason == "stop":
-            # The handler calls an answer cut when it has this many tokens, also one whose end came just then.
+            # The handler reports `length` at this number of tokens, even if the last one is an end token.
             self._config.max_new_tokens = None
         self.queue.put_nowait(None)

@@ -1,6 +1,6 @@
 """Sampling of the next token, with options and random numbers per request.
 
-Order of the steps as in vLLM (`vllm/v1/sample/sampler.py`), so that the same request means the same on both engines:
+The order is vLLM's (`vllm/v1/sample/sampler.py`), so that both engines behave alike:
 bias, penalties, temperature, min_p, top_k, top_p.
 """
 
@@ -18,10 +18,10 @@ GREEDY_BELOW = 1e-5
 
 
 class Sampler:
-    """The choices of one request. `choose` is called once for each of its tokens, from one thread at a time."""
+    """Sampling of one request. `choose` is called once per token, not concurrently."""
 
     def __init__(self, options: Sampling, *, prompt: Sequence[int], ends: Sequence[int]) -> None:
-        """`prompt` are the tokens of the prompt, `ends` those that end an answer."""
+        """`prompt` are the prompt's tokens, `ends` the end tokens."""
         self._options = options
         self._ends = list(ends)
         self._prompt = sorted(set(prompt)) if options.repetition_penalty != 1.0 else []
@@ -30,7 +30,7 @@ class Sampler:
         self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def choose(self, scores: "torch.Tensor") -> int:
-        """Return the next token. `scores` are the model's for all tokens (float32, one dimension); may be changed."""
+        """Return the next token. `scores` are the model's logits (float32, one dimension); they may be modified."""
         import torch
 
         options = self._options

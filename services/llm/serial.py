@@ -19,11 +19,11 @@ STOP_S = 10.0
 
 
 class _Cancelled(Exception):
-    """Raised inside `generate` to get out of it."""
+    """Raised inside `generate` to stop it."""
 
 
 class Serial:
-    """A runner around `model.generate`, first come, first served."""
+    """Runner around `model.generate`, in order of arrival."""
 
     def __init__(self, model: Any, *, loop: asyncio.AbstractEventLoop) -> None:
         self._model = model
@@ -43,7 +43,7 @@ class Serial:
             self._wake.notify()
 
     def cancel(self, run: Run) -> None:
-        """Take `run` out of the queue, or have the thread drop it at its next token."""
+        """Remove `run` from the queue, or stop it at its next token."""
         self._live.discard(run)
         with self._wake, contextlib.suppress(ValueError):
             self._waiting.remove(run)
@@ -63,7 +63,7 @@ class Serial:
         while (run := self._next()) is not None:
             error = self._generate(run)
             self._call(run, self._ended, run, error)
-            del run  # nothing of it stays in memory while there is nothing to do
+            del run  # releases its memory while the queue is empty
 
     def _next(self) -> Run | None:
         with self._wake:
@@ -91,7 +91,7 @@ class Serial:
                 )
         except _Cancelled:
             return None
-        except Exception as error:  # any failure of the engine ends this answer, not the thread
+        except Exception as error:  # fails this response, not the thread
             log.error("generation failed", exc_info=error)
             return str(error) or type(error).__name__
         return None
@@ -122,12 +122,12 @@ class _Streamer:
     def __init__(self, serial: Serial, run: Run) -> None:
         self._serial = serial
         self._run = run
-        self._prompt_came = False
+        self._prompt_received = False
 
     def put(self, value: "torch.Tensor") -> None:
-        """Take tokens; the first call brings the prompt."""
-        tokens = [] if not self._prompt_came else [int(token) for token in value.flatten().tolist()]
-        self._prompt_came = True
+        """Pass tokens on; the first call has the prompt."""
+        tokens = [] if not self._prompt_received else [int(token) for token in value.flatten().tolist()]
+        self._prompt_received = True
         self._serial.put(self._run, tokens)
 
     def end(self) -> None:
@@ -135,13 +135,13 @@ class _Streamer:
 
 
 class _OneRow:
-    """A logits processor that leaves one token above all others."""
+    """Logits processor that gives the sampled token the highest score."""
 
     def __init__(self, run: Run) -> None:
         self._sampler = run.sampler
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-        """Return scores whose best is the chosen token."""
+        """Sample a token and give it the highest score."""
         import torch
 
         scores = scores.float()

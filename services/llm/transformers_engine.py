@@ -37,7 +37,7 @@ class TransformersEngine:
         self.generations = generations
         self._images = images
         self._handlers = _handlers(loaded, name, generations, batched=batched)
-        # One thread: preparing a prompt is quick next to answering it, and tokenizers are not for many threads at once.
+        # One thread: preparation is short compared to generation, and tokenizers are not thread-safe.
         self._preparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         template = getattr(loaded.tokenizer, "chat_template", None) or getattr(loaded.processor, "chat_template", None)
         self.capabilities = Capabilities(
@@ -62,17 +62,17 @@ class TransformersEngine:
         check_count(len(parts), self._images.limits)
         for part in parts:
             part["image_url"] = {"url": await self._images.read(part["image_url"]["url"])}
-        answer = await self._in_thread(self._prepare, route, work, job)
-        iterator: AsyncIterator[str] = answer.body_iterator
+        response = await self._in_thread(self._prepare, route, work, job)
+        iterator: AsyncIterator[str] = response.body_iterator
         return iterator
 
     async def tokenize(self, text: str | None, messages: list[dict[str, Any]], **arguments: Any) -> list[int]:
-        """The tokens of a text, or of a chat as its template writes it."""
+        """Return the tokens of a text, or of a chat rendered by its template."""
         tokens: list[int] = await self._in_thread(self._tokenize, text, messages, arguments)
         return tokens
 
     async def detokenize(self, tokens: list[int]) -> str:
-        """The text of tokens, special ones included."""
+        """Return the text of tokens, including special ones."""
         size = len(self.loaded.tokenizer)
         if any(token >= size for token in tokens):
             raise InvalidRequest(f"tokens must be below {size}, the size of this model's vocabulary.", param="tokens")
@@ -80,7 +80,7 @@ class TransformersEngine:
         return text
 
     def token_strings(self, tokens: list[int]) -> list[str]:
-        """The tokens as the vocabulary spells them."""
+        """Return the tokens as strings of the vocabulary."""
         strings: list[str] = self.loaded.tokenizer.convert_ids_to_tokens(tokens)
         return strings
 
@@ -105,7 +105,7 @@ class TransformersEngine:
             with _ClientErrors():
                 return _without_waiting(self._handlers[route].handle_request(work.body, job.id))
         finally:
-            # The model's inputs hold what it sees of them; decoded, scores of waiting requests would fill the memory.
+            # The model's inputs are complete; decoded images of waiting requests would fill the memory.
             for part in images:
                 part["image_url"] = {}
 
@@ -142,7 +142,7 @@ class _ClientErrors:
 
 
 def _without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a handler's coroutine to its end; while it prepares a streamed answer it awaits nothing."""
+    """Run a handler's coroutine, which does not await while it prepares a streamed response."""
     try:
         coroutine.send(None)
     except StopIteration as finished:
@@ -196,42 +196,42 @@ def _processor(loaded: Loaded, body: dict[str, Any]) -> Any:
 
 
 class _Manager:
-    """What a handler calls its generation manager."""
+    """Generation manager of a handler."""
 
     def __init__(self, generations: Generations) -> None:
         self.generate_streaming = generations.generate_streaming
 
     def init_cb(self, model: object, gen_config: object) -> None:
-        """The batch runs since the start."""
+        """Do nothing: the batch is already running."""
 
 
 class TokenizerTools:
-    """What the generation needs of the tokenizer and of transformers' handlers."""
+    """`StreamTools` with the tokenizer and transformers' handlers."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._backend = loaded.tokenizer._tokenizer
 
     def prompt_tokens(self, inputs: Any) -> list[int]:
-        """The token ids of a prepared prompt."""
+        """Return the token ids of a prepared prompt."""
         ids = inputs["input_ids"]
         flat: list[int] = ids if isinstance(ids, list) else ids.flatten().tolist()
         return flat
 
     def decoder(self, skip_special: bool) -> Callable[[int], str | None]:
-        """A fresh function from the next token to the text that it completes."""
+        """Return a function that maps the next token to the text it completes."""
         from tokenizers.decoders import DecodeStream
 
         stream = DecodeStream([], skip_special_tokens=skip_special)
         return lambda token: stream.step(self._backend, token)
 
     def events_to_pieces(self, events: Any) -> list[Any]:
-        """A response parser's events as what the handlers take from the queue."""
+        """Convert a response parser's events to items of the handlers' queue."""
         from transformers.cli.serving.utils import response_events_to_chunks
 
         return response_events_to_chunks(events)
 
     def failure(self, message: str) -> Any:
-        """What the handlers take for a failed answer."""
+        """Return the item that the handlers treat as a failure."""
         from transformers.cli.serving.utils import _StreamError
 
         return _StreamError(message)

@@ -16,11 +16,11 @@ from services.llm.options import Sampling
 
 log = structlog.get_logger(__name__)
 
-# Of the engine's arguments these mean something to transformers; vLLM's others are for vLLM.
+# Supported engine arguments; the others are for vLLM.
 TAKEN_ARGUMENTS = frozenset(
     {"dtype", "max_model_len", "attn_implementation", "kv_cache_tokens", "override_generation_config"}
 )
-# The share of the machine's memory that all answers' caches may take, and how many whole contexts are enough.
+# Maximum KV cache: share of the memory, and number of full contexts.
 CACHE_SHARE = 0.15
 CACHE_CONTEXTS = 4
 UNKNOWN_CONTEXT = 4096
@@ -52,15 +52,15 @@ def load(
     Raises OSError or ValueError if transformers does not support the model.
     """
     report(0.0, "importing transformers")
-    # Before torch: its threads meet some 200 times a token, and ones that spin while they wait take the cores from the
-    # very threads that they wait for.
+    # Set before torch is imported: its threads synchronize about 200 times per token, and spinning threads take the
+    # cores from those that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     import transformers
 
     _quiet_logs()
-    # One core stays free: with a thread on every core, one other busy process slows each meeting of them to the
-    # scheduler's pace. On 2 cores with one busy process: 2 threads 5 tokens/s, 1 thread 14; without, 19 and 16.
+    # One core stays free: with a thread on every core, another busy process delays each synchronization by a time
+    # slice. On 2 cores with one busy process: 2 threads 5 tokens/s, 1 thread 14; without it, 19 and 16.
     torch.set_num_threads(cpu_threads or max(1, len(os.sched_getaffinity(0)) - 1))
     ignored = sorted(set(arguments) - TAKEN_ARGUMENTS)
     if ignored:
@@ -139,10 +139,10 @@ def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def sampling_defaults(folder: Path, override: dict[str, Any]) -> Sampling:
-    """How the model's makers want it sampled when a request does not say; what they leave out changes nothing.
+    """Return the model's default sampling options.
 
-    `override` wins, as in vLLM. Read from the file itself: transformers fills what is absent with defaults of its own,
-    top_k 50 among them.
+    `override` takes precedence, as in vLLM. Read from generation_config.json itself, because transformers adds its own
+    defaults, such as top_k 50.
     """
     try:
         given = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
@@ -154,7 +154,7 @@ def sampling_defaults(folder: Path, override: dict[str, Any]) -> Sampling:
 
 
 def _quiet_logs() -> None:
-    """Let the library's warnings go where all logs go, without its notes on each request."""
+    """Send the library's warnings to our log, without its messages per request."""
     from transformers.utils import logging as library_logging
 
     untyped: Any = library_logging
@@ -162,7 +162,7 @@ def _quiet_logs() -> None:
     untyped.enable_propagation()
     untyped.disable_progress_bar()
     logging.getLogger("transformers.cli.serving").setLevel(logging.ERROR)
-    batching = logging.getLogger("ContinuousBatchingLogger")  # made with a handler of its own when first imported
+    batching = logging.getLogger("ContinuousBatchingLogger")  # gets its own handler at its first import
     import transformers.generation.continuous_batching  # noqa: F401
 
     batching.handlers = []

@@ -115,10 +115,8 @@ class VllmEngine:
     async def _watch_over(self) -> None:
         while not self._client.errored:  # noqa: ASYNC110  # vLLM has no event for it, and polls as well
             await asyncio.sleep(WATCH_S)
-        self._on_engine_failed(
-            "vLLM's engine died; the log has its last words. The service ends so that it is started anew."
-        )
-        log.error("vLLM's engine died, ending the service")
+        self._on_engine_failed("vLLM's engine failed; see the service's log for the cause. The service restarts.")
+        log.error("vLLM's engine failed; stopping the service")
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -7,7 +7,7 @@ class BatchMetrics:
     """Texts in flight; texts, tokens and duration per batch."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.in_flight = Gauge("embedding_texts_in_flight", "Texts accepted and not yet answered.", registry=registry)
+        self.in_flight = Gauge("embedding_texts_in_flight", "Texts in flight.", registry=registry)
         self._texts = Histogram(
             "embedding_batch_texts",
             "Texts per computed batch.",

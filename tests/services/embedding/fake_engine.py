@@ -30,7 +30,7 @@ class FakeEngine:
         self.poison: Sequence[int] | None = None
         """Tokens of a text that fails every batch that contains it."""
         self.drops_row = False
-        """Whether each result lacks a row."""
+        """True if each result lacks a row."""
         self.gate = Gate()
 
     def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:

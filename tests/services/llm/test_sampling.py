@@ -22,7 +22,7 @@ def scores() -> Any:
 
 
 def draw(count: int = 400, **options: Any) -> Counter[int]:
-    """What `count` fresh samplers choose first."""
+    """Return the first tokens of `count` new samplers."""
     return Counter(
         Sampler(Sampling(seed=seed, **options), prompt=[], ends=[]).choose(scores()) for seed in range(count)
     )
