@@ -29,7 +29,7 @@ from bench.harness.load import MEASURED_CORE, ROOT, Load, Round
 from bench.harness.programs import Program, exit_on_sigterm, free_port, is_healthy
 from bench.harness.report import last_line, median_interval, table
 from kit.config.catalogue import Entry
-from services.llm.vllm_arguments import command_line, environment_defaults
+from services.llm.vllm.arguments import command_line, environment_defaults
 from tests.support import models
 from tests.support.programs import vllm_cpu
 

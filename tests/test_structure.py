@@ -14,8 +14,6 @@ ALL = (*SHIPPED, "bench", "tests")
 MAX_LINES = 400
 MAX_MEDIAN_LINES = 150
 MAX_MODULES = 14
-# services/llm is replaced together with its engine for CPUs.
-LARGE_FOLDERS = {"services/llm", "tests/services/llm"}
 
 # What each package may import within its own program, by the first name below the program; `*` is everything.
 ALLOWED = {
@@ -148,7 +146,7 @@ def test_no_folder_has_many_modules() -> None:
         for path in modules(ROOT, ALL).values()
         if path.name not in ("__init__.py", "__main__.py")
     )
-    assert {folder: n for folder, n in count.items() if n > MAX_MODULES and folder not in LARGE_FOLDERS} == {}
+    assert {folder: n for folder, n in count.items() if n > MAX_MODULES} == {}
 
 
 def test_an_import_against_the_table_is_found(tmp_path: Path) -> None:

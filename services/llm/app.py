@@ -84,12 +84,12 @@ def engine_arguments(entry: Entry, settings: LlmSettings) -> dict[str, Any]:
 
 async def open_vllm(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
     """Open vLLM's server on the model in `folder`."""
-    from services.llm import vllm_engine
+    from services.llm.vllm.engine import open_engine
 
     arguments = engine_arguments(service.entry, settings)
     if service.entry.kind == "multimodal":
         arguments.setdefault("limit_mm_per_prompt", {"image": settings.max_images})
-    engine: LlmEngine = await vllm_engine.open_engine(
+    engine: LlmEngine = await open_engine(
         folder,
         service.entry,
         arguments,
@@ -103,11 +103,11 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
 
 async def open_transformers(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
     """Open transformers' handlers on the model in `folder`."""
-    from services.llm.generation import Generations, Limits
-    from services.llm.token_metrics import TokenMetrics
-    from services.llm.transformers_engine import TokenizerTools, TransformersEngine, make_runner
-    from services.llm.transformers_model import cache_tokens, load
-    from services.llm.transformers_routes import create_routes
+    from services.llm.transformers.engine import TokenizerTools, TransformersEngine, make_runner
+    from services.llm.transformers.generation import Generations, Limits
+    from services.llm.transformers.model import cache_tokens, load
+    from services.llm.transformers.routes import create_routes
+    from services.llm.transformers.token_metrics import TokenMetrics
 
     arguments = engine_arguments(service.entry, settings)
     loaded = await in_daemon_thread(

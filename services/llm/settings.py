@@ -8,8 +8,8 @@ from pydantic import Field, field_validator
 
 from kit.service.service import ServiceSettings
 from kit.web.app import CommaSeparated
-from services.llm.image_source import AllowedSources, ImageSource
-from services.llm.images import ImageLimits
+from services.llm.images.decoding import ImageLimits
+from services.llm.images.source import AllowedSources, ImageSource
 
 EngineName = Literal["auto", "vllm", "transformers"]
 # A name, an address (IPv6 without brackets), or *. and a name.

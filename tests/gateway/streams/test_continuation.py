@@ -12,7 +12,7 @@ from gateway.streams.continuation import Ending, NotResumable, continue_stream
 from gateway.streams.sse import cut_at_error
 from gateway.streams.transcript import MAX_PENDING, Transcript
 from kit.errors import ApiError, InvalidRequest
-from services.llm.transformers_routes import GenerationFailed, ServiceStopping
+from services.llm.transformers.routes import GenerationFailed, ServiceStopping
 from tests.gateway.behaviour.test_faults import settled
 from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway

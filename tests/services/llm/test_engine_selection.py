@@ -12,8 +12,8 @@ from kit.config.settings import SettingsError, load_settings
 from services.llm.app import create, engine_arguments
 from services.llm.engine_selection import choose_engine, is_installed
 from services.llm.settings import LlmSettings
-from services.llm.vllm_arguments import command_line, environment_defaults
-from services.llm.vllm_media import CONNECTOR
+from services.llm.vllm.arguments import command_line, environment_defaults
+from services.llm.vllm.media_connector import CONNECTOR
 
 ENTRY = Entry(name="tiny", kind="llm", hf_repo="org/tiny", aliases=("small",), context_length=2048)
 
@@ -100,8 +100,8 @@ import sys, pkgutil, importlib
 for name in ("torch", "vllm", "transformers", "PIL"):
     sys.modules[name] = None
 import services.llm
-for module in pkgutil.iter_modules(services.llm.__path__):
-    if module.name != "__main__":
-        importlib.import_module(f"services.llm.{module.name}")
+for module in pkgutil.walk_packages(services.llm.__path__, "services.llm."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,1 @@
+"""Engine without CUDA: transformers' serving handlers with our sampling and cancellation."""

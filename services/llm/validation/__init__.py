@@ -1,0 +1,1 @@
+"""Validation of requests for the transformers engine."""

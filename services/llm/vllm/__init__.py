@@ -1,0 +1,1 @@
+"""Engine on CUDA GPUs: vLLM's server in this process."""
