@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit.config.hub_names import COMMIT, BadName, check_path
+from kit.hub.listing import git_blob_sha1
 from registry.models.library import Library
-from registry.models.manifest import FileEntry, Manifest, Source, commit_of, entry_of, git_blob_sha1
+from registry.models.manifest import FileEntry, Manifest, Source, commit_of, entry_of
 from registry.models.model_card import CARD, MAX_BYTES, parse_card
 from registry.store.interface import DigestMismatch
 

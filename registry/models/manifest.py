@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kit.hub.listing import git_blob_sha1
 from registry.models.model_card import Card
 
 # The Hub keeps larger files in LFS, identified by sha256, and smaller ones in git, identified by their git blob id.
@@ -71,11 +72,6 @@ class Name(BaseModel):
     revision: str = Field(description="the revision requested by the last publication")
     commit: str
     updated: str
-
-
-def git_blob_sha1(size: int) -> "hashlib._Hash":
-    """Return a hasher that yields the git blob id of a file of `size` bytes."""
-    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
