@@ -4,8 +4,9 @@ import errno
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -62,11 +63,7 @@ def fetch_model(
     """
     try:
         with registry_client(registry_url, token, model=entry.name, retries=tuning.retries) as registry:
-            fetch = _Fetch(entry, registry, ModelCache(cache, entry.hf_repo), report, stop, tuning)
-            try:
-                return fetch.run()
-            finally:
-                fetch.close()
+            return _Fetch(entry, registry, ModelCache(cache, entry.hf_repo), report, stop, tuning).run()
     except Cancelled as error:
         raise ModelFilesError(
             "Stopped before all files were fetched; finished parts are kept.", is_transient=True
@@ -107,9 +104,6 @@ class _Fetch:
         self._done = 0
         self._total = 0
         self._large: set[RemoteFile] = set()
-        self._limits = DownloadLimits(tuning.parts, tuning.part)
-        self._hashing = ThreadPoolExecutor(tuning.files, thread_name_prefix="hash")
-        self._syncing = ThreadPoolExecutor(1, thread_name_prefix="fetch-disk")
 
     def run(self) -> Path:
         """Return the folder."""
@@ -122,18 +116,13 @@ class _Fetch:
         self._total = listing.size
         folder = self._cache.complete(listing, self._stop)
         if folder is None:
-            with self._cache.locked(self._report_waiting, self._stop):
+            waiting = f"waiting for another process that is fetching {self._entry.name}"
+            with self._cache.locked(lambda: self._report(0.0, waiting), self._stop):
                 # Another process may have completed it while this one waited.
                 folder = self._cache.complete(listing, self._stop) or self._fill(listing)
         self._cache.record_revision(self._entry.revision, listing.commit)
         self._report(1.0, "files verified")
         return folder
-
-    def close(self) -> None:
-        """Stop the idle threads."""
-        self._limits.close()
-        self._hashing.shutdown()
-        self._syncing.shutdown()
 
     def _listing(self) -> Listing:
         entry = self._entry
@@ -159,9 +148,6 @@ class _Fetch:
         self._report(1.0, "files from before")
         return folder
 
-    def _report_waiting(self) -> None:
-        self._report(0.0, f"waiting for another process that is fetching {self._entry.name}")
-
     def _fill(self, listing: Listing) -> Path:
         part = self._cache.part(listing)
         # Intact files of a damaged folder of this commit are not fetched again.
@@ -176,9 +162,9 @@ class _Fetch:
         self._large = {file for file in missing if file.size > self._tuning.part}
         # Largest first: the last file, with nothing in parallel, should be small.
         missing.sort(key=lambda file: file.size, reverse=True)
-        FileQueue(
-            missing, lambda file: self._fetch_file(listing, file, part), self._stop, parallel=self._tuning.files
-        ).run()
+        with closing(DownloadLimits(self._tuning.parts, self._tuning.part)) as limits:
+            fetch = partial(self._fetch_file, listing, part, limits)
+            FileQueue(missing, fetch, self._stop, parallel=self._tuning.files).run()
         return self._cache.publish(listing, part)
 
     def _check_space(self, folder: Path, missing: list[RemoteFile]) -> None:
@@ -194,48 +180,42 @@ class _Fetch:
                 is_transient=False,
             )
 
-    def _fetch_file(self, listing: Listing, file: RemoteFile, part: VerifiedFolder) -> None:
-        path = part.folder / file.path
+    def _fetch_file(self, listing: Listing, part: VerifiedFolder, limits: DownloadLimits, file: RemoteFile) -> None:
+        tuning, path = self._tuning, part.folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            is_resumed = path.is_file() and path.stat().st_size > 0
-            if self._download(listing, file, path):
-                with self._lock:
-                    part.remember(file)
-                    self._large.discard(file)
-                return
-            if not is_resumed:
-                break
-            # The bytes from before may be the wrong ones: fetch the whole file.
-        raise ModelFilesError(
-            f"{file.path} of {self._entry.hf_repo} arrived damaged from {self._registry.endpoint}: expected "
-            f"{file.digest}. Check it there: POST {self._registry.endpoint}/models/{self._entry.name}/verify.",
-            is_transient=False,
-        )
-
-    def _download(self, listing: Listing, file: RemoteFile, path: Path) -> bool:
-        """Fetch what the file at `path` lacks; False if its digest is wrong: then it is removed."""
         remote = self._registry.file(self._entry.hf_repo, listing.commit, file.path)
-        tuning = self._tuning
-        with LocalFile(
-            path, file, lambda count, done: self._advance(file, count, done),
-            hashing=self._hashing, syncing=self._syncing, stop=self._stop,
-        ) as local:  # fmt: skip
+        download = FileDownload(remote, file.size, limits, self._stop, span=tuning.span, chunk=tuning.chunk)
+        try:
+            self._download(download, file, path)
+        except DigestMismatch as error:
+            raise ModelFilesError(
+                f"{file.path} of {self._entry.hf_repo} arrived damaged from {self._registry.endpoint}: {error}. "
+                f"Check it there: POST {self._registry.endpoint}/models/{self._entry.name}/verify.",
+                is_transient=False,
+            ) from error
+        with self._lock:
+            part.remember(file)
+            self._large.discard(file)
+
+    def _download(self, download: FileDownload, file: RemoteFile, path: Path) -> None:
+        """Fetch what the file at `path` lacks. Raises DigestMismatch."""
+        with LocalFile(path, file, self._stop, partial(self._advance, file)) as local:
+            is_resumed = local.done > 0
             try:
-                download = FileDownload(
-                    remote, file.size, self._limits, self._stop, span=tuning.span, chunk=tuning.chunk
-                )
-                download.run(
-                    local, tuning.part, in_parts=lambda left: left > tuning.part and self._has_idle_connections()
-                )
+                download.run(local, self._tuning.part, in_parts=self._has_idle_connections)
+                return
             except DigestMismatch:
                 with self._lock:
                     self._done -= local.done
-                return False
-        return True
+                if not is_resumed:
+                    raise
+        # The bytes from before may be the wrong ones: fetch the whole file.
+        self._download(download, file, path)
 
-    def _has_idle_connections(self) -> bool:
-        return min(len(self._large), self._tuning.files) <= self._tuning.parts // 2
+    def _has_idle_connections(self, left: int) -> bool:
+        """Return whether a file that lacks `left` bytes should be fetched in parallel parts."""
+        tuning = self._tuning
+        return left > tuning.part and min(len(self._large), tuning.files) <= tuning.parts // 2
 
     def _advance(self, file: RemoteFile, count: int, done: int) -> None:
         percent = 100 * done // file.size if file.size else 100
