@@ -31,13 +31,13 @@ def make_home(home: Path) -> None:
         raise HomeError(f"Cannot store state in {home} ({reason}). Please {HOME_HINT}") from None
 
 
-def check_disk(home: Path) -> None:
+def check_disk(home: Path, models_gb: float = NEEDED_GB) -> None:
     """Raise HomeError if the disk of `home` is too small for the models, and the packages if they share it."""
     if (home / "models.yaml").exists():
         return
-    what, needed_gb = "models", NEEDED_GB
+    what, needed_gb = "models", models_gb
     if not install.VENV.exists() and home.stat().st_dev == ROOT.stat().st_dev:
-        what, needed_gb = "packages and models", NEEDED_GB + install.NEEDED_GB
+        what, needed_gb = "packages and models", models_gb + install.NEEDED_GB
     free_gb = shutil.disk_usage(home).free / 1e9
     if free_gb < needed_gb:
         raise HomeError(

@@ -61,14 +61,14 @@ def install(locks: list[Path]) -> None:
         stamps[lock].write_text(stamp_of(lock))
 
 
-def is_current(lock: Path, stamp: Path) -> bool:
+def is_current(lock: Path, stamp: Path, env: Path = VENV) -> bool:
     """Return whether `stamp` matches the lock and the environment's Python works."""
-    return stamp.is_file() and stamp.read_text() == stamp_of(lock) and venv_works(VENV / "bin" / "python")
+    return stamp.is_file() and stamp.read_text() == stamp_of(lock, env) and venv_works(env / "bin" / "python")
 
 
-def stamp_of(lock: Path) -> str:
+def stamp_of(lock: Path, env: Path = VENV) -> str:
     """Return the identity of an installed lock: content, torch's version, path (a moved venv does not work)."""
-    return f"{hashlib.sha256(lock.read_bytes()).hexdigest()} torch={TORCH} {VENV}\n"
+    return f"{hashlib.sha256(lock.read_bytes()).hexdigest()} torch={TORCH} {env}\n"
 
 
 def packages_in(lock: Path) -> int:
@@ -76,23 +76,23 @@ def packages_in(lock: Path) -> int:
     return len(re.findall(r"^[A-Za-z0-9][\w.-]*==", lock.read_text(), flags=re.MULTILINE))
 
 
-def check_disk() -> None:
+def check_disk(needed_gb: float = NEEDED_GB) -> None:
     """Raise InstallError if the disk is too small for the packages."""
     free_gb = shutil.disk_usage(ROOT).free / 1e9
-    if free_gb < NEEDED_GB:
+    if free_gb < needed_gb:
         raise InstallError(
-            f"{ROOT} has {free_gb:.1f} GB free; the packages need {NEEDED_GB} GB. "
+            f"{ROOT} has {free_gb:.1f} GB free; the packages need {needed_gb} GB. "
             "Free some space, or clone to another disk."
         )
 
 
-def venv_works(python: Path) -> bool:
+def venv_works(python: Path, min_python: tuple[int, int] = MIN_PYTHON) -> bool:
     """Return whether the interpreter starts, has pip, and has a version that the locks support.
 
     It does not start if its base Python was removed or the folder was moved; pip is missing after an interrupted
     creation, or if another tool created the environment.
     """
-    probe = f"import sys, pip; sys.exit(not {MIN_PYTHON} <= sys.version_info[:2] < {FIRST_UNSUPPORTED_PYTHON})"
+    probe = f"import sys, pip; sys.exit(not {min_python} <= sys.version_info[:2] < {FIRST_UNSUPPORTED_PYTHON})"
     return python.exists() and subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode == 0
 
 
@@ -122,13 +122,15 @@ def install_torch(python: str) -> None:
         run_pip(python, [*requirement, "--index-url", TORCH_INDEX], 1, "Installing torch (CPU) from PyTorch's index")
 
 
-def run_pip(python: str, arguments: list[str], packages: int, title: str, *, quiet_failure: bool = False) -> None:
+def run_pip(
+    python: str, arguments: list[str], packages: int, title: str, *, quiet_failure: bool = False, log_path: Path = LOG
+) -> None:
     """Run `pip install` with a progress bar. Raises InstallError with the end of pip's output."""
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
     bar = ProgressBar(title, packages)
     tail: list[str] = []
     with (
-        LOG.open("a") as log,
+        log_path.open("a") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip,
     ):
         assert pip.stdout is not None
@@ -146,7 +148,7 @@ def run_pip(python: str, arguments: list[str], packages: int, title: str, *, qui
     if pip.returncode != 0:
         bar.finish("failed" if not quiet_failure else "not available")
         raise InstallError(
-            f"pip failed (full log: {LOG}):\n\n{''.join(tail)}\n"
+            f"pip failed (full log: {log_path}):\n\n{''.join(tail)}\n"
             "Without access to the package index, set PIP_INDEX_URL to your mirror; then run the command again."
         )
     bar.finish("done")

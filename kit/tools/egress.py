@@ -12,33 +12,49 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 from kit.tools.check_result import Finding
 
-TIMEOUT_S = 3.0
-OUTSIDE_NAME = "huggingface.co"
-# Anycast addresses of public DNS servers.
-OUTSIDE_V4 = ("1.1.1.1", 443)
-OUTSIDE_V6 = ("2606:4700:4700::1111", 443)
-OUTSIDE_DNS = ("8.8.8.8", 53)
 FIX = "Start the service from docker-compose.gpu-cluster.yml, and keep its networks internal."
 
+Address: TypeAlias = tuple[str, int]
 Attempts: TypeAlias = dict[str, Callable[[], bool]]
 
 
-def check_egress(addresses: Sequence[tuple[str, int]] = (OUTSIDE_V4, OUTSIDE_V6)) -> list[Finding]:
+@dataclass(frozen=True)
+class Outside:
+    """Destinations on the internet, and the timeout of an attempt in seconds."""
+
+    # Anycast addresses of public DNS servers.
+    addresses: Sequence[Address] = (("1.1.1.1", 443), ("2606:4700:4700::1111", 443))
+    dns_server: Address = ("8.8.8.8", 53)
+    name: str = "huggingface.co"
+    timeout_s: float = 3.0
+
+
+INTERNET = Outside()
+
+
+def check_egress(outside: Outside = INTERNET) -> list[Finding]:
     """Make all attempts in parallel; return a problem for each that succeeded, or one ok."""
-    attempts: Attempts = {f"TCP to {host} port {port}": _tcp(host, port) for host, port in addresses}
-    attempts[f"UDP to the DNS server {OUTSIDE_DNS[0]}"] = _can_query_dns
-    attempts[f"resolving {OUTSIDE_NAME}"] = _can_resolve
-    succeeded = [name for name, success in _run_in_parallel(attempts).items() if success]
+    attempts: Attempts = {
+        **{
+            f"TCP to {address[0]} port {address[1]}": partial(_can_connect, address, outside.timeout_s)
+            for address in outside.addresses
+        },
+        f"UDP to the DNS server {outside.dns_server[0]}": partial(_can_query_dns, outside),
+        f"resolving {outside.name}": partial(_can_resolve, outside.name),
+    }
+    succeeded = [name for name, success in _run_in_parallel(attempts, outside.timeout_s).items() if success]
     if not succeeded:
         return [Finding("ok", "egress", f"no egress: {', '.join(attempts)}")]
     return [Finding("problem", "egress", f"{name} succeeded", FIX) for name in succeeded]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, outside: Outside = INTERNET) -> None:
     """Write the findings; exits with 1 if an attempt succeeded."""
     parser = argparse.ArgumentParser(prog="python -m kit.tools.egress", description=__doc__)
     parser.add_argument(
@@ -49,18 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="connect to this address instead of the default ones",
     )
     options = parser.parse_args(arguments)
-    findings = check_egress(options.outside or (OUTSIDE_V4, OUTSIDE_V6))
+    findings = check_egress(replace(outside, addresses=options.outside) if options.outside else outside)
     for finding in findings:
         finding.write(sys.stdout)
     raise SystemExit(any(finding.status == "problem" for finding in findings))
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def _run_in_parallel(attempts: Attempts) -> dict[str, bool]:
+def _run_in_parallel(attempts: Attempts, timeout_s: float) -> dict[str, bool]:
     """Return the result of each attempt. One that does not return in time, such as a DNS query, has failed."""
     results = dict.fromkeys(attempts, False)
 
@@ -71,38 +87,35 @@ def _run_in_parallel(attempts: Attempts) -> dict[str, bool]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(TIMEOUT_S + 2)
+        thread.join(timeout_s + 2)
     return dict(results)
 
 
-def _tcp(host: str, port: int) -> Callable[[], bool]:
-    def connects() -> bool:
-        try:
-            socket.create_connection((host, port), timeout=TIMEOUT_S).close()
-        except OSError as error:
-            # The host was reached; only its port is closed.
-            return error.errno == errno.ECONNREFUSED
-        return True
-
-    return connects
+def _can_connect(address: Address, timeout_s: float) -> bool:
+    try:
+        socket.create_connection(address, timeout=timeout_s).close()
+    except OSError as error:
+        # The host was reached; only its port is closed.
+        return error.errno == errno.ECONNREFUSED
+    return True
 
 
-def _can_query_dns() -> bool:
+def _can_query_dns(outside: Outside) -> bool:
     """Send a DNS query to an external server, bypassing the container's resolver."""
-    question = b"".join(bytes([len(label)]) + label.encode() for label in OUTSIDE_NAME.split("."))
+    question = b"".join(bytes([len(label)]) + label.encode() for label in outside.name.split("."))
     header = struct.pack(">HHHHHH", secrets.randbelow(1 << 16), 0x0100, 1, 0, 0, 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(TIMEOUT_S)
+        udp.settimeout(outside.timeout_s)
         try:
-            udp.sendto(header + question + b"\0" + struct.pack(">HH", 1, 1), OUTSIDE_DNS)
+            udp.sendto(header + question + b"\0" + struct.pack(">HH", 1, 1), outside.dns_server)
             return bool(udp.recv(512))
         except OSError:
             return False
 
 
-def _can_resolve() -> bool:
+def _can_resolve(name: str) -> bool:
     try:
-        return bool(socket.getaddrinfo(OUTSIDE_NAME, 443))
+        return bool(socket.getaddrinfo(name, 443))
     except OSError:
         return False
 

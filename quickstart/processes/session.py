@@ -48,13 +48,15 @@ def running_session(home: Path) -> int | None:
     return session if found and not foreign else None
 
 
-def end_session(session: int, process: "subprocess.Popen[bytes] | None" = None) -> None:
+def end_session(
+    session: int, process: "subprocess.Popen[bytes] | None" = None, stop_timeout_s: float = STOP_TIMEOUT_S
+) -> None:
     """Stop the process manager, which stops its programs; finally kill the remaining processes of the session.
 
     `process` is the manager if it is our child.
     """
     _signal([session], signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+    deadline = time.monotonic() + stop_timeout_s
     signalled = False
     while (remaining := _remaining(session, process)) and time.monotonic() < deadline:
         if session not in remaining and not signalled:  # the manager was killed and cannot stop its programs

@@ -18,7 +18,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from kit.web.server import EXIT_CONFIG
 from quickstart.options import ROOT
 from quickstart.plan import Program
-from quickstart.processes.session import config_file, end_session, pid_file
+from quickstart.processes.session import STOP_TIMEOUT_S, config_file, end_session, pid_file
 
 START_TIMEOUT_S = 15
 # Uptime after which supervisord considers a program started.
@@ -43,7 +43,16 @@ class Supervisor:
     Use as a context manager: the exit always stops every process.
     """
 
-    def __init__(self, home: Path, programs: Iterable[Program]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        programs: Iterable[Program],
+        *,
+        started_after_s: int = STARTED_AFTER_S,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+    ) -> None:
+        self._started_after_s = started_after_s
+        self._stop_timeout_s = stop_timeout_s
         self._programs = {program.name: program for program in programs}
         self.logs = home / "logs"
         self._pid_file = pid_file(home)
@@ -114,7 +123,7 @@ class Supervisor:
         if self._process is None:
             return
         self._transport.close()
-        end_session(self._process.pid, self._process)
+        end_session(self._process.pid, self._process, self._stop_timeout_s)
         self._process = None
         self._socket.unlink(missing_ok=True)
         self._pid_file.unlink(missing_ok=True)
@@ -160,7 +169,7 @@ class Supervisor:
                 f"environment={environment}\nautostart=false\nautorestart=unexpected\n"
                 # No restart after a configuration error or if the port is in use.
                 f"exitcodes=0,{EXIT_CONFIG}\n"
-                f"startsecs={STARTED_AFTER_S}\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
+                f"startsecs={self._started_after_s}\nstartretries=1\nstopsignal=TERM\nstopwaitsecs=15\nstopasgroup=true\nkillasgroup=true\n"
                 f"redirect_stderr=true\nstdout_logfile={_escaped(self.logs / program.name)}.log\n"
                 "stdout_logfile_maxbytes=20MB\nstdout_logfile_backups=1\n"
             )

@@ -47,9 +47,8 @@ def test_full_disk_is_reported_unless_the_models_exist(tmp_path: Path, monkeypat
         return usage(path)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    monkeypatch.setattr(home, "NEEDED_GB", 10**9)
     with pytest.raises(home.HomeError, match=r"GB free; the .*models need .* --home"):
-        home.check_disk(tmp_path)
+        home.check_disk(tmp_path, 10**9)
     assert measured == [tmp_path]
     (tmp_path / "models.yaml").touch()
     home.check_disk(tmp_path)

@@ -12,36 +12,37 @@ from quickstart import install
 ROOT = Path(install.__file__).parent.parent
 
 
-def test_installed_lock_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_installed_lock_is_skipped(tmp_path: Path) -> None:
     """If the stamp matches lock, torch version and path."""
     made = tmp_path / ".venv"
     (made / "bin").mkdir(parents=True)
     (made / "bin" / "python").symlink_to(sys.executable)
-    monkeypatch.setattr(install, "VENV", made)
     lock = tmp_path / "some.txt"
     lock.write_text("a==1 \\\n    --hash=sha256:0\nb-c==2 \\\n    --hash=sha256:1\n")
     stamp = made / ".installed-some"
     assert install.packages_in(lock) == 2
-    assert not install.is_current(lock, stamp)
-    stamp.write_text(install.stamp_of(lock))
-    assert install.is_current(lock, stamp)
+    assert not install.is_current(lock, stamp, made)
+    stamp.write_text(install.stamp_of(lock, made))
+    assert install.is_current(lock, stamp, made)
     lock.write_text("a==2\n")
-    assert not install.is_current(lock, stamp)
+    assert not install.is_current(lock, stamp, made)
 
 
-def test_full_disk_is_reported_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "NEEDED_GB", 10**9)
+def test_full_disk_is_reported_before_any_download() -> None:
     with pytest.raises(install.InstallError, match=r"GB free; the packages need .* GB"):
-        install.check_disk()
+        install.check_disk(10**9)
 
 
-def test_pip_failure_shows_pip_output(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pip_failure_shows_pip_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the path of the log and the remedy."""
-    monkeypatch.setattr(install, "LOG", tmp_path / "install.log")
     with pytest.raises(install.InstallError) as caught:
-        install.run_pip(sys.executable, ["--no-index", "no-such-package-at-all==1"], 1, "Installing nothing")
+        install.run_pip(
+            sys.executable,
+            ["--no-index", "no-such-package-at-all==1"],
+            1,
+            "Installing nothing",
+            log_path=tmp_path / "log",
+        )
     assert "No matching distribution" in str(caught.value)
     assert "PIP_INDEX_URL" in str(caught.value)
     assert str(tmp_path) in str(caught.value)
@@ -63,9 +64,8 @@ def test_interrupted_environment_is_recreated(tmp_path: Path) -> None:
     assert not install.venv_works(tmp_path / "half" / "bin" / "python")
 
 
-def test_environment_of_an_unsupported_python_is_recreated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "MIN_PYTHON", (3, 99))
-    assert not install.venv_works(Path(sys.executable))
+def test_environment_of_an_unsupported_python_is_recreated() -> None:
+    assert not install.venv_works(Path(sys.executable), min_python=(3, 99))
 
 
 def test_installer_runs_without_packages() -> None:

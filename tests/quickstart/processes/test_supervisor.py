@@ -88,14 +88,14 @@ def test_exit_stops_every_process(tmp_path: Path) -> None:
     assert running_session(tmp_path) is None
 
 
-def test_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     stubborn = (
         "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(300)"
     )
     script = tmp_path / "stubborn.py"
     script.write_text(stubborn)
-    monkeypatch.setattr(session, "STOP_TIMEOUT_S", 1)
-    with Supervisor(tmp_path, [Script("one", f"exec(open('{script}').read())", 1)]) as supervisor:
+    stubborn_program = Script("one", f"exec(open('{script}').read())", 1)
+    with Supervisor(tmp_path, [stubborn_program], stop_timeout_s=1) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
         log = tmp_path / "logs" / "one.log"
@@ -106,9 +106,8 @@ def test_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pyt
     wait_gone(pid)
 
 
-def test_killed_process_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "STARTED_AFTER_S", 0)
-    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+def test_killed_process_is_restarted(tmp_path: Path) -> None:
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)], started_after_s=0) as supervisor:
         supervisor.start("one")
         first = child_of(supervisor)
         wait_until_running(supervisor, "one")
@@ -188,10 +187,9 @@ def test_reused_pid_of_another_process_is_not_stopped(tmp_path: Path) -> None:
         other.wait()
 
 
-def test_program_that_crashes_repeatedly_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_crashes_repeatedly_is_reported(tmp_path: Path) -> None:
     """For example if each load runs out of memory."""
-    monkeypatch.setattr(supervisor_module, "STARTED_AFTER_S", 0)
-    with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
+    with Supervisor(tmp_path, [Script("one", SLEEP, 1)], started_after_s=0) as supervisor:
         supervisor.start("one")
         for _ in range(supervisor_module.MAX_CRASHES):
             wait_until_running(supervisor, "one")
