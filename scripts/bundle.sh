@@ -58,8 +58,8 @@ absolute() {
 owner() { stat -c %u "$1"; }
 
 check_host() {
-  check_docker || stop 69 "Docker: $detail." "$mend"
-  check_compose || stop 69 "Compose: $detail." "$mend"
+  check_docker || stop 69 "Docker: $detail." "$fix"
+  check_compose || stop 69 "Compose: $detail." "$fix"
 }
 
 # Set `stack` to the compose file that minio runs from or, if it does not run, to that of $1: online or cluster.

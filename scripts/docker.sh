@@ -3,7 +3,7 @@
 # Sourced by offline-setup.sh, bundle.sh and doctor.sh: Docker and this project's compose files, from a host that has only
 # bash and docker.
 #
-# A check sets $detail to what it found and, if it returns 1, $mend to the fix.
+# A check sets $detail to what it found and, if it returns 1, $fix to the fix.
 
 readonly CLUSTER_FILE=docker-compose.gpu-cluster.yml
 # gateway_mode_ipv4: isolated (a network on which the host has no address) needs Engine 28; `!reset`, which doctor.sh
@@ -41,14 +41,14 @@ check_docker() {
   local said version
   if ! command -v docker >/dev/null 2>&1; then
     detail='the program docker is not installed'
-    mend='Install Docker Engine and its Compose plugin: https://docs.docker.com/engine/install/'
+    fix='Install Docker Engine and its Compose plugin: https://docs.docker.com/engine/install/'
     return 1
   fi
   if ! said=$(docker version --format '{{.Server.Version}}' 2>&1); then
     detail=$(one_line "$said")
     case $said in
-      *[Pp]ermission\ denied*) mend="This user may not use Docker: sudo usermod -aG docker ${USER:-\$USER}, then log in again." ;;
-      *) mend='The Docker daemon does not answer: sudo systemctl start docker (or start Docker Desktop).' ;;
+      *[Pp]ermission\ denied*) fix="This user may not use Docker: sudo usermod -aG docker ${USER:-\$USER}, then log in again." ;;
+      *) fix='The Docker daemon does not respond: sudo systemctl start docker (or start Docker Desktop).' ;;
     esac
     return 1
   fi
@@ -56,7 +56,7 @@ check_docker() {
   detail="engine $version"
   if ! version_at_least "$version" "$MIN_ENGINE"; then
     detail+=" is older than $MIN_ENGINE"
-    mend='Install a newer Docker Engine: https://docs.docker.com/engine/install/'
+    fix='Install a newer Docker Engine: https://docs.docker.com/engine/install/'
     return 1
   fi
 }
@@ -65,13 +65,13 @@ check_compose() {
   local version
   if ! version=$(docker compose version --short 2>/dev/null); then
     detail='docker has no Compose plugin'
-    mend='Install the package docker-compose-plugin: https://docs.docker.com/compose/install/linux/'
+    fix='Install the package docker-compose-plugin: https://docs.docker.com/compose/install/linux/'
     return 1
   fi
   detail="Compose $version"
   if ! version_at_least "$version" "$MIN_COMPOSE"; then
     detail+=" is older than $MIN_COMPOSE"
-    mend='Install a newer docker-compose-plugin: https://docs.docker.com/compose/install/linux/'
+    fix='Install a newer docker-compose-plugin: https://docs.docker.com/compose/install/linux/'
     return 1
   fi
 }
@@ -97,7 +97,7 @@ check_room() {
   fi
   detail="$(human "$free") free in Docker's data folder, $(human "$1") needed $2"
   if ((free < $1)); then
-    mend="Free some space (docker image prune, docker builder prune), or move Docker to a larger disk (data-root in daemon.json)."
+    fix="Free some space (docker image prune, docker builder prune), or move Docker to a larger disk (data-root in daemon.json)."
     return 1
   fi
 }
@@ -107,19 +107,19 @@ check_nvidia() {
   gpus=''
   if ! command -v nvidia-smi >/dev/null 2>&1; then
     detail='nvidia-smi is not installed'
-    mend='Install the NVIDIA driver: https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/'
+    fix='Install the NVIDIA driver: https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/'
     return 1
   fi
   if ! gpus=$(nvidia-smi -L 2>&1); then
     detail="nvidia-smi fails: $(one_line "$gpus")"
-    mend='Reload or reinstall the NVIDIA driver; after an update of the kernel or driver, reboot.'
+    fix='Reload or reinstall the NVIDIA driver; after an update of the kernel or driver, reboot.'
     gpus=''
     return 1
   fi
   detail="$(grep -c '^GPU ' <<<"$gpus" || true) GPUs"
   if ! has_toolkit; then
     detail+=', but Docker cannot pass them to containers'
-    mend='Install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker'
+    fix='Install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker'
     return 1
   fi
 }

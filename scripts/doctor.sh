@@ -64,12 +64,12 @@ verdict() {
 
 # run_check CHECK COMMAND...: report the findings that a module of ours writes, or its failure to write any.
 run_check() {
-  local subject=$1 status check detail mend reported=no
+  local subject=$1 status check detail fix reported=no
   shift
   : >"$scratch/stderr"
-  while IFS=$'\t' read -r status check detail mend; do
+  while IFS=$'\t' read -r status check detail fix; do
     case $status in
-      ok | warning | problem) report "$status" "${check/#egress/$subject}" "$detail" "$mend" && reported=yes ;;
+      ok | warning | problem) report "$status" "${check/#egress/$subject}" "$detail" "$fix" && reported=yes ;;
       *) printf '%s %s %s\n' "$status" "$check" "$detail" >>"$scratch/stderr" ;;
     esac
   done < <("$@" </dev/null 2>>"$scratch/stderr")
@@ -93,7 +93,7 @@ check_gpus() {
   local id user reserved wrong='' count
   reserved=$(planned gpu "$wanted")
   [[ -n $reserved ]] || { report ok gpus "$CLUSTER_FILE reserves none" && return; }
-  check_nvidia || { report problem nvidia "$detail" "$mend" && return; }
+  check_nvidia || { report problem nvidia "$detail" "$fix" && return; }
   count=$(grep -c '^GPU ' <<<"$gpus" || true)
   while IFS=$'\t' read -r id user; do
     if [[ $id =~ ^[0-9]+$ ]]; then
@@ -186,8 +186,8 @@ trap 'exit 130' INT TERM
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-if check_docker; then report ok docker "$detail"; else report problem docker "$detail" "$mend" && verdict; fi
-if check_compose; then report ok compose "$detail"; else report problem compose "$detail" "$mend" && verdict; fi
+if check_docker; then report ok docker "$detail"; else report problem docker "$detail" "$fix" && verdict; fi
+if check_compose; then report ok compose "$detail"; else report problem compose "$detail" "$fix" && verdict; fi
 if ! said=$(cluster config --quiet 2>&1); then
   report problem compose "$CLUSTER_FILE: $(one_line "$said")" "Correct it, .env or CLUSTER_OVERRIDE." && verdict
 fi
@@ -201,7 +201,7 @@ if ! wanted=$(plan cluster 2>"$scratch/stderr"); then
 fi
 project=$(cluster config | sed -n 's/^name: //p')
 check_images
-if check_room $((SPARE_GB * 1000000000)) 'for logs'; then report ok disk "$detail"; else report problem disk "$detail" "$mend"; fi
+if check_room $((SPARE_GB * 1000000000)) 'for logs'; then report ok disk "$detail"; else report problem disk "$detail" "$fix"; fi
 check_gpus
 check_ports
 if check_secrets && start_registry; then

@@ -16,7 +16,7 @@
 # need HF_TOKEN (or HF_TOKEN_FILE) in the environment or in .env.
 #
 # exit status:  0 everything is present   1 something could not be fetched, or no space left   2 wrong option or model
-#               69 Docker cannot be used, or the registry does not answer   130 interrupted
+#               69 Docker cannot be used, or the registry does not respond   130 interrupted
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/docker.sh
@@ -91,9 +91,9 @@ check_names() {
 
 check_host() {
   step "This machine"
-  check_docker || stop 69 "Docker: $detail." "$mend"
+  check_docker || stop 69 "Docker: $detail." "$fix"
   note "Docker: $detail"
-  check_compose || stop 69 "Compose: $detail." "$mend"
+  check_compose || stop 69 "Compose: $detail." "$fix"
   note "$detail"
   [[ -f $CLUSTER_FILE ]] || stop 69 "$CLUSTER_FILE does not exist." "Run this in a checkout of the project."
   local said
@@ -104,7 +104,7 @@ check_host() {
     note "NVIDIA: $detail"
   else
     warn "NVIDIA: $detail. The setup does not need it, the cluster does."
-    note "$mend"
+    note "$fix"
   fi
 }
 
@@ -115,7 +115,7 @@ check_disk_for_images() {
   for image in $(cluster config --images | sort -u); do
     docker image inspect "$image" >/dev/null 2>&1 || { needed=$((IMAGES_GB + SPARE_GB)) what='for the images' && break; }
   done
-  check_room $((needed * 1000000000)) "$what" || stop 1 "Not enough disk space: $detail." "$mend"
+  check_room $((needed * 1000000000)) "$what" || stop 1 "Not enough disk space: $detail." "$fix"
   note "Disk: $detail"
 }
 
@@ -124,14 +124,14 @@ check_disk_for_images() {
 bring_images() {
   [[ $images == yes ]] || return 0
   step "Images"
-  build registry "the registry's image" || stop 1 "The registry's image could not be built." "$build_mend"
+  build registry "the registry's image" || stop 1 "The registry's image could not be built." "$build_fix"
   local wanted image how users
   wanted=$(plan cluster) || stop 1 "The plan of $CLUSTER_FILE could not be read." "See its message above."
   while IFS=$'\t' read -r image how users <&3; do
     if [[ ,$users, == *,registry,* ]]; then
       continue # built above, to make the plan
     elif [[ $how == build ]]; then
-      build "${users%%,*}" "$image" || failures+=("$image could not be built. $build_mend")
+      build "${users%%,*}" "$image" || failures+=("$image could not be built. $build_fix")
     elif docker image inspect "$image" >/dev/null 2>&1; then
       note "$image is present"
     else
@@ -147,7 +147,7 @@ bring_images() {
   [[ -z $off ]] || note "switched off, not fetched: ${off% }. To include them, set their variables (.env.example) and run this again."
 }
 
-readonly build_mend='See the message of docker above. PYTHON_IMAGE, VLLM_IMAGE and PIP_INDEX_URL name mirrors for the build.'
+readonly build_fix='See the message of docker above. PYTHON_IMAGE, VLLM_IMAGE and PIP_INDEX_URL name mirrors for the build.'
 build() {
   note "building $2"
   follow "${CLUSTER[@]}" build ${quiet[@]+"${quiet[@]}"} "$1" || { warn "$2 could not be built." && return 1; }
@@ -230,7 +230,7 @@ check_disk_for_models() {
     needed=$((MODELS_GB * 1000000000)) what='for the models, by estimate'
   fi
   ((needed > 0)) || return 0
-  check_room $((needed + SPARE_GB * 1000000000)) "$what (in the store and in the services' cache)" || stop 1 "Not enough disk space: $detail." "$mend"
+  check_room $((needed + SPARE_GB * 1000000000)) "$what (in the store and in the services' cache)" || stop 1 "Not enough disk space: $detail." "$fix"
   note "Disk: $detail"
 }
 

@@ -1,8 +1,7 @@
-"""`python check_requirements.py pyproject.toml EXTRA`: whether what is installed meets the requirements of one extra.
+"""`python check_requirements.py pyproject.toml EXTRA`: check installed packages against the requirements of an extra.
 
-Run while an image is built on somebody else's: what it has is their choice, and a package of the wrong version would
-only show in the middle of a request. Looks at the extra's requirements and at what those require in turn, and leaves
-alone what else is there.
+Run while building on a third-party base image, so that a wrong version fails the build and not a request later. Checks
+the requirements of the extra and, transitively, theirs; ignores other packages.
 """
 
 import sys
@@ -15,26 +14,26 @@ from packaging.requirements import Requirement
 
 
 def main() -> None:
-    """Print what is wrong and exit 1, or say that all is well."""
+    """Print the unmet requirements and exit with 1, or confirm that all are met."""
     project, extra = sys.argv[1:]
     declared = tomllib.loads(Path(project).read_text(encoding="utf-8"))["project"]["optional-dependencies"][extra]
     found = list(problems(declared, extra))
     if found:
         sys.stderr.write("".join(f"{line}\n" for line in found))
         sys.stderr.write(
-            f"The base image does not hold what {extra} needs. Build with the image whose version scripts/lock.sh\n"
-            "names, or set the version of yours there and run it.\n"
+            f"The base image does not meet the requirements of {extra}. Build with the image version that\n"
+            "scripts/lock.sh names, or set your version there and run it.\n"
         )
         raise SystemExit(1)
     sys.stdout.write(f"The image meets all requirements of {extra}.\n")
 
 
-def problems(requirements: Iterable[str], wanted_by: str) -> Iterator[str]:
-    """One line per requirement, direct or indirect, that what is installed does not meet."""
+def problems(requirements: Iterable[str], required_by: str) -> Iterator[str]:
+    """Yield a line per unmet requirement, direct or transitive."""
     seen: set[str] = set()
-    waiting = [(Requirement(one), "", wanted_by) for one in requirements]
-    while waiting:
-        requirement, extra, parent = waiting.pop()
+    pending = [(Requirement(one), "", required_by) for one in requirements]
+    while pending:
+        requirement, extra, parent = pending.pop()
         key = f"{requirement} {extra}"
         if key in seen or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
             continue
@@ -46,7 +45,7 @@ def problems(requirements: Iterable[str], wanted_by: str) -> Iterator[str]:
             continue
         if not requirement.specifier.contains(installed.version, prereleases=True):
             yield f"{requirement.name} {installed.version} is installed; {parent} needs {requirement}."
-        waiting += [
+        pending += [
             (Requirement(one), each, requirement.name)
             for one in installed.requires or []
             for each in ("", *requirement.extras)

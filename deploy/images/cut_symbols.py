@@ -1,35 +1,35 @@
-"""`python cut_symbols.py FOLDER`: cuts what only debuggers read off the libraries in a folder.
+"""`python cut_symbols.py FOLDER`: strip debug symbols from the libraries in a folder.
 
-A program loads a library up to its last segment. Behind that lie the names of all its functions, inner ones included:
-98 MB of PyTorch's 450 for CPUs, 12 of uvloop's 14. `strip` does the same, but slim images do not have it, and where
-images are built there may be no Debian mirror to install it from. The names that libraries find each other by stay.
+The loader maps a library up to its last segment; the symbol table of internal functions follows after it (98 of 450 MB
+of PyTorch's CPU build, 12 of 14 MB of uvloop) and is cut off. Dynamic symbols stay. `strip` would do the same, but slim
+images do not have it, and a build may have no access to a Debian mirror.
 """
 
 import struct
 import sys
 from pathlib import Path
 
-# ELF, 64 bits, little-endian; and where its header (elf(5)) tells of segments (program headers) and sections.
+# 64-bit little-endian ELF, and offsets in its header (elf(5)) of the tables of segments (program headers) and sections.
 MAGIC = b"\x7fELF\x02\x01"
 HEADER_BYTES = 64
 SEGMENTS_AT, SECTIONS_AT = 32, 40
 COUNTS_AT, COUNTS = 54, "<HHHHH"
 SECTION_COUNTS_AT = 58
-# Of a segment: where it lies in the file, its two addresses in memory, and its bytes in the file.
+# Fields of a segment: offset in the file, virtual and physical address, size in the file.
 SEGMENT_PLACE_AT, SEGMENT_PLACE = 8, "<QQQQ"
 
 
 def main() -> None:
-    """Cut all libraries of a folder and say how much went."""
+    """Strip all libraries of a folder and print the bytes saved."""
     libraries = [path for path in Path(sys.argv[1]).rglob("*.so*") if path.is_file() and not path.is_symlink()]
     saved = sum(cut(library) for library in libraries)
-    sys.stdout.write(f"Symbols for debuggers: {saved / 1e6:.0f} MB cut off {len(libraries)} libraries.\n")
+    sys.stdout.write(f"Debug symbols: {saved / 1e6:.0f} MB cut off {len(libraries)} libraries.\n")
 
 
 def cut(library: Path) -> int:
-    """Cut one library where it is; return how many bytes went.
+    """Strip one library in place; return the bytes saved.
 
-    None go from what is no such library, or has something else than its table of sections at its end. Raises OSError.
+    Leaves other files unchanged, and libraries that do not end with the section table. Raises OSError.
     """
     size = library.stat().st_size
     with library.open("r+b") as file:

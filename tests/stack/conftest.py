@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A fresh clone with its images built, nothing of it running; nothing is left of it at the end."""
+    """A fresh clone with its images built and nothing running; removed at the end."""
     clone = tmp_path_factory.mktemp("stack") / "gpu-cluster"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     (clone / "docker-compose.override.yml").write_text(hub.OVERRIDE)

@@ -1,4 +1,4 @@
-"""The internet of these tests: a Hub in a container, on a network that the registry of the online file joins."""
+"""A Hub in a container in place of the internet, on a network that the registry of docker-compose.yml joins."""
 
 import contextlib
 import subprocess
@@ -13,7 +13,7 @@ from tests.support.programs.docker import docker
 NETWORK = HOST = "gpu-cluster-test-hub"
 URL = f"http://{HOST}:8090"
 IMAGE = "gpu-cluster/registry:0.1.0"
-# What joins the online file's registry to this Hub; Compose reads a file of this name by itself.
+# Connects the registry of docker-compose.yml to this Hub; Compose reads a file of this name by default.
 OVERRIDE = f"""\
 services:
   registry:
@@ -24,7 +24,7 @@ networks:
 
 
 def fill(folder: Path) -> None:
-    """Put the small models of tests/stack/models.yaml into a store in `folder`, once."""
+    """Import the small models of tests/stack/models.yaml into a store in `folder`, once."""
     folders = {"small/smollm2": "smollm2", "small/tinyllama": "smollm2", "small/minilm": "minilm"}
     sources = {repo: models.folder(name) for repo, name in folders.items()}
     sources |= {"small/whisper": models.folder("whisper"), "small/llava": models.tiny_llava()}
@@ -41,14 +41,14 @@ def fill(folder: Path) -> None:
 
 
 class Hub:
-    """The running Hub. `stop` is pulling the cable."""
+    """The running Hub; `stop` simulates the loss of the internet."""
 
     def start(self) -> None:
-        """Answer."""
+        """Start the container."""
         docker("start", HOST)
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop the container."""
         docker("stop", "--time", "1", HOST)
 
 
@@ -57,8 +57,8 @@ def serving(folder: Path) -> Iterator[Hub]:
     """Serve the store in `folder` as a Hub until the end of the block."""
     remove()
     docker("network", "create", "--internal", NETWORK)
-    # As root: the folder belongs to whoever runs the tests. The image carries the labels of the project that built it,
-    # which would make this container one of its services.
+    # As root, because the folder belongs to the user of the tests. The image has labels of the Compose project that
+    # built it, which would make this container one of its services.
     docker(
         *("run", "--detach", "--name", HOST, "--network", NETWORK, "--user", "0"),
         *("--label", "com.docker.compose.project=", "--label", "com.docker.compose.service="),
@@ -71,7 +71,7 @@ def serving(folder: Path) -> Iterator[Hub]:
 
 
 def remove() -> None:
-    """Remove what an earlier run may have left."""
+    """Remove container and network of an earlier run."""
     if docker("ps", "-aq", f"--filter=name=^{HOST}$"):
         docker("rm", "--force", "--volumes", HOST)
     if docker("network", "ls", "-q", f"--filter=name=^{NETWORK}$"):

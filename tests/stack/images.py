@@ -1,4 +1,4 @@
-"""The images of the stack, built from this checkout, and the stand-ins for those that cannot be pulled here."""
+"""Builds of the project's images, and of stand-ins for images that cannot be pulled here."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def build(stack: Stack) -> None:
 
 
 def environment(hub: str) -> dict[str, str]:
-    """What the tests set for every command of a stack: which images, which catalogue, which Hub."""
+    """Return the environment of every command of a stack: images, catalogue, Hub."""
     more = {"WHEELS": str(folder)} if (folder := wheels()) else {}
     return more | {
         "COMPOSE_PROJECT_NAME": "gpu-cluster-test",

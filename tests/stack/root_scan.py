@@ -4,7 +4,7 @@ import json
 
 from tests.support.programs.docker import docker
 
-# Runs inside the image, as root, on whatever Python that image has.
+# Runs inside the image as root, with the image's Python.
 PROGRAM = r"""
 import collections, json, os, re, stat
 
@@ -13,7 +13,7 @@ COMPILERS = re.compile(r"(gcc|g\+\+|cc|c\+\+|cc1|clang|make|cmake|ld|nvcc|ninja|
 LIBRARIES = {"pip", "setuptools", "wheel", "ensurepip", "pkg_resources"}
 TEST_PACKAGES = {"pytest", "_pytest", "xdist", "hypothesis", "nose", "mypy", "ruff", "tests", "test"}
 SECRETS = re.compile(r"(\.env(\..*)?|\.netrc|\.pypirc|pip\.conf|id_(rsa|ecdsa|ed25519)|.*\.(key|p12|pfx))$")
-# What a user may write on every Linux system; where our volumes go.
+# Writable on every Linux system, and the mount points of our volumes.
 OPEN = {"/tmp", "/var/tmp", "/run/lock", "/var/lock", "/dev", "/proc", "/sys", "/models", "/spool"}
 found = collections.defaultdict(list)
 
@@ -59,7 +59,7 @@ print(json.dumps(found))
 
 
 def scan(image: str) -> dict[str, list[str]]:
-    """What was found in an image's files, by kind; empty when there is nothing to find."""
+    """Return the unwanted files of an image by kind."""
     found: dict[str, list[str]] = json.loads(
         docker("run", "--rm", "--user=0", "--network=none", "--entrypoint=python3", image, "-c", PROGRAM)
     )

@@ -1,7 +1,7 @@
 """The stack as a user runs it: a fresh clone, no .env, and the commands of the quick reference.
 
-What cannot be had on a machine without other registries is replaced through the variables that users have for the same
-purpose (.env.example): MinIO's image by a stand-in, the CUDA images by the CPU ones.
+Images that cannot be pulled here are replaced through variables of .env.example: MinIO's by a stand-in, the CUDA images
+by the CPU images.
 """
 
 import json
@@ -25,16 +25,16 @@ MINIO_STANDIN = "gpu-cluster-test/minio"
 
 
 class Stack:
-    """A clone of the project with what the tests set in its environment."""
+    """A clone of the project, with the environment of its commands."""
 
     def __init__(self, clone: Path, environment: Mapping[str, str]) -> None:
         self.clone = clone
         self.environment = {**os.environ, **environment}
-        # Set while somebody watches what leaves.
+        # Set while egress is recorded.
         self.outside: Outside | None = None
 
     def run(self, command: str, *, timeout: float = READY_S, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run a shell command in the clone, as it stands. Raises AssertionError with its output when it fails."""
+        """Run a shell command in the clone. Raises AssertionError with its output if it fails."""
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", command],
             cwd=self.clone,
@@ -49,12 +49,12 @@ class Stack:
         return done
 
     def compose(self, command: str, *, cluster: bool = False, **options: Any) -> str:
-        """Run `docker compose ...` of one of the two files; returns what it printed."""
+        """Run `docker compose ...` with one of the two files; return its output."""
         file = f"-f {CLUSTER_FILE} " if cluster else ""
         return self.run(f"docker compose {file}{command}", **options).stdout
 
     def containers(self, *services: str) -> list[str]:
-        """The ids of the project's containers, running or not; of `services` only, where some are named."""
+        """Return the ids of the project's containers, running or not; of `services` only, if given."""
         of = [f"--filter=label=com.docker.compose.service={service}" for service in services] or [""]
         found = [
             docker("ps", "-aq", f"--filter=label=com.docker.compose.project={PROJECT}", *filter(None, [one]))
@@ -63,37 +63,37 @@ class Stack:
         return [line for text in found for line in text.split()]
 
     def container(self, service: str) -> str:
-        """The id of the one container of a service."""
+        """Return the id of the only container of a service."""
         (found,) = self.containers(service)
         return found
 
     def inside(self, service: str, program: str) -> str:
-        """Run a Python program in a service's container; returns what it printed."""
+        """Run a Python program in a service's container; return its output."""
         return docker("exec", self.container(service), "python", "-c", program)
 
     def volumes(self) -> set[str]:
-        """The names of the project's volumes."""
+        """Return the names of the project's volumes."""
         return set(docker("volume", "ls", "-q", f"--filter=label=com.docker.compose.project={PROJECT}").split())
 
     def networks(self) -> set[str]:
-        """The names of the project's networks."""
+        """Return the names of the project's networks."""
         names = docker("network", "ls", "--format={{.Name}}", f"--filter=label=com.docker.compose.project={PROJECT}")
         return set(names.split())
 
-    def ask(self, port: int, path: str, body: Any = None) -> Any:
-        """GET, or POST where there is a body; returns the JSON. Raises httpx2.HTTPStatusError."""
+    def request(self, port: int, path: str, body: Any = None) -> Any:
+        """GET, or POST if there is a body; return the JSON. Raises httpx2.HTTPStatusError."""
         url = f"http://127.0.0.1:{port}{path}"
         with httpx2.Client(trust_env=False, timeout=120) as client:
-            answer = client.get(url) if body is None else client.post(url, json=body)
-        return answer.raise_for_status().json()
+            response = client.get(url) if body is None else client.post(url, json=body)
+        return response.raise_for_status().json()
 
     def services(self) -> dict[str, Any]:
-        """What GET /services of the gateway lists."""
-        services: dict[str, Any] = self.ask(8080, "/services")["services"]
+        """Return the services that the gateway lists."""
+        services: dict[str, Any] = self.request(8080, "/services")["services"]
         return services
 
     def until(self, condition: Callable[..., object], what: str, within: float = READY_S) -> None:
-        """Wait until the condition holds; while the other side does not answer it does not hold."""
+        """Wait until the condition is true; a failed request counts as false."""
         deadline = time.monotonic() + within
         while True:
             try:
@@ -105,11 +105,11 @@ class Stack:
             time.sleep(0.05)
 
     def until_healthy(self, *services: str, within: float = READY_S) -> None:
-        """Wait until the gateway calls these services healthy."""
+        """Wait until the gateway reports these services as healthy."""
         self.until(lambda: all(self.services()[one]["healthy"] for one in services), f"{services} healthy", within)
 
     def remove(self) -> None:
-        """Remove all that the project left: containers, networks, volumes."""
+        """Remove all containers, networks and volumes of the project."""
         for container in self.containers():
             docker("rm", "-f", "-v", container)
         for network in self.networks():

@@ -15,11 +15,11 @@ IMAGE = "gpu-cluster/edge:0.1.0"
 
 @pytest.fixture(scope="module")
 def bundle(clean: Stack, internet: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written where there is internet, then everything forgotten: volumes, one image, the cable."""
+    """A bundle exported with internet; then volumes, one image and the internet are removed."""
     folder = tmp_path_factory.mktemp("disk") / "cluster"
     internet.start()
-    said = clean.run(f"./scripts/offline-setup.sh --bundle {folder} {MODEL}", timeout=1800).stdout
-    assert f"Carry {folder} to the other machine" in said
+    printed = clean.run(f"./scripts/offline-setup.sh --bundle {folder} {MODEL}", timeout=1800).stdout
+    assert f"Carry {folder} to the other machine" in printed
     clean.remove()
     internet.stop()
     docker("rmi", IMAGE)
@@ -47,8 +47,8 @@ def test_bundle_is_imported(clean: Stack, bundle: Path) -> None:
     """The missing image is loaded, the model is served; a second import does nothing."""
     clean.run(f"./scripts/bundle.sh import {bundle} --key bundle.pub")
     assert docker("images", "-q", IMAGE)
-    asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8090/models/minilm').read().decode())"
-    assert '"status":"ready"' in clean.inside("registry", asked)
+    program = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8090/models/minilm').read().decode())"
+    assert '"status":"ready"' in clean.inside("registry", program)
     again = clean.run(f"./scripts/bundle.sh import {bundle} --key bundle.pub").stdout
     assert "no image is missing" in again
     assert "0 B new" in again

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.stack import asking, outside
+from tests.stack import outside, sample_requests
 from tests.stack.hub import Hub
 from tests.stack.outside import Outside
 from tests.stack.stack import Stack
@@ -35,7 +35,7 @@ def air_gapped(clean: Stack, internet: Hub) -> Iterator[Stack]:
 
 @pytest.fixture
 def watched(air_gapped: Stack) -> Outside:
-    """What arrived outside, from now on."""
+    """The records of egress, cleared."""
     assert air_gapped.outside is not None
     air_gapped.outside.reset()
     return air_gapped.outside
@@ -43,11 +43,11 @@ def watched(air_gapped: Stack) -> Outside:
 
 def test_requests_of_every_kind_succeed_offline(air_gapped: Stack) -> None:
     """Both LLMs, embedding, image, transcription, all through the gateway."""
-    asking.chat("qwen")
-    asking.chat("tinyllama")
-    asking.embedding()
-    asking.image_question()
-    asking.transcription()
+    sample_requests.chat("qwen")
+    sample_requests.chat("tinyllama")
+    sample_requests.embedding()
+    sample_requests.image_question()
+    sample_requests.transcription()
 
 
 @pytest.mark.parametrize(("service", "gpu"), GPUS.items())
@@ -81,9 +81,9 @@ def test_no_egress(air_gapped: Stack, watched: Outside, service: str) -> None:
 
 
 def test_normal_operation_causes_no_egress(air_gapped: Stack, watched: Outside) -> None:
-    asking.chat()
-    asking.embedding()
-    asking.transcription()
+    sample_requests.chat()
+    sample_requests.embedding()
+    sample_requests.transcription()
     assert watched.packets == []
     assert watched.names == []
 
@@ -91,7 +91,7 @@ def test_normal_operation_causes_no_egress(air_gapped: Stack, watched: Outside) 
 @pytest.mark.parametrize("port", [8080, 8090, 8000, 8001, 8002, 8003, 8004])
 def test_published_ports_respond(air_gapped: Stack, port: int) -> None:
     """On the ports of the quick reference."""
-    assert air_gapped.ask(port, "/health")["status"] in ("healthy", "ok")
+    assert air_gapped.request(port, "/health")["status"] in ("healthy", "ok")
 
 
 @pytest.mark.parametrize("port", [9000, 9001])
@@ -108,7 +108,7 @@ def test_other_containers_need_the_admin_token(air_gapped: Stack) -> None:
         "    except OSError: print('closed')"
     )
     assert air_gapped.inside("embedding", program).split() == ["403", "closed"]
-    assert air_gapped.ask(8090, "/models/whisper")["status"] == "ready"
+    assert air_gapped.request(8090, "/models/whisper")["status"] == "ready"
 
 
 @pytest.mark.parametrize("command", [one for one in curl_commands() if "DELETE" not in one])
@@ -138,7 +138,7 @@ def test_docker_command_of_the_quick_reference(air_gapped: Stack, command: str) 
 def test_restart_of_the_quick_reference(air_gapped: Stack) -> None:
     """Meanwhile a request for its model gets an error with the reason."""
     air_gapped.run("docker compose -f docker-compose.gpu-cluster.yml restart llm-primary")
-    air_gapped.until(asking.answered(asking.chat), "an answer")
+    air_gapped.until(sample_requests.succeeds(sample_requests.chat), "a response")
 
 
 def test_missing_model_names_offline_setup(air_gapped: Stack) -> None:
@@ -150,30 +150,30 @@ def test_missing_model_names_offline_setup(air_gapped: Stack) -> None:
     )
     air_gapped.compose("restart transcription", cluster=True)
     air_gapped.until(lambda: "offline-setup" in health_detail(8004), "the service names offline-setup.sh")
-    assert refusal().status_code == 503
-    air_gapped.until(lambda: "offline-setup" in refusal().text, "the gateway names it too", 10)
+    assert request_missing_model().status_code == 503
+    air_gapped.until(lambda: "offline-setup" in request_missing_model().text, "the gateway names it too", 10)
     assert "offline-setup" in air_gapped.compose("logs --no-color transcription", cluster=True)
 
 
 def health_detail(port: int) -> str:
-    """What a loading service says it waits for."""
-    answer = httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False)
-    return str(answer.json().get("detail"))
+    """Return the detail of a loading service's health."""
+    response = httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+    return str(response.json().get("detail"))
 
 
-def refusal() -> httpx2.Response:
-    """The gateway's answer to a request for the missing model."""
+def request_missing_model() -> httpx2.Response:
+    """Return the gateway's response to a request for the missing model."""
     files = {"file": b"RIFF"}
-    url = f"{asking.GATEWAY}/audio/transcriptions"
+    url = f"{sample_requests.GATEWAY}/audio/transcriptions"
     return httpx2.post(url, data={"model": "whisper"}, files=files, trust_env=False)
 
 
 def test_services_survive_an_object_store_outage(air_gapped: Stack) -> None:
     """Loaded models keep serving; the registry reports the outage and recovers."""
     air_gapped.compose("stop minio", cluster=True)
-    asking.chat()
-    answer = httpx2.get("http://127.0.0.1:8090/health", trust_env=False, timeout=30)
-    assert answer.status_code == 503
-    assert "minio:9000" in answer.json()["detail"]
+    sample_requests.chat()
+    response = httpx2.get("http://127.0.0.1:8090/health", trust_env=False, timeout=30)
+    assert response.status_code == 503
+    assert "minio:9000" in response.json()["detail"]
     air_gapped.compose("start minio", cluster=True)
-    air_gapped.until(lambda: air_gapped.ask(8090, "/health")["status"] == "healthy", "the registry is back", 60)
+    air_gapped.until(lambda: air_gapped.request(8090, "/health")["status"] == "healthy", "the registry is back", 60)

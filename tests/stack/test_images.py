@@ -27,7 +27,7 @@ CLOSED = (
     "--security-opt=no-new-privileges",
     "--network=none",
 )
-# A service that fetches its model: a fresh volume to put it into, and nobody to ask.
+# A service that waits for its model: an empty volume, and no registry.
 FETCHING = (*CLOSED, "--volume=/models", "--env=REGISTRY_URL=http://127.0.0.1:9")
 CHAT = (
     '{"messages": [{"role": "user", "content": "What is the capital of Japan?"}], "max_tokens": 16, "temperature": 0}'
@@ -46,7 +46,7 @@ class Image:
 
 
 IMAGES = [
-    # The address on which its port is published: without one, and without keys, it does not start.
+    # Without keys it starts only if its port is published on loopback.
     Image("gateway", "gateway", ("--env=CLUSTER_BIND=127.0.0.1",)),
     Image("registry", "registry", ("--env=STORE=file:/tmp/store",)),
     Image(
@@ -63,7 +63,7 @@ IMAGES = [
         ask=("/v1/chat/completions", CHAT, "Tokyo"),
     ),
 ]
-# The door of the cluster has no model, no catalogue and no settings; only the scan and its user are the others'.
+# The edge has no model, catalogue or settings, so only some tests apply to it.
 EDGE = Image("edge", "edge")
 SERVICES = [image for image in IMAGES if image.model]
 each = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
@@ -87,7 +87,7 @@ def with_model(image: Image) -> tuple[str, ...]:
 
 
 def ask(container: Container, image: Image) -> str:
-    """POST to the service from inside its container, since it has no network; returns the answer's body."""
+    """POST to the service from inside its container, which has no network; returns the response's body."""
     assert image.ask
     path, body, _ = image.ask
     program = (
@@ -101,14 +101,14 @@ def ask(container: Container, image: Image) -> str:
 
 @each
 def test_image_metadata(image: Image) -> None:
-    said = config(image)
-    assert said["User"] == "10001:10001"
-    assert said["Entrypoint"] == ["python", "-m", image.program]
-    assert said["StopSignal"] == "SIGTERM"
-    assert said["WorkingDir"] == "/app"
-    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.tools.healthcheck"]
-    assert {"HOST=0.0.0.0", "HOME=/tmp", "CATALOGUE=/app/models.yaml"} <= set(said["Env"])
-    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in said["Labels"].items()}
+    settings = config(image)
+    assert settings["User"] == "10001:10001"
+    assert settings["Entrypoint"] == ["python", "-m", image.program]
+    assert settings["StopSignal"] == "SIGTERM"
+    assert settings["WorkingDir"] == "/app"
+    assert settings["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.tools.healthcheck"]
+    assert {"HOST=0.0.0.0", "HOME=/tmp", "CATALOGUE=/app/models.yaml"} <= set(settings["Env"])
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in settings["Labels"].items()}
     assert labels["version"] == __version__
     assert labels["licenses"] == "Apache-2.0"
     assert {"title", "description"} <= set(labels)
@@ -116,10 +116,10 @@ def test_image_metadata(image: Image) -> None:
 
 def test_edge_runs_unprivileged() -> None:
     """Its ports are above 1023."""
-    said = config(EDGE)
-    assert said["User"] == "10001:10001"
-    assert said["Entrypoint"] == ["python", "-m", "edge"]
-    assert said["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.tools.healthcheck"]
+    settings = config(EDGE)
+    assert settings["User"] == "10001:10001"
+    assert settings["Entrypoint"] == ["python", "-m", "edge"]
+    assert settings["Healthcheck"]["Test"] == ["CMD", "python", "-m", "kit.tools.healthcheck"]
 
 
 @pytest.mark.parametrize("image", [*IMAGES, EDGE], ids=lambda image: image.name)
@@ -136,7 +136,7 @@ def test_scan_finds_unwanted_files_in_the_base_image() -> None:
 def test_image_contains_only_its_program_and_kit(image: Image) -> None:
     listing = docker("run", "--rm", "--entrypoint=python", built(image), "-c", "import os; print(*os.listdir('/app'))")
     package = image.program.partition(".")[0]
-    # The step before Chat UI, with the settings that a site leaves out, runs in the gateway's image.
+    # chatui runs in the gateway's image.
     more = {"chatui", "chatui.env"} if package == "gateway" else set()
     assert set(listing.split()) == {"LICENSE", "models.yaml", "kit", package} | more
 
@@ -177,5 +177,5 @@ def test_service_becomes_unhealthy_after_the_start_period() -> None:
 
 @pytest.mark.parametrize("name", ["embedding", "transcription"])
 def test_unknown_device_fails_the_build(name: str) -> None:
-    with pytest.raises(DockerError, match=r"DEVICE=tpu is not known\. Build with DEVICE=cpu or DEVICE=cuda"):
+    with pytest.raises(DockerError, match=r"Unknown DEVICE=tpu\. Build with DEVICE=cpu or DEVICE=cuda"):
         build(f"gpu-cluster-test/{name}:never", name, DEVICE="tpu")

@@ -21,14 +21,14 @@ MODELS = {"qwen", "tinyllama", "llava", "minilm", "whisper"}
 
 @pytest.fixture(scope="module", autouse=True)
 def fresh(clean: Stack, internet: Hub) -> Stack:
-    """Nothing here yet, and a Hub that answers."""
+    """An empty stack, and a running Hub."""
     internet.start()
     return clean
 
 
 @contextlib.contextmanager
 def setting_up(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
-    """The script as a process group of its own, as a terminal has it; its log is in the clone."""
+    """Run the script in its own process group, as a terminal does; its log is in the clone."""
     with (stack.clone / "setup.log").open("ab") as log:
         script = subprocess.Popen(
             ["./scripts/offline-setup.sh", "--skip-images"],
@@ -43,17 +43,17 @@ def setting_up(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
             script.wait()
 
 
-def bytes_there(stack: Stack) -> int:
-    """How much of all models the registry has, 0 while it does not answer."""
+def downloaded_bytes(stack: Stack) -> int:
+    """Return the bytes of all models that the registry has; 0 while it does not respond."""
     try:
-        models = stack.ask(8090, "/models")["models"]
+        models = stack.request(8090, "/models")["models"]
     except httpx2.HTTPError:
         return 0
     return sum(model["progress"]["bytes_done"] for model in models)
 
 
-def everything(stack: Stack) -> int:
-    """The bytes of all models, from the Hub's own documents."""
+def total_bytes(stack: Stack) -> int:
+    """Return the bytes of all models, from the Hub's manifests."""
     program = (
         "import json, pathlib\n"
         "found = pathlib.Path('/store/models').rglob('commits/*.json')\n"
@@ -65,41 +65,43 @@ def everything(stack: Stack) -> int:
 def test_interrupted_setup_resumes(fresh: Stack) -> None:
     """kill -9, Ctrl-C and a killed registry, at five random points."""
     chance = random.Random(SEED)
-    total = everything(fresh)
+    total = total_bytes(fresh)
     points = sorted(chance.uniform(0.02, 0.9) for _ in range(5))
-    # Ctrl-C where most is left: it must come before the end.
+    # Ctrl-C comes first, so that the script is still running.
     faults = ["Ctrl-C", "kill script", "kill registry", "kill script", "kill registry"]
     for point, fault in zip(points, faults, strict=True):
         with setting_up(fresh) as script:
             fresh.until(
-                lambda point=point, script=script: bytes_there(fresh) >= point * total or script.poll() is not None,
+                lambda point=point, script=script: (
+                    downloaded_bytes(fresh) >= point * total or script.poll() is not None
+                ),
                 f"{point:.0%} fetched",
             )
             assert script.poll() is None, f"it ended before {point:.0%}:\n{log_of(fresh)}"
             if fault == "kill registry":
                 os.kill(pid_of(fresh.container("registry")), signal.SIGKILL)
-                assert script.wait(600) == 0, log_of(fresh)  # it waits for the registry and goes on by itself
-                forget_one(fresh)
+                assert script.wait(600) == 0, log_of(fresh)  # it waits for the registry and resumes
+                delete_models(fresh)
             elif fault == "Ctrl-C":
                 os.killpg(script.pid, signal.SIGINT)
                 assert script.wait(60) == 130, log_of(fresh)
                 assert "again" in log_of(fresh)
-    done = fresh.run("./scripts/offline-setup.sh", timeout=1800)  # with the images, as everybody runs it
+    done = fresh.run("./scripts/offline-setup.sh", timeout=1800)  # with the images
     assert set(done.stdout.split()) >= MODELS
     assert "docker compose -f docker-compose.gpu-cluster.yml up -d" in done.stdout
-    assert {model["name"]: model["status"] for model in fresh.ask(8090, "/models")["models"]} == dict.fromkeys(
+    assert {model["name"]: model["status"] for model in fresh.request(8090, "/models")["models"]} == dict.fromkeys(
         MODELS, "ready"
     )
 
 
-def forget_one(stack: Stack) -> None:
-    """Delete a model, so that there is something to fetch again."""
+def delete_models(stack: Stack) -> None:
+    """Delete two models, so that there is something to download."""
     stack.run("curl -fsS -X DELETE http://localhost:8090/models/qwen")
     stack.run("curl -fsS -X DELETE http://localhost:8090/models/tinyllama")
 
 
 def log_of(stack: Stack) -> str:
-    """The last words of the script's runs."""
+    """Return the end of the script's log."""
     return (Path(stack.clone) / "setup.log").read_text(errors="replace")[-3000:]
 
 

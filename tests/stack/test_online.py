@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import asking
+from tests.stack import sample_requests
 from tests.stack.hub import Hub
 from tests.stack.stack import PROJECT, Stack
 from tests.support.programs.docker import docker, pid_of
 from tests.support.quick_reference import curl_commands, statements
 
-# Two polls of the gateway's and what a name takes to resolve.
+# Two polls of the gateway, and the time to resolve a name.
 ONE_POLL_S = 10.0
 SERVICES = ("llm-primary", "embedding", "transcription")
-# What only the cluster file runs.
-ELSEWHERE = ("localhost:8001", "gpu-cluster.yml", "offline-setup", "nvidia-smi", "docker stats")
+# Commands for the cluster file only.
+OTHER_COMMANDS = ("localhost:8001", "gpu-cluster.yml", "offline-setup", "nvidia-smi", "docker stats")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def online(clean: Stack, internet: Hub) -> Stack:
-    """Up from nothing, with no .env: the one command of the README."""
+    """The stack started by the one command of the README, without .env."""
     internet.start()
     assert not (clean.clone / ".env").exists()
     clean.compose("up --detach --wait")
@@ -32,7 +32,7 @@ def online(clean: Stack, internet: Hub) -> Stack:
 
 
 def test_first_up_mirrors_the_models_of_running_services(online: Stack) -> None:
-    listed = online.ask(8090, "/models")
+    listed = online.request(8090, "/models")
     assert {model["name"]: model["status"] for model in listed["models"]} == dict.fromkeys(
         ("qwen", "minilm", "whisper"), "ready"
     )
@@ -40,16 +40,16 @@ def test_first_up_mirrors_the_models_of_running_services(online: Stack) -> None:
 
 
 def test_requests_of_every_kind_succeed(online: Stack) -> None:
-    asking.chat()
-    asking.embedding()
-    asking.transcription()
+    sample_requests.chat()
+    sample_requests.embedding()
+    sample_requests.transcription()
 
 
-@pytest.mark.parametrize("command", [one for one in curl_commands() if not any(word in one for word in ELSEWHERE)])
+@pytest.mark.parametrize("command", [one for one in curl_commands() if not any(word in one for word in OTHER_COMMANDS)])
 def test_curl_of_the_quick_reference(online: Stack, command: str) -> None:
     """As written, including those that change something."""
     if "DELETE" in command:
-        pytest.skip("deleting is shown where nothing needs the model any more")
+        pytest.skip("other tests need the model")
     printed = online.run(command, timeout=300).stdout
     assert printed.strip()
     assert '"error": {' not in printed
@@ -65,7 +65,7 @@ def test_docker_command_of_the_quick_reference(online: Stack, command: str) -> N
 
 
 def test_hub_client_downloads_from_the_published_object_store(online: Stack) -> None:
-    model = online.ask(8090, "/models/minilm")
+    model = online.request(8090, "/models/minilm")
     wanted = next(file for file in model["files"] if file["path"] == "model.safetensors")
     url = f"http://localhost:8090/small/minilm/resolve/{model['commit']}/{wanted['path']}"
     printed = online.run(f"curl -sSL {url} | sha256sum").stdout
@@ -87,16 +87,16 @@ def test_second_replica_is_found_within_one_poll(online: Stack) -> None:
     online.run(f"docker compose {files} up --detach --wait --scale embedding=2 embedding")
     online.until(lambda: healthy_replicas(online) == 2, "two replicas", ONE_POLL_S)
     for _ in range(4):
-        asking.embedding()
+        sample_requests.embedding()
     served = {name: one["requests"] for name, one in online.services().items() if name.startswith("embedding")}
     assert all(served.values()), served
     online.compose("up --detach --wait")
     online.until(lambda: healthy_replicas(online) == 1, "one replica again", ONE_POLL_S)
-    asking.embedding()
+    sample_requests.embedding()
 
 
 def healthy_replicas(stack: Stack) -> int:
-    """How many replicas of the embedding service the gateway sends to."""
+    """Return the number of healthy replicas of the embedding service."""
     return sum(one["healthy"] for name, one in stack.services().items() if name.startswith("embedding"))
 
 
@@ -104,9 +104,9 @@ def healthy_replicas(stack: Stack) -> int:
 def test_killed_service_is_restarted(online: Stack, service: str) -> None:
     before = started(online, service)
     os.kill(pid_of(online.container(service)), signal.SIGKILL)
-    online.until(lambda: started(online, service) not in ("", before), f"{service} started anew", 60)
-    # Until the gateway has noticed, a request may meet the dead service, and is refused.
-    online.until(asking.answered(asking.embedding), "an answer")
+    online.until(lambda: started(online, service) not in ("", before), f"{service} restarted", 60)
+    # Until the gateway marks it unhealthy, a request may fail.
+    online.until(sample_requests.succeeds(sample_requests.embedding), "a response")
     online.until_healthy(*SERVICES)
 
 
@@ -121,15 +121,15 @@ def test_service_out_of_memory_is_restarted(online: Stack) -> None:
     docker("update", "--memory", limit, "--memory-swap", limit, container)
     try:
         docker("exec", container, "python", "-c", "x = b'x' * 200_000_000", check=False)
-        online.until(lambda: started(online, "embedding") not in ("", before), "embedding started anew", 60)
-        asking.chat()
+        online.until(lambda: started(online, "embedding") not in ("", before), "embedding restarted", 60)
+        sample_requests.chat()
     finally:
         docker("update", "--memory", "64g", "--memory-swap", "64g", container)
-    online.until(asking.answered(asking.embedding), "an answer")
+    online.until(sample_requests.succeeds(sample_requests.embedding), "a response")
 
 
 def started(stack: Stack, service: str) -> str:
-    """When the container of a service was last started, while it runs."""
+    """Return the start time of a service's container; empty if it is not running."""
     state = json.loads(docker("inspect", "--format", "{{json .State}}", stack.container(service)))
     return str(state["StartedAt"]) if state["Running"] else ""
 
@@ -137,7 +137,7 @@ def started(stack: Stack, service: str) -> str:
 def test_restart_of_the_quick_reference(online: Stack) -> None:
     """The gateway notices it; the model is loaded from the cache."""
     online.compose("restart llm-primary")
-    online.until(asking.answered(asking.chat), "an answer")
+    online.until(sample_requests.succeeds(sample_requests.chat), "a response")
 
 
 def test_down_and_up_need_no_internet(online: Stack, internet: Hub) -> None:
@@ -152,9 +152,9 @@ def test_down_and_up_need_no_internet(online: Stack, internet: Hub) -> None:
     internet.stop()
     try:
         online.compose("up --detach --wait")
-        asking.chat()
-        asking.embedding()
-        asking.transcription()
+        sample_requests.chat()
+        sample_requests.embedding()
+        sample_requests.transcription()
         assert "downloading" not in online.compose(f"logs --no-color --since {int(began)} registry")
     finally:
         internet.start()

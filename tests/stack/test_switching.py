@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.stack import asking
+from tests.stack import sample_requests
 from tests.stack.hub import Hub
 from tests.stack.stack import CLUSTER_FILE, Stack
 
@@ -20,7 +20,7 @@ def test_switching_compose_files_leaves_nothing_over(clean: Stack, internet: Hub
     done = clean.run(f"{second} up --detach")
     assert "orphan" not in done.stderr
     clean.until_healthy("llm-primary", "embedding")
-    asking.chat()
+    sample_requests.chat()
     names = {line.split()[0] for line in clean.run(f"{second} ps --format '{{{{.Service}}}}'").stdout.splitlines()}
     assert ("edge" in names) == (second == CLUSTER)
     done = clean.run(f"{second} down")

@@ -38,10 +38,10 @@ def built() -> str:
 
 
 def test_image_metadata() -> None:
-    said = inspect(built())["Config"]
-    assert said["User"] == "10001:10001"
-    assert said["Entrypoint"] == ["python", "-m", "services.llm"]
-    assert {"ENGINE=vllm", "HOME=/tmp", "MODEL_CACHE=/models"} <= set(said["Env"])
+    settings = inspect(built())["Config"]
+    assert settings["User"] == "10001:10001"
+    assert settings["Entrypoint"] == ["python", "-m", "services.llm"]
+    assert {"ENGINE=vllm", "HOME=/tmp", "MODEL_CACHE=/models"} <= set(settings["Env"])
 
 
 def test_only_missing_packages_are_added() -> None:

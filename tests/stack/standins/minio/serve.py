@@ -1,4 +1,4 @@
-"""Stands in for MinIO: its command line, its credential files, its ports and its end, on SeaweedFS.
+"""Stand-in for MinIO on SeaweedFS: the same command line, credential files, ports and behaviour on SIGTERM.
 
 `server /data --console-address :9001`: S3 on 9000, a web page on 9001.
 """
@@ -29,7 +29,7 @@ class Console(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """A page that was read is no news."""
+        """Log nothing."""
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         ],
         cwd="/tmp",
     )
-    # It takes many seconds to end in peace, and what it said is stored is on the disk.
+    # A clean stop takes many seconds, and acknowledged writes are on disk.
     signal.signal(signal.SIGTERM, lambda *_: weed.kill())
     server = socketserver.ThreadingTCPServer(("0.0.0.0", CONSOLE_PORT), Console)
     server.daemon_threads = True
