@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import sys
 import time
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from gateway.backends.query_of_death import digest_of
+from gateway.bodies.json_scan import scan_json
 from gateway.relay import client_protocol
 from gateway.relay.client_protocol import GatewayProtocol
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
@@ -51,6 +54,11 @@ class RawClient:
             first, *lines = (await self._reader.readuntil(b"\r\n\r\n"))[:-4].decode().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines)
             return int(first.split(" ")[1]), headers, await self._reader.readexactly(int(headers["content-length"]))
+
+    async def until(self, end: bytes) -> bytes:
+        """Read up to `end`."""
+        async with asyncio.timeout(HANG_S):
+            return await self._reader.readuntil(end)
 
     async def eof(self) -> bytes:
         """What comes until the gateway closes."""
@@ -363,3 +371,31 @@ async def test_the_body_of_what_follows_comes_later(
     client, _ = await answered_with_another_behind(gateway, backend, plain, behind, pad)
     client.writer.write(b"cd" + HEALTH)
     assert [(await client.answer())[0] for _ in range(2)] == [200, 200]
+
+
+@pytest.mark.parametrize(("more", "is_fast"), [({"stream": True}, False), ({}, True)])
+async def test_a_body_is_scanned_once(
+    start_backend: StartBackend,
+    start_gateway: StartGateway,
+    plain: list[bool],
+    more: dict[str, bool],
+    is_fast: bool,
+) -> None:
+    """Also that of a stream, which the fast path hands on, and of a request whose response comes in pieces."""
+    backend = await start_backend(pad=300_000)
+    gateway = await start_gateway(backend)
+    client = await warmed(gateway, plain)
+    scans = 0
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal scans
+        scans += event == "call" and frame.f_code is scan_json.__code__
+
+    sys.setprofile(count)
+    try:
+        client.writer.write(post({"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], **more}))
+        await (client.until(b"data: [DONE]\n\n") if more else client.answer())
+    finally:
+        sys.setprofile(None)
+    assert plain == [is_fast]
+    assert scans == 1
