@@ -1,7 +1,7 @@
-"""The head of a request: what is strange in it is refused, what a backend must not see is left out. Pure.
+"""Headers of requests and responses: validated, and filtered for the other side. Pure.
 
-llhttp refuses most of what smuggles requests (repeated lengths, a length beside chunks, bare line feeds, folded lines).
-Here is what it lets through. Rules: RFC 9110, 7.6.1 (hop by hop), RFC 9112, 3.2 (Host) and 6 (framing).
+llhttp rejects most means of request smuggling (repeated lengths, a length beside chunks, bare line feeds, folded
+lines); this module rejects the rest. Rules: RFC 9110, 7.6.1 (hop by hop), RFC 9112, 3.2 (Host) and 6 (framing).
 """
 
 import re
@@ -12,20 +12,20 @@ from kit.errors import ApiError, InvalidRequest
 
 HeaderList = list[tuple[bytes, bytes]]
 
-# Read here or by the gateway, and never sent on.
+# Interpreted by the gateway, and not forwarded.
 _READ = frozenset({
     b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"origin", b"authorization",
     b"x-api-key", b"x-request-id",
 })  # fmt: skip
-# Never sent on: hop by hop, credentials, what a browser tells about its page, and headers that are ours to write.
-# Without accept-encoding a backend answers uncompressed, so that events can be told apart.
+# Not forwarded: hop-by-hop headers, credentials, referrers, and headers that the gateway writes itself. Without
+# accept-encoding a backend sends uncompressed events, which the gateway can split.
 _DROPPED = frozenset({
     b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer", b"upgrade",
     b"http2-settings", b"cookie", b"api-key", b"referer", b"forwarded", b"x-forwarded-for", b"x-forwarded-host",
     b"x-forwarded-proto", b"x-real-ip", b"accept-encoding", b"x-served-by", b"x-served-model", b"x-queue-ms",
     b"x-attempts",
 })  # fmt: skip
-# What names a conversation: what routers agree on, and what Claude Code and Codex send. The first that comes counts.
+# Headers that identify a conversation: those of other routers, and of Claude Code and Codex. The first one counts.
 _SESSIONS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id", b"session-id", b"session_id")
 SPECIAL = _READ | _DROPPED
 _ONLY_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"origin", b"expect")
@@ -44,7 +44,7 @@ class HeadTooLarge(ApiError):
 
 @dataclass(slots=True)
 class Head:
-    """What the gateway reads of a request's headers. `forward` goes to the backend as it is."""
+    """The interpreted headers of a request. `forward` are the header lines for the backend."""
 
     host: bytes | None = None
     origin: bytes | None = None
@@ -59,29 +59,29 @@ class Head:
     forward: bytes = b""
 
     @property
-    def repeats(self) -> bool:
-        """Whether the next request of this client may have the same one, but for its length."""
+    def is_repeatable(self) -> bool:
+        """Whether the client's next request may have the same head, but for its length."""
         return self.length is not None and self.request_id is None and not self.expects_continue
 
 
 def read_head(headers: HeaderList, version: str) -> Head:
-    """Take the headers (names in lower case) of a request apart.
+    """Interpret the headers of a request, names in lower case.
 
-    Raises InvalidRequest for whatever two servers could read in two ways; the connection must be closed then.
+    Raises InvalidRequest for anything that two servers could interpret differently; the connection must be closed then.
     """
     if version not in ("1.1", "1.0"):
-        raise InvalidRequest(f"HTTP/{version} is not spoken here. Use HTTP/1.1.")
+        raise InvalidRequest(f"Unsupported HTTP version {version}. Use HTTP/1.1.")
     head = Head()
     read: dict[bytes, bytes] = {}
     forward: HeaderList = []
     for name, value in headers:
-        # CGI and its heirs cannot tell Transfer_Encoding from Transfer-Encoding.
+        # CGI and WSGI servers do not distinguish Transfer_Encoding from Transfer-Encoding.
         if b"_" in name and name.replace(b"_", b"-") in SPECIAL:
             continue
         if name not in SPECIAL:
             if name == b"content-type":
                 if head.content_type:
-                    raise _twice(name)
+                    raise _duplicate(name)
                 head.content_type = value
             elif name in _SESSIONS:
                 head.session = head.session or value
@@ -89,7 +89,7 @@ def read_head(headers: HeaderList, version: str) -> Head:
         elif name in _READ:
             if name in read:
                 if name in _ONLY_ONCE:
-                    raise _twice(name)
+                    raise _duplicate(name)
                 value = read[name] + b"," + value
             read[name] = value
     _read_framing(head, read, version)
@@ -106,7 +106,7 @@ def read_head(headers: HeaderList, version: str) -> Head:
 
 
 def session_of(headers: HeaderList) -> bytes:
-    """What the headers (names in lower case) say of the conversation that a request belongs to, mostly nothing."""
+    """Return the conversation's key from the headers, names in lower case; usually b""."""
     return next((value for name, value in headers if name in _SESSIONS), b"")
 
 
@@ -116,24 +116,24 @@ def _read_framing(head: Head, read: dict[bytes, bytes], version: str) -> None:
         if version == "1.1":
             raise InvalidRequest("The Host header is missing.")
     elif not _HOST.match(host):
-        raise InvalidRequest("The Host header holds no host.")
+        raise InvalidRequest("The Host header is not a valid host.")
     length = read.get(b"content-length")
     coding = read.get(b"transfer-encoding")
     if coding is not None:
         if length is not None:
-            raise InvalidRequest("A request has Content-Length or Transfer-Encoding, not both.")
+            raise InvalidRequest("Content-Length and Transfer-Encoding must not be combined.")
         if coding.lower() != b"chunked" or version != "1.1":
-            raise InvalidRequest("The only Transfer-Encoding that requests may use here is chunked, in HTTP/1.1.")
+            raise InvalidRequest("Unsupported Transfer-Encoding. Only chunked is accepted, in HTTP/1.1.")
         head.chunked = True
     elif length is not None:
         if not length.isdigit() or len(length) > 18:
-            raise InvalidRequest("Content-Length is not a number.")
+            raise InvalidRequest("Content-Length is not a valid number.")
         head.length = int(length)
     expect = read.get(b"expect")
     if expect is not None:
         if expect.lower() != b"100-continue":
             raise ApiError(
-                "The only Expect that is met here is 100-continue.",
+                "Unsupported Expect header. Only 100-continue is accepted.",
                 status=417,
                 type="invalid_request_error",
                 code="expectation_failed",
@@ -141,28 +141,30 @@ def _read_framing(head: Head, read: dict[bytes, bytes], version: str) -> None:
         head.expects_continue = version == "1.1"
 
 
-def _twice(name: bytes) -> InvalidRequest:
-    return InvalidRequest(f"The header {name.decode('ascii')} stands there more than once.")
+def _duplicate(name: bytes) -> InvalidRequest:
+    return InvalidRequest(f"Duplicate header {name.decode('ascii')}.")
 
 
 def split_target(target: bytes, host: bytes | None) -> bytes:
     """Return the path of a request target, without its query; `host` is the Host header.
 
-    Absolute targets (`http://host/path`) are understood, as RFC 9112, 3.2.2 wants it. Raises InvalidRequest, also for
-    one that names another host than the header does: two servers could take it for two.
+    Absolute targets (`http://host/path`) are accepted (RFC 9112, 3.2.2). Raises InvalidRequest, also if their host
+    differs from the header's.
     """
     if b"#" in target:
-        raise InvalidRequest("A request target has no fragment.")
+        raise InvalidRequest("The request target must not have a fragment.")
     if not target.startswith(b"/") and b"://" in target:
         absolute = _ABSOLUTE.match(target)
         if absolute is None or (host or b"").lower() != absolute[1].lower():
-            raise InvalidRequest("The request target names another host than the Host header, or another protocol.")
+            raise InvalidRequest(
+                "The host of the request target differs from the Host header, or its scheme is not HTTP."
+            )
         target = origin_form(target)
     return target.partition(b"?")[0]
 
 
 def origin_form(target: bytes) -> bytes:
-    """`http://host/path?query` as `/path?query`; a target without a host as it is."""
+    """Return `http://host/path?query` as `/path?query`, and a target without a host unchanged."""
     absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     if absolute is None:
         return target
@@ -170,8 +172,8 @@ def origin_form(target: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-# Headers of a backend's answer that are not the client's business, or are ours to write.
-_ANSWER_DROPPED = frozenset({
+# Response headers that are not forwarded: hop by hop, or written by the gateway itself.
+_RESPONSE_DROPPED = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding",
     b"upgrade", b"content-length", b"set-cookie", b"x-served-by", b"x-served-model", b"x-queue-ms", b"x-attempts",
     b"x-request-id", b"access-control-allow-origin", b"access-control-expose-headers",
@@ -180,13 +182,13 @@ _ANSWER_DROPPED = frozenset({
 
 
 def response_headers(headers: HeaderList) -> bytes:
-    """The lines of a backend's answer (names in lower case) that go on to the client, each with its line end."""
-    dropped = _ANSWER_DROPPED.union(*(_named(value) for name, value in headers if name == b"connection"))
+    """Return the header lines of a backend's response that are forwarded; names are in lower case."""
+    dropped = _RESPONSE_DROPPED.union(*(_named(value) for name, value in headers if name == b"connection"))
     return b"".join([b"%b: %b\r\n" % header for header in headers if header[0] not in dropped])
 
 
 def _named(connection: bytes) -> frozenset[bytes]:
-    """The headers that a Connection header declares to be for this connection only (RFC 9110, 7.6.1)."""
+    """Return the names that a Connection header lists as hop by hop (RFC 9110, 7.6.1)."""
     if not connection or connection.lower() in (b"keep-alive", b"close"):
         return frozenset()
     return frozenset(token.strip().lower() for token in connection.split(b","))
@@ -196,5 +198,5 @@ _STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.enc
 
 
 def status_line(status: int) -> bytes:
-    """`HTTP/1.1 200 OK` and its line end."""
+    """Return `HTTP/1.1 200 OK` and its line end."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -173,7 +173,7 @@ class GatewayProtocol(RequestParser):
         target = origin_form(target)
         exchange = Exchange(self, self._context, endpoint, target, head, http11=http11, keep_alive=keep_alive)
         exchange.body, exchange.refusal = body, refusal
-        if refusal is None and keep_alive and head.repeats and endpoint.body_kind == "json":
+        if refusal is None and keep_alive and head.is_repeatable and endpoint.body_kind == "json":
             self._cacheable = CachedRequest(endpoint, target, head)
         # A refused request's body is read and dropped, unless it is too long for that or has not been sent yet.
         if refusal is not None and (head.expects_continue or head.chunked or (head.length or 0) > MAX_DRAINED):
