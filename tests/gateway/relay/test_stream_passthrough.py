@@ -1,4 +1,4 @@
-"""A stream's events pass as they came, whatever comes between them."""
+"""Chunks of a stream are forwarded unchanged, whatever comes between them."""
 
 import asyncio
 import contextlib
@@ -26,17 +26,17 @@ def word(text: str) -> bytes:
 
 
 def chunk(data: bytes, digits: bytes = b"%x") -> bytes:
-    """As it goes on the wire."""
+    """One chunk as it goes on the wire."""
     return digits % len(data) + b"\r\n" + data + b"\r\n"
 
 
 def word_chunk(number: int) -> bytes:
-    """One of many words."""
+    """An event with one word."""
     return chunk(word(f" w{number}"))
 
 
 def plain(first: int, count: int) -> list[bytes]:
-    """Some words, one a chunk."""
+    """`count` words, one per chunk."""
     return [word_chunk(number) for number in range(first, first + count)]
 
 
@@ -45,7 +45,7 @@ PAUSE_S = 0.5
 
 
 class Backend(asyncio.Protocol):
-    """One connection of a server whose answers the test writes. It tells `asked` of each request for an answer."""
+    """One connection of a server whose responses the test writes. It puts itself into `asked` at each chat request."""
 
     def __init__(self, asked: asyncio.Queue[asyncio.Transport]) -> None:
         self._asked = asked
@@ -82,7 +82,7 @@ CASES = {
 
 
 class Stream:
-    """One streamed answer of the backend "raw", which the test writes piece by piece."""
+    """One streamed response of the backend "raw", which the test writes piece by piece."""
 
     def __init__(self, backend: asyncio.Transport, reader: asyncio.StreamReader) -> None:
         self._backend = backend
@@ -129,7 +129,7 @@ Streaming = tuple[RunningGateway, Callable[[], Awaitable[Stream]]]
 
 @contextlib.asynccontextmanager
 async def streaming(start_gateway: StartGateway, **settings: Any) -> AsyncIterator[Streaming]:
-    """A gateway before one backend, and how to ask for an answer there; its head is known from the second on."""
+    """A gateway with one backend, and a function that requests a stream; its head is cached from the second on."""
     asked: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
     server = await asyncio.get_running_loop().create_server(lambda: Backend(asked), "127.0.0.1", 0)
     async with server:
@@ -150,7 +150,7 @@ async def streaming(start_gateway: StartGateway, **settings: Any) -> AsyncIterat
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each read was taken the short way."""
+    """For each read of a passthrough, whether it was forwarded unchanged."""
     took: list[bool] = []
     try_forward = StreamPassthrough.try_forward
 
@@ -163,8 +163,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_the_same_arrives(start_gateway: StartGateway, short: list[bool], name: str) -> None:
-    """Whatever a backend writes between events that pass, the client gets all of it, in order, and once."""
+async def test_client_gets_everything_in_order_and_once(
+    start_gateway: StartGateway, short: list[bool], name: str
+) -> None:
     pieces, least = CASES[name]
     async with streaming(start_gateway) as (_, ask):
         stream = await ask()
@@ -175,8 +176,8 @@ async def test_the_same_arrives(start_gateway: StartGateway, short: list[bool], 
 
 
 @pytest.mark.parametrize("wrong", [b"\n" + b"x" * 16 + b"\n\n\r\n", b"3\r\n" + word("a") + b"\r\n"])
-async def test_what_is_no_chunk_does_not_pass(start_gateway: StartGateway, short: list[bool], wrong: bytes) -> None:
-    """A read that ends as an event does, of a length that no chunk has or with another one before it."""
+async def test_malformed_chunk_is_not_forwarded(start_gateway: StartGateway, short: list[bool], wrong: bytes) -> None:
+    """A read that ends like an event but whose chunk size is wrong."""
     async with streaming(start_gateway) as (_, ask):
         stream = await ask()
         for piece in plain(0, 4):
@@ -189,8 +190,7 @@ async def test_what_is_no_chunk_does_not_pass(start_gateway: StartGateway, short
     assert b'"error"' in events
 
 
-async def test_failure_in_a_stream_that_passes(start_gateway: StartGateway, short: list[bool]) -> None:
-    """The event by which an engine tells that it died does not reach the client as if it were an answer."""
+async def test_error_event_of_a_failed_engine_is_not_forwarded(start_gateway: StartGateway, short: list[bool]) -> None:
     async with streaming(start_gateway) as (_, ask):
         stream = await ask()
         for piece in plain(0, 4):
@@ -201,8 +201,10 @@ async def test_failure_in_a_stream_that_passes(start_gateway: StartGateway, shor
     assert b"failed in the middle of its response" in events
 
 
-async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]) -> None:
-    """Every chunk is a sign of life; the longest pause is learnt; what was said is kept, in a bounded list."""
+async def test_forwarded_chunks_move_the_deadline_and_are_recorded(
+    start_gateway: StartGateway, short: list[bool]
+) -> None:
+    """The longest gap is learnt, and the transcript's pending list stays bounded."""
     async with streaming(start_gateway, stream_idle_floor=0.1, stream_idle_timeout=30.0) as (gateway, ask):
         backend, stream = gateway.backend("raw"), await ask()
         for number, piece in enumerate(plain(0, MAX_PENDING * 2 + 9)):
@@ -227,7 +229,7 @@ async def test_what_passes_counts(start_gateway: StartGateway, short: list[bool]
 
 
 def unchunked(data: bytes) -> bytes:
-    """What whole chunks hold; what follows them is left out."""
+    """The content of whole chunks, without what follows them."""
     body = b""
     while b"\r\n" in data:
         digits, _, data = data.partition(b"\r\n")

@@ -1,4 +1,4 @@
-"""A stream whose backend dies goes on at another one, and its client sees one stream."""
+"""A stream whose backend fails is continued by another one, and its client sees one stream."""
 
 import asyncio
 import json
@@ -29,19 +29,19 @@ TOKENS = 40
 
 
 def chunks_of(answer: httpx2.Response) -> list[dict[str, Any]]:
-    """The events of a whole stream, which ends as it should."""
+    """The events of a complete stream."""
     *events, done, end = answer.text.split("\n\n")
     assert (done, end) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in events]
 
 
 async def stream(gateway: RunningGateway, path: str = CHAT, **more: Any) -> httpx2.Response:
-    """One streamed answer."""
+    """One streamed response."""
     return await gateway.http.post(path, json={"model": "qwen", "stream": True, **ASKED[path], **more})
 
 
 async def pair(start_backend: StartBackend, **switches: Any) -> tuple[FakeBackend, FakeBackend]:
-    """Two backends of one model; the first takes the first request and shows the fault."""
+    """Two backends of one model; the first gets the first request and has the fault."""
     common = {"tokens": TOKENS, "marked": True} | {
         key: switches.pop(key) for key in ("engine", "continues", "framing", "ours") if key in switches
     }
@@ -50,8 +50,10 @@ async def pair(start_backend: StartBackend, **switches: Any) -> tuple[FakeBacken
 
 @pytest.mark.parametrize("cut", [0, 1, 2, MAX_PENDING - 2, MAX_PENDING, TOKENS - 1, TOKENS])
 @pytest.mark.parametrize("path", ASKED)
-async def test_goes_on(start_backend: StartBackend, start_gateway: StartGateway, path: str, cut: int) -> None:
-    """Wherever it is cut, every token comes once, under one id, with one role, one finish and one sum of tokens."""
+async def test_every_token_arrives_once(
+    start_backend: StartBackend, start_gateway: StartGateway, path: str, cut: int
+) -> None:
+    """Wherever it is cut, with one id, one role, one finish reason and one usage."""
     first, second = await pair(start_backend, reset_after=cut)
     gateway = await start_gateway(first, second)
     answer = await stream(gateway, path, stream_options={"include_usage": True}, max_tokens=TOKENS + 5)
@@ -73,10 +75,10 @@ async def test_goes_on(start_backend: StartBackend, start_gateway: StartGateway,
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_goes_on_from_chunks_that_passed_as_they_came(
+async def test_continues_after_passthrough(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the head of the answer was known, chunks are not framed again: what they said is known all the same."""
+    """Chunks that were forwarded unchanged are in the transcript too."""
     passed: list[bytes] = []
     try_forward = StreamPassthrough.try_forward
 
@@ -112,7 +114,7 @@ async def test_goes_on_from_chunks_that_passed_as_they_came(
 
 
 async def _direct(backend: FakeBackend, path: str) -> dict[str, int]:
-    """The usage of the same request when nothing is cut."""
+    """The usage of the same request without a fault."""
     async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=HANG_S) as client:
         body = {"model": "qwen", "max_tokens": TOKENS + 5, **ASKED[path]}
         usage: dict[str, int] = (await client.post(backend.url + path, json=body)).json()["usage"]
@@ -120,7 +122,7 @@ async def _direct(backend: FakeBackend, path: str) -> dict[str, int]:
 
 
 async def test_usage_in_every_event(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """With vLLM's continuous_usage_stats the numbers grow by one from event to event, over the seam too."""
+    """With vLLM's continuous_usage_stats the count grows by one per event, also across the splice."""
     gateway = await start_gateway(*await pair(start_backend, reset_after=7))
     options = {"include_usage": True, "continuous_usage_stats": True}
     usages = [chunk["usage"] for chunk in chunks_of(await stream(gateway, stream_options=options))]
@@ -129,8 +131,8 @@ async def test_usage_in_every_event(start_backend: StartBackend, start_gateway: 
     assert all(one["total_tokens"] == one["prompt_tokens"] + one["completion_tokens"] for one in usages)
 
 
-async def test_limit_reached_at_the_cut(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Where max_tokens had been said when the backend died, the stream ends as by its limit, asking nobody."""
+async def test_stream_ends_if_the_limit_was_reached(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """If max_tokens were sent when the backend failed, finish_reason is length and no other backend is used."""
     first, second = await pair(start_backend, reset_after=5)
     gateway = await start_gateway(first, second)
     answer = await stream(gateway, max_tokens=5)
@@ -140,8 +142,8 @@ async def test_limit_reached_at_the_cut(start_backend: StartBackend, start_gatew
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks_of(answer)][-1] == "length"
 
 
-async def test_goes_on_twice(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A stream whose second backend falls silent too, further on, goes on once more."""
+async def test_continues_twice(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """The second backend falls silent later in the stream."""
     faults: list[dict[str, int]] = [{"hang_after": 5}, {"reset_after": 11}, {"hang_after": 23}, {}]
     backends = [
         await start_backend(f"b{index}", tokens=TOKENS, marked=True, **fault) for index, fault in enumerate(faults)
@@ -154,8 +156,8 @@ async def test_goes_on_twice(start_backend: StartBackend, start_gateway: StartGa
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_silent_in_the_middle(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A stream without a byte for too long goes on elsewhere, and the silent backend sees its connection end."""
+async def test_continues_after_silence(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """The silent backend's connection is closed."""
     first, second = await pair(start_backend, hang_after=3)
     gateway = await start_gateway(first, second, stream_idle_timeout=0.5)
     answer = await stream(gateway)
@@ -166,10 +168,9 @@ async def test_silent_in_the_middle(start_backend: StartBackend, start_gateway: 
 
 
 @pytest.mark.parametrize("after", [0, 3])
-async def test_engine_dies_behind_its_server(
+async def test_continues_after_an_error_event_of_a_failed_engine(
     start_backend: StartBackend, start_gateway: StartGateway, after: int
 ) -> None:
-    """A server that tells in its stream that its engine has died is as good as gone: the other one goes on."""
     first, second = await pair(start_backend, tell_after=after)
     gateway = await start_gateway(first, second)
     answer = await stream(gateway)
@@ -180,8 +181,8 @@ async def test_engine_dies_behind_its_server(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Without another backend the error is told, once, and an error that is the request's own passes as it is."""
+async def test_error_event_without_another_backend(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A failure is reported once; an error of the request itself is forwarded unchanged."""
     gateway = await start_gateway(await start_backend(tell_after=2))
     answer = await stream(gateway)
     assert answer.content.count(b'"error"') == 1
@@ -201,14 +202,16 @@ async def test_own_error_in_a_stream_passes(start_backend: StartBackend, start_g
     ],
 )
 def test_errors_of_our_own_text_service(error: ApiError, is_the_requests: bool) -> None:
-    """A stop of the service and a failure of its engine are no reason to end an answer that another can go on with."""
+    """A stopped service or a failed engine counts as a failed backend, a client's error does not."""
     told = b"data: " + error.encoded() + b"\n\ndata: [DONE]\n\n"
     assert cut_at_error(told) == ((told, None) if is_the_requests else (b"", error.message))
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-async def test_killed(start_backend: StartBackend, start_gateway: StartGateway, framing: str) -> None:
-    """A backend that ends altogether in the middle of many streams loses none of them, however it frames them."""
+async def test_backend_killed_with_many_streams(
+    start_backend: StartBackend, start_gateway: StartGateway, framing: str
+) -> None:
+    """None of them is lost, whatever their framing."""
     first, second = await pair(start_backend, framing=framing, gated=True)
     second.switches.gated = False
     gateway = await start_gateway(first, second)
@@ -236,10 +239,10 @@ async def test_killed(start_backend: StartBackend, start_gateway: StartGateway, 
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-async def test_ends_in_an_error_event(
+async def test_unfaithful_continuation_ends_in_an_error_event(
     start_backend: StartBackend, start_gateway: StartGateway, asked: dict[str, Any], reason: str
 ) -> None:
-    """What cannot be gone on with faithfully ends in an error event that says why; no other backend is asked."""
+    """The event has the reason, and no other backend is used."""
     first, second = await pair(start_backend, reset_after=3)
     gateway = await start_gateway(first, second)
     answer = await stream(gateway, **asked)
@@ -249,8 +252,7 @@ async def test_ends_in_an_error_event(
     await gateway.until(lambda: settled(gateway))
 
 
-def test_obstacle_before_the_first_token() -> None:
-    """While only the role has been said, any request begins again elsewhere."""
+def test_any_request_restarts_before_the_first_token() -> None:
     transcript = Transcript()
     transcript.record(event(index=0, delta={"role": "assistant", "content": ""}))
     step = continue_stream(CHAT, b'{"messages":[],"tools":[{}],"model":null}', "qwen", transcript)
@@ -260,7 +262,7 @@ def test_obstacle_before_the_first_token() -> None:
 
 
 async def test_other_backend_cannot_prefill(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """An engine that would begin anew is not asked to go on with a chat; a completion it can go on with."""
+    """It does not continue a chat, but it can continue a completion."""
     first, second = await pair(start_backend, reset_after=3, engine="ollama", continues=False)
     gateway = await start_gateway(first, second)
     answer = await stream(gateway)
@@ -271,8 +273,8 @@ async def test_other_backend_cannot_prefill(start_backend: StartBackend, start_g
     assert list(tokens_of(completion.content)) == list(range(TOKENS))
 
 
-async def test_plain_vllm_is_known_by_its_models(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A foreign server that calls itself vllm in /v1/models goes on with chats."""
+async def test_foreign_vllm_continues_chats(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """It is recognized by `owned_by` in /v1/models."""
     first, second = await pair(start_backend, reset_after=3, ours=False)
     gateway = await start_gateway(first, second)
     assert list(tokens_of((await stream(gateway)).content)) == list(range(TOKENS))
@@ -280,7 +282,7 @@ async def test_plain_vllm_is_known_by_its_models(start_backend: StartBackend, st
 
 
 def event(**choice: Any) -> bytes:
-    """One event of a chat."""
+    """One chat event."""
     chunk = {"id": "a", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
@@ -294,8 +296,7 @@ def event(**choice: Any) -> bytes:
         ({"audio": {"id": "x"}}, "unknown form"),
     ],
 )
-def test_streams_that_hold_more_than_text(delta: dict[str, object], reason: str) -> None:
-    """What a stream has carried beside its text is seen when it is read, at the latest."""
+def test_streams_with_more_than_text_cannot_be_resumed(delta: dict[str, object], reason: str) -> None:
     transcript = Transcript()
     transcript.record(event(index=0, delta={"role": "assistant", "content": ""}))
     transcript.record(event(index=0, delta=delta))
@@ -304,8 +305,8 @@ def test_streams_that_hold_more_than_text(delta: dict[str, object], reason: str)
         continue_stream(CHAT, b'{"messages": [{}]}', "m", transcript)
 
 
-def test_transcript_reads_any_events() -> None:
-    """Comments, other line ends, fields beside data and several events in one piece make no difference."""
+def test_transcript_parses_any_event_format() -> None:
+    """Comments, other line ends, other fields, several events in one piece."""
     plain, transcript = Transcript(), Transcript()
     words = [event(index=0, delta={"content": f" w{number}"}) for number in range(MAX_PENDING * 2 + 3)]
     for word in words:
@@ -323,8 +324,7 @@ def test_transcript_reads_any_events() -> None:
     assert plain.names == transcript.names
 
 
-def test_client_s_own_beginning_grows() -> None:
-    """A request that already continues a message has the text added to that message."""
+def test_text_is_appended_to_the_message_being_continued() -> None:
     transcript = Transcript()
     transcript.record(event(index=0, delta={"content": " world"}))
     messages = [{"role": "user", "content": "Greet"}, {"role": "assistant", "content": "Hello"}]
@@ -335,7 +335,7 @@ def test_client_s_own_beginning_grows() -> None:
 
 
 def test_limits_are_lowered() -> None:
-    """Every limit that is set sinks by what was said, and the least number of tokens with it, not below nothing."""
+    """All token limits are reduced by the tokens sent, min_tokens not below 0."""
     transcript = Transcript()
     for _ in range(4):
         transcript.record(event(index=0, delta={"content": "x"}))

@@ -1,4 +1,4 @@
-"""What a stream's events are packed into is what they were."""
+"""Compressed events decompress to the same bytes."""
 
 import json
 import random
@@ -18,8 +18,8 @@ def events(words: list[str], **more: object) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_is_lost(seed: int) -> None:
-    """Any words, in any number of pieces, come back; and what came back is kept no longer."""
+def test_round_trip(seed: int) -> None:
+    """Any words in any number of batches; taking them empties the store."""
     draw = random.Random(seed)
     compressed = CompressedEvents()
     for _ in range(2):
@@ -36,8 +36,8 @@ def test_nothing_is_lost(seed: int) -> None:
     [b"", b"\n\n", b"data: x\n\n", events(["a", "b"]), b"data: " + b"x\0y" * 99 + b"\n\n",
      b"".join(b"data: %d\n\n" % (7**number) for number in range(40)), events(WORDS).replace(b"\n", b"\r\n")],
 )  # fmt: skip
-def test_what_does_not_become_smaller_is_left(piece: bytes) -> None:
-    """Too few events, events that have little in common, and such as hold the byte that stands for the rest."""
+def test_incompressible_events_are_rejected(piece: bytes) -> None:
+    """Too few events, events with little in common, events that contain the marker byte."""
     compressed = CompressedEvents()
     assert not compressed.add(piece)
     assert list(compressed.take()) == []
@@ -46,8 +46,8 @@ def test_what_does_not_become_smaller_is_left(piece: bytes) -> None:
     assert list(compressed.take()) == [events(WORDS)]
 
 
-def test_it_is_full() -> None:
-    """What would have to be read all at once, when a backend dies, stays little."""
+def test_number_of_batches_is_bounded() -> None:
+    """What a failover has to parse at once is bounded."""
     compressed = CompressedEvents()
     assert sum(compressed.add(events(WORDS)) for _ in range(MAX_BATCHES + 5)) == MAX_BATCHES
     transcript = Transcript()
@@ -56,16 +56,15 @@ def test_it_is_full() -> None:
     assert len(transcript.text.split()) == MAX_PENDING * (MAX_BATCHES + 1)
 
 
-def test_long_events_that_begin_alike_take_no_time() -> None:
-    """Only their ends are looked at: half a megabyte of each would hold up everybody."""
+def test_long_similar_events_are_compressed_quickly() -> None:
+    """Only their ends are compared: half a megabyte of each would block the event loop."""
     compressed = CompressedEvents()
     alike = events(["x" * 100_000 + str(number) for number in range(20)])
     assert not compressed.add(alike)
     assert list(compressed.take()) == []
 
 
-def test_a_comment_first_costs_only_the_first_handful() -> None:
-    """Where nothing in common is found once, it is looked for again."""
+def test_common_text_is_learned_again_after_a_comment() -> None:
     transcript = Transcript()
     for number in range(MAX_PENDING * 2):
         transcript.record(b": processing\n\n" * 30 + b"data: [1]\n\n" if number < 5 else events([f" w{number}"]))
@@ -73,8 +72,8 @@ def test_a_comment_first_costs_only_the_first_handful() -> None:
     assert len(transcript.text.split()) < MAX_PENDING
 
 
-def test_a_stream_that_changes_its_ways() -> None:
-    """Packed, read, no longer packed: its text is whole and in order whenever it is asked for."""
+def test_stream_whose_format_changes() -> None:
+    """The text is complete and in order whenever it is read."""
     words = [f" w{number}" for number in range(MAX_PENDING * 6)]
     transcript = Transcript()
     for number, word in enumerate(words):
