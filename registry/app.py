@@ -22,7 +22,7 @@ from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Jobs
 from registry.download.mirror import Mirror
 from registry.download.on_demand import OnDemand
-from registry.hub.client import source_client
+from registry.hub.client import SourceHub
 from registry.open_store import open_library
 from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
@@ -48,7 +48,7 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     mirror = Mirror(
         library,
         jobs,
-        lambda: source_client(
+        lambda: SourceHub(
             settings.hf_endpoint, token, file_retries=RETRY_POLICY, read_timeout_s=settings.hf_stall_seconds
         ),
         limits,

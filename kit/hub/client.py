@@ -1,17 +1,18 @@
-"""Client of the Hub API, as huggingface.co, its mirrors and the registry serve it. Blocking, safe for many threads."""
+"""Client of the Hub API of huggingface.co, its mirrors and the registry. Blocking, safe for many threads."""
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import quote
 
 from kit.hub.listing import Listing, parse_listing
 from kit.net.http_client import HttpClient
 from kit.net.ranged_file import MAX_ERROR_BODY, RangedFile
-from kit.net.retry import RETRY_POLICY, RetryPolicy, retry
+from kit.net.retry import RetryPolicy, retry
 
 MAX_LISTING_BYTES = 64 << 20
 CHUNK = 64 << 10
@@ -27,29 +28,15 @@ class HubRequest:
     path: str = ""
 
 
-class HubErrors(Protocol):
-    """The exceptions that a client raises."""
-
-    def refused(self, request: HubRequest, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
-        """Make an exception from an error response; TransientError is retried."""
-        ...
-
-    def invalid_listing(self, request: HubRequest, reason: str) -> Exception:
-        """Make an exception for a listing that cannot be used."""
-        ...
-
-
-class HubClient:
-    """One endpoint. A context manager: closes its connections."""
+class HubClient(ABC):
+    """One endpoint. A context manager: closes its connections. Subclasses define the errors."""
 
     def __init__(
-        self, endpoint: str, http: HttpClient, errors: HubErrors,
-        *, prefer: str, listing_retries: RetryPolicy = RETRY_POLICY, file_retries: RetryPolicy = RETRY_POLICY,
-    ) -> None:  # fmt: skip
+        self, endpoint: str, http: HttpClient, *, prefer: str, listing_retries: RetryPolicy, file_retries: RetryPolicy
+    ) -> None:
         """`prefer`: the header of listing requests (RFC 7240), for a registry that has to mirror the model first."""
-        self.endpoint = endpoint.rstrip("/")
+        self.endpoint = endpoint
         self._http = http
-        self._errors = errors
         self._prefer = prefer
         self._listing_retries = listing_retries
         self._file_retries = file_retries
@@ -64,10 +51,18 @@ class HubClient:
         """Close the connections."""
         self._http.close()
 
+    @abstractmethod
+    def refused(self, request: HubRequest, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+        """Make the exception for an error response; TransientError is retried."""
+
+    @abstractmethod
+    def invalid_listing(self, request: HubRequest, reason: str) -> Exception:
+        """Make the exception for a listing that cannot be used."""
+
     def listing(self, repo: str, revision: str, stop: threading.Event) -> Listing:
         """Resolve `revision` to a commit and list its files.
 
-        Raises TransientError, Cancelled, and what `errors` makes.
+        Raises TransientError, Cancelled, and what `refused` and `invalid_listing` return.
         """
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=1"
         request = HubRequest(url, repo, revision)
@@ -75,21 +70,21 @@ class HubClient:
         try:
             return parse_listing(json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise self._errors.invalid_listing(request, f"{type(error).__name__}: {error}") from error
+            raise self.invalid_listing(request, f"{type(error).__name__}: {error}") from error
 
     def file(self, repo: str, commit: str, path: str) -> RangedFile:
-        """Return a file to read by ranges; reading raises TransientError, Cancelled, and what `errors` makes."""
+        """Return a file to read by ranges; reading raises TransientError, Cancelled, and what `refused` returns."""
         url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
-        error_of = partial(self._errors.refused, HubRequest(url, repo, commit, path))
+        error_of = partial(self.refused, HubRequest(url, repo, commit, path))
         return RangedFile(self._http, url, error_of, self._file_retries)
 
     def _get(self, request: HubRequest) -> bytes:
         with self._http.get(request.url, {"Prefer": self._prefer}) as (response, _):
             if response.status != 200:
-                raise self._errors.refused(request, response.status, response.headers, response.read(MAX_ERROR_BODY))
+                raise self.refused(request, response.status, response.headers, response.read(MAX_ERROR_BODY))
             body = bytearray()
             while chunk := response.read(CHUNK):
                 body += chunk
                 if len(body) > MAX_LISTING_BYTES:
-                    raise self._errors.invalid_listing(request, f"more than {MAX_LISTING_BYTES} bytes")
+                    raise self.invalid_listing(request, f"more than {MAX_LISTING_BYTES} bytes")
             return bytes(body)

@@ -19,7 +19,7 @@ from kit.hub.file_queue import FileQueue
 from kit.hub.listing import Listing, RemoteFile
 from kit.model_files.cache import ModelCache, VerifiedFolder
 from kit.model_files.local_file import DigestMismatch, LocalFile
-from kit.model_files.registry_source import ModelFilesError, NotMirrored, registry_client
+from kit.model_files.registry_source import ModelFilesError, NotMirrored, RegistryClient
 from kit.net.retry import RETRY_POLICY, Cancelled, ChildStop, RetryPolicy, TransientError, check_stop
 from kit.units import human_bytes
 
@@ -62,7 +62,7 @@ def fetch_model(
     Of several processes that fetch one model, one does and the others wait. Raises ModelFilesError.
     """
     try:
-        with registry_client(registry_url, token, model=entry.name, retries=tuning.retries) as registry:
+        with RegistryClient(registry_url, token, model=entry.name, retries=tuning.retries) as registry:
             return _Fetch(entry, registry, ModelCache(cache, entry.hf_repo), report, stop, tuning).run()
     except Cancelled as error:
         raise ModelFilesError(

@@ -1,4 +1,4 @@
-"""The registry as the source of model files: client settings and error messages."""
+"""The registry as the source of model files."""
 
 import json
 import re
@@ -35,29 +35,20 @@ class NotMirrored(ModelFilesError):
         self.retry_after = retry_after
 
 
-def registry_client(url: str, token: str | None, *, model: str, retries: RetryPolicy = RETRY_POLICY) -> HubClient:
-    """Make a client of the registry at `url`; error messages name the `model`.
+class RegistryClient(HubClient):
+    """Client of the registry. Raises ModelFilesError, TransientError, Cancelled."""
 
-    The client raises ModelFilesError, TransientError, Cancelled.
-    """
-    url = url.rstrip("/")
-    http = HttpClient(
-        url, token, name=f"The registry at {url}", advice="", user_agent="gpu-cluster",
-        connect_timeout_s=CONNECT_TIMEOUT_S, read_timeout_s=READ_TIMEOUT_S,
-        use_proxies=False,  # the registry is in our own network
-    )  # fmt: skip
-    # The service itself waits for a registry that is down, or that mirrors the model first and reports its progress.
-    once = RetryPolicy(max_attempts=1)
-    return HubClient(
-        url, http, RegistryErrors(url, model), prefer="respond-async", listing_retries=once, file_retries=retries
-    )
-
-
-class RegistryErrors:
-    """See `kit.hub.client.HubErrors`."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._url = url
+    def __init__(self, url: str, token: str | None, *, model: str, retries: RetryPolicy = RETRY_POLICY) -> None:
+        """`model`: its name, for error messages. `retries`: for the content of files."""
+        url = url.rstrip("/")
+        http = HttpClient(
+            url, token, name=f"The registry at {url}", advice="", user_agent="gpu-cluster",
+            connect_timeout_s=CONNECT_TIMEOUT_S, read_timeout_s=READ_TIMEOUT_S,
+            use_proxies=False,  # the registry is in our own network
+        )  # fmt: skip
+        # No retries for listings: the service waits for a registry that is down, or that mirrors the model first.
+        once = RetryPolicy(max_attempts=1)
+        super().__init__(url, http, prefer="respond-async", listing_retries=once, file_retries=retries)
         self._model = model
 
     def refused(self, request: HubRequest, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
@@ -66,7 +57,8 @@ class RegistryErrors:
         error = _error_in(body)
         if status in (401, 403):
             return ModelFilesError(
-                f"The registry at {self._url} refuses {what} ({status}). Set REGISTRY_TOKEN to one of its API_KEYS.",
+                f"The registry at {self.endpoint} refuses {what} ({status}). "
+                "Set REGISTRY_TOKEN to one of its API_KEYS.",
                 is_transient=False,
             )
         if status == 503 and not request.path and error.get("code") in ("model_loading", "model_failed"):
@@ -76,11 +68,11 @@ class RegistryErrors:
                 retry_after=_number(headers.get("retry-after")),
             )
         if status == 429 or status >= 500:
-            return TransientError(f"The registry at {self._url} returned {status} for {what}{_reason(error)}")
+            return TransientError(f"The registry at {self.endpoint} returned {status} for {what}{_reason(error)}")
         if status == 404 and not request.path:
             return ModelFilesError(
-                f"{request.repo} at {request.revision} is not in the registry at {self._url}. Mirror it with "
-                f"scripts/offline-setup.sh, or POST {self._url}/models/{self._model}/download.",
+                f"{request.repo} at {request.revision} is not in the registry at {self.endpoint}. Mirror it with "
+                f"scripts/offline-setup.sh, or POST {self.endpoint}/models/{self._model}/download.",
                 is_transient=True,
             )
         return ModelFilesError(

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,23 +29,16 @@ class ModelWait:
     """Fetches one model's files, however long that takes, and reports the progress to `loading`."""
 
     def __init__(
-        self,
-        entry: Entry,
-        loading: Loading,
-        stop: threading.Event,
-        *,
-        registry_url: str,
-        token: str | None,
-        cache: Path,
-        retries: RetryPolicy = RETRIES,
-    ) -> None:
-        self._entry = entry
+        self, entry: Entry, loading: Loading, stop: threading.Event,
+        *, registry_url: str, token: str | None, cache: Path, retries: RetryPolicy = RETRIES,
+    ) -> None:  # fmt: skip
+        self._model = entry.name
         self._loading = loading
         self._stop = stop
-        self._registry_url = registry_url
-        self._token = token
-        self._cache = cache
         self._retries = retries
+        self._fetch = partial(
+            fetch_model, entry, registry_url=registry_url, token=token, cache=cache, report=self._report, stop=stop
+        )
         self._mirrored = 0.0
         self._logged = ""
         self._log_progress_at = 0.0
@@ -55,16 +49,6 @@ class ModelWait:
 
     def _fetch_with_retries(self) -> Path:
         return retry(self._fetch, self._retries, self._stop, on=ModelFilesError, before_retry=self._before_retry)
-
-    def _fetch(self) -> Path:
-        return fetch_model(
-            self._entry,
-            registry_url=self._registry_url,
-            token=self._token,
-            cache=self._cache,
-            report=self._report,
-            stop=self._stop,
-        )
 
     def _report(self, done: float, detail: str) -> None:
         self._loading.report(self._mirrored + done * (FETCH_SHARE - self._mirrored), detail)
@@ -83,7 +67,7 @@ class ModelWait:
             return
         self._logged = reason
         if error.progress is None:
-            log.warning("model files not available yet", model=self._entry.name, reason=reason)
+            log.warning("model files not available yet", model=self._model, reason=reason)
         else:
             self._log_progress_at = now + LOG_PROGRESS_EVERY_S
-            log.info("waiting for the registry", model=self._entry.name, reason=reason)
+            log.info("waiting for the registry", model=self._model, reason=reason)

@@ -11,7 +11,7 @@ from registry.bundle.reader import BundleReader
 from registry.bundle.source import FILE_SUFFIX
 from registry.commands.bundle_command import EXIT_REJECTED, key_of
 from registry.commands.progress_bar import ProgressBar
-from registry.hub.client import HubError, source_client
+from registry.hub.client import HubError, SourceHub
 from registry.models.library import Library
 from registry.models.manifest import FileEntry
 from registry.open_store import open_library
@@ -83,7 +83,7 @@ def _from_bundle(library: Library, damages: list[Damage], options: argparse.Name
 def _from_source(settings: RegistrySettings, library: Library, damages: list[Damage]) -> list[Damage]:
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     left = []
-    with source_client(settings.hf_endpoint, token) as hub:
+    with SourceHub(settings.hf_endpoint, token) as hub:
 
         def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[Bytes]:
             return hub.file(repo, commit, file.path).chunks(0, file.size, threading.Event())

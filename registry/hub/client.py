@@ -14,38 +14,27 @@ class HubError(Exception):
     """The source refused a request, or sent something unusable; the message says why and what to do."""
 
 
-def source_client(
-    endpoint: str,
-    token: str | None,
-    *,
-    file_retries: RetryPolicy = RETRY_POLICY,
-    read_timeout_s: float = READ_TIMEOUT_S,
-) -> HubClient:
-    """Make a client of HF_ENDPOINT. It raises HubError, TransientError, Cancelled.
+class SourceHub(HubClient):
+    """Client of HF_ENDPOINT. Raises HubError, TransientError, Cancelled."""
 
-    `file_retries` may be more than for listings: downloads take days, a listing should fail within seconds.
-    """
-    endpoint = endpoint.rstrip("/")
-    http = HttpClient(
-        endpoint, token, name=endpoint, advice="Check the connection to it, or HF_ENDPOINT.",
-        user_agent="gpu-cluster-registry", connect_timeout_s=CONNECT_TIMEOUT_S, read_timeout_s=read_timeout_s,
-        use_proxies=True,
-    )  # fmt: skip
-    # Another registry may have to mirror the model first: parts are requested in any order, so wait for all of it.
-    errors = SourceErrors(endpoint, has_token=token is not None)
-    return HubClient(endpoint, http, errors, prefer="wait=86400", file_retries=file_retries)
-
-
-class SourceErrors:
-    """See `kit.hub.client.HubErrors`."""
-
-    def __init__(self, endpoint: str, *, has_token: bool) -> None:
-        self._endpoint = endpoint
-        self._has_token = has_token
+    def __init__(
+        self, endpoint: str, token: str | None,
+        *, file_retries: RetryPolicy = RETRY_POLICY, read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:  # fmt: skip
+        """`file_retries` may be more than for listings: downloads take days, a listing should fail within seconds."""
+        endpoint = endpoint.rstrip("/")
+        http = HttpClient(
+            endpoint, token, name=endpoint, advice="Check the connection to it, or HF_ENDPOINT.",
+            user_agent="gpu-cluster-registry", connect_timeout_s=CONNECT_TIMEOUT_S, read_timeout_s=read_timeout_s,
+            use_proxies=True,
+        )  # fmt: skip
+        # Another registry may have to mirror the model first: parts are requested in any order, so wait for all of it.
+        super().__init__(endpoint, http, prefer="wait=86400", listing_retries=RETRY_POLICY, file_retries=file_retries)
+        self._has_token = token is not None
 
     def refused(self, request: HubRequest, status: int, headers: Mapping[str, str], _body: bytes) -> Exception:
         """Make the exception for an error response."""
-        repo, endpoint, code = request.repo, self._endpoint, headers.get("x-error-code", "")
+        repo, endpoint, code = request.repo, self.endpoint, headers.get("x-error-code", "")
         what = f"{request.path} of {repo}" if request.path else repo
         if status == 429 or status >= 500:
             return TransientError(f"{endpoint} returned {status} for {what}.", retry_after=_retry_after(headers))
@@ -68,7 +57,7 @@ class SourceErrors:
     def invalid_listing(self, request: HubRequest, reason: str) -> Exception:
         """Make the exception for a listing that cannot be used."""
         return HubError(
-            f"{self._endpoint} returned an invalid listing of {request.repo} ({reason}). Is HF_ENDPOINT a Hub?"
+            f"{self.endpoint} returned an invalid listing of {request.repo} ({reason}). Is HF_ENDPOINT a Hub?"
         )
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from kit.config.catalogue import Catalogue, Entry
 from kit.hub.listing import RemoteFile
 from kit.model_files.fetch import FetchTuning, ModelFilesError, fetch_model
-from kit.model_files.registry_source import registry_client
+from kit.model_files.registry_source import RegistryClient
 from kit.net.retry import RetryPolicy
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
@@ -242,7 +242,7 @@ def test_corrupted_file_is_named_and_not_published(registry: Registry, fetch: Fe
 
 def test_small_files_without_sha256_are_verified_by_git_id(registry: Registry, fetch: Fetch) -> None:
     """As listed by huggingface.co, whose listings have no `sha256` of small files."""
-    with registry_client(registry.url, None, model="small") as client:
+    with RegistryClient(registry.url, None, model="small") as client:
         listing = client.listing(REPO, "main", threading.Event())
     config = next(file for file in registry.manifest.files if file.path == "config.json")
     remote = RemoteFile(config.path, config.size, sha256=None, git_sha1=config.git_sha1)

@@ -3,7 +3,7 @@
 import pytest
 
 from kit.hub.client import HubRequest
-from kit.model_files.registry_source import MAX_REASON, RegistryErrors
+from kit.model_files.registry_source import MAX_REASON, RegistryClient
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ from kit.model_files.registry_source import MAX_REASON, RegistryErrors
 def test_reason_is_one_short_printable_line(body: bytes, reason: str) -> None:
     """No control characters reach the terminal, whatever the server sends."""
     request = HubRequest("http://r/x", "org/m", "main", "x")
-    error = RegistryErrors("http://r", "m").refused(request, 500, {}, body)
+    error = RegistryClient("http://r", None, model="m").refused(request, 500, {}, body)
     assert str(error) == f"The registry at http://r returned 500 for x{reason}"
