@@ -1,4 +1,4 @@
-"""Importing a local folder: the same publication as a download, with the folder as the source."""
+"""Import a local folder, published like a download."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from registry.models.model_card import CARD, MAX_BYTES, parse_card
 from registry.store.interface import DigestMismatch
 
 CHUNK = 1 << 20
-# What tools leave in a model's folder and nobody loads.
+# Left by tools in a model's folder, and never loaded.
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 SKIPPED_FILES = frozenset({".DS_Store", ".gitattributes.lock"})
 
@@ -21,7 +21,7 @@ OnBytes = Callable[[str, int], None]
 
 
 class FolderError(Exception):
-    """The folder cannot be imported; the message says which file and why."""
+    """The folder cannot be imported; the message names the file and the reason."""
 
 
 def import_folder(
@@ -34,14 +34,14 @@ def import_folder(
     commit: str | None = None,
     on_bytes: OnBytes = lambda _path, _count: None,
 ) -> Manifest:
-    """Put the files of `folder` into the library's store and publish them as `name`.
+    """Store the files of `folder` and publish them as `name`.
 
-    `commit` None: the id follows from the contents. `on_bytes` is told each file's name and how many bytes of it were
-    read; every byte is read once for its digest, and once more if its blob is new (see `bytes_to_read`).
+    Without `commit`, the commit id is derived from the content. `on_bytes` gets each file's path and the number of
+    bytes read: every byte once for its digest, and again if its blob is new (see `bytes_to_read`).
     Raises FolderError, BadName, StoreError.
     """
     if commit is not None and not COMMIT.fullmatch(commit):
-        raise BadName(f"{commit!r} is not a commit: 40 hex digits, lower case.")
+        raise BadName(f"{commit!r} is not a commit id: 40 lower-case hex digits.")
     files = []
     for path, file in folder_files(folder):
         entry = _digest(path, file, on_bytes)
@@ -53,7 +53,7 @@ def import_folder(
                 library.store.put_blob(entry.sha256, entry.size, _chunks(path, file, on_bytes))
             except DigestMismatch as error:
                 raise FolderError(
-                    f"{file} changed while it was read: {error}. Import again when it is done."
+                    f"{file} changed while it was read: {error}. Import again when it is complete."
                 ) from error
         files.append(entry)
     return library.publish(
@@ -68,17 +68,17 @@ def import_folder(
 
 
 def bytes_to_read(folder: Path) -> int:
-    """How many bytes `import_folder` will tell `on_bytes` about. Raises FolderError, BadName."""
+    """The number of bytes that `import_folder` reports to `on_bytes`. Raises FolderError, BadName."""
     return sum(2 * file.stat().st_size for _, file in folder_files(folder))
 
 
 def folder_files(folder: Path) -> list[tuple[str, Path]]:
-    """The files below `folder` as (path in the repository, file), sorted. A link to a file counts as that file.
+    """The files below `folder` as (path in the repository, file), sorted. Links to files are followed.
 
-    Raises FolderError when there is no such folder, nothing in it, or something that is not a file.
+    Raises FolderError if the folder is missing or empty, or contains something that is not a file.
     """
     if not folder.is_dir():
-        raise FolderError(f"There is no folder {folder}. Give the folder that holds the model's config.json.")
+        raise FolderError(f"No such folder: {folder}. Specify the folder with the model's config.json.")
     found = []
 
     def refuse(error: OSError) -> None:
@@ -91,7 +91,7 @@ def folder_files(folder: Path) -> list[tuple[str, Path]]:
                 continue
             file = Path(place) / name
             if not file.is_file():
-                raise FolderError(f"{file} is not a file, or a link that leads nowhere. Remove it and import again.")
+                raise FolderError(f"{file} is a broken link or not a file. Remove it and import again.")
             found.append((check_path(file.relative_to(folder).as_posix()), file))
     if not found:
         raise FolderError(f"The folder {folder} is empty.")
@@ -106,7 +106,7 @@ def _digest(path: str, file: Path, on_bytes: OnBytes) -> FileEntry:
         git_sha1.update(chunk)
         done += len(chunk)
     if done != size:
-        raise FolderError(f"{file} changed while it was read. Import again when it is done.")
+        raise FolderError(f"{file} changed while it was read. Import again when it is complete.")
     return entry_of(path, size, sha256.hexdigest(), git_sha1.hexdigest())
 
 
@@ -117,4 +117,4 @@ def _chunks(path: str, file: Path, on_bytes: OnBytes) -> Iterator[bytes]:
                 yield chunk
                 on_bytes(path, len(chunk))
     except OSError as error:
-        raise FolderError(f"{file} cannot be read: {error.strerror}. Give this user the right to read it.") from error
+        raise FolderError(f"{file} cannot be read: {error.strerror}. Check its permissions.") from error

@@ -1,7 +1,6 @@
-"""Work on models that takes its time: downloads and verifications. At most one per model; each in a thread of its own.
+"""Background jobs, downloads and verifications: at most one per model, each in its own thread.
 
-A download's request is kept in the store (`jobs/<name>.json`) until it is done: after a restart it goes on, without the
-blobs that are there already.
+A download's request is stored in `jobs/<name>.json` until it is done, so that a restarted registry resumes it.
 """
 
 import contextlib
@@ -27,16 +26,16 @@ log = structlog.get_logger(__name__)
 
 Status = Literal["queued", "downloading", "verifying", "ready", "failed", "cancelled"]
 ENDED: frozenset[Status] = frozenset({"ready", "failed", "cancelled"})
-LONG_AGO = float("-inf")
-END_WAIT_S = 5.0
-TURN_POLL_S = 0.5
+NEVER = float("-inf")
+STOP_TIMEOUT_S = 5.0
+SLOT_POLL_S = 0.5
 
-# What may go wrong without being a bug: the message is for the user, the trace is of no use to anybody.
+# Failures that are not bugs: reported by their message, without a traceback.
 _EXPECTED = (BadName, HubError, Refused, TransientError, StoreError)
 
 
 class JobConflict(ApiError):
-    """Another job is at work on this model."""
+    """Another job is running on this model."""
 
     status = 409
     type = "invalid_request_error"
@@ -44,7 +43,7 @@ class JobConflict(ApiError):
 
 
 class Job:
-    """One piece of work on one model. `request` tells what was asked, to compare and to go on after a restart."""
+    """A job on one model. `request`: the request to compare with later ones, and to resume after a restart."""
 
     def __init__(self, name: str, active: Status, request: dict[str, Any] | None) -> None:
         self.name = name
@@ -57,40 +56,40 @@ class Job:
         self.partial_model: PartialModel | None = None
         self.ended = threading.Event()
         # Monotonic times.
-        self.began_at = time.monotonic()
-        self.ended_at = LONG_AGO
+        self.started_at = time.monotonic()
+        self.ended_at = NEVER
         self.verified_at: datetime.datetime | None = None
         self._active = active
         self._cancelled = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """It is its turn. Raises Cancelled when it was cancelled while it waited."""
+        """Leave the queue. Raises Cancelled if the job was cancelled there."""
         check_stop(self.stop)
         self.status = self._active
-        self.began_at = time.monotonic()
+        self.started_at = time.monotonic()
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """The moment in which the job's model appears: a cancellation comes before it, or waits. Raises Cancelled."""
+        """Exclude cancellation while the model is published. Raises Cancelled if it was cancelled before."""
         with self._lock:
             if self._cancelled:
                 raise Cancelled
             yield
 
     def cancel(self) -> None:
-        """On return nothing will be published any more that is not published already."""
+        """Cancel the job; nothing is published after this returns."""
         with self._lock:
             self._cancelled = True
         self.stop.set()
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether somebody cancelled it."""
+        """Whether `cancel` was called."""
         return self._cancelled
 
     def finish(self, status: Status, error: str | None = None) -> None:
-        """It has ended."""
+        """Record the end of the job."""
         self.error = error
         self.ended_at = time.monotonic()
         if status == "ready" and self._active == "verifying":
@@ -103,19 +102,19 @@ Work = Callable[[Job], None]
 
 
 class Jobs:
-    """The jobs of this registry."""
+    """The jobs of this process."""
 
     def __init__(self, store: Store, *, at_once: int) -> None:
         self._store = store
-        self._turns = threading.BoundedSemaphore(at_once)
+        self._slots = threading.BoundedSemaphore(at_once)
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._closing = False
 
     def start(self, job: Job, work: Work) -> Job:
-        """Run `work` for `job` in the background, or return the running job that does the very same.
+        """Run `work` for `job` in the background, or return a running job with the same request.
 
-        Raises JobConflict when a different job is at work on this model, StoreError.
+        Raises JobConflict if a different job is running on this model, StoreError.
         """
         with self._lock:
             other = self._jobs.get(job.name)
@@ -123,33 +122,33 @@ class Jobs:
                 if other.request == job.request:
                     return other
                 raise JobConflict(
-                    f"{job.name} is {other.status} with other options. Wait for its end, or cancel it: "
+                    f"{job.name} is {other.status} with other options. Wait until it ends, or cancel it with "
                     f"DELETE /models/{job.name}."
                 )
             if job.request is not None:
                 self._store.put_document(_key(job.name), {"status": "queued", "request": job.request})
             self._jobs[job.name] = job
-        # A daemon: a stream that hangs must not keep the process from ending.
+        # A daemon thread: a stream that hangs must not block the exit of the process.
         threading.Thread(target=self._run, args=(job, work), name=f"job-{job.name}", daemon=True).start()
         return job
 
     def get(self, name: str) -> Job | None:
-        """The last job on this model since the start, or None."""
+        """The last job on this model in this process, or None."""
         return self._jobs.get(name)
 
     def all(self) -> list[Job]:
-        """The last job of every model that had one."""
+        """The last job of each model."""
         return list(self._jobs.values())
 
     def was_interrupted(self, name: str) -> bool:
-        """Whether an earlier run left a download of it unfinished that nobody took up yet. Raises StoreError."""
+        """Whether a download was interrupted by a restart and is not resumed yet. Raises StoreError."""
         with contextlib.suppress(DocumentBroken, ValidationError):
             document = self._store.get_document(_key(name)) if self.get(name) is None else None
-            return document is not None and _Kept.model_validate(document).status == "queued"
+            return document is not None and _StoredJob.model_validate(document).status == "queued"
         return False
 
-    def forget(self, name: str) -> Job | None:
-        """Cancel and drop the job on this model and what was kept of it. Returns it, or None."""
+    def remove(self, name: str) -> Job | None:
+        """Cancel and remove the job on this model and its document. Returns it, or None."""
         with self._lock:
             job = self._jobs.pop(name, None)
             if job is not None:
@@ -158,59 +157,59 @@ class Jobs:
         return job
 
     def store_digests(self, job: Job) -> None:
-        """Let every process that shares the store know what blobs a download counts on, until it has ended."""
+        """Store the digests of a running download, which other processes then do not delete."""
         with self._lock:
             if self._jobs.get(job.name) is job:
                 document = {"status": "queued", "request": job.request, "digests": sorted(job.digests())}
                 self._store.put_document(_key(job.name), document)
 
     def digests(self) -> set[str]:
-        """The blobs that running jobs count on."""
+        """The digests used by running jobs."""
         return {digest for job in self.all() if not job.ended.is_set() for digest in job.digests()}
 
     def unfinished(self) -> list[tuple[str, dict[str, Any]]]:
-        """The models whose downloads an earlier run left unfinished, with what was asked for.
+        """The interrupted downloads: name and request. Raises StoreError.
 
-        Earlier failures come back as such, and so does what was kept in a way that cannot be read. Raises StoreError.
+        Failed downloads, and documents that cannot be parsed, are added as failed jobs.
         """
         found = []
         for key in self._store.list_documents("jobs/"):
             name = key.removeprefix("jobs/").removesuffix(".json")
             try:
-                kept = _Kept.model_validate(self._store.get_document(key))
+                stored = _StoredJob.model_validate(self._store.get_document(key))
             except DocumentBroken as error:
                 self.add_failed(name, None, str(error))
             except ValidationError:
-                self.add_failed(name, None, unreadable(name))
+                self.add_failed(name, None, invalid_document(name))
             else:
-                if kept.status == "queued":
-                    found.append((name, kept.request))
+                if stored.status == "queued":
+                    found.append((name, stored.request))
                 else:
-                    self.add_failed(name, kept.request, kept.error)
+                    self.add_failed(name, stored.request, stored.error)
         return found
 
     def add_failed(self, name: str, request: dict[str, Any] | None, error: str | None) -> None:
-        """Show a job of an earlier run as failed, unless this run has one on the same model."""
+        """Add a failed job of an earlier process, unless this process has a job on the same model."""
         job = Job(name, "downloading", request)
         job.finish("failed", error)
-        job.ended_at = LONG_AGO  # a registry that was started again may try again
+        job.ended_at = NEVER  # a restarted registry may retry at once
         with self._lock:
             self._jobs.setdefault(name, job)
 
     def close(self) -> None:
-        """Stop all jobs, keeping what they were asked for; wait a moment for their threads."""
+        """Stop all jobs, which stay stored for the next start; wait briefly for their threads."""
         self._closing = True
         running = [job for job in self.all() if not job.ended.is_set()]
         for job in running:
             job.stop.set()
         for job in running:
-            job.ended.wait(END_WAIT_S)
+            job.ended.wait(STOP_TIMEOUT_S)
 
     def _run(self, job: Job, work: Work) -> None:
         try:
-            with self._turn(job):
+            with self._slot(job):
                 job.begin()
-                log.info("job begins", model=job.name, status=job.status, **_what(job))
+                log.info("job started", model=job.name, status=job.status, **_log_fields(job))
                 work(job)
         except Cancelled:
             self._end(job, "cancelled", None)
@@ -218,43 +217,43 @@ class Jobs:
             self._end(job, "failed", str(error))
         except Exception as error:
             log.error("bug in a job", model=job.name, exc_info=error)
-            self._end(job, "failed", f"Internal error ({type(error).__name__}). The registry's log has its cause.")
+            self._end(job, "failed", f"Internal error ({type(error).__name__}). See the registry's log.")
         else:
             self._end(job, "ready", None)
 
     @contextlib.contextmanager
-    def _turn(self, job: Job) -> Iterator[None]:
-        if not self._turns.acquire(blocking=False):
-            log.info("job waits for its turn", model=job.name, **_what(job))
-            while not self._turns.acquire(timeout=TURN_POLL_S):
+    def _slot(self, job: Job) -> Iterator[None]:
+        if not self._slots.acquire(blocking=False):
+            log.info("job queued", model=job.name, **_log_fields(job))
+            while not self._slots.acquire(timeout=SLOT_POLL_S):
                 check_stop(job.stop)
         try:
             yield
         finally:
-            self._turns.release()
+            self._slots.release()
 
     def _end(self, job: Job, status: Status, error: str | None) -> None:
         if self._closing and status != "ready":
-            job.finish("cancelled")  # what was asked for stays in the store, for the next start
+            job.finish("cancelled")  # its request stays in the store for the next start
             return
         if job.was_cancelled:
             status, error = "cancelled", None
         elif job.request is not None:
             try:
-                self._keep(job, status, error)
+                self._store_end(job, status, error)
             except StoreError as failure:
-                log.warning("the end of a job could not be kept", model=job.name, reason=str(failure))
+                log.warning("end of job not stored", model=job.name, reason=str(failure))
         (log.warning if status == "failed" else log.info)(
             "job ended",
             model=job.name,
             status=status,
-            seconds=round(time.monotonic() - job.began_at, 1),
+            seconds=round(time.monotonic() - job.started_at, 1),
             progress=job.progress.summary(),
             **({"error": error} if error else {}),
         )
         job.finish(status, error)
 
-    def _keep(self, job: Job, status: Status, error: str | None) -> None:
+    def _store_end(self, job: Job, status: Status, error: str | None) -> None:
         if status == "ready":
             self._store.delete_document(_key(job.name))
         else:
@@ -262,14 +261,14 @@ class Jobs:
             self._store.put_document(_key(job.name), document)
 
 
-def _what(job: Job) -> dict[str, Any]:
-    """What a person who follows the log wants to know of a job."""
+def _log_fields(job: Job) -> dict[str, Any]:
+    """The fields that identify a job in the log."""
     request = job.request or {}
     return {key: request[key] for key in ("repo", "revision") if key in request}
 
 
-class _Kept(BaseModel):
-    """What `jobs/<name>.json` holds."""
+class _StoredJob(BaseModel):
+    """The document `jobs/<name>.json`."""
 
     status: Status
     request: dict[str, Any]
@@ -278,22 +277,22 @@ class _Kept(BaseModel):
 
 
 def unfinished_digests(store: Store) -> set[str]:
-    """The blobs that unfinished downloads count on, those of other processes and of earlier runs included.
+    """The digests used by unfinished downloads of all processes. Raises StoreError.
 
-    A document that cannot be read counts on nothing: its download begins anew, if at all. Raises StoreError.
+    Documents that cannot be parsed are skipped, as their downloads cannot be resumed.
     """
     found: set[str] = set()
     for key in store.list_documents("jobs/"):
         with contextlib.suppress(DocumentBroken, ValidationError):
-            kept = _Kept.model_validate(store.get_document(key))
-            if kept.status == "queued":
-                found.update(kept.digests)
+            stored = _StoredJob.model_validate(store.get_document(key))
+            if stored.status == "queued":
+                found.update(stored.digests)
     return found
 
 
-def unreadable(name: str) -> str:
-    """What to tell of a kept job that this registry does not understand."""
-    return f"{_key(name)} is not as this registry writes it. Ask for the download again, or DELETE /models/{name}."
+def invalid_document(name: str) -> str:
+    """The error for a stored job that cannot be parsed."""
+    return f"{_key(name)} is not a valid job. Start the download again, or DELETE /models/{name}."
 
 
 def _key(name: str) -> str:

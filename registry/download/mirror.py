@@ -1,4 +1,4 @@
-"""What the registry does to models: download, verify, delete. The routes and the command line call this."""
+"""Download, verify and delete models; used by the routes and the command line."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from kit.errors import InvalidRequest, ModelNotFound
 from kit.hub.client import HubClient
 from kit.net.retry import check_stop
 from registry.download.file_download import DownloadLimits
-from registry.download.jobs import Job, JobConflict, Jobs, unreadable
+from registry.download.jobs import Job, JobConflict, Jobs, invalid_document
 from registry.download.model_download import MirrorRequest, ModelDownload
 from registry.models.library import MAIN, Library
 from registry.models.manifest import FileEntry
@@ -23,24 +23,24 @@ Patterns = list[str]
 
 
 class DownloadRequest(BaseModel):
-    """The body of `POST /models/{name}/download`. A model of the catalogue needs none."""
+    """The body of `POST /models/{name}/download`, optional for models of the catalogue."""
 
     model_config = ConfigDict(extra="forbid")
 
     hf_repo: str | None = Field(
-        default=None, description="ORG/NAME at HF_ENDPOINT; may be left out for models of the catalogue"
+        default=None, description="ORG/NAME at HF_ENDPOINT; optional for models of the catalogue"
     )
-    revision: str | None = Field(default=None, description="a commit, branch or tag; default: the catalogue's, or main")
+    revision: str | None = Field(default=None, description="commit, branch or tag; default: the catalogue's, or main")
     allow_patterns: Patterns | None = Field(
-        default=None, max_length=100, description="take only files that fit one of these"
+        default=None, max_length=100, description="include only files that match one of these"
     )
     ignore_patterns: Patterns | None = Field(
-        default=None, max_length=100, description="leave out files that fit one of these"
+        default=None, max_length=100, description="exclude files that match one of these"
     )
 
 
-class Damaged(StoreError):
-    """Blobs whose bytes are not what their name says."""
+class DamagedBlobs(StoreError):
+    """Blobs whose content does not match their digest."""
 
 
 class Mirror:
@@ -64,24 +64,24 @@ class Mirror:
         self._parallel = parallel
 
     def download(self, name: str, request: DownloadRequest) -> Job:
-        """Begin to mirror, or return the job that is at it. Raises BadName, InvalidRequest, JobConflict."""
-        return self._start(self._wanted(name, request))
+        """Start to mirror a model, or return the running job. Raises BadName, InvalidRequest, JobConflict."""
+        return self._start(self._resolve(name, request))
 
     def resume(self) -> None:
-        """Go on with what an earlier run of the registry left unfinished. One that cannot be taken up stops no other.
+        """Resume interrupted downloads; one that cannot be resumed does not stop the others.
 
-        Raises StoreError; then it may be called again.
+        Raises StoreError, after which it may be called again.
         """
         for name, request in self.jobs.unfinished():
             try:
                 self._start(MirrorRequest.model_validate(request))
             except ValidationError:
-                self.jobs.add_failed(name, request, unreadable(name))
-            except JobConflict as conflict:  # somebody was faster, and wants something else
-                log.info("download not taken up", model=name, reason=conflict.message)
+                self.jobs.add_failed(name, request, invalid_document(name))
+            except JobConflict as conflict:  # a different download was started meanwhile
+                log.info("download not resumed", model=name, reason=conflict.message)
 
     def verify(self, name: str) -> Job:
-        """Begin to read every byte of a model again. Raises ModelNotFound, BadName, JobConflict."""
+        """Start to verify every byte of a model. Raises ModelNotFound, BadName, JobConflict."""
         name = self._library.canonical(name)
         pointer = self._library.name(name)
         if pointer is None:
@@ -90,24 +90,24 @@ class Mirror:
         return self.jobs.start(Job(name, "verifying", None), lambda job: self._verify(job, manifest.files))
 
     def delete(self, name: str) -> bool:
-        """Cancel what is under way for a model and drop it. False when there was neither. Raises BadName."""
+        """Cancel the model's job and delete the model; return whether either existed. Raises BadName."""
         name = self._library.canonical(name)
-        job = self.jobs.forget(name)
+        job = self.jobs.remove(name)
         deleted = self._library.delete(name, spare=self.jobs.digests)
         if job is not None:
             self._library.delete_unreachable(job.digests(), spare=self.jobs.digests)
         return deleted or job is not None
 
-    def _wanted(self, name: str, request: DownloadRequest) -> MirrorRequest:
+    def _resolve(self, name: str, request: DownloadRequest) -> MirrorRequest:
         name = self._library.canonical(name)
         entry = self._library.catalogue.find(name)
         repo = request.hf_repo or (entry.hf_repo if entry else None)
         if repo is None:
             names = ", ".join(sorted(known.name for known in self._library.catalogue)) or "empty"
-            raise InvalidRequest(f"{name} is not in the catalogue ({names}): send its hf_repo.", param="hf_repo")
+            raise InvalidRequest(f"{name} is not in the catalogue ({names}): set hf_repo.", param="hf_repo")
         if entry is not None and repo != entry.hf_repo:
             raise InvalidRequest(
-                f"{name} is {entry.hf_repo} in the catalogue. Give {repo} another name, or change models.yaml.",
+                f"{name} is {entry.hf_repo} in the catalogue. Use another name for {repo}, or change models.yaml.",
                 param="hf_repo",
             )
         chosen = request.allow_patterns is not None or request.ignore_patterns is not None
@@ -121,15 +121,15 @@ class Mirror:
             ignore_patterns=None if ignore is None else tuple(ignore),
         )
 
-    def _start(self, wanted: MirrorRequest) -> Job:
-        job = Job(wanted.name, "downloading", wanted.model_dump(mode="json"))
-        return self.jobs.start(job, lambda job: self._mirror(job, wanted))
+    def _start(self, request: MirrorRequest) -> Job:
+        job = Job(request.name, "downloading", request.model_dump(mode="json"))
+        return self.jobs.start(job, lambda job: self._mirror(job, request))
 
-    def _mirror(self, job: Job, wanted: MirrorRequest) -> None:
+    def _mirror(self, job: Job, request: MirrorRequest) -> None:
         hub = self._new_hub()
         try:
             download = ModelDownload(
-                hub, self._library, wanted, job.progress, job.stop, self._limits, self._policy, parallel=self._parallel
+                hub, self._library, request, job.progress, job.stop, self._limits, self._policy, parallel=self._parallel
             )
             job.digests = lambda: set(download.digests)
             job.partial_model = download.partial_model
@@ -143,19 +143,19 @@ class Mirror:
         job.progress.expect(len(files), sum(file.size for file in files))
         damaged = []
         for file in files:
-            if not self._is_right(job, file):
+            if not self._is_intact(job, file):
                 damaged.append(file.path)
             job.progress.file_done()
         if damaged:
-            raise Damaged(
-                f"Damaged in the store: {', '.join(damaged)}. What was damaged is removed; fetch it again with "
-                f"POST /models/{job.name}/download."
+            raise DamagedBlobs(
+                f"Damaged or missing in the store: {', '.join(damaged)}. Damaged files were deleted; fetch them again "
+                f"with POST /models/{job.name}/download."
             )
 
-    def _is_right(self, job: Job, file: FileEntry) -> bool:
-        """Whether the blob of `file` is here and what its name says; one that is not is removed: nobody can use it.
+    def _is_intact(self, job: Job, file: FileEntry) -> bool:
+        """Whether the blob of `file` exists and matches its digest; a damaged one is deleted.
 
-        Raises StoreError when the store cannot be read: that is no damage.
+        Raises StoreError if the store is not readable.
         """
         store = self._library.store
         if store.blob_size(file.sha256) is None:

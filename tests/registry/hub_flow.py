@@ -1,4 +1,4 @@
-"""What people do with a Hub, by whatever version of huggingface_hub runs this: prints what came of it as JSON.
+"""Use a Hub like people do, with the installed version of huggingface_hub, and print the results as JSON.
 
     HF_ENDPOINT=http://... HF_HOME=... python tests/registry/hub_flow.py FOLDER
 
@@ -16,7 +16,7 @@ REPO = "test/small"
 
 
 def main() -> None:
-    """Ask, download, be refused, and use the command line."""
+    """Query, download, provoke errors, and use the command line."""
     folder, api = Path(sys.argv[1]), HfApi()
     snapshot = Path(snapshot_download(REPO, cache_dir=folder / "cache"))
     single = hf_hub_download(REPO, "1_Pooling/config.json", local_dir=folder / "single")
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def refusal(call: object) -> str:
-    """The name of what `call` raises, without what versions prefix."""
+    """The name of the exception that `call` raises, without a prefix that depends on the version."""
     try:
         call()  # type: ignore[operator]  # a callable
     except Exception as error:  # noqa: BLE001  # whatever it is, its name is the result
@@ -50,7 +50,7 @@ def refusal(call: object) -> str:
 
 
 def command(*words: str) -> str:
-    """How `hf ...` ends; versions that do not have it say "invalid choice"."""
+    """The result of `hf ...`; versions without the command print "invalid choice"."""
     hf = str(Path(sys.executable).with_name("hf"))
     done = subprocess.run([hf, *words], capture_output=True, text=True, check=False)
     return "ok" if done.returncode == 0 else "not offered" if "invalid choice" in done.stderr else done.stderr[-500:]

@@ -1,4 +1,4 @@
-"""Brings a bundle in and loads its models with every Hugging Face client, without a network: run in `unshare -rn`.
+"""Import a bundle and load its models with every Hugging Face client, without a network: run in `unshare -rn`.
 
     python -m tests.registry.no_network BUNDLE PUBLIC_KEY WORK
 
@@ -26,7 +26,7 @@ _IFF_UP_RUNNING = 0x41
 
 
 def main() -> None:
-    """Bring up the loopback, prove that there is nothing else, import, start the registry, load everything."""
+    """Set up the loopback interface, check that it is the only one, import, start the registry, load the models."""
     bundle, key, work = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     store = work / "store"
     _loopback_up()

@@ -57,12 +57,12 @@ def test_import_with_given_commit(registry: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["import", "x", "/nowhere"], "There is no folder /nowhere"),
+        (["import", "x", "/nowhere"], "No such folder: /nowhere"),
         (["import", "x", "EMPTY"], "is empty"),
         (["import", "../x", "FOLDER"], "is not a model name"),
         (["import", "x", "FOLDER", "--repo", "a/b/c"], "is not a repository"),
         (["import", "x", "FOLDER", "--revision", "../main"], "is not a revision"),
-        (["import", "x", "DANGLING"], "leads nowhere"),
+        (["import", "x", "DANGLING"], "is a broken link"),
     ],
 )
 def test_import_errors_are_messages_without_traceback(

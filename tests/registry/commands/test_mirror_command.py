@@ -204,7 +204,7 @@ def test_unrepairable_damage_is_reported(mirror: Any, source: Source, tmp_path: 
     with serving_registry(store, hf_endpoint="http://127.0.0.1:9", catalogue=source.catalogue) as url:
         done = mirror(url)
     assert done.returncode == 1
-    assert "Damaged in the store: " in done.stdout
+    assert "Damaged or missing in the store: " in done.stdout
     assert "http://127.0.0.1:9 cannot be reached" in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""Mirroring on first use: who asks for a model of the catalogue that is not here hears how far it is, then gets it."""
+"""Mirroring on first use: requests for a missing model of the catalogue get its progress, and then the model."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -32,13 +32,13 @@ def serve(source: Source, tmp_path: Path) -> Serve:
 
 @pytest.fixture
 def mirror(serve: Serve) -> Iterator[str]:
-    """That registry."""
+    """The registry of `serve`."""
     with serve() as url:
         yield url
 
 
 def ask(url: str, method: str = "GET") -> httpx2.Response:
-    """Ask as who would rather hear how far it is than wait."""
+    """Send a request that gets the progress instead of waiting."""
     return plain_http.request(method, url, headers={"Prefer": "respond-async"})
 
 
@@ -47,8 +47,8 @@ def refusal(answer: httpx2.Response) -> tuple[int, str, str]:
     return answer.status_code, error["code"], error["message"]
 
 
-def test_the_first_question_begins_one_download(source: Source, mirror: str) -> None:
-    """However often and however it is asked for: one download, 503 with its progress, and then the model."""
+def test_first_request_starts_one_download(source: Source, mirror: str) -> None:
+    """All requests get a 503 with the progress until the model is ready."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     first = ask(mirror + LISTING)
     assert refusal(first)[:2] == (503, "model_loading")
@@ -68,8 +68,8 @@ def test_the_first_question_begins_one_download(source: Source, mirror: str) -> 
     assert len(source.switches.requests(f"/{WEIGHTS}")) == 1
 
 
-def test_off_it_is_the_404_as_ever(source: Source, serve: Serve) -> None:
-    """The default: nothing is fetched because somebody asked."""
+def test_without_mirror_missing_the_response_is_404(source: Source, serve: Serve) -> None:
+    """Nothing is fetched."""
     with serve(mirror_missing=False) as url:
         answer = ask(url + LISTING)
         assert refusal(answer)[:2] == (404, "model_not_found")
@@ -80,16 +80,15 @@ def test_off_it_is_the_404_as_ever(source: Source, serve: Serve) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/models/test/other", f"/api/models/{REPO}/revision/v2", f"/{REPO}/resolve/v2/config.json"]
 )
-def test_only_what_the_catalogue_has(source: Source, mirror: str, path: str) -> None:
-    """Another repository, or another revision of a known one, is nobody's to fetch."""
+def test_models_outside_the_catalogue_are_not_mirrored(source: Source, mirror: str, path: str) -> None:
+    """Nor are other revisions of the catalogue's models."""
     assert ask(mirror + path).status_code == 404
     assert source.switches.seen == []
 
 
-def test_a_failure_is_told_and_not_repeated_on_every_question(
+def test_failure_is_reported_and_retried_after_a_pause(
     source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong token knocks once; the reason is told until the pause is over, then it is tried again."""
     source.switches.status[LISTING] = (401, {})
     ask(mirror + LISTING)
     assert wait_for_job(mirror, "small")["status"] == "failed"
@@ -109,8 +108,7 @@ def test_a_failure_is_told_and_not_repeated_on_every_question(
     assert wait_for_job(mirror, "small")["status"] == "ready"
 
 
-def test_a_restart_is_another_chance(source: Source, serve: Serve) -> None:
-    """Whoever has mended the token starts the registry again, and does not wait for the pause."""
+def test_restart_retries_a_failed_download_at_once(source: Source, serve: Serve) -> None:
     source.switches.status[LISTING] = (401, {})
     with serve() as url:
         ask(url + LISTING)
@@ -121,8 +119,8 @@ def test_a_restart_is_another_chance(source: Source, serve: Serve) -> None:
         assert wait_for_job(url, "small")["status"] == "ready"
 
 
-def test_another_job_on_the_model_is_waited_for(source: Source, mirror: str) -> None:
-    """Somebody downloads it with other options: the asker is told, and that download is left alone."""
+def test_download_with_other_options_is_not_disturbed(source: Source, mirror: str) -> None:
+    """The response reports it."""
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     plain_http.post(f"{mirror}/models/small/download", json={"ignore_patterns": ["*.md"]})
     status, code, message = refusal(ask(mirror + LISTING))
@@ -133,8 +131,7 @@ def test_another_job_on_the_model_is_waited_for(source: Source, mirror: str) -> 
     assert ask(mirror + LISTING).status_code == 200
 
 
-def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: str, tmp_path: Path) -> None:
-    """The whole way: the service's fetch is told the progress in words and as a number; in the end it has the files."""
+def test_service_gets_progress_and_then_its_files(source: Source, mirror: str, tmp_path: Path) -> None:
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     (entry,) = Catalogue.load(tmp_path / "models.yaml")
 
@@ -157,8 +154,8 @@ def test_a_service_hears_how_far_it_is_and_then_loads(source: Source, mirror: st
     assert contents(fetch()) == contents(tmp_path / "repo")
 
 
-def test_the_log_can_be_followed(source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin, now and then how far, end; not a line for each question of those who wait."""
+def test_log_has_start_progress_and_end(source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that wait are not logged."""
     monkeypatch.setattr(model_download, "LOG_PROGRESS_EVERY_S", 0.05)
     gate = source.switches.gate[f"/{WEIGHTS}"] = threading.Event()
     all_but_the_weights = f"{len(source.manifest.files) - 1} of {len(source.manifest.files)}"
@@ -170,7 +167,7 @@ def test_the_log_can_be_followed(source: Source, mirror: str, monkeypatch: pytes
         wait_for_job(mirror, "small")
     told = [line for line in logs if line.get("model") == "small"]
     events = [line["event"] for line in told]
-    assert events[:2] == ["mirroring on first use", "job begins"]
+    assert events[:2] == ["mirroring on first use", "job started"]
     assert events[-1] == "job ended"
     assert (told[1]["repo"], told[1]["revision"]) == (REPO, "main")
     halfway = next(line for line in told if line["event"] == "downloading" and line["files"] == all_but_the_weights)

@@ -1,4 +1,4 @@
-"""How far a download is, in numbers and in words."""
+"""The progress of a download in numbers and words."""
 
 import io
 import time
@@ -12,14 +12,14 @@ from registry.units import human_seconds
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that progress is measured by; set `clock[0]`."""
+    """The clock of the progress; set `clock[0]`."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
-def test_told_in_words(clock: list[float]) -> None:
-    """As much as is known at the time: nothing, the size, the rate and what is left."""
+def test_summary_contains_what_is_known(clock: list[float]) -> None:
+    """Nothing, then the size, the speed and the time left."""
     progress = Progress()
     assert (progress.summary(), progress.share) == ("", 0.0)
     progress.expect(3, 600_000_000)
@@ -44,13 +44,12 @@ def test_told_in_words(clock: list[float]) -> None:
         (7260, "2 h 1 min"),
     ],
 )
-def test_durations(seconds: float, words: str) -> None:
-    """Rounded up: nobody is promised less."""
+def test_durations_are_rounded_up(seconds: float, words: str) -> None:
     assert human_seconds(seconds) == words
 
 
-def test_where_there_is_no_terminal_a_line_now_and_then(clock: list[float]) -> None:
-    """A long import in a log is seen to go on; a short one says nothing."""
+def test_without_a_terminal_progress_is_logged_in_lines(clock: list[float]) -> None:
+    """A short import prints nothing."""
     said = io.StringIO()
     with ProgressBar("importing", 400_000_000, said) as bar:
         for _ in range(4):
