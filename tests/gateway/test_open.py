@@ -1,4 +1,4 @@
-"""Who may reach the gateway without a key: everybody on this machine, others only on purpose."""
+"""Access without a key: from this machine only, unless explicitly allowed."""
 
 import os
 import subprocess
@@ -28,8 +28,7 @@ ROOT = Path(__file__).parents[2]
         {"host": "0.0.0.0", "allow_unauthenticated": True},
     ],
 )
-def test_starts(settings: dict[str, object]) -> None:
-    """On loopback, with keys, or when it is said."""
+def test_starts_if_local_or_with_keys_or_allowed(settings: dict[str, object]) -> None:
     load_settings(GatewaySettings, **settings)
 
 
@@ -45,7 +44,7 @@ def test_starts(settings: dict[str, object]) -> None:
     ],
 )
 def test_refuses_to_be_open_by_accident(settings: dict[str, object], where: str) -> None:
-    """One line with what is open and the three ways out."""
+    """One line with the address and the three options."""
     with pytest.raises(SettingsError) as caught:
         load_settings(GatewaySettings, **settings)
     (line,) = str(caught.value).splitlines()
@@ -53,21 +52,19 @@ def test_refuses_to_be_open_by_accident(settings: dict[str, object], where: str)
         assert part in line
 
 
-def test_keys_without_a_key_do_not_open_it() -> None:
-    """What was set to lock it must not open it: the start fails with the variable's name."""
+def test_empty_keys_prevent_the_start() -> None:
     with pytest.raises(SettingsError, match="GATEWAY_API_KEYS contains no key"):
         load_settings(GatewaySettings, cluster_bind="0.0.0.0", gateway_api_keys=" , ")
 
 
 @pytest.mark.parametrize("value", ["localhost", "everywhere", "0.0.0.0/0"])
 def test_cluster_bind_is_an_address(value: str) -> None:
-    """As Docker wants it before a port."""
+    """With brackets for IPv6, as in Docker's port syntax."""
     with pytest.raises(SettingsError, match="CLUSTER_BIND is"):
         load_settings(GatewaySettings, cluster_bind=value)
 
 
-def test_the_program_says_it_and_exits_78() -> None:
-    """A supervisor does not try again, and a person reads one line."""
+def test_program_exits_78_with_one_line() -> None:
     program = subprocess.run(
         [sys.executable, "-m", "gateway"],
         cwd=ROOT,
@@ -87,7 +84,7 @@ def test_the_program_says_it_and_exits_78() -> None:
     [("127.0.0.1", ("127.0.0.0/8", "docker-host", "edge")), ("0.0.0.0", ("127.0.0.0/8",))],
 )
 def test_names_are_trusted_on_loopback_only(bind: str, trusted: tuple[str, ...]) -> None:
-    """Where everybody comes through the published port, coming through it is no reason to trust."""
+    """Elsewhere all clients come through the published port."""
     settings = load_settings(
         GatewaySettings,
         host="0.0.0.0",

@@ -1,4 +1,4 @@
-"""POST /explain: what would happen to a request, and that nothing does."""
+"""POST /explain shows the routing decision and sends nothing."""
 
 import time
 from typing import Any
@@ -22,8 +22,7 @@ def row(told: Any, backend: str) -> Any:
     return next(one for one in told["backends"] if one["backend"] == backend)
 
 
-async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The winner comes first with its reason; each other has its own, and nothing has been sent to any."""
+async def test_explains_choice_and_alternatives(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     fast, slow = await start_backend("fast"), await start_backend("slow", ttft=0.1)
     embedding = await start_backend("embedding", model="minilm", kind="embedding")
     gateway = await start_gateway(fast, slow, embedding)
@@ -43,8 +42,7 @@ async def test_who_wins_and_why(start_backend: StartBackend, start_gateway: Star
     assert all(backend.traffic.in_flight == 0 for backend in gateway.context.backends)
 
 
-async def test_the_choice_is_the_real_one(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """What /explain says is what a request then meets, with affinity and without."""
+async def test_explanation_matches_the_routing(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backends = [await start_backend(f"b{number}") for number in range(3)]
     gateway = await start_gateway(*backends)
     for number in range(6):
@@ -57,8 +55,7 @@ async def test_the_choice_is_the_real_one(start_backend: StartBackend, start_gat
         assert row(again, told["chosen"])["parts"]["unread_kb"] < 1
 
 
-async def test_a_session(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A conversation that a header names is told as such, and real requests of it go where it says."""
+async def test_session_header_is_explained(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(*[await start_backend(f"b{number}") for number in range(4)])
     body = {"model": "qwen", "messages": MESSAGES}
     headers = {"x-session-id": "conversation 7"}
@@ -70,8 +67,7 @@ async def test_a_session(start_backend: StartBackend, start_gateway: StartGatewa
         assert answer.headers["x-served-by"] == told["chosen"]
 
 
-async def test_why_nobody_can(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Where the request would be refused the error is the same, beside what is the matter with each backend."""
+async def test_refusal_has_error_and_reasons(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     primary = await start_backend(health="loading")
     draining = await start_backend("llm-secondary")
     gateway = await start_gateway(primary, draining)
@@ -95,18 +91,16 @@ async def test_why_nobody_can(start_backend: StartBackend, start_gateway: StartG
         ([], {}, 400, None),
     ],
 )
-async def test_what_is_wrong(
+async def test_invalid_requests_get_their_error(
     start_backend: StartBackend, start_gateway: StartGateway, body: Any, query: Any, status: int, code: str | None
 ) -> None:
-    """An unknown model, a wrong kind, an unknown route and a body that is no object are the errors that they are."""
     gateway = await start_gateway(await start_backend())
     answer = await gateway.http.post("/explain", json=body, params=query)
     assert answer.status_code == status
     assert error_code(answer) == code
 
 
-async def test_other_routes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The fields of a form can be asked about as JSON."""
+async def test_form_fields_as_json(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend("transcription", model="whisper", kind="transcription"))
     told = await explained(gateway, {"model": "whisper"}, path="/v1/audio/transcriptions")
     assert told["chosen"] == "transcription"
@@ -114,8 +108,7 @@ async def test_other_routes(start_backend: StartBackend, start_gateway: StartGat
     assert told["backends"][0]["expected_s"] is None
 
 
-async def test_keys_and_size(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """It asks for the keys that /v1 asks for, and takes bodies of the size that /v1 takes."""
+async def test_requires_the_keys_and_limits_of_v1(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend(), gateway_api_keys="sesame", max_body_mb=1)
     assert (await gateway.http.post("/explain", json={})).status_code == 401
     bearer = {"authorization": "Bearer sesame"}
@@ -124,8 +117,7 @@ async def test_keys_and_size(start_backend: StartBackend, start_gateway: StartGa
     assert (await gateway.http.post("/explain", json=large, headers=bearer)).status_code == 413
 
 
-async def test_it_is_in_the_docs(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """/docs shows the route with a body to try."""
+async def test_documented_with_an_example(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend())
     operation = (await gateway.http.get("/openapi.json")).json()["paths"]["/explain"]["post"]
     example = operation["requestBody"]["content"]["application/json"]["schema"]["example"]

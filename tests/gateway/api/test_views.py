@@ -1,4 +1,4 @@
-"""The gateway's view of the cluster: health, services, models, GPUs, metrics, drain."""
+"""The gateway's own routes: health, services, models, GPUs, metrics, drain."""
 
 import asyncio
 import shutil
@@ -10,8 +10,7 @@ from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, error_code
 
 
-async def test_services_has_the_contract_keys(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Every key of the contract is there, before and after work."""
+async def test_services_has_all_keys(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend())
     await gateway.chat("qwen", stream=True)
     body = (await gateway.http.get("/services")).json()
@@ -34,8 +33,7 @@ async def test_services_has_the_contract_keys(start_backend: StartBackend, start
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-async def test_dashboards_of_the_quick_reference(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The two jq lines print what they promise."""
+async def test_jq_lines_of_the_quick_reference(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend())
     line = ".services | to_entries | .[] | {name: .key, healthy: .value.healthy, response_ms: .value.response_time_ms}"
     services = (await gateway.http.get("/services")).content
@@ -63,10 +61,10 @@ def jq(program: str, document: bytes) -> bytes:
     ],
     ids=str,
 )
-async def test_states(
+async def test_states_from_health_responses(
     start_backend: StartBackend, start_gateway: StartGateway, switches: dict[str, object], state: str, error: str | None
 ) -> None:
-    """Each kind of health answer, ours and foreign, gives the state of the contract at the first poll."""
+    """Of our own services and foreign servers, at the first probe."""
     gateway = await start_gateway(await start_backend(**switches))
     service = (await gateway.http.get("/services")).json()["services"]["llm-primary"]
     assert service["state"] == state
@@ -81,10 +79,8 @@ async def test_states(
         assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_what_a_service_waits_for_is_told_to_clients(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """A model that is not in the registry: the 503 says so, and which script brings it."""
+async def test_missing_model_is_reported_to_clients(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """The 503 names the script that fetches the model."""
     waiting = "waiting: Qwen/Qwen at main is not in the registry. Mirror it with scripts/offline-setup.sh."
     gateway = await start_gateway(await start_backend(health="loading", progress=0.0, detail=waiting))
     for model in ("qwen", "cluster", None):
@@ -95,8 +91,9 @@ async def test_what_a_service_waits_for_is_told_to_clients(
     assert (await gateway.http.get("/services")).json()["services"]["llm-primary"]["last_error"] == waiting
 
 
-async def test_loading_ends_by_itself(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A service that has finished loading is used from the next poll on."""
+async def test_loaded_service_is_used_after_the_next_probe(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend(health="loading")
     gateway = await start_gateway(backend, poll_interval=0.1)
     assert (await gateway.chat("qwen")).status_code == 503
@@ -105,8 +102,10 @@ async def test_loading_ends_by_itself(start_backend: StartBackend, start_gateway
     assert (await gateway.chat("qwen")).status_code == 200
 
 
-async def test_lying_health_is_not_enough_to_be_used(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A service that says it is well and resets every request costs retries, not failures, and soon not even those."""
+async def test_failing_service_with_good_probes_is_ejected(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """It costs retries, no failed responses, and soon not even retries."""
     liar, good = await start_backend("liar", reset=True), await start_backend("good")
     gateway = await start_gateway(liar, good)
     answers = await asyncio.gather(*(gateway.chat("qwen") for _ in range(10)))
@@ -117,8 +116,8 @@ async def test_lying_health_is_not_enough_to_be_used(start_backend: StartBackend
     assert (await gateway.chat("qwen")).headers["x-attempts"] == "1"
 
 
-async def test_working_service_may_miss_polls(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A service that streams but answers no poll is busy, still used, and healthy again afterwards."""
+async def test_working_service_may_miss_probes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """It is busy, still used, and healthy afterwards."""
     backend = await start_backend(gated=True)
     gateway = await start_gateway(backend, poll_interval=0.1, poll_timeout=0.1)
     backend.gate.release()
@@ -135,7 +134,6 @@ async def test_working_service_may_miss_polls(start_backend: StartBackend, start
 
 
 async def test_drain_and_resume(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A drained backend finishes what it has, gets nothing new, and comes back when resumed."""
     one, two = await start_backend("one", gated=True), await start_backend("two")
     gateway = await start_gateway(one, two)
     one.gate.release()
@@ -159,16 +157,14 @@ async def test_drain_and_resume(start_backend: StartBackend, start_gateway: Star
     assert "one, two" in missing.json()["error"]["message"]
 
 
-async def test_load_spreads(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Two equal backends share concurrent requests about evenly."""
+async def test_equal_backends_share_the_load(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     one, two = await start_backend("one", ttft=0.01), await start_backend("two", ttft=0.01)
     gateway = await start_gateway(one, two)
     await asyncio.gather(*(gateway.chat("cluster") for _ in range(40)))
     assert min(len(one.requests), len(two.requests)) >= 12
 
 
-async def test_fastest_gets_the_most(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Of a fast and a slow backend the fast one gets most of a sequence of requests."""
+async def test_fast_backend_gets_most_requests(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     slow, fast = await start_backend("slow", ttft=0.6), await start_backend("fast")
     gateway = await start_gateway(slow, fast)
     for _ in range(20):
@@ -177,7 +173,7 @@ async def test_fastest_gets_the_most(start_backend: StartBackend, start_gateway:
 
 
 async def test_models_list(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Models, aliases, foreign ids and `cluster`, with what clients read of them."""
+    """Models, aliases, foreign ids and `cluster`."""
     gateway = await start_gateway(
         await start_backend("llm-primary"),
         await start_backend("multimodal", model="llava", kind="multimodal"),
@@ -207,7 +203,6 @@ async def test_models_list(start_backend: StartBackend, start_gateway: StartGate
 
 
 async def test_foreign_server_gets_its_own_model_name(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A strict foreign server is asked by the id that it lists, whatever the client called the model."""
     backend = await start_backend("vllm", model="Qwen/Qwen", ours=False)
     gateway = await start_gateway(backend)
     for name in ("qwen", "fast", "Qwen/Qwen", "cluster", None):
@@ -218,16 +213,16 @@ async def test_foreign_server_gets_its_own_model_name(start_backend: StartBacken
         assert backend.requests[-1].json["temperature"] == 0.5
 
 
-async def test_configured_kind_and_models(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """What SERVICES says of a backend goes before what it says itself."""
+async def test_configured_kind_and_models_take_precedence(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend("tei", model="bge", ours=False)
     gateway = await start_gateway(services=f"tei={backend.url};kind=embedding;models=bge")
     assert (await gateway.http.post("/v1/embeddings", json={"input": "x"})).status_code == 200
     assert (await gateway.chat("bge")).status_code == 400
 
 
-async def test_gpu_stats_of_a_partly_dead_cluster(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Dead and silent services are reported as such and the sums are those of the rest."""
+async def test_gpu_stats_report_unavailable_services(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     alive = await start_backend("alive")
     dead = await start_backend("dead")
     other = await start_backend("other", model="tinyllama")
@@ -243,7 +238,6 @@ async def test_gpu_stats_of_a_partly_dead_cluster(start_backend: StartBackend, s
 
 
 async def test_metrics(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Relayed requests are in the frame's counters, backends in their own."""
     gateway = await start_gateway(await start_backend())
     for _ in range(3):
         await gateway.chat("qwen")
@@ -260,8 +254,8 @@ async def test_metrics(start_backend: StartBackend, start_gateway: StartGateway)
         assert "http_requests_in_flight 1.0" in text
 
 
-async def test_pages(start_gateway: StartGateway, start_backend: StartBackend) -> None:
-    """The home, the dashboard (nothing from elsewhere in it), the docs with every relayed route."""
+async def test_home_dashboard_and_docs(start_gateway: StartGateway, start_backend: StartBackend) -> None:
+    """The dashboard loads nothing from other hosts; /docs has every relayed route."""
     gateway = await start_gateway(await start_backend())
     assert "/v1/models" in (await gateway.http.get("/")).json()["try"]
     dashboard = await gateway.http.get("/dashboard")
@@ -274,10 +268,9 @@ async def test_pages(start_gateway: StartGateway, start_backend: StartBackend) -
     assert (health["status"], health["backends"]) == ("healthy", {"healthy": 1, "total": 1})
 
 
-async def test_dead_service_is_reported_within_one_poll(
+async def test_dead_service_is_unhealthy_after_one_probe(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Without any traffic, a killed service is unhealthy at the next poll at the latest."""
     backend = await start_backend()
     gateway = await start_gateway(backend, poll_interval=0.2)
     await backend.stop()
@@ -286,10 +279,8 @@ async def test_dead_service_is_reported_within_one_poll(
     assert "no response" in (gateway.backend("llm-primary").last_error or "")
 
 
-async def test_many_who_ask_for_gpus_do_not_starve_the_polls(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """While a service keeps its GPUs to itself, however many ask for them, it is asked by few, and polls go on."""
+async def test_gpu_requests_do_not_starve_probes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Concurrent requests share one query to a service that does not respond."""
     backend = await start_backend(gpus="silent")
     gateway = await start_gateway(backend, poll_interval=0.1, poll_timeout=1.0)
     asking = [asyncio.create_task(gateway.http.get("/gpu-stats")) for _ in range(150)]
@@ -304,10 +295,8 @@ async def test_many_who_ask_for_gpus_do_not_starve_the_polls(
     assert (await gateway.http.get("/gpu-stats")).json()["services"]["llm-primary"]["available"]
 
 
-async def test_no_poll_meets_the_end_of_an_idle_connection(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """Every poll has its own connection: on a kept one it could cross the backend's closing, and look like a death."""
+async def test_every_probe_has_its_own_connection(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """On a kept one a probe could cross the backend's closing and look like a failure."""
     backend = await start_backend()
     gateway = await start_gateway(backend, poll_interval=0.1)
     await gateway.until(lambda: backend.polls >= 3)

@@ -1,4 +1,4 @@
-"""How long a silent backend keeps a request, and who answers then."""
+"""Adaptive timeouts for the first and the next byte, and failover when they expire."""
 
 import asyncio
 import dataclasses
@@ -19,8 +19,8 @@ from tests.gateway.running import HANG_S, RunningGateway, error_code
 from tests.support.backends.responses import tokens_of
 
 
-def test_first_byte() -> None:
-    """Several times what was learned, between floor and cap, longer for one that is at work; unknown is the cap."""
+def test_first_byte_timeout() -> None:
+    """A multiple of the expected latency within floor and cap, longer while the backend works; the cap if unknown."""
     assert first_byte_s(None, 5.0, 60.0) == 60.0
     assert first_byte_s(0.01, 5.0, 60.0) == 5.0
     assert first_byte_s(2.0, 5.0, 60.0) == 2.0 * FIRST_BYTE_FACTOR
@@ -28,8 +28,8 @@ def test_first_byte() -> None:
     assert first_byte_s(100.0, 5.0, 60.0) == 60.0
 
 
-def test_next_byte() -> None:
-    """The same for a pause in a stream: the longest of late is what counts, and is forgotten slowly."""
+def test_next_byte_timeout() -> None:
+    """A multiple of the longest gap, which decays slowly."""
     pauses = InterTokenGap()
     assert next_byte_s(pauses.longest, 1.0, 60.0) == 60.0
     pauses.observe(2.0)
@@ -49,8 +49,8 @@ async def learn(gateway: RunningGateway) -> None:
     assert all(backend.load.first_token.is_known for backend in gateway.context.backends)
 
 
-async def test_late_first_token_goes_elsewhere(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A backend that begins to hang, healthy as it says it is, loses its streams to the other one after the floor."""
+async def test_late_first_token_fails_over(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A backend that begins to hang while it passes probes loses its streams after the floor."""
     first, second = await start_backend("first"), await start_backend("second")
     gateway = await start_gateway(first, second, first_byte_floor=0.1)
     await learn(gateway)
@@ -66,8 +66,7 @@ async def test_late_first_token_goes_elsewhere(start_backend: StartBackend, star
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_without_another_it_waits_for_the_cap(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The only backend may be as late as FIRST_BYTE_TIMEOUT lets it: cut off early, nobody would answer at all."""
+async def test_only_backend_has_until_the_cap(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend, first_byte_floor=0.05, first_byte_timeout=60)
     await learn(gateway)
@@ -78,10 +77,10 @@ async def test_without_another_it_waits_for_the_cap(start_backend: StartBackend,
 
 
 @pytest.mark.parametrize("others", [True, False])
-async def test_whole_answer_takes_its_time_while_the_backend_works(
+async def test_unstreamed_response_may_exceed_the_cap(
     start_backend: StartBackend, start_gateway: StartGateway, others: bool
 ) -> None:
-    """An answer that comes as a whole outlives FIRST_BYTE_TIMEOUT while streams of its backend show that it works."""
+    """While streams of its backend show that it works."""
     backend = await start_backend(ttft=1.5)
     gateway = await start_gateway(backend, first_byte_timeout=0.3)
     whole = asyncio.create_task(gateway.chat("qwen"))
@@ -98,10 +97,7 @@ async def test_whole_answer_takes_its_time_while_the_backend_works(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_whole_answer_of_a_dead_host_goes_elsewhere(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """A backend that is silent and answers no polls either is not waited for, whatever was asked of it."""
+async def test_unstreamed_request_leaves_a_dead_host(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     first, second = await start_backend("first", hang=True), await start_backend("second")
     gateway = await start_gateway(first, second, first_byte_floor=0.1, poll_timeout=0.1)
     asked = asyncio.create_task(gateway.chat("qwen"))
@@ -114,10 +110,10 @@ async def test_whole_answer_of_a_dead_host_goes_elsewhere(
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("after", [None, 2])
-async def test_stuck_backend_gives_up_what_waits_there(
+async def test_stuck_backend_loses_its_requests(
     start_backend: StartBackend, start_gateway: StartGateway, stream: bool, after: int | None
 ) -> None:
-    """As soon as a backend counts as stuck, what waits there or has stopped in the middle goes on at the other one."""
+    """Pending and stalled requests move as soon as the backend is marked as stuck."""
     fault: dict[str, object] = {"hang": True} if after is None else {"hang_after": after}
     first, second = await start_backend("first", **fault), await start_backend("second")
     gateway = await start_gateway(first, second, poll_interval=60)

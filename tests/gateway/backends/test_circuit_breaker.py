@@ -1,4 +1,4 @@
-"""When a backend whose requests fail loses them, and when it gets some again."""
+"""Circuit breaker: when failing requests open it, and when it closes."""
 
 import pytest
 
@@ -21,8 +21,8 @@ def opened(now: float = 0.0) -> CircuitBreaker:
     return breaker
 
 
-def test_failures_in_a_row_open_it() -> None:
-    """The last of five failures opens it, and it says why; one answer between them begins the count anew."""
+def test_consecutive_failures_open() -> None:
+    """A success in between resets the count."""
     breaker = CircuitBreaker()
     for _ in range(3):
         for _ in range(MAX_CONSECUTIVE_FAILURES - 1):
@@ -33,8 +33,8 @@ def test_failures_in_a_row_open_it() -> None:
 
 
 @pytest.mark.parametrize(("failures", "of", "opens"), [(1, 4, False), (2, 5, False), (3, 5, True), (3, 4, True)])
-def test_share_of_failures_opens_it(failures: int, of: int, opens: bool) -> None:
-    """More than half of the requests of late, but of no fewer than twenty."""
+def test_failure_rate_opens(failures: int, of: int, opens: bool) -> None:
+    """More than half of at least twenty."""
     breaker = CircuitBreaker()
     for count in range(200):
         if count % of < failures:
@@ -47,8 +47,8 @@ def test_share_of_failures_opens_it(failures: int, of: int, opens: bool) -> None
     assert breaker.is_open is opens
 
 
-def test_half_open_after_a_pause() -> None:
-    """A request that ends well closes it after the pause, and not before: it may be an old one."""
+def test_success_closes_when_half_open() -> None:
+    """Not before: it may be a request from before."""
     breaker = opened(10.0)
     assert not breaker.is_half_open(10.0 + PAUSE_S * 0.9)
     assert not breaker.record_success(10.0 + PAUSE_S * 0.9)
@@ -59,8 +59,8 @@ def test_half_open_after_a_pause() -> None:
     assert not breaker.record_failure("reset", 20.0)
 
 
-def test_pauses_grow_and_are_forgiven() -> None:
-    """Each failed canary and each soon relapse doubles the pause up to a bound; a good minute forgives."""
+def test_pause_doubles_and_resets() -> None:
+    """Each failed canary and each early reopening doubles it up to a limit; a minute closed resets it."""
     breaker = opened()
     breaker.reopen("no answer", 5.0)
     assert breaker.reason == "no answer"
@@ -79,15 +79,13 @@ def test_pauses_grow_and_are_forgiven() -> None:
     assert breaker.is_half_open(100.0 + PAUSE_RESET_S + PAUSE_S)
 
 
-def test_hasten() -> None:
-    """One that has come back from being down is half open at once."""
+def test_end_pause_makes_it_half_open() -> None:
     breaker = opened(10.0)
     breaker.end_pause(10.5)
     assert breaker.is_half_open(10.5)
 
 
-def test_successes_in_a_row_close_it_without_a_pause() -> None:
-    """Where requests go to it all the same, five that end well do as a canary; a failure between undoes them."""
+def test_consecutive_successes_close_without_a_pause() -> None:
     breaker = opened()
     for _ in range(3):
         assert not any(breaker.record_success(0.1) for _ in range(MAX_CONSECUTIVE_FAILURES - 1))

@@ -1,4 +1,4 @@
-"""What a backend's state is, of all that is known of it."""
+"""A backend's state from probes, request outcomes, progress, peers and the operator."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def health(state: State = "healthy", *, failing: bool = False, stuck: bool = Fal
         ("unhealthy", False, True, "unhealthy", "polls say unhealthy"),
     ],
 )
-def test_state(observed: State, failing: bool, stuck: bool, state: State, reason: str | None) -> None:
+def test_state_precedence(observed: State, failing: bool, stuck: bool, state: State, reason: str | None) -> None:
     """Draining comes first, then a failed probe, then stuck, then failed requests."""
     made = health(observed, failing=failing, stuck=stuck)
     assert (made.state, made.reason) == (state, reason)
@@ -37,8 +37,8 @@ def test_state(observed: State, failing: bool, stuck: bool, state: State, reason
     assert made.state == "draining"
 
 
-def test_doubtful() -> None:
-    """Only failed requests speak against it: not stuck, not down, not taken out."""
+def test_last_resort_only_after_failed_requests() -> None:
+    """Not if stuck, down or draining."""
     assert health(failing=True).is_last_resort
     assert not health().is_last_resort
     assert not health(failing=True, stuck=True).is_last_resort
@@ -48,8 +48,7 @@ def test_doubtful() -> None:
     assert not made.is_last_resort
 
 
-def test_canary_brings_it_back() -> None:
-    """Stuck or half open, and answering polls, it is asked; a good answer makes it healthy, a bad one tells why not."""
+def test_canary_decides_when_stuck_or_half_open() -> None:
     for made in (health(stuck=True), health(failing=True)):
         assert made.needs_canary(100.0)
         made.record_canary("no answer", 100.0)
@@ -63,8 +62,8 @@ def test_canary_brings_it_back() -> None:
     assert not health("busy", stuck=True).needs_canary(100.0)
 
 
-def test_verdict_of_others() -> None:
-    """What another worker has found holds until it is taken back; the graver of two counts; only the own is told."""
+def test_peer_verdict_applies_until_revoked() -> None:
+    """The worse of both counts; only the worker's own is published."""
     made = health()
     made.peer_verdict = ("unhealthy", "it failed there")
     assert (made.state, made.reason, made.verdict) == ("unhealthy", "it failed there", None)
@@ -80,8 +79,8 @@ def test_verdict_of_others() -> None:
     assert failing.verdict[0] == "unhealthy"
 
 
-def test_return_from_being_down_asks_a_canary_at_once() -> None:
-    """Who was down may be another process: what the old one did is looked into again without a pause."""
+def test_recovery_ends_the_pause() -> None:
+    """The process may be another one: a canary is due at once."""
     made = health(failing=True)
     made.observe("unhealthy", "gone", 0.5)
     made.observe("healthy", None, 1.0)
@@ -90,7 +89,7 @@ def test_return_from_being_down_asks_a_canary_at_once() -> None:
 
 
 def test_slow_start() -> None:
-    """One that has started, or come later than the gateway, warms up; those that were there first are equally cold."""
+    """After a restart or a late addition; backends present from the start are equally cold."""
     made = HealthState()
     made.slow_start_s = 10.0
     made.observe("healthy", None, 100.0)

@@ -1,4 +1,4 @@
-"""How fast a backend is: learnt from its answers, up at once and down slowly."""
+"""The latency model: rises at once, decays slowly."""
 
 import random
 
@@ -9,8 +9,7 @@ from gateway.backends.load import REQUEST_OVERHEAD_KB, Load
 from gateway.backends.traffic import Traffic
 
 
-def test_base_and_price_are_told_apart() -> None:
-    """Of answers to prompts of different lengths both come out, in spite of noise."""
+def test_fits_base_and_cost_per_kb() -> None:
     noise = random.Random(1)
     pace = LatencyModel()
     for number in range(60):
@@ -20,8 +19,8 @@ def test_base_and_price_are_told_apart() -> None:
     assert pace.per_kb_s == pytest.approx(0.02, rel=0.2)
 
 
-def test_equal_lengths_say_nothing_of_the_price() -> None:
-    """Of equally long prompts the time for such is right, and longer ones are taken to cost more, never less."""
+def test_equal_lengths_leave_the_slope_to_the_prior() -> None:
+    """Longer prompts are then expected to take longer, never less."""
     pace = LatencyModel()
     for second in range(30):
         pace.observe(4.0, 0.2, float(second))
@@ -29,8 +28,7 @@ def test_equal_lengths_say_nothing_of_the_price() -> None:
     assert 0.2 < pace.expected(8.0, 30.0) <= 0.41
 
 
-def test_neither_is_ever_negative() -> None:
-    """Long prompts that were quicker than short ones make neither a base nor a price below nothing."""
+def test_base_and_slope_are_never_negative() -> None:
     pace = LatencyModel()
     for second in range(30):
         pace.observe(*((1.0, 0.5) if second % 2 else (50.0, 0.1)), float(second))
@@ -38,8 +36,7 @@ def test_neither_is_ever_negative() -> None:
         assert pace.per_kb_s >= 0
 
 
-def test_up_at_once_and_down_slowly() -> None:
-    """One slow answer is believed at once, and forgiven in some seconds, with answers or without."""
+def test_peak_rises_at_once_and_decays() -> None:
     pace = LatencyModel()
     for tenth in range(40):
         pace.observe(1.0, 0.1, tenth / 10)
@@ -52,8 +49,7 @@ def test_up_at_once_and_down_slowly() -> None:
     assert pace.expected(1.0, 4.1) < 2 * before
 
 
-def test_it_follows_a_lasting_change() -> None:
-    """A backend that has become ten times slower is known as such, also once its peak has passed."""
+def test_follows_a_lasting_change() -> None:
     pace = LatencyModel()
     for second in range(30):
         pace.observe(1.0, 0.1, float(second))
@@ -62,8 +58,8 @@ def test_it_follows_a_lasting_change() -> None:
     assert pace.expected(1.0, 90.0 + 3 * PEAK_DECAY_S) == pytest.approx(1.0, rel=0.1)
 
 
-def test_old_knowledge_sinks_but_not_to_nothing() -> None:
-    """What nobody has confirmed for long counts for less, so that it is asked again; the slow stay slower."""
+def test_old_estimates_decay_to_a_minimum() -> None:
+    """So that the backend is tried again; slow ones stay slower than fast ones."""
     slow, fast = LatencyModel(), LatencyModel()
     slow.observe(1.0, 1.0, 0.0)
     fast.observe(1.0, 0.1, 0.0)
@@ -74,8 +70,8 @@ def test_old_knowledge_sinks_but_not_to_nothing() -> None:
     assert slow.expected(1.0, hours) == pytest.approx(10 * fast.expected(1.0, hours))
 
 
-def test_what_waits_is_the_work_that_has_no_first_byte() -> None:
-    """Work counts from sending to the first byte or the end, whichever is first, once each."""
+def test_pending_work_ends_with_the_first_byte_or_the_ticket() -> None:
+    """Whichever comes first, and once."""
     load, traffic = Load(), Traffic()
     tickets = [load.admit(traffic, kb, 1.0, shows_first_token=True) for kb in (1.0, 2.0, 3.0)]
     assert [ticket.ahead_kb for ticket in tickets] == [0.0, 1.0 + REQUEST_OVERHEAD_KB, 3.0 + 2 * REQUEST_OVERHEAD_KB]
@@ -90,8 +86,7 @@ def test_what_waits_is_the_work_that_has_no_first_byte() -> None:
     assert (traffic.in_flight, traffic.requests, traffic.outcomes) == (0, 3, {"http_200": 3})
 
 
-def test_whole_answers_leave_nothing_behind() -> None:
-    """A thousand whole answers of one backend, which nobody ever weighs, are not remembered beyond their time."""
+def test_unstreamed_tickets_do_not_accumulate() -> None:
     load, traffic = Load(), Traffic()
     for number in range(1000):
         load.admit(traffic, 1.0, number / 10, shows_first_token=False).end("http_200")

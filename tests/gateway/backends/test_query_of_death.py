@@ -1,4 +1,4 @@
-"""Requests of which backends die: who is to blame, and who is not."""
+"""Requests that crash their backends: suspects, convictions, and the retry budget."""
 
 import asyncio
 import time
@@ -36,10 +36,10 @@ async def chat(gateway: RunningGateway, body: dict[str, Any], **more: Any) -> ht
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_it_costs_two_backends_of_four(
+async def test_crashes_two_backends_at_most(
     start_backend: StartBackend, start_gateway: StartGateway, stream: bool
 ) -> None:
-    """A request that kills whatever serves it kills two; sent again it kills none, and others are served."""
+    """Sent again it crashes none, and other requests are served."""
     backends = [await start_backend(f"b{index}", crash_on="boom") for index in range(4)]
     gateway = await start_gateway(*backends, max_attempts=4)
     for _ in range(4):
@@ -56,10 +56,10 @@ async def test_it_costs_two_backends_of_four(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_it_is_known_when_the_only_backend_is_back(
+async def test_second_crash_of_the_only_backend_convicts(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """With one backend the client sends it again itself: the second death is the last, and the rest stay served."""
+    """The client retries itself: the second crash is the last."""
     backend = await start_backend(crash_on="boom")
     gateway = await start_gateway(backend)
     codes = []
@@ -73,8 +73,7 @@ async def test_it_is_known_when_the_only_backend_is_back(
     assert (await chat(gateway, {"messages": []})).status_code == 200
 
 
-async def test_it_is_forgotten_in_time(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """After QUARANTINE seconds the request is tried again."""
+async def test_quarantine_ends(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backends = [await start_backend(f"b{index}", crash_on="boom") for index in range(3)]
     gateway = await start_gateway(*backends, quarantine=0.2)
     assert error_code(await chat(gateway, BOOM)) == "request_crashed_backend"
@@ -86,8 +85,9 @@ async def test_it_is_forgotten_in_time(start_backend: StartBackend, start_gatewa
     assert not gateway.context.quarantine.suspects
 
 
-async def test_others_in_flight_are_not_to_blame(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Requests at a backend when it is killed are answered by others, all of them, and nothing is held against them."""
+async def test_innocent_requests_are_retried_and_cleared(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backends = [await start_backend(f"b{index}", ttft=0.05) for index in range(4)]
     gateway = await start_gateway(*backends)
     bodies = [{"messages": [{"role": "user", "content": f"question {index}"}]} for index in range(40)]
@@ -126,16 +126,15 @@ class Cluster:
         self.backend(name).traffic.last_byte_at = self.at
 
 
-def test_two_deaths_convict() -> None:
-    """Two backends, some time apart, few in flight that have seen a death before."""
+def test_second_crash_convicts() -> None:
     cluster = Cluster()
     assert not cluster.lose("a", "x", suspects=0)
     cluster.at += 0.1
     assert cluster.lose("b", "x", suspects=MAX_SUSPECTS)
 
 
-def test_many_suspects_convict_nobody_until_they_are_few() -> None:
-    """Backends killed one after the other take hundreds of streams along; the third death decides among few."""
+def test_many_suspects_postpone_the_conviction() -> None:
+    """Killing one backend after another loses hundreds of streams; a later crash decides among few."""
     cluster = Cluster()
     names = [f"r{index}" for index in range(100)]
     for name in names:
@@ -146,8 +145,7 @@ def test_many_suspects_convict_nobody_until_they_are_few() -> None:
     assert all(cluster.lose("c", name, suspects=11 - MAX_SUSPECTS) for name in names[: 11 - MAX_SUSPECTS])
 
 
-def test_there_is_an_end() -> None:
-    """However many are lost together, nothing is sent on after so many quarantine."""
+def test_max_crashes_convict_always() -> None:
     cluster = Cluster()
     lost = []
     for index in range(MAX_CRASHES):
@@ -156,14 +154,12 @@ def test_there_is_an_end() -> None:
     assert lost == [False] * (MAX_CRASHES - 1) + [True]
 
 
-def test_the_same_body_many_times_at_once_has_one_death() -> None:
-    """A load test sends one body a thousand times: a backend that is killed is one death for it, not a thousand."""
+def test_equal_bodies_in_one_crash_count_once() -> None:
     cluster = Cluster()
     assert not any(cluster.lose("a", "x", suspects=0) for _ in range(50))
 
 
-def test_an_ill_backend_blames_nobody() -> None:
-    """A backend that breaks off everything, healthy as it may call itself, holds nothing against what it loses."""
+def test_faulty_backend_makes_no_suspects() -> None:
     cluster = Cluster()
     assert not cluster.lose("a", "x0", suspects=0)
     for index in range(1, 50):
@@ -184,16 +180,14 @@ def test_an_ill_backend_blames_nobody() -> None:
     assert cluster.lose("b", "z")
 
 
-def test_a_long_answer_is_not_to_blame() -> None:
-    """What had been served for long when its backend was restarted did not kill it."""
+def test_long_running_request_is_no_suspect() -> None:
     cluster = Cluster()
     for index in range(5):
         cluster.at += 100
         assert not cluster.lose(f"b{index}", "x", served_s=MAX_CRASH_AFTER_S + 1)
 
 
-def test_an_answer_clears() -> None:
-    """Whoever was answered after all begins anew, and so do those that send the same."""
+def test_response_clears_the_suspect() -> None:
     quarantine, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
     backend.traffic.suspects = 1
     for name in ("a", "b"):
@@ -206,8 +200,7 @@ def test_an_answer_clears() -> None:
     assert quarantine.check(PATH, b"body", 2.0) is None
 
 
-def test_the_table_is_bounded() -> None:
-    """However many requests are lost, only so many are remembered, and bodies of other lengths cost no digest."""
+def test_suspects_are_bounded() -> None:
     cluster = Cluster()
     for index in range(MAX_DIGESTS + 100):
         cluster.lose("a", f"r{index}", suspects=0)
@@ -215,8 +208,7 @@ def test_the_table_is_bounded() -> None:
     assert cluster.quarantine.check(PATH, b"another length", cluster.at) is None
 
 
-def test_convicted_requests_are_refused_by_path_and_body() -> None:
-    """The same bytes on another route are another request."""
+def test_conviction_applies_to_path_and_body() -> None:
     quarantine, backend = Quarantine(600.0), SimpleNamespace(name="a", traffic=Traffic())
     backend.traffic.suspects = 1
     for name in ("a", "b"):
@@ -231,23 +223,21 @@ def test_convicted_requests_are_refused_by_path_and_body() -> None:
 # The budget of retries.
 
 
-def test_a_single_failure_is_always_made_good() -> None:
-    """With nothing else going on there is room for several."""
+def test_budget_allows_a_single_failure() -> None:
     budget = RetryBudget()
     budget.requests = 1
     assert budget.take(1, 100.0)
 
 
-def test_all_that_is_in_flight_may_go_elsewhere() -> None:
-    """Backends die with five hundred streams: each gets its second try at once, and its third."""
+def test_budget_allows_all_requests_in_flight() -> None:
+    """Five hundred streams lose their backend: each gets a second and a third attempt."""
     budget = RetryBudget()
     budget.requests = 1000
     budget.has_room(0, 100.0)
     assert sum(budget.take(500, 100.0) for _ in range(1200)) == 1000
 
 
-def test_retries_do_not_double_the_load_of_an_outage() -> None:
-    """While every request fails, retries stay a share of the requests, and a few per second."""
+def test_budget_limits_retries_in_an_outage() -> None:
     budget, tried = RetryBudget(), 0
     for tick in range(10_000):
         budget.requests += 1
@@ -256,8 +246,8 @@ def test_retries_do_not_double_the_load_of_an_outage() -> None:
     assert budget.refused == 10_000 - tried
 
 
-async def test_an_innocent_loss_is_forgotten(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Though nobody sends the request again: requests are plain only while nothing is held against any."""
+async def test_suspects_expire(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Without another request: the fast path checks nothing only while there are no suspects."""
     backend = await start_backend(crash_on="boom")
     gateway = await start_gateway(backend, quarantine=1, max_attempts=1)
     assert (await chat(gateway, BOOM)).status_code >= 500

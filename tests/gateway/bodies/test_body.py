@@ -1,4 +1,4 @@
-"""Bodies: what is read of JSON and of forms, and what goes to the backend."""
+"""Request bodies: scanning, limits, and rewriting of JSON and forms."""
 
 import json
 from pathlib import Path
@@ -50,8 +50,8 @@ def image(kind: str) -> dict[str, object]:
         ({"messages": [{"content": None}, {}]}, None, False, False),
     ],
 )
-def test_scan(body: dict[str, object], model: str | None, images: bool, stream: bool) -> None:
-    """Model, pictures (where the choice is ours) and stream are read; odd messages are the backend's to refuse."""
+def test_scan_reads_routing_properties(body: dict[str, object], model: str | None, images: bool, stream: bool) -> None:
+    """Malformed messages are left to the backend."""
     assert scan_json(json.dumps(body).encode(), CHAT) == RoutingRequest(CHAT, model, images=images, stream=stream)
 
 
@@ -61,8 +61,7 @@ def test_scan(body: dict[str, object], model: str | None, images: bool, stream: 
      b'{"model":"\xff"}', b'{"a":NaN}', b"{'a':1}", b'{"a":' + b"[" * 100_000, b"\xef\xbb\xbf{}",
      b'{"model":"\\ud800"}'],
 )  # fmt: skip
-def test_scan_refuses(body: bytes) -> None:
-    """What is no JSON object is a 400."""
+def test_scan_rejects_other_than_json_objects(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         scan_json(body, CHAT)
 
@@ -77,21 +76,19 @@ def test_scan_refuses(body: bytes) -> None:
         (b'{"n": 12345678901234567890123}', b'{"n":12345678901234567890123,"model":"new"}'),
     ],
 )
-def test_model_is_put_in(body: bytes, expected: bytes) -> None:
-    """Only the top-level model changes; the other values keep their bytes."""
+def test_with_model_changes_only_the_model(body: bytes, expected: bytes) -> None:
     assert with_model(body, "new") == expected
 
 
-def test_json_body_over_the_limit() -> None:
-    """A body that grows over the limit is a 413 that names the setting."""
+def test_json_body_over_the_limit_is_413() -> None:
     body = JsonBody(CHAT, 10)
     body.add(b"12345")
     with pytest.raises(PayloadTooLarge, match="MAX_BODY_MB"):
         body.add(b"678901")
 
 
-def test_json_bodies_share_their_memory() -> None:
-    """What does not fit is a 429 that says when to come back and which setting to move; what ends makes room."""
+def test_memory_budget_is_shared() -> None:
+    """Beyond it, 429 with Retry-After and the setting's name."""
     memory = MemoryBudget(10)
     one, other = JsonBody(CHAT, 10, memory=memory), JsonBody(CHAT, 10, memory=memory)
     one.add(b"1234567")
@@ -106,8 +103,8 @@ def test_json_bodies_share_their_memory() -> None:
     assert memory.available == 10
 
 
-async def test_large_requests_wait_for_room(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """While one large body is on its way another one is refused with 429; then it passes, and nothing stays taken."""
+async def test_large_request_over_the_budget_is_429(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """And succeeds once the other one has ended."""
     gateway = await start_gateway(await start_backend(), max_body_mb=1, max_buffered_mb=1)
     body = json.dumps({"model": "qwen", "messages": [{"role": "user", "content": "x" * 900_000}]}).encode()
     whole = post(body, "Connection: close")
@@ -160,8 +157,7 @@ def scanned(form: bytes, step: int) -> FormScanner:
         (part("model", b"m").replace(b"Content-Disposition", b"X: y\r\ncontent-disposition") + END, "m"),
     ],
 )
-def test_model_is_found_wherever_it_stands(form: bytes, model: str | None, step: int) -> None:
-    """The model's value is found, however the form is cut into pieces."""
+def test_model_field_is_found_in_any_pieces(form: bytes, model: str | None, step: int) -> None:
     scanner = scanned(form, step)
     assert scanner.model == model
     if model:
@@ -174,8 +170,8 @@ def test_model_is_found_wherever_it_stands(form: bytes, model: str | None, step:
     [b"", b"nonsense", FILE, END, FILE + b"--xYz", part("model", b"a") + part("model", b"b") + END,
      part("model", b"x" * 600) + END, part("model", b"\xff") + END, b"--xYzz\r\n\r\n", b"--xYz\r\nX: " + b"y" * 9000],
 )  # fmt: skip
-def test_broken_forms(form: bytes) -> None:
-    """Cut off, empty, with two models or endless headers: 400."""
+def test_invalid_forms_are_rejected(form: bytes) -> None:
+    """Truncated, empty, with two models or endless headers."""
     with pytest.raises(InvalidRequest):
         scanned(form, 100)
 
@@ -192,8 +188,7 @@ def test_broken_forms(form: bytes) -> None:
         (b"multipart/form-data; boundary=", None),
     ],
 )
-def test_boundary(content_type: bytes, boundary: bytes | None) -> None:
-    """The boundary is read from the content type, or the request refused."""
+def test_boundary_of_content_type(content_type: bytes, boundary: bytes | None) -> None:
     if boundary is None:
         with pytest.raises(InvalidRequest):
             boundary_of(content_type)
@@ -210,7 +205,7 @@ def gather(body: FormBody, model: str | None) -> bytes:
 
 @pytest.mark.parametrize("size", [10, 3 * MB])
 def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
-    """In memory or on disk: unchanged, with the name replaced, and again, as often as needed."""
+    """In memory or on disk: unchanged or with the name replaced, repeatedly."""
     body = FormBody(AUDIO, HEAD, 10 * MB, Spool(tmp_path, 10 * MB))
     form = part("file", b"\x01" * size) + part("model", b"fast") + part("language", b"en") + END
     for start in range(0, len(form), 100_000):
@@ -224,15 +219,14 @@ def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
 
 
 def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
-    """A form that names no model gets a part in front."""
     body = FormBody(AUDIO, HEAD, MB, Spool(tmp_path, MB))
     body.add(FILE + END)
     assert body.routing_request().model is None
     assert gather(body, "w") == part("model", b"w") + FILE + END
 
 
-def test_spool_has_a_quota(tmp_path: Path) -> None:
-    """Uploads beyond the quota are a 507, and the space of ended ones is free again."""
+def test_spool_quota_is_shared(tmp_path: Path) -> None:
+    """Beyond it, 507; ended uploads free their space."""
     spool = Spool(tmp_path, 3 * MB)
     first, second = (FormBody(AUDIO, HEAD, 10 * MB, spool) for _ in range(2))
     first.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
@@ -244,15 +238,13 @@ def test_spool_has_a_quota(tmp_path: Path) -> None:
     assert spool.available == 3 * MB
 
 
-def test_form_over_the_limit(tmp_path: Path) -> None:
-    """An upload over its limit is a 413."""
+def test_form_over_the_limit_is_413(tmp_path: Path) -> None:
     body = FormBody(AUDIO, HEAD, 100, Spool(tmp_path, MB))
     with pytest.raises(PayloadTooLarge, match="MAX_UPLOAD_MB"):
         body.add(b"x" * 101)
 
 
-def test_spool_folder_that_is_not_there(tmp_path: Path) -> None:
-    """A spool folder that cannot be used is told, not an internal error."""
+def test_unusable_spool_folder_is_reported(tmp_path: Path) -> None:
     body = FormBody(AUDIO, HEAD, 10 * MB, Spool(tmp_path / "missing", 10 * MB))
     with pytest.raises(ApiError, match="SPOOL_DIR"):
         body.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)

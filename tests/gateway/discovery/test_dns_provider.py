@@ -1,4 +1,4 @@
-"""Discovery by DNS: replicas come, move, go; a resolver that fails takes away nobody who answers."""
+"""DNS discovery: replicas are added, moved and removed; a failing resolver removes none that responds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -63,7 +63,7 @@ def healthy(gateway: RunningGateway, *names: str) -> Callable[[], bool]:
 async def test_every_address_is_a_replica(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway
 ) -> None:
-    """Two real servers behind one name: both listed and used, each asked under the service's name."""
+    """Two servers behind one name are both used, with the service's name as Host."""
     one, two = await start_replica(A), await start_replica(B)
     resolver.answers["embedding"] = [B, A]
     gateway = await start_gateway(services=entry(one.port), backend_keys="embedding=k3y")
@@ -82,10 +82,9 @@ async def test_every_address_is_a_replica(
     }
 
 
-async def test_scaling_up_and_down(
+async def test_scaling_up_and_down_fails_no_request(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway
 ) -> None:
-    """A new address joins, one that is gone leaves, and nobody is without an answer in between."""
     one = await start_replica(A)
     resolver.answers["embedding"] = [A]
     gateway = await start_gateway(services=entry(one.port), poll_interval=0.1)
@@ -103,10 +102,9 @@ async def test_scaling_up_and_down(
     assert gateway.backend("embedding").target.address == B
 
 
-async def test_what_is_in_flight_ends_by_itself(
+async def test_removed_replica_finishes_its_stream(
     resolver: FakeResolver, start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """A stream from a replica that was scaled down goes on to its end."""
     one = await start_backend("one", host=A, gated=True)
     resolver.answers["llm"] = [A]
     gateway = await start_gateway(services=f"llm=http://llm:{one.port};dns", poll_interval=0.05)
@@ -119,10 +117,10 @@ async def test_what_is_in_flight_ends_by_itself(
         assert "[DONE]" in (await answer.aread()).decode()
 
 
-async def test_a_container_made_anew_moves(
+async def test_recreated_container_is_found(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway
 ) -> None:
-    """Another address under the same name: the backend is there."""
+    """It has another address under the same name."""
     one = await start_replica(A)
     resolver.answers["embedding"] = [A]
     gateway = await start_gateway(services=entry(one.port), poll_interval=0.1)
@@ -135,10 +133,10 @@ async def test_a_container_made_anew_moves(
     assert two.requests
 
 
-async def test_not_running_is_said_in_words(
+async def test_missing_service_is_listed_with_the_reason(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway
 ) -> None:
-    """Listed from the start while it is not there, found when it comes, listed again when it has stopped."""
+    """Before it starts, and again after it has stopped."""
     one = await start_replica(A)
     resolver.answers["embedding"] = GONE
     gateway = await start_gateway(services=entry(one.port), poll_interval=0.05)
@@ -157,10 +155,9 @@ async def test_not_running_is_said_in_words(
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-async def test_a_failing_resolver_removes_nobody_who_answers(
+async def test_failing_resolver_keeps_responding_replicas(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway, how: str
 ) -> None:
-    """However long it fails, both replicas go on serving; then the next answer counts again."""
     one, _ = await start_replica(A), await start_replica(B)
     resolver.answers["embedding"] = [A, B]
     gateway = await start_gateway(services=entry(one.port), poll_interval=0.05, poll_timeout=0.5)
@@ -183,10 +180,10 @@ async def test_a_failing_resolver_removes_nobody_who_answers(
     assert gateway.backend("embedding").target.doubt is None
 
 
-async def test_a_stopped_container_on_a_network_without_a_way_out(
+async def test_stopped_container_on_an_internal_network(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway
 ) -> None:
-    """Docker's resolver fails there for names that it does not know: dead as well, so not running."""
+    """Docker's resolver fails there for unknown names: without responses it counts as not running."""
     one = await start_replica(A)
     resolver.answers["embedding"] = [A]
     gateway = await start_gateway(services=entry(one.port), poll_interval=0.05)
@@ -197,8 +194,8 @@ async def test_a_stopped_container_on_a_network_without_a_way_out(
     assert "Temporary failure" in (gateway.backend("embedding").last_error or "")
 
 
-async def test_silent_replicas_are_forgotten_while_the_resolver_fails(resolver: FakeResolver) -> None:
-    """Their addresses may be another's by now: after a while only the plain name stays, without an address."""
+async def test_silent_replicas_are_removed_while_the_resolver_fails(resolver: FakeResolver) -> None:
+    """Only the plain name stays, without an address, since addresses may have been reassigned."""
     backends, alive = Backends({}, CLOCK), {"x"}
     provider = DnsProvider(
         [make_target("x", "http://x:1", by_dns=True)],
@@ -214,8 +211,8 @@ async def test_silent_replicas_are_forgotten_while_the_resolver_fails(resolver: 
     assert [(one.name, one.target.address) for one in backends] == [("x", None)]
 
 
-async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeResolver) -> None:
-    """An operator's word is about a container, whatever it is called; a container made anew is not meant."""
+async def test_drain_follows_a_renamed_replica(resolver: FakeResolver) -> None:
+    """It applies to the container: a recreated one is not drained."""
     backends = Backends({}, CLOCK)
     provider = DnsProvider(
         [make_target("x", "http://x:1", by_dns=True)],
@@ -252,16 +249,15 @@ async def test_a_drained_replica_stays_out_when_its_name_changes(resolver: FakeR
         ({"x": A, "x-4": B}, [A, B, C], {"x": A, "x-4": B, "x-2": C}),
     ],
 )
-def test_names(before: dict[str, str], found: list[str], after: dict[str, str]) -> None:
-    """A name stays with its address, the plain one is never free, and `x-3` belongs to somebody else."""
+def test_replica_names(before: dict[str, str], found: list[str], after: dict[str, str]) -> None:
+    """A name stays with its address, the plain name is always assigned, `x-3` is reserved."""
     assert assign("x", before, found, reserved={"x-3"}) == after
 
 
 @pytest.mark.parametrize("absent", [GONE, FAILING])
-async def test_optional_service_is_told_of_once_it_has_been_there(
+async def test_optional_service_is_listed_after_it_has_resolved(
     resolver: FakeResolver, start_replica: StartReplica, start_gateway: StartGateway, absent: Exception
 ) -> None:
-    """A cluster without it counts as complete; when it has run and stops, it is missed like any other."""
     replica = await start_replica(A)
     resolver.answers["embedding"] = absent
     gateway = await start_gateway(services=f"{entry(replica.port)};optional")

@@ -1,4 +1,4 @@
-"""Backends by a watched file: what it may hold, and that it may change at any time without costing a request."""
+"""Discovery from a watched file that may change at any time without a failed request."""
 
 import asyncio
 import itertools
@@ -76,10 +76,9 @@ def names(gateway: RunningGateway) -> list[str]:
     return [backend.name for backend in gateway.context.backends]
 
 
-async def test_backends_come_change_and_go(
+async def test_backends_are_added_changed_and_removed(
     start_backend: StartBackend, watching: Callable[..., Awaitable[RunningGateway]], services: Services
 ) -> None:
-    """A backend that is added takes requests, one that is taken away none, and a weight is changed in place."""
     one, two = await start_backend("one"), await start_backend("two")
     gateway = await watching(entry(one))
     assert names(gateway) == ["one"]
@@ -95,13 +94,12 @@ async def test_backends_come_change_and_go(
 
 
 @pytest.mark.parametrize("broken", ["", "{}", "one: [", "two: {url: ftp://x}", "two: {url: http://x, cost: 3}"])
-async def test_a_broken_file_changes_nothing(
+async def test_invalid_file_changes_nothing(
     start_backend: StartBackend,
     watching: Callable[..., Awaitable[RunningGateway]],
     services: Services,
     broken: str,
 ) -> None:
-    """A file that cannot be used is told in one line, once; what was known stays, until it can be used again."""
     one, two = await start_backend("one"), await start_backend("two")
     gateway = await watching(entry(one))
     with structlog.testing.capture_logs() as logs:
@@ -121,10 +119,10 @@ async def test_a_broken_file_changes_nothing(
     assert all("\n" not in line and "services.yaml" in line for line in complaints())
 
 
-async def test_links_switched_over(
+async def test_switched_links_are_followed(
     start_backend: StartBackend, watching: Callable[..., Awaitable[RunningGateway]], services: Services
 ) -> None:
-    """A file behind links, of which the outer never changes, is followed: a ConfigMap in a pod."""
+    """As in a pod's ConfigMap, where the outer link never changes."""
     one, two = await start_backend("one"), await start_backend("two")
     services.switch(entry(one))
     gateway = await watching(entry(one))
@@ -133,10 +131,10 @@ async def test_links_switched_over(
         await gateway.until(lambda expected=expected: sorted(names(gateway)) == expected)
 
 
-async def test_reload_under_load(
+async def test_reloads_under_load_fail_no_request(
     start_backend: StartBackend, watching: Callable[..., Awaitable[RunningGateway]], services: Services
 ) -> None:
-    """A hundred changes under load (added, removed, moved, weighed, nonsense in between): no request fails."""
+    """A hundred changes: added, removed, moved, reweighted, invalid."""
     switches = {"ttft": 0.003, "rate": 1000.0}
     here, there, other = [await start_backend(name, **switches) for name in ("here", "there", "other")]
     states = [
@@ -234,8 +232,7 @@ async def test_services_by_dns(
         ("- a", "has no backends"),
     ],
 )
-def test_what_is_wrong_with_a_file(services: Services, text: str, says: str) -> None:
-    """The message names the file, the backend and the field, in one line."""
+def test_error_names_file_backend_and_field(services: Services, text: str, says: str) -> None:
     services.replace(text)
     with pytest.raises(SettingsError) as caught:
         read_services(services.path)
@@ -244,8 +241,7 @@ def test_what_is_wrong_with_a_file(services: Services, text: str, says: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_all_fields(services: Services) -> None:
-    """What SERVICES can say, the file can say too; a URL alone will do."""
+def test_file_has_all_fields_of_services(services: Services) -> None:
     services.replace(
         "a: http://10.0.0.1:8000/v1\nb: {url: https://b, kind: llm, models: [o/m, n], weight: 2.5}\n"
         "c: {url: http://c:1, dns: true, optional: true}"
@@ -256,18 +252,16 @@ def test_all_fields(services: Services) -> None:
     assert (c.by_dns, c.optional) == (True, True)
 
 
-async def test_a_gateway_does_not_start_with_a_broken_file(
+async def test_invalid_file_prevents_the_start(
     watching: Callable[..., Awaitable[RunningGateway]],
 ) -> None:
-    """At the start there is nothing to go on with: the message says what to do."""
     with pytest.raises(SettingsError, match="has no backends"):
         await watching("")
 
 
-async def test_two_sources_may_not_share_a_name(
+async def test_name_in_services_and_file_is_an_error(
     start_backend: StartBackend, watching: Callable[..., Awaitable[RunningGateway]]
 ) -> None:
-    """SERVICES and the file add up; one name in both is refused."""
     one, two = await start_backend("one"), await start_backend("two")
     gateway = await watching(entry(one), services=f"two={two.url}")
     assert names(gateway) == ["two", "one"]
@@ -275,8 +269,7 @@ async def test_two_sources_may_not_share_a_name(
         await watching(entry(two), services=f"two={two.url}")
 
 
-def test_the_default_of_services_is_for_a_gateway_without_a_file(tmp_path: Path) -> None:
-    """With a file and no SERVICES the backends are those of the file only."""
+def test_file_replaces_the_default_of_services(tmp_path: Path) -> None:
     file = tmp_path / "services.yaml"
     assert GatewaySettings(services_file=file).listed_services == ()
     assert len(GatewaySettings(services_file=file, services="a=http://b").listed_services) == 1

@@ -17,8 +17,8 @@ LLAMA_CPP = "llamacpp:prompt_tokens_total 7\nllamacpp:n_decode_total 332\nllamac
 TEI = 'te_batch_next_tokens_bucket{le="1"} 4\nte_batch_next_tokens_sum 22\nte_queue_size 5\n'
 
 
-def test_vllm() -> None:
-    """Tokens, and the KV cache, which alone moves while a long prompt is read; its queue is the sum over engines."""
+def test_vllm_metrics() -> None:
+    """Only the KV cache changes while a long prompt is read; the queue is the sum over engines."""
     told = read_metrics(VLLM)
     assert told.has_steps
     assert told.waiting == 4
@@ -28,8 +28,8 @@ def test_vllm() -> None:
     assert read_metrics(VLLM.replace("17.0", "18.0").replace('"m"} 3.0', '"m"} 30.0')).progress == told.progress
 
 
-def test_others() -> None:
-    """llama.cpp counts steps; text-embeddings-inference and our own services count only what is done."""
+def test_other_engines() -> None:
+    """llama.cpp counts steps; text-embeddings-inference and our own services only finished work."""
     assert read_metrics(LLAMA_CPP).has_steps
     assert read_metrics(LLAMA_CPP).waiting == 2
     assert not read_metrics(TEI).has_steps
@@ -38,8 +38,7 @@ def test_others() -> None:
     assert read_metrics("transcription_audio_seconds_total 12.5\n").progress
 
 
-def test_nothing_and_nonsense() -> None:
-    """What is no such page tells nothing, and hurts nobody."""
+def test_invalid_page_reports_nothing() -> None:
     for page in ("", "<html>", "vllm:num_requests_waiting many\n", "\x00 {} {} }\n"):
         told = read_metrics(page)
         assert (told.progress, told.has_steps, told.waiting) == ((), False, None)

@@ -1,4 +1,4 @@
-"""Stuck is not busy: a backend that hangs loses its requests and gets them back, one that is slow keeps them."""
+"""Stall detection: a hung backend loses its requests and gets them back, a slow one keeps them."""
 
 import asyncio
 import dataclasses
@@ -37,10 +37,10 @@ async def begin(gateway: RunningGateway, *backends: FakeBackend, stream: bool) -
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_hanging_backend_is_stuck_and_comes_back(
+async def test_hung_backend_is_stuck_until_a_canary_succeeds(
     start_backend: StartBackend, start_gateway: StartGateway, stream: bool
 ) -> None:
-    """Probes pass, metrics stand still: its request moves to another backend; a canary puts it back into rotation."""
+    """Probes pass, metrics do not change: its request moves to another backend."""
     hung, good = await start_backend("hung", counts="stalled"), await start_backend("good")
     gateway = await start_gateway(hung, good, **FAST, timing={"canary_s": 0.2})
     hung.switches.hang = True
@@ -63,8 +63,8 @@ async def test_hanging_backend_is_stuck_and_comes_back(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_slow_backend_that_counts_is_not_stuck(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A long prompt: no byte for many times the bound, but its metrics move, and so it is healthy all the time."""
+async def test_progress_in_metrics_prevents_stuck(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A long prompt: no byte for many times the limit."""
     slow = await start_backend("slow", counts="steps", ttft=1.5)
     gateway = await start_gateway(slow, **FAST)
     states = states_of(gateway, "slow")
@@ -76,10 +76,9 @@ async def test_slow_backend_that_counts_is_not_stuck(start_backend: StartBackend
 
 
 @pytest.mark.parametrize(("counts", "stream"), [("no", True), ("no", False), ("pieces", True)])
-async def test_without_steps_and_learning_nobody_is_stuck(
+async def test_unmeasured_backend_without_steps_is_never_stuck(
     start_backend: StartBackend, start_gateway: StartGateway, counts: str, stream: bool
 ) -> None:
-    """A server whose metrics show no steps, of which nothing was learnt, may take its time."""
     slow = await start_backend("slow", counts=counts, ttft=1.0)
     gateway = await start_gateway(slow, **FAST)
     states = states_of(gateway, "slow")
@@ -87,8 +86,7 @@ async def test_without_steps_and_learning_nobody_is_stuck(
     assert set(states) == {"healthy"}
 
 
-async def test_learnt_pace_tells_without_metrics(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A server without metrics that has been fast, and now sends nothing, is stuck too."""
+async def test_known_latency_suffices_without_metrics(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     hung, good = await start_backend("hung"), await start_backend("good")
     gateway = await start_gateway(hung, good, **FAST)
     await learn(gateway)
@@ -98,10 +96,9 @@ async def test_learnt_pace_tells_without_metrics(start_backend: StartBackend, st
     assert (await asyncio.wait_for(asked, HANG_S)).headers["x-served-by"] == "good"
 
 
-async def test_whole_answer_excuses_silence_without_metrics(
+async def test_unstreamed_response_excuses_silence_without_metrics(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Behind a long answer that comes as a whole, others wait: where no metrics show steps, that is no hanging."""
     slow = await start_backend("slow")
     gateway = await start_gateway(slow, **FAST)
     await learn(gateway)
@@ -112,8 +109,10 @@ async def test_whole_answer_excuses_silence_without_metrics(
     assert set(states) == {"healthy"}
 
 
-async def test_stalled_stream_goes_on_by_itself(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The only backend stalls in a stream: it is stuck, keeps the stream, and with the next token is healthy again."""
+async def test_stalled_stream_of_the_only_backend_resumes(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """It is stuck, keeps the stream, and is healthy again with the next token."""
     backend = await start_backend("only", counts="stalled", gated=True)
     gateway = await start_gateway(backend, **FAST)
     asked = asyncio.create_task(gateway.chat("qwen", stream=True))
@@ -130,8 +129,9 @@ async def test_stalled_stream_goes_on_by_itself(start_backend: StartBackend, sta
     assert len(backend.requests) == 1
 
 
-async def test_slow_client_is_not_a_stuck_backend(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A backend that has nothing to do but wait for a client that reads nothing is healthy."""
+async def test_slow_client_does_not_make_a_backend_stuck(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend("only", counts="stalled", pad=30_000_000)
     gateway = await start_gateway(backend, **FAST)
     states = states_of(gateway, "only")
@@ -148,8 +148,9 @@ async def test_slow_client_is_not_a_stuck_backend(start_backend: StartBackend, s
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_metrics_are_asked_only_in_silence(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Neither an idle backend nor one that answers is asked for its metrics."""
+async def test_metrics_are_requested_only_during_silence(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend("only", counts="steps")
     gateway = await start_gateway(backend, poll_interval=0.05)
     polls = backend.polls
@@ -158,8 +159,9 @@ async def test_metrics_are_asked_only_in_silence(start_backend: StartBackend, st
     assert backend.looks == 0
 
 
-async def test_queue_is_told(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """`queued` counts those that wait for a first token, or is what the backend's own metrics say, where they do."""
+async def test_queue_length_prefers_the_engine_metrics(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend("only", hang=True)
     gateway = await start_gateway(backend, **FAST)
 
@@ -178,19 +180,18 @@ async def test_queue_is_told(start_backend: StartBackend, start_gateway: StartGa
     await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_whole_answer_may_take_long_while_metrics_move(
+async def test_unstreamed_response_may_exceed_the_timeout_while_steps_count(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """An answer that comes as a whole outlives FIRST_BYTE_TIMEOUT while its backend counts steps."""
     backend = await start_backend("only", counts="steps", ttft=2.5)
     gateway = await start_gateway(backend, first_byte_timeout=1.0, **FAST)
     assert (await gateway.chat("qwen")).status_code == 200
 
 
-async def test_silence_is_looked_at_when_it_becomes_too_long(
+async def test_check_is_scheduled_for_the_end_of_the_limit(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Not at the next poll, which here would be in five minutes: one look at a backend with work brings the next."""
+    """Not at the next probe, in five minutes."""
     hung, good = await start_backend("hung", counts="stalled"), await start_backend("good")
     gateway = await start_gateway(hung, good, poll_interval=300, stuck_after=0.3)
     hung.switches.hang = True
@@ -200,10 +201,8 @@ async def test_silence_is_looked_at_when_it_becomes_too_long(
     assert (await asyncio.wait_for(asked, HANG_S)).headers["x-served-by"] == "good"
 
 
-async def test_mute_backend_is_stuck_long_before_a_silent_one(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """Neither polls nor metrics are answered, streams stand still: a stopped process is not busy for STUCK_AFTER."""
+async def test_unresponsive_backend_is_stuck_sooner(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Neither probes nor metrics respond, streams stall: a stopped process."""
     mute, good = await start_backend("mute", rate=100.0), await start_backend("good", rate=100.0)
     gateway = await start_gateway(
         mute, good, poll_interval=0.05, poll_timeout=0.2, stuck_after=600, timing={"unresponsive_s": 0.3}
@@ -224,10 +223,9 @@ async def test_mute_backend_is_stuck_long_before_a_silent_one(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_mute_backend_with_whole_answers_is_busy(
+async def test_unresponsive_backend_with_unstreamed_requests_is_busy(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Of answers that come as a whole nothing can be told: who reads a large request answers no polls meanwhile."""
     busy, other = await start_backend("busy"), await start_backend("other")
     gateway = await start_gateway(
         busy, other, poll_interval=0.05, poll_timeout=0.2, stuck_after=600, timing={"unresponsive_s": 0.3}

@@ -1,4 +1,4 @@
-"""Requests that begin alike, or name one conversation, go to one backend, within a load bound."""
+"""Affinity: equal prefixes and named conversations go to one backend, within a load bound."""
 
 import pytest
 
@@ -38,8 +38,7 @@ def send(router: Router, request: RoutingRequest, *, stays: bool = False) -> Bac
     return choice.candidate.backend
 
 
-def test_a_beginning_goes_where_it_was_read() -> None:
-    """Prompts that begin alike go to one backend; other prompts to others."""
+def test_equal_prefixes_share_a_backend() -> None:
     router = Router(backends(), CATALOGUE)
     first = send(router, asking(SYSTEM + b"one"))
     assert {send(router, asking(SYSTEM + b"%d" % number)) for number in range(20)} == {first}
@@ -47,8 +46,8 @@ def test_a_beginning_goes_where_it_was_read() -> None:
     assert len(others) == 4
 
 
-def test_the_longer_beginning_wins() -> None:
-    """A conversation goes back to its backend though all have read the system prompt."""
+def test_longest_cached_prefix_wins() -> None:
+    """A conversation returns to its backend though all have cached the system prompt."""
     router = Router(made := backends(), CATALOGUE)
     for backend in made:
         backend.load.prefixes.add(prefix_hashes((SYSTEM,)), 6.0)
@@ -57,8 +56,7 @@ def test_the_longer_beginning_wins() -> None:
     assert {send(router, asking(conversation + b"And then? " * turn)) for turn in range(1, 9)} == {first}
 
 
-def test_no_pile_beyond_the_bound() -> None:
-    """With requests that stay, the backends' loads differ by no more than the bound allows."""
+def test_affinity_respects_the_load_bound() -> None:
     made = backends()
     router = Router(made, CATALOGUE, load_bound=1.5)
     for number in range(40):
@@ -67,16 +65,16 @@ def test_no_pile_beyond_the_bound() -> None:
     assert max(backend.traffic.in_flight for backend in made) <= 15
 
 
-def test_workers_agree() -> None:
-    """Two routers that know nothing of each other, as of two gateways, send a new beginning to the same backend."""
+def test_independent_routers_agree() -> None:
+    """Two routers without communication send a new prefix to the same backend."""
     for number in range(10):
         prompt = b"%d. " % number + SYSTEM
         names = {send(Router(backends(), CATALOGUE), asking(prompt)).name for _ in range(2)}
         assert len(names) == 1
 
 
-def test_a_new_backend_takes_few_away() -> None:
-    """With one backend more only those conversations move that move to it."""
+def test_added_backend_moves_few_conversations() -> None:
+    """Only conversations whose new home it is move."""
     keys = [b"session-%d" % number for number in range(200)]
     few, more = backends(4), backends(5)
     moved = 0
@@ -89,8 +87,8 @@ def test_a_new_backend_takes_few_away() -> None:
 
 
 @pytest.mark.parametrize("affinity", ["prefix", "session"])
-def test_a_session_stays(affinity: str) -> None:
-    """A conversation that the client names stays where it is, though its prompts are short and others idle."""
+def test_session_keeps_its_backend(affinity: str) -> None:
+    """Though its prompts are short and other backends are idle."""
     router = Router(backends(), CATALOGUE, affinity=affinity)  # type: ignore[arg-type]
     first = send(router, asking(b"Hi", b"abc"))
     for number in range(12):
@@ -98,8 +96,7 @@ def test_a_session_stays(affinity: str) -> None:
         assert send(router, asking(b"Go on %d" % number, b"abc")) is first
 
 
-def test_a_session_leaves_a_slow_backend() -> None:
-    """A conversation does not stay where it costs many times more than elsewhere."""
+def test_session_leaves_a_much_slower_backend() -> None:
     router = Router(backends(), CATALOGUE)
     first = send(router, asking(b"Hi", b"abc"))
     for _ in range(3):
@@ -109,14 +106,12 @@ def test_a_session_leaves_a_slow_backend() -> None:
     assert send(router, asking(b"Hi", b"abc")) is not first
 
 
-def test_none_is_none() -> None:
-    """Without affinity equals take turns, whatever the prompt."""
+def test_affinity_none_ignores_prompt_and_session() -> None:
     router = Router(backends(), CATALOGUE, affinity="none")
     assert len({send(router, asking(SYSTEM, b"abc")) for _ in range(4)}) == 4
 
 
-def test_a_restart_forgets() -> None:
-    """What a backend had read is gone when its process is."""
+def test_restart_clears_the_prefix_index() -> None:
     (backend,) = backends(1)
     backend.load.prefixes.add(prefix_hashes((SYSTEM,)), 6.0)
     assert backend.load.prefixes.cached_kb(prefix_hashes((SYSTEM,))) == 4
@@ -125,23 +120,20 @@ def test_a_restart_forgets() -> None:
     assert backend.load.prefixes.cached_kb(prefix_hashes((SYSTEM,))) == 0
 
 
-def test_a_single_backend_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one backend serves the model its prompts are not hashed."""
+def test_single_candidate_needs_no_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     router = Router(backends(1), CATALOGUE)
     monkeypatch.setattr("gateway.routing.router.prefix_hashes", None)
     assert send(router, asking(SYSTEM)).name == "b0"
 
 
-def test_of_many_the_one_that_has_read_it() -> None:
-    """Of many backends, too many to weigh all, a conversation finds its own."""
+def test_sample_of_many_includes_the_cached_one() -> None:
     draws = iter(number / 97 % 1 for number in range(1000))
     router = Router(backends(30), CATALOGUE, draw=lambda: next(draws))
     first = send(router, asking(SYSTEM))
     assert {send(router, asking(SYSTEM + b"%d" % number)) for number in range(10)} == {first}
 
 
-def test_what_was_read_long_ago_is_gone() -> None:
-    """A backend's record ends where its cache does, and holds a bounded number of beginnings."""
+def test_old_prefixes_are_evicted() -> None:
     kept = PrefixIndex()
     kept.add(prefix_hashes((SYSTEM,)), 4.0)
     for number in range(300):
@@ -151,8 +143,7 @@ def test_what_was_read_long_ago_is_gone() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 511, 512, 513, 5000, 60_000])
-def test_hashes_do_not_depend_on_the_pieces(cut: int) -> None:
-    """The same bytes have the same hashes, in however many pieces; a shorter prompt has the first of them."""
+def test_hashes_do_not_depend_on_piece_boundaries(cut: int) -> None:
     prompt = bytes(range(256)) * 300
     whole = prefix_hashes((prompt,))
     assert len(whole) == len(PREFIX_LENGTHS)
@@ -172,8 +163,8 @@ def test_hashes_do_not_depend_on_the_pieces(cut: int) -> None:
         (b"{}", b""),
     ],
 )
-def test_what_names_a_conversation(body: bytes, session: bytes) -> None:
-    """The members with which clients name a conversation, in order; a header says more than they."""
+def test_session_key_members(body: bytes, session: bytes) -> None:
+    """The body's members in order of precedence; a header takes precedence over them."""
     endpoint = BY_PATH[CHAT.encode()]
     assert scan_json(body, endpoint).session == session
     assert scan_json(body, endpoint, b"header").session == b"header"
@@ -189,6 +180,6 @@ def test_what_names_a_conversation(body: bytes, session: bytes) -> None:
         ("/v1/embeddings", b'{"input": "Hi"}', b""),
     ],
 )
-def test_what_the_model_reads(path: str, body: bytes, prompt: bytes) -> None:
-    """The prompt's pieces in the order in which the model reads them; where nothing is generated, none."""
+def test_prompt_members(path: str, body: bytes, prompt: bytes) -> None:
+    """In the order in which the model reads them; none if nothing is generated."""
     assert b"".join(bytes(memoryview(piece)) for piece in scan_json(body, BY_PATH[path.encode()]).prompt) == prompt

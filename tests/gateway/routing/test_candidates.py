@@ -1,4 +1,4 @@
-"""Which backends may answer: every rule of the design, on plain objects."""
+"""Candidates by route, model, kind and state, on plain objects."""
 
 import pytest
 
@@ -43,8 +43,8 @@ from tests.gateway.plain import CATALOGUE, CHAT, CLOCK, KINDS, full_cluster, mak
         ("/detokenize", "llava", False, {"s-llava"}),
     ],
 )
-def test_route_and_name_fix_the_candidates(path: str, model: str | None, images: bool, chosen: set[str]) -> None:
-    """The route fixes the kind, a name the backends; pictures need a multimodal model where the choice is ours."""
+def test_route_and_model_select_candidates(path: str, model: str | None, images: bool, chosen: set[str]) -> None:
+    """Images need a multimodal model if the gateway chooses the model."""
     found = candidates(wants(path, model, images=images), full_cluster(), CATALOGUE)
     assert {candidate.backend.name for candidate in found} == chosen
 
@@ -59,58 +59,52 @@ def test_route_and_name_fix_the_candidates(path: str, model: str | None, images:
         ("/v1/audio/transcriptions", "qwen"),
     ],
 )
-def test_model_of_the_wrong_kind(path: str, model: str) -> None:
-    """A model that exists but cannot do this is a 400 that names those that can."""
+def test_wrong_kind_is_400_with_fitting_models(path: str, model: str) -> None:
     with pytest.raises(InvalidRequest, match="Use one of") as caught:
         candidates(wants(path, model), full_cluster(), CATALOGUE)
     assert caught.value.code == "wrong_model_kind"
 
 
-def test_unknown_model_lists_what_exists() -> None:
-    """An unknown name is a 404 with the names there are, and never another model."""
+def test_unknown_model_is_404_with_known_names() -> None:
     with pytest.raises(ModelNotFound) as caught:
         candidates(wants(CHAT, "gpt-4o"), full_cluster(), CATALOGUE)
     for name in (*KINDS, "cluster"):
         assert name in caught.value.message
 
 
-def test_catalogue_model_that_nobody_serves() -> None:
-    """A catalogue name without a service is unknown when every service has told what it serves."""
+def test_unserved_catalogue_model_is_404() -> None:
+    """If the models of all services are known."""
     with pytest.raises(ModelNotFound):
         candidates(wants(CHAT, "tinyllama"), [make_backend("one", "qwen")], CATALOGUE)
 
 
 @pytest.mark.parametrize("model", ["qwen", "fast", None, "cluster"])
-def test_service_that_never_answered(model: str | None) -> None:
-    """Before a service has told what it serves, a catalogue model is not unknown but not there yet."""
+def test_unprobed_service_may_serve_the_model(model: str | None) -> None:
+    """Before its first probe, a catalogue model is a 503, not a 404."""
     silent = make_backend("llm-primary", state="unhealthy")
     with pytest.raises(NoHealthyBackend, match="llm-primary"):
         candidates(wants(CHAT, model), [silent], CATALOGUE)
 
 
-def test_no_service_of_the_kind_at_all() -> None:
-    """A cluster without a transcription service says so with a 404."""
+def test_no_service_of_the_kind_is_404() -> None:
     with pytest.raises(ApiError, match="no transcription model") as caught:
         candidates(wants("/v1/audio/transcriptions"), [make_backend("one", "qwen")], CATALOGUE)
     assert caught.value.status == 404
 
 
-def test_text_goes_to_a_vision_model_where_there_is_no_other() -> None:
-    """A cluster of vision models only answers text with them."""
+def test_multimodal_model_serves_text_if_alone() -> None:
     found = candidates(wants(CHAT), [make_backend("s-llava", "llava")], CATALOGUE)
     assert [candidate.offer.name for candidate in found] == ["llava"]
 
 
 @pytest.mark.parametrize("state", ["loading", "unhealthy", "draining", "stuck"])
-def test_only_usable_states_get_requests(state: State) -> None:
-    """Loading, dead, stuck and drained backends get nothing while another is well."""
+def test_unusable_states_get_no_requests(state: State) -> None:
     bad, good = make_backend("bad", "qwen", state=state), make_backend("good", "qwen")
     found = available(candidates(wants(CHAT, "qwen"), [bad, good], CATALOGUE))
     assert [candidate.backend.name for candidate in found] == ["good"]
 
 
-def test_all_down_names_each() -> None:
-    """When all backends of a model are down, the 503 names each with its reason."""
+def test_all_down_is_503_with_reasons() -> None:
     backends = [make_backend("a", "qwen", state="unhealthy"), make_backend("b", "qwen")]
     backends[1].set_draining(True)
     with pytest.raises(NoHealthyBackend) as caught:
@@ -120,8 +114,7 @@ def test_all_down_names_each() -> None:
     assert caught.value.headers["Retry-After"] == "2"
 
 
-def test_loading_tells_progress() -> None:
-    """While the only backend loads, the 503 says how far it is."""
+def test_loading_is_503_with_progress() -> None:
     backend = make_backend("a", "qwen")
     backend.observe("loading", "fetching", progress=0.42)
     with pytest.raises(ModelLoading, match=r"42 %.*fetching"):
@@ -131,16 +124,14 @@ def test_loading_tells_progress() -> None:
 @pytest.mark.parametrize(
     ("requested", "written"), [("qwen", None), ("fast", None), ("org/qwen", None), (None, None), ("cluster", "qwen")]
 )
-def test_own_service_knows_its_names(requested: str | None, written: str | None) -> None:
-    """Our own services get every name they know unchanged, and their own name for `cluster`."""
+def test_own_service_accepts_all_its_names(requested: str | None, written: str | None) -> None:
     backend = make_backend("a", "qwen")
     candidate = Candidate(backend, backend.offers[0])
     assert candidate.upstream_model(requested) == written
 
 
 @pytest.mark.parametrize(("requested", "written"), [("org/qwen", None), ("qwen", "org/qwen"), (None, "org/qwen")])
-def test_foreign_server_gets_its_own_name(requested: str | None, written: str | None) -> None:
-    """A foreign server gets the name that it lists, also when the request named none."""
+def test_foreign_server_gets_its_listed_name(requested: str | None, written: str | None) -> None:
     target = make_target("f", "http://127.0.0.1:1")
     backend = Backend(target, Pool(target), CLOCK)
     candidate = Candidate(backend, offer_of_id("org/qwen", CATALOGUE.find("org/qwen"), None))
@@ -150,15 +141,14 @@ def test_foreign_server_gets_its_own_name(requested: str | None, written: str | 
 
 
 def test_foreign_server_of_unknown_kind() -> None:
-    """A foreign model that no catalogue knows serves what names it, and text without a name."""
+    """It serves requests that name its model, and text requests without a model."""
     backend = make_backend("foreign", "some/model")
     for path in (CHAT, "/v1/embeddings", "/v1/audio/transcriptions"):
         assert candidates(wants(path, "some/model"), [backend], CATALOGUE)
     assert candidates(wants(CHAT), [backend], CATALOGUE)
 
 
-def test_router_remembers_until_told() -> None:
-    """The router's remembered answer is gone once something has changed."""
+def test_candidates_are_cached_until_cleared() -> None:
     backends = [make_backend("a", "qwen"), make_backend("b", "qwen")]
     router = Router(backends, CATALOGUE)
     asked = wants(CHAT, "qwen")

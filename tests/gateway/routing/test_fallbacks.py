@@ -1,4 +1,4 @@
-"""Other models answer only where the catalogue says so, and only while the named one cannot."""
+"""Fallback models of the catalogue, used only while the requested model is not available."""
 
 import pytest
 
@@ -29,8 +29,7 @@ def served(router: Router, model: str) -> str:
     return choice.candidate.offer.name
 
 
-def test_in_their_order_and_only_while_needed() -> None:
-    """The first fallback that can answer does, and none once the model itself can again."""
+def test_fallbacks_in_order_while_needed() -> None:
     backends = {name: make_backend(name, name) for name in ("qwen", "tinyllama", "llava")}
     router = Router(backends.values(), CATALOGUE)
 
@@ -48,15 +47,13 @@ def test_in_their_order_and_only_while_needed() -> None:
     assert router.fallbacks_used == {("qwen", "tinyllama"): 1, ("org/qwen", "llava"): 1}
 
 
-def test_nobody_else_falls_back() -> None:
-    """A model without the key in the catalogue is never another one."""
+def test_no_fallback_without_the_catalogue_key() -> None:
     router = Router([make_backend("a", "qwen"), make_backend("b", "tinyllama", state="unhealthy")], CATALOGUE)
     with pytest.raises(NoHealthyBackend):
         router.choose(wants(CHAT, "tinyllama"), 1.0)
 
 
-def test_the_error_is_the_model_s_own() -> None:
-    """Where no fallback can answer either, the error is that of the named model, and names them."""
+def test_error_names_model_and_fallbacks() -> None:
     backends = [make_backend("a", "qwen", state="loading"), make_backend("b", "tinyllama", state="unhealthy")]
     with pytest.raises(ModelLoading) as caught:
         Router(backends, CATALOGUE).choose(wants(CHAT, "qwen"), 1.0)
@@ -64,13 +61,11 @@ def test_the_error_is_the_model_s_own() -> None:
     assert caught.value.message.endswith("Its fallbacks are not available either: tinyllama, llava.")
 
 
-def test_a_model_without_a_service_falls_back() -> None:
-    """A model of the catalogue that no service has been started for is answered by its fallback."""
+def test_unserved_model_falls_back() -> None:
     assert served(Router([make_backend("b", "tinyllama")], CATALOGUE), "qwen") == "tinyllama"
 
 
-async def test_through_the_gateway(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The body names the model that answers, the headers tell the truth, the metrics count it."""
+async def test_fallback_in_body_headers_and_metrics(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     primary = await start_backend()
     secondary = await start_backend("llm-secondary", model="tinyllama")
     models = running.CATALOGUE.replace("aliases: [fast]", "fallbacks: [tinyllama]")

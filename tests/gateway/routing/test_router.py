@@ -1,4 +1,4 @@
-"""Which of the backends that may answer does: by expected time to the first token, on plain objects."""
+"""The routing decision by expected time to the first token, on plain objects."""
 
 from collections import Counter
 
@@ -31,15 +31,14 @@ def chosen(choice: Choice | None) -> Backend:
     return choice.candidate.backend
 
 
-def test_fastest_wins() -> None:
-    """Of two idle backends the one with the lower measured time is chosen."""
+def test_fastest_idle_backend_wins() -> None:
     fast, slow = make_backend("fast", "qwen"), make_backend("slow", "qwen")
     learn(fast, FAST_S)
     learn(slow, SLOW_S)
     assert chosen(Router([slow, fast], CATALOGUE).choose(REQUEST, 1.0)) is fast
 
 
-def test_waiting_work_counts() -> None:
+def test_queue_outweighs_speed() -> None:
     """A fast backend gets requests until its queue makes it as slow as the slow one."""
     fast, slow = make_backend("fast", "qwen"), make_backend("slow", "qwen")
     learn(fast, FAST_S)
@@ -50,8 +49,7 @@ def test_waiting_work_counts() -> None:
     assert 2 <= names.count("slow") <= 4
 
 
-def test_a_long_prompt_weighs_more() -> None:
-    """A backend that reads one long prompt is dearer than one that reads some short ones."""
+def test_long_prompt_outweighs_short_ones() -> None:
     long, short = make_backend("long", "qwen"), make_backend("short", "qwen")
     for backend in (long, short):
         learn(backend, FAST_S)
@@ -61,8 +59,7 @@ def test_a_long_prompt_weighs_more() -> None:
     assert chosen(Router([long, short], CATALOGUE).choose(REQUEST, 1.0)) is short
 
 
-def test_equals_take_turns() -> None:
-    """Backends that cannot be told apart are chosen in turn."""
+def test_equal_backends_take_turns() -> None:
     router = Router([make_backend(name, "qwen") for name in "abc"], CATALOGUE)
     order = []
     for _ in range(6):
@@ -73,8 +70,8 @@ def test_equals_take_turns() -> None:
     assert order == ["a", "b", "c", "a", "b", "c"]
 
 
-def test_weights_share_out() -> None:
-    """Among equals a weight of 3 gets three times as much, idle or loaded."""
+def test_weights_divide_requests() -> None:
+    """Idle or loaded, a weight of 3 gets three times as many."""
     heavy, light = make_backend("heavy", "qwen", weight=3.0), make_backend("light", "qwen")
     for idle in (True, False):
         router = Router([light, heavy], CATALOGUE)
@@ -89,8 +86,8 @@ def test_weights_share_out() -> None:
         assert names == {"heavy": 30, "light": 10}
 
 
-def test_a_newcomer_does_not_catch_up() -> None:
-    """A backend that joins late takes its turns from then on, not those it missed."""
+def test_added_backend_does_not_catch_up() -> None:
+    """It takes its turns from then on, not those that it missed."""
     old = [make_backend(name, "qwen") for name in "ab"]
     router = Router(backends := [*old], CATALOGUE)
     for _ in range(100):
@@ -108,16 +105,15 @@ def test_a_newcomer_does_not_catch_up() -> None:
     assert names == {"a": 3, "b": 3, "c": 3}
 
 
-def test_unmeasured_backend_is_tried() -> None:
-    """A backend without a sample is taken to be as good as the best, and does not get everything."""
+def test_unmeasured_backend_counts_as_the_best() -> None:
+    """And does not get all requests."""
     known, fresh = make_backend("known", "qwen"), make_backend("fresh", "qwen")
     learn(known, FAST_S)
     router = Router([known, fresh], CATALOGUE)
     assert Counter(send(router).name for _ in range(6)) == {"known": 3, "fresh": 3}
 
 
-def test_silence_is_a_sign() -> None:
-    """A backend that owes a first byte for far longer than learnt is avoided before it has answered."""
+def test_overdue_first_byte_makes_a_backend_expensive() -> None:
     silent, well = make_backend("silent", "qwen"), make_backend("well", "qwen")
     for backend in (silent, well):
         learn(backend, FAST_S)
@@ -129,8 +125,8 @@ def test_silence_is_a_sign() -> None:
     assert chosen(router.choose(REQUEST, 2.0)) is well
 
 
-def test_one_slow_answer_is_forgiven() -> None:
-    """A backend that was slow once is avoided at once, and asked again some seconds later."""
+def test_slow_backend_is_tried_again() -> None:
+    """Avoided at once after one slow response, and tried again seconds later."""
     shaky, steady = make_backend("shaky", "qwen"), make_backend("steady", "qwen")
     for tenth in range(10):
         learn(shaky, FAST_S, 1.0 + tenth / 10)
@@ -142,16 +138,15 @@ def test_one_slow_answer_is_forgiven() -> None:
     assert any(chosen(router.choose(REQUEST, 3.0 + later)) is shaky for later in range(120))
 
 
-def test_an_error_teaches_nothing() -> None:
-    """A quick error does not make a backend look fast."""
+def test_fast_error_is_not_measured() -> None:
     backend = make_backend("a", "qwen")
     backend.admit(1.0, 1.0, shows_first_token=True).first_byte(1.001, ok=False)
     assert not backend.load.first_token.is_known
     assert backend.load.pending(1.001) == 0
 
 
-def test_a_whole_answer_is_believed_to_generate() -> None:
-    """A whole answer says nothing until its end: its prompt counts as read when it should be."""
+def test_unstreamed_request_counts_as_read_in_time() -> None:
+    """It shows no first token: its prompt counts as read when it should have been."""
     backend = make_backend("a", "qwen")
     learn(backend, FAST_S)
     ticket = backend.admit(1.0, 2.0, shows_first_token=False)
@@ -161,15 +156,13 @@ def test_a_whole_answer_is_believed_to_generate() -> None:
     assert backend.load.pending(2.2) == 0
 
 
-def test_busy_is_dearer() -> None:
-    """A backend that answers no polls while it works is asked only when nothing better is there."""
+def test_busy_backend_is_a_second_choice() -> None:
     busy, well = make_backend("busy", "qwen", state="busy"), make_backend("well", "qwen")
     assert chosen(Router([busy, well], CATALOGUE).choose(REQUEST, 1.0)) is well
     assert chosen(Router([busy], CATALOGUE).choose(REQUEST, 1.0)) is busy
 
 
-def test_tried_ones_are_left_out() -> None:
-    """A retry goes elsewhere, and ends when there is no elsewhere."""
+def test_tried_backends_are_excluded() -> None:
     a, b = make_backend("a", "qwen"), make_backend("b", "qwen")
     router = Router([a, b], CATALOGUE)
     assert chosen(router.choose(REQUEST, 1.0, tried=[a])) is b
@@ -177,8 +170,7 @@ def test_tried_ones_are_left_out() -> None:
     assert Router([a], CATALOGUE).choose(REQUEST, 1.0, tried=[a]) is None
 
 
-def test_of_many_the_better_of_two() -> None:
-    """Of more than a handful two are drawn, so that the choice costs the same for hundreds."""
+def test_two_of_many_are_scored() -> None:
     backends = [make_backend(f"b{number}", "qwen") for number in range(20)]
     for number, backend in enumerate(backends):
         learn(backend, FAST_S + number)

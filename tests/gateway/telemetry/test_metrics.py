@@ -1,12 +1,14 @@
-"""What the gateway tells Prometheus of the requests that it relays."""
+"""Prometheus metrics of relayed requests."""
 
 from tests.gateway.conftest import StartBackend, StartGateway
 
 TTFT = "gateway_time_to_first_token_seconds_count"
 
 
-async def test_first_tokens_are_counted_by_model(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Each streamed answer counts once, under the model that gave it; whole answers and failures do not."""
+async def test_time_to_first_token_is_counted_by_served_model(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Only streamed responses that succeed."""
     tiny = await start_backend("llm-secondary", model="tinyllama")
     gateway = await start_gateway(await start_backend(aliases="fast"), tiny)
     value = gateway.context.metrics.registry.get_sample_value

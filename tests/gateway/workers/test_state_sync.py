@@ -1,4 +1,4 @@
-"""What the workers on one port tell each other of their backends, without processes."""
+"""Synchronization of worker state, without processes."""
 
 from collections.abc import Callable
 from time import monotonic as now
@@ -67,10 +67,10 @@ def hang(worker: Worker) -> None:
     ("do", "state", "reason"),
     [(fail, "unhealthy", "the last 5 requests failed: it answered 503"), (hang, "stuck", "it sent no byte")],
 )
-def test_what_one_has_found_holds_for_all(
+def test_verdict_applies_to_all_workers(
     workers: list[Worker], do: Callable[[Worker], None], state: str, reason: str
 ) -> None:
-    """No other has to lose requests of its own; whose verdict it is asks the canary, and takes it back for all."""
+    """The worker that found it sends the canary and revokes it for all."""
     first, *others = workers
     changes: list[str] = []
     for other in others:
@@ -90,8 +90,7 @@ def test_what_one_has_found_holds_for_all(
     assert [worker.backend.state for worker in workers] == ["healthy"] * 3
 
 
-def test_verdict_of_a_dead_worker_ends_with_it(boards: SharedSlots, workers: list[Worker]) -> None:
-    """Nobody is left to take it back."""
+def test_verdict_ends_with_its_worker(boards: SharedSlots, workers: list[Worker]) -> None:
     hang(workers[0])
     tick(workers)
     boards.set_connections(0, CLOSED)
@@ -100,8 +99,8 @@ def test_verdict_of_a_dead_worker_ends_with_it(boards: SharedSlots, workers: lis
         assert worker.backend.state == "healthy"
 
 
-def test_life_is_seen_by_all(workers: list[Worker]) -> None:
-    """A byte that one has got says that the backend works, whoever asks; never as later than it was."""
+def test_last_sign_is_shared(workers: list[Worker]) -> None:
+    """Rounded down, never later than it was."""
     at = now()
     workers[0].backend.traffic.last_byte_at = at
     tick(workers)
@@ -109,8 +108,8 @@ def test_life_is_seen_by_all(workers: list[Worker]) -> None:
         assert at - 0.2 < worker.backend.last_sign_at <= at
 
 
-def test_all_tell_one_queue(workers: list[Worker]) -> None:
-    """Each counts those that wait at all; what the backend itself says, to whichever worker, goes before."""
+def test_queue_lengths_are_summed(workers: list[Worker]) -> None:
+    """The engine's own metrics, read by any worker, take precedence."""
     for worker in workers:
         worker.backend.load = Load()
         worker.backend.admit(1.0, now(), shows_first_token=True)
@@ -121,8 +120,7 @@ def test_all_tell_one_queue(workers: list[Worker]) -> None:
     assert [describe(worker.backend)["queued"] for worker in workers] == [7, 7, 7]
 
 
-def test_query_of_death_is_known_to_all(workers: list[Worker]) -> None:
-    """What has killed two backends at one worker kills no third at another; one death convicts nobody anywhere."""
+def test_conviction_applies_to_all_workers(workers: list[Worker]) -> None:
     body = b'{"model":"qwen"}'
     quarantine, digest = workers[0].quarantine, digest_of(CHAT, body)
     others = [plain.make_backend(name, "qwen") for name in ("b0", "b1")]
@@ -145,8 +143,7 @@ def test_query_of_death_is_known_to_all(workers: list[Worker]) -> None:
         assert not worker.quarantine.suspects
 
 
-def test_conviction_of_others_ends_in_time() -> None:
-    """When the quarantine is over, whether it was taken in before or not."""
+def test_peer_conviction_expires() -> None:
     quarantine, body = Quarantine(QUARANTINE_S), b"{}"
     told = [(digest_of(CHAT, body).hex(), len(body), 2, 100.0)]
     quarantine.merge(told, 99.0)

@@ -1,4 +1,4 @@
-"""Several workers on one port: they share the load, know of each other, are replaced when they die, end together."""
+"""Several workers on one port: shared load and state, restarts, shutdown."""
 
 import asyncio
 import contextlib
@@ -98,8 +98,8 @@ def _count(metrics: str, series: str) -> float:
     return sum(float(value) for value in re.findall(rf"(?m)^{re.escape(series)} (\S+)$", metrics))
 
 
-def test_two_workers_are_one_gateway(gateway: Gateway) -> None:
-    """Connections are shared evenly; counters are sums; a drain reaches all; a dead worker is replaced; all end."""
+def test_two_workers_act_as_one_gateway(gateway: Gateway) -> None:
+    """Even connections, summed counters, shared drain, restart of a killed worker, shutdown."""
     clients = [gateway.client() for _ in range(20)]
     by_worker: dict[int, list[httpx2.Client]] = {}
     for client in clients:
@@ -146,8 +146,8 @@ def test_two_workers_are_one_gateway(gateway: Gateway) -> None:
 REQUESTS = 'http_requests_total{method="POST",route="/v1/chat/completions",status="200"}'
 
 
-def test_in_flight_is_told_to_all(gateway: Gateway) -> None:
-    """A request at one worker counts in the choices and in /services of the other, until it has ended or died."""
+def test_in_flight_requests_are_shared(gateway: Gateway) -> None:
+    """They count in routing and /services of the other worker until they or their worker end."""
     gateway.backend.post("/_switches", json={"hang": True})
 
     async def hold() -> None:
@@ -177,16 +177,15 @@ def test_in_flight_is_told_to_all(gateway: Gateway) -> None:
     asyncio.run(asyncio.wait_for(held(), HANG_S))
 
 
-def test_a_worker_whose_parent_is_killed_ends(gateway: Gateway) -> None:
-    """Nobody would watch it any more."""
+def test_worker_ends_with_its_supervisor(gateway: Gateway) -> None:
     workers = gateway.workers
     gateway.program.kill()
     gateway.program.wait(HANG_S)
     gateway.until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
 
 
-def test_a_notice_is_whole_or_absent() -> None:
-    """Nothing yet, replaced, too long, and torn by a writer that died."""
+def test_update_is_complete_or_absent() -> None:
+    """Not yet written, replaced, too long, torn by a crashed writer."""
     boards = SharedSlots(2)
     assert boards.connections(1) == CLOSED
     assert boards.read(1, StateUpdate.NOW) == b""
@@ -220,8 +219,8 @@ s_sum 0.5
 """
 
 
-def test_expositions_are_added_up() -> None:
-    """Counters, histograms and what each has a part of are sums; other gauges are those of who is asked."""
+def test_expositions_are_merged() -> None:
+    """Counters, histograms and some gauges are summed; other gauges are the scraped worker's."""
     two = ONE.replace('x="1"', 'x="2"').replace("up 1.0", "up 0.0") + "# TYPE b_total counter\nb_total 4.0\n"
     text = merge(ONE, [two])
     for line in ('a_total{x="1"} 2.0', 'a_total{x="2"} 2.0', "http_requests_in_flight 2.0", "up 1.0", "b_total 4.0"):
