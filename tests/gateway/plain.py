@@ -1,4 +1,4 @@
-"""Backends and requests as plain objects: what routing is tested with, without a socket."""
+"""Backends and routing requests as plain objects, for tests without sockets."""
 
 import time
 from dataclasses import replace
@@ -45,8 +45,8 @@ def make_backend(
     return backend
 
 
-def wants(path: str, model: str | None = None, **more: Any) -> RoutingRequest:
-    """What a request to `path` asks for."""
+def routing_request(path: str, model: str | None = None, **more: Any) -> RoutingRequest:
+    """Return the routing request for `path`."""
     return RoutingRequest(BY_PATH[path.encode()], model, **more)
 
 

@@ -18,8 +18,8 @@ async def explained(gateway: RunningGateway, body: Any, **query: str) -> Any:
     return answer.json()
 
 
-def row(told: Any, backend: str) -> Any:
-    return next(one for one in told["backends"] if one["backend"] == backend)
+def row(explanation: Any, backend: str) -> Any:
+    return next(one for one in explanation["backends"] if one["backend"] == backend)
 
 
 async def test_explains_choice_and_alternatives(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -30,14 +30,14 @@ async def test_explains_choice_and_alternatives(start_backend: StartBackend, sta
     for name, seconds in (("fast", 0.05), ("slow", 0.4)):
         load = gateway.backend(name).load
         load.admit(Traffic(), 1.0, now, shows_first_token=True).first_byte(now + seconds, ok=True)
-    told = await explained(gateway, {"model": "qwen", "messages": MESSAGES, "stream": True})
-    assert told["chosen"] == "fast"
-    assert told["served_model"] == "qwen"
-    assert told["backends"][0]["backend"] == "fast"
-    assert told["backends"][0]["why"] == told["why"] == "it is expected to respond soonest"
-    assert "times as long" in row(told, "slow")["why"]
-    assert row(told, "slow")["expected_s"] > 3 * row(told, "fast")["expected_s"]
-    assert row(told, "embedding")["why"] == "it serves no model that fits the request"
+    explanation = await explained(gateway, {"model": "qwen", "messages": MESSAGES, "stream": True})
+    assert explanation["chosen"] == "fast"
+    assert explanation["served_model"] == "qwen"
+    assert explanation["backends"][0]["backend"] == "fast"
+    assert explanation["backends"][0]["why"] == explanation["why"] == "it is expected to respond soonest"
+    assert "times as long" in row(explanation, "slow")["why"]
+    assert row(explanation, "slow")["expected_s"] > 3 * row(explanation, "fast")["expected_s"]
+    assert row(explanation, "embedding")["why"] == "it serves no model that fits the request"
     assert fast.requests == slow.requests == []
     assert all(backend.traffic.in_flight == 0 for backend in gateway.context.backends)
 
@@ -47,24 +47,24 @@ async def test_explanation_matches_the_routing(start_backend: StartBackend, star
     gateway = await start_gateway(*backends)
     for number in range(6):
         body = {"messages": [{"role": "user", "content": f"{number} " * 600}], "model": "qwen", "stream": True}
-        told = await explained(gateway, body)
+        explanation = await explained(gateway, body)
         answer = await gateway.http.post("/v1/chat/completions", json=body)
-        assert answer.headers["x-served-by"] == told["chosen"]
-        assert told["affinity"]["compared_kb"] == 1.0
+        assert answer.headers["x-served-by"] == explanation["chosen"]
+        assert explanation["affinity"]["compared_kb"] == 1.0
         again = await explained(gateway, body)
-        assert row(again, told["chosen"])["parts"]["unread_kb"] < 1
+        assert row(again, explanation["chosen"])["parts"]["unread_kb"] < 1
 
 
 async def test_session_header_is_explained(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(*[await start_backend(f"b{number}") for number in range(4)])
     body = {"model": "qwen", "messages": MESSAGES}
     headers = {"x-session-id": "conversation 7"}
-    told = (await gateway.http.post("/explain", json=body, headers=headers)).json()
-    assert told["affinity"]["session"] == "conversation 7"
-    assert "conversation" in told["why"]
+    explanation = (await gateway.http.post("/explain", json=body, headers=headers)).json()
+    assert explanation["affinity"]["session"] == "conversation 7"
+    assert "conversation" in explanation["why"]
     for _ in range(3):
         answer = await gateway.http.post("/v1/chat/completions", json=body, headers=headers)
-        assert answer.headers["x-served-by"] == told["chosen"]
+        assert answer.headers["x-served-by"] == explanation["chosen"]
 
 
 async def test_refusal_has_error_and_reasons(start_backend: StartBackend, start_gateway: StartGateway) -> None:
@@ -73,13 +73,13 @@ async def test_refusal_has_error_and_reasons(start_backend: StartBackend, start_
     gateway = await start_gateway(primary, draining)
     gateway.backend("llm-secondary").set_draining(True)
     body = {"model": "qwen", "messages": MESSAGES}
-    told = await gateway.http.post("/explain", json=body)
+    explanation = await gateway.http.post("/explain", json=body)
     real = await gateway.http.post("/v1/chat/completions", json=body)
-    assert told.status_code == real.status_code == 503
-    assert told.json()["error"] == real.json()["error"]
-    assert told.headers["retry-after"] == real.headers["retry-after"]
-    assert row(told.json(), "llm-primary")["why"] == "it is loading: fetching"
-    assert row(told.json(), "llm-secondary")["why"].startswith("it is draining")
+    assert explanation.status_code == real.status_code == 503
+    assert explanation.json()["error"] == real.json()["error"]
+    assert explanation.headers["retry-after"] == real.headers["retry-after"]
+    assert row(explanation.json(), "llm-primary")["why"] == "it is loading: fetching"
+    assert row(explanation.json(), "llm-secondary")["why"].startswith("it is draining")
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ async def test_invalid_requests_get_their_error(
 
 async def test_form_fields_as_json(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend("transcription", model="whisper", kind="transcription"))
-    told = await explained(gateway, {"model": "whisper"}, path="/v1/audio/transcriptions")
-    assert told["chosen"] == "transcription"
-    assert told["why"] == "it is the only candidate"
-    assert told["backends"][0]["expected_s"] is None
+    explanation = await explained(gateway, {"model": "whisper"}, path="/v1/audio/transcriptions")
+    assert explanation["chosen"] == "transcription"
+    assert explanation["why"] == "it is the only candidate"
+    assert explanation["backends"][0]["expected_s"] is None
 
 
 async def test_requires_the_keys_and_limits_of_v1(start_backend: StartBackend, start_gateway: StartGateway) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.gateway.conftest import StartBackend, StartGateway
 
-# Relayed routes are in the description too; what their backend answers is not the gateway's.
+# Relayed routes are described too, but their responses come from a backend.
 EXAMPLES = 20
 WITHIN_S = 300
 

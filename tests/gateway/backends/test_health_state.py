@@ -7,7 +7,7 @@ from gateway.backends.health_state import COLD_CAPACITY, HealthState, State
 
 
 def health(state: State = "healthy", *, failing: bool = False, stuck: bool = False) -> HealthState:
-    """A backend that polls find in `state`."""
+    """Return the health of a backend whose last probe found `state`."""
     made = HealthState()
     made.observe(state, None if state == "healthy" else f"polls say {state}", 0.0)
     if failing:
@@ -58,7 +58,7 @@ def test_canary_decides_when_stuck_or_half_open() -> None:
         assert made.state == "healthy"
         assert not made.needs_canary(1000.0)
     assert not health("unhealthy", failing=True).needs_canary(100.0)
-    # Who misses its polls would not answer a canary either.
+    # A backend that misses probes would not respond to a canary either.
     assert not health("busy", stuck=True).needs_canary(100.0)
 
 

@@ -90,4 +90,4 @@ def test_unstreamed_tickets_do_not_accumulate() -> None:
     load, traffic = Load(), Traffic()
     for number in range(1000):
         load.admit(traffic, 1.0, number / 10, shows_first_token=False).end("http_200")
-    assert len(load._assumed) < 30  # no part of the interface tells of what is held
+    assert len(load._assumed) < 30  # not part of the interface

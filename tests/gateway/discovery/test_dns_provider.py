@@ -50,7 +50,7 @@ async def services(gateway: RunningGateway) -> dict[str, dict[str, object]]:
 
 
 async def embed(gateway: RunningGateway) -> str:
-    """Who answered, or the message of the refusal."""
+    """Return the name of the replica that responded, or the error message."""
     answer = await gateway.http.post("/v1/embeddings", json={"input": "Hello"})
     return answer.headers.get("x-served-by") or str(answer.json()["error"]["message"])
 
@@ -91,7 +91,7 @@ async def test_scaling_up_and_down_fails_no_request(
     await start_replica(B)
     resolver.answers["embedding"] = [A, B]
     await gateway.until(healthy(gateway, "embedding", "embedding-2"))
-    # The one that leaves had the plain name: the other takes it over without a moment of being unknown.
+    # The removed one had the plain name: the other one takes it over without a gap.
     resolver.answers["embedding"] = [B]
     served = set()
     while len(gateway.context.backends) > 1:

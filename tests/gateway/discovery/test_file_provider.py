@@ -58,7 +58,7 @@ def services(tmp_path: Path) -> Services:
 
 @pytest.fixture
 def watching(start_gateway: StartGateway, services: Services) -> Callable[..., Awaitable[RunningGateway]]:
-    """Start a gateway that is told of its backends by the file."""
+    """Start a gateway with its backends from the file."""
 
     async def start(text: str, **settings: object) -> RunningGateway:
         services.replace(text)
@@ -193,7 +193,7 @@ async def test_services_by_dns(
     watching: Callable[..., Awaitable[RunningGateway]],
     services: Services,
 ) -> None:
-    """Replicas by DNS come with their entry and go with it; a change of weight does not look them up anew."""
+    """Replicas are added and removed with their entry; a change of weight does not resolve them again."""
     resolver = FakeResolver(monkeypatch)
     first = await start_backend("first", host="127.0.0.2")
     await start_backend("second", host="127.0.0.3", port=first.port)

@@ -19,13 +19,13 @@ TEI = 'te_batch_next_tokens_bucket{le="1"} 4\nte_batch_next_tokens_sum 22\nte_qu
 
 def test_vllm_metrics() -> None:
     """Only the KV cache changes while a long prompt is read; the queue is the sum over engines."""
-    told = read_metrics(VLLM)
-    assert told.has_steps
-    assert told.waiting == 4
+    report = read_metrics(VLLM)
+    assert report.has_steps
+    assert report.waiting == 4
     for name in ("kv_cache_usage_perc", "generation_tokens_total"):
         moved = read_metrics("\n".join(line + "1" if name in line else line for line in VLLM.splitlines()))
-        assert moved.progress != told.progress
-    assert read_metrics(VLLM.replace("17.0", "18.0").replace('"m"} 3.0', '"m"} 30.0')).progress == told.progress
+        assert moved.progress != report.progress
+    assert read_metrics(VLLM.replace("17.0", "18.0").replace('"m"} 3.0', '"m"} 30.0')).progress == report.progress
 
 
 def test_other_engines() -> None:
@@ -40,5 +40,5 @@ def test_other_engines() -> None:
 
 def test_invalid_page_reports_nothing() -> None:
     for page in ("", "<html>", "vllm:num_requests_waiting many\n", "\x00 {} {} }\n"):
-        told = read_metrics(page)
-        assert (told.progress, told.has_steps, told.waiting) == ((), False, None)
+        report = read_metrics(page)
+        assert (report.progress, report.has_steps, report.waiting) == ((), False, None)

@@ -25,7 +25,7 @@ def states_of(gateway: RunningGateway, name: str) -> list[str]:
 
 
 async def begin(gateway: RunningGateway, *backends: FakeBackend, stream: bool) -> asyncio.Task[Any]:
-    """Ask until a request is at the first of `backends`, which does not answer; return that question."""
+    """Send requests until one is pending at the first of `backends`, which does not respond; return it."""
     first = backends[0]
     seen = len(first.requests)
     async with asyncio.timeout(HANG_S):
@@ -54,7 +54,7 @@ async def test_hung_backend_is_stuck_until_a_canary_succeeds(
     shown = (await gateway.http.get("/services")).json()["services"]["hung"]
     assert shown["state"] == "stuck"
     assert "sent no byte and its metrics showed no progress" in shown["last_error"]
-    # While it hangs, requests go elsewhere, and only canaries are at it.
+    # While it hangs, it gets canaries only.
     await gateway.until(lambda: hung.requests[-1].json.get("max_tokens") == 1)
     assert (await gateway.chat("qwen")).headers["x-attempts"] == "1"
     hung.switches.hang = False
@@ -216,7 +216,7 @@ async def test_unresponsive_backend_is_stuck_sooner(start_backend: StartBackend,
     answer = await asyncio.wait_for(asked, HANG_S)
     assert answer.text.endswith("data: [DONE]\n\n")
     assert good.requests[-1].json["continue_final_message"]
-    # What it was asked stays unanswered: it is down.
+    # Probes get no response: it is down.
     await gateway.until(lambda: gateway.backend("mute").state == "unhealthy")
     mute.switches = dataclasses.replace(mute.switches, hang_after=None, health="healthy", counts="no")
     await gateway.until(lambda: gateway.backend("mute").state == "healthy")
@@ -235,7 +235,7 @@ async def test_unresponsive_backend_with_unstreamed_requests_is_busy(
     asked = await begin(gateway, busy, stream=False)
     states = states_of(gateway, "busy")
     busy.switches = dataclasses.replace(busy.switches, health="silent", counts="silent")
-    # More questions without an answer than three polls and one look at the metrics.
+    # More requests without a response than three probes and one query of the metrics.
     polls = busy.polls
     await gateway.until(lambda: busy.polls > polls + 8)
     assert set(states) == {"healthy", "busy"}

@@ -7,7 +7,7 @@ from gateway.backends.prefix_index import KB, PREFIX_LENGTHS, PrefixIndex, prefi
 from gateway.bodies.json_scan import scan_json
 from gateway.endpoints import BY_PATH
 from gateway.routing import Router, RoutingRequest
-from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
+from tests.gateway.plain import CATALOGUE, CHAT, make_backend, routing_request
 
 SYSTEM = b"You are a helpful assistant. " * 200
 
@@ -24,11 +24,11 @@ def backends(count: int = 4) -> list[Backend]:
 
 
 def asking(prompt: bytes, session: bytes = b"") -> RoutingRequest:
-    return wants(CHAT, "qwen", stream=True, size=len(prompt), prompt=(prompt,), session=session)
+    return routing_request(CHAT, "qwen", stream=True, size=len(prompt), prompt=(prompt,), session=session)
 
 
 def send(router: Router, request: RoutingRequest, *, stays: bool = False) -> Backend:
-    """Have the request answered at once, or stay at the backend."""
+    """Send a request that ends at once, or remains in flight if it `stays`."""
     choice = router.choose(request, 100.0)
     assert choice is not None
     ticket = router.admit(choice, request, 100.0)

@@ -10,7 +10,7 @@ from gateway.routing import Candidate, Router
 from gateway.routing.candidates import available, candidates
 from gateway.upstream.pool import Pool
 from kit.errors import ApiError, InvalidRequest, ModelLoading, ModelNotFound, NoHealthyBackend
-from tests.gateway.plain import CATALOGUE, CHAT, CLOCK, KINDS, full_cluster, make_backend, wants
+from tests.gateway.plain import CATALOGUE, CHAT, CLOCK, KINDS, full_cluster, make_backend, routing_request
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ from tests.gateway.plain import CATALOGUE, CHAT, CLOCK, KINDS, full_cluster, mak
 )
 def test_route_and_model_select_candidates(path: str, model: str | None, images: bool, chosen: set[str]) -> None:
     """Images need a multimodal model if the gateway chooses the model."""
-    found = candidates(wants(path, model, images=images), full_cluster(), CATALOGUE)
+    found = candidates(routing_request(path, model, images=images), full_cluster(), CATALOGUE)
     assert {candidate.backend.name for candidate in found} == chosen
 
 
@@ -61,13 +61,13 @@ def test_route_and_model_select_candidates(path: str, model: str | None, images:
 )
 def test_wrong_kind_is_400_with_fitting_models(path: str, model: str) -> None:
     with pytest.raises(InvalidRequest, match="Use one of") as caught:
-        candidates(wants(path, model), full_cluster(), CATALOGUE)
+        candidates(routing_request(path, model), full_cluster(), CATALOGUE)
     assert caught.value.code == "wrong_model_kind"
 
 
 def test_unknown_model_is_404_with_known_names() -> None:
     with pytest.raises(ModelNotFound) as caught:
-        candidates(wants(CHAT, "gpt-4o"), full_cluster(), CATALOGUE)
+        candidates(routing_request(CHAT, "gpt-4o"), full_cluster(), CATALOGUE)
     for name in (*KINDS, "cluster"):
         assert name in caught.value.message
 
@@ -75,7 +75,7 @@ def test_unknown_model_is_404_with_known_names() -> None:
 def test_unserved_catalogue_model_is_404() -> None:
     """If the models of all services are known."""
     with pytest.raises(ModelNotFound):
-        candidates(wants(CHAT, "tinyllama"), [make_backend("one", "qwen")], CATALOGUE)
+        candidates(routing_request(CHAT, "tinyllama"), [make_backend("one", "qwen")], CATALOGUE)
 
 
 @pytest.mark.parametrize("model", ["qwen", "fast", None, "cluster"])
@@ -83,24 +83,24 @@ def test_unprobed_service_may_serve_the_model(model: str | None) -> None:
     """Before its first probe, a catalogue model is a 503, not a 404."""
     silent = make_backend("llm-primary", state="unhealthy")
     with pytest.raises(NoHealthyBackend, match="llm-primary"):
-        candidates(wants(CHAT, model), [silent], CATALOGUE)
+        candidates(routing_request(CHAT, model), [silent], CATALOGUE)
 
 
 def test_no_service_of_the_kind_is_404() -> None:
     with pytest.raises(ApiError, match="no transcription model") as caught:
-        candidates(wants("/v1/audio/transcriptions"), [make_backend("one", "qwen")], CATALOGUE)
+        candidates(routing_request("/v1/audio/transcriptions"), [make_backend("one", "qwen")], CATALOGUE)
     assert caught.value.status == 404
 
 
 def test_multimodal_model_serves_text_if_alone() -> None:
-    found = candidates(wants(CHAT), [make_backend("s-llava", "llava")], CATALOGUE)
+    found = candidates(routing_request(CHAT), [make_backend("s-llava", "llava")], CATALOGUE)
     assert [candidate.offer.name for candidate in found] == ["llava"]
 
 
 @pytest.mark.parametrize("state", ["loading", "unhealthy", "draining", "stuck"])
 def test_unusable_states_get_no_requests(state: State) -> None:
     bad, good = make_backend("bad", "qwen", state=state), make_backend("good", "qwen")
-    found = available(candidates(wants(CHAT, "qwen"), [bad, good], CATALOGUE))
+    found = available(candidates(routing_request(CHAT, "qwen"), [bad, good], CATALOGUE))
     assert [candidate.backend.name for candidate in found] == ["good"]
 
 
@@ -108,7 +108,7 @@ def test_all_down_is_503_with_reasons() -> None:
     backends = [make_backend("a", "qwen", state="unhealthy"), make_backend("b", "qwen")]
     backends[1].set_draining(True)
     with pytest.raises(NoHealthyBackend) as caught:
-        available(candidates(wants(CHAT, "qwen"), backends, CATALOGUE))
+        available(candidates(routing_request(CHAT, "qwen"), backends, CATALOGUE))
     assert "a is unhealthy (unhealthy for a test)" in caught.value.message
     assert "b is draining" in caught.value.message
     assert caught.value.headers["Retry-After"] == "2"
@@ -118,7 +118,7 @@ def test_loading_is_503_with_progress() -> None:
     backend = make_backend("a", "qwen")
     backend.observe("loading", "fetching", progress=0.42)
     with pytest.raises(ModelLoading, match=r"42 %.*fetching"):
-        available(candidates(wants(CHAT, "qwen"), [backend], CATALOGUE))
+        available(candidates(routing_request(CHAT, "qwen"), [backend], CATALOGUE))
 
 
 @pytest.mark.parametrize(
@@ -144,16 +144,16 @@ def test_foreign_server_of_unknown_kind() -> None:
     """It serves requests that name its model, and text requests without a model."""
     backend = make_backend("foreign", "some/model")
     for path in (CHAT, "/v1/embeddings", "/v1/audio/transcriptions"):
-        assert candidates(wants(path, "some/model"), [backend], CATALOGUE)
-    assert candidates(wants(CHAT), [backend], CATALOGUE)
+        assert candidates(routing_request(path, "some/model"), [backend], CATALOGUE)
+    assert candidates(routing_request(CHAT), [backend], CATALOGUE)
 
 
 def test_candidates_are_cached_until_cleared() -> None:
     backends = [make_backend("a", "qwen"), make_backend("b", "qwen")]
     router = Router(backends, CATALOGUE)
-    asked = wants(CHAT, "qwen")
+    asked = routing_request(CHAT, "qwen")
     assert len(router.usable(asked)) == 2
-    assert router.usable(asked) is router.usable(wants(CHAT, "qwen"))
+    assert router.usable(asked) is router.usable(routing_request(CHAT, "qwen"))
     backends[0].observe("unhealthy", "died")
     router.clear_cache()
     assert [candidate.backend.name for candidate in router.usable(asked)] == ["b"]

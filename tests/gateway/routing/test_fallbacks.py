@@ -7,7 +7,7 @@ from kit.config.catalogue import Catalogue, Entry
 from kit.errors import ModelLoading, NoHealthyBackend
 from tests.gateway import running
 from tests.gateway.conftest import StartBackend, StartGateway
-from tests.gateway.plain import CHAT, make_backend, wants
+from tests.gateway.plain import CHAT, make_backend, routing_request
 
 CATALOGUE = Catalogue(
     [
@@ -21,8 +21,8 @@ CATALOGUE = Catalogue(
 
 
 def served(router: Router, model: str) -> str:
-    """What a request for `model` is answered with."""
-    request = wants(CHAT, model)
+    """Return the model that serves a request for `model`."""
+    request = routing_request(CHAT, model)
     choice = router.choose(request, 1.0)
     assert choice is not None
     router.admit(choice, request, 1.0)
@@ -50,13 +50,13 @@ def test_fallbacks_in_order_while_needed() -> None:
 def test_no_fallback_without_the_catalogue_key() -> None:
     router = Router([make_backend("a", "qwen"), make_backend("b", "tinyllama", state="unhealthy")], CATALOGUE)
     with pytest.raises(NoHealthyBackend):
-        router.choose(wants(CHAT, "tinyllama"), 1.0)
+        router.choose(routing_request(CHAT, "tinyllama"), 1.0)
 
 
 def test_error_names_model_and_fallbacks() -> None:
     backends = [make_backend("a", "qwen", state="loading"), make_backend("b", "tinyllama", state="unhealthy")]
     with pytest.raises(ModelLoading) as caught:
-        Router(backends, CATALOGUE).choose(wants(CHAT, "qwen"), 1.0)
+        Router(backends, CATALOGUE).choose(routing_request(CHAT, "qwen"), 1.0)
     assert caught.value.message.startswith("qwen is loading on a")
     assert caught.value.message.endswith("Its fallbacks are not available either: tinyllama, llava.")
 

@@ -4,15 +4,15 @@ from collections import Counter
 
 from gateway.backends.backend import Backend
 from gateway.routing import Choice, Router, RoutingRequest
-from tests.gateway.plain import CATALOGUE, CHAT, make_backend, wants
+from tests.gateway.plain import CATALOGUE, CHAT, make_backend, routing_request
 
 # Times to the first token that backends have shown, in seconds, for a request of REQUEST's length.
 FAST_S, SLOW_S = 0.1, 0.5
-REQUEST = wants(CHAT, "qwen", stream=True, size=1024)
+REQUEST = routing_request(CHAT, "qwen", stream=True, size=1024)
 
 
 def learn(backend: Backend, seconds: float, now: float = 1.0) -> None:
-    """Have the backend answer one request like REQUEST in so many seconds."""
+    """Record a response to a request like REQUEST after `seconds`."""
     ticket = backend.admit(1.0, now - seconds, shows_first_token=True)
     ticket.first_byte(now, ok=True)
     ticket.end("http_200")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.streams.sse import error_event
+from gateway.streams.sse import MAX_PARTIAL, EventBuffer, error_event
 from kit.errors import BadGateway
 
 

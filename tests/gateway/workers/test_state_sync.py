@@ -22,32 +22,32 @@ CHAT = "/v1/chat/completions"
 
 
 class Worker:
-    """One worker's part: its own backends and its side of the boards."""
+    """One worker with its own backends and its side of the shared slots."""
 
-    def __init__(self, boards: SharedSlots, number: int) -> None:
+    def __init__(self, slots: SharedSlots, number: int) -> None:
         self.backends = Backends({}, plain.CLOCK)
         for target in parse_services("one=http://127.0.0.1:1"):
             self.backends.upsert(target)
         (self.backend,) = self.backends
         self.backend.observe("healthy")
         self.quarantine = Quarantine(QUARANTINE_S)
-        self.sync = StateSync(boards, number, self.backends, self.quarantine, GatewayMetrics())
-        boards.set_connections(number, 0)
+        self.sync = StateSync(slots, number, self.backends, self.quarantine, GatewayMetrics())
+        slots.set_connections(number, 0)
 
 
 @pytest.fixture
-def boards() -> SharedSlots:
+def slots() -> SharedSlots:
     return SharedSlots(3)
 
 
 @pytest.fixture
-def workers(boards: SharedSlots) -> list[Worker]:
-    """Three, none of which has told anything."""
-    return [Worker(boards, number) for number in range(3)]
+def workers(slots: SharedSlots) -> list[Worker]:
+    """Three workers that have published nothing."""
+    return [Worker(slots, number) for number in range(3)]
 
 
 def tick(workers: list[Worker]) -> None:
-    """All tell, all take."""
+    """All workers publish, then all receive."""
     for worker in workers:
         worker.sync.publish()
     for worker in workers:
@@ -90,10 +90,10 @@ def test_verdict_applies_to_all_workers(
     assert [worker.backend.state for worker in workers] == ["healthy"] * 3
 
 
-def test_verdict_ends_with_its_worker(boards: SharedSlots, workers: list[Worker]) -> None:
+def test_verdict_ends_with_its_worker(slots: SharedSlots, workers: list[Worker]) -> None:
     hang(workers[0])
     tick(workers)
-    boards.set_connections(0, CLOSED)
+    slots.set_connections(0, CLOSED)
     for worker in workers[1:]:
         worker.sync.receive()
         assert worker.backend.state == "healthy"
@@ -134,7 +134,7 @@ def test_conviction_applies_to_all_workers(workers: list[Worker]) -> None:
         with pytest.raises(CrashedBackend, match="crashed 2 backends"):
             worker.quarantine.check(CHAT, body, now())
         assert worker.quarantine.check(CHAT, b'{"model":"QWEN"}', now()) is None
-    # The same in flight elsewhere was answered after all.
+    # An equal request at another backend got its response.
     quarantine.clear(CHAT, body)
     for _ in range(2):
         tick(workers)
@@ -145,10 +145,10 @@ def test_conviction_applies_to_all_workers(workers: list[Worker]) -> None:
 
 def test_peer_conviction_expires() -> None:
     quarantine, body = Quarantine(QUARANTINE_S), b"{}"
-    told = [(digest_of(CHAT, body).hex(), len(body), 2, 100.0)]
-    quarantine.merge(told, 99.0)
+    convictions = [(digest_of(CHAT, body).hex(), len(body), 2, 100.0)]
+    quarantine.merge(convictions, 99.0)
     with pytest.raises(CrashedBackend):
         quarantine.check(CHAT, body, 99.0)
     assert quarantine.check(CHAT, body, 101.0) is None
-    quarantine.merge(told, 101.0)
+    quarantine.merge(convictions, 101.0)
     assert quarantine.check(CHAT, body, 101.0) is None

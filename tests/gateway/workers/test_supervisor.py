@@ -64,7 +64,7 @@ class Gateway:
         return 0
 
     def answering(self) -> set[int]:
-        """The workers that answered one of eight connections that were open at the same time."""
+        """Return the workers that served eight concurrent connections."""
         clients = [self.client() for _ in range(8)]
         try:
             return {self.worker_of(client) for client in clients}
@@ -89,7 +89,7 @@ class Gateway:
 
 @pytest.fixture
 def gateway(programs: Programs) -> Iterator[Gateway]:
-    """The gateway with two workers, both of which answer."""
+    """A gateway with two workers, both ready."""
     with contextlib.ExitStack() as stack:
         yield Gateway(programs, stack)
 
@@ -129,7 +129,7 @@ def test_two_workers_act_as_one_gateway(gateway: Gateway) -> None:
     gateway.until(lambda: len(gateway.answering() - {0, victim}) == WORKERS)
     fresh = [gateway.client() for _ in range(8)]
     for client in fresh:
-        assert gateway.service(client)["state"] == "draining"  # who is new is told
+        assert gateway.service(client)["state"] == "draining"  # the new worker receives it
         gateway.until(lambda client=client: gateway.service(client)["requests"] == 21)
         gateway.until(lambda client=client: _count(client.get("/metrics").text, REQUESTS) >= 20)
     assert fresh[0].post("/services/llm-primary/resume").json()["state"] == "healthy"
@@ -186,19 +186,19 @@ def test_worker_ends_with_its_supervisor(gateway: Gateway) -> None:
 
 def test_update_is_complete_or_absent() -> None:
     """Not yet written, replaced, too long, torn by a crashed writer."""
-    boards = SharedSlots(2)
-    assert boards.connections(1) == CLOSED
-    assert boards.read(1, StateUpdate.NOW) == b""
-    assert boards.write(1, StateUpdate.NOW, b"first")
-    version = boards.version(1, StateUpdate.NOW)
-    assert boards.write(1, StateUpdate.NOW, b"second, longer")
-    assert boards.read(1, StateUpdate.NOW) == b"second, longer"
-    assert boards.version(1, StateUpdate.NOW) != version
-    assert boards.read(0, StateUpdate.NOW) == boards.read(1, StateUpdate.METRICS) == b""
-    assert not boards.write(1, StateUpdate.NOW, b"x" * StateUpdate.NOW.space)
-    assert boards.read(1, StateUpdate.NOW) == b""
-    boards.set_connections(1, 7)
-    assert (boards.connections(0), boards.connections(1)) == (CLOSED, 7)
+    slots = SharedSlots(2)
+    assert slots.connections(1) == CLOSED
+    assert slots.read(1, StateUpdate.NOW) == b""
+    assert slots.write(1, StateUpdate.NOW, b"first")
+    version = slots.version(1, StateUpdate.NOW)
+    assert slots.write(1, StateUpdate.NOW, b"second, longer")
+    assert slots.read(1, StateUpdate.NOW) == b"second, longer"
+    assert slots.version(1, StateUpdate.NOW) != version
+    assert slots.read(0, StateUpdate.NOW) == slots.read(1, StateUpdate.METRICS) == b""
+    assert not slots.write(1, StateUpdate.NOW, b"x" * StateUpdate.NOW.space)
+    assert slots.read(1, StateUpdate.NOW) == b""
+    slots.set_connections(1, 7)
+    assert (slots.connections(0), slots.connections(1)) == (CLOSED, 7)
 
 
 ONE = """\
