@@ -127,5 +127,5 @@ def test_unsupported_model_falls_back_to_pytorch(open_minilm: Any, tmp_path: Pat
     pooling = tmp_path / "minilm" / "1_Pooling" / "config.json"
     pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
     assert open_minilm(engine="auto").name == "sentence-transformers"
-    with pytest.raises(RuntimeError, match=r"ENGINE=openvino .* prompt .* ENGINE=auto"):
+    with pytest.raises(RuntimeError, match=r"ENGINE=openvino .* prompt.* ENGINE=auto"):
         open_minilm(engine="openvino")
