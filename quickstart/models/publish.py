@@ -11,7 +11,8 @@ import yaml
 
 from kit.config.catalogue import Catalogue, Entry
 from quickstart.loopback import client
-from quickstart.models.packaged_models import Report, packaged_folder
+from quickstart.models.gguf_conversion import Report
+from quickstart.models.packaged_models import packaged_folder
 from quickstart.models.tiny_llava import make_in_subprocess
 from quickstart.options import ROOT, Source
 from quickstart.plan import Program

@@ -17,22 +17,9 @@ from services.transcription.settings import TranscriptionSettings
 OpenEngine = Callable[[Path, TranscriptionSettings, Report], SpeechEngine]
 
 
-def open_whisper(folder: Path, settings: TranscriptionSettings, report: Report) -> SpeechEngine:
-    """Load faster-whisper with the options of `settings`."""
-    return whisper.open_engine(
-        folder,
-        device=settings.device,
-        compute_type=settings.compute_type,
-        cpu_threads=settings.cpu_threads,
-        beam_size=settings.beam_size,
-        batch_size=settings.batch_size,
-        report=report,
-    )
-
-
 def create_app(
     settings: TranscriptionSettings,
-    open_engine: OpenEngine = open_whisper,
+    open_engine: OpenEngine = whisper.open_engine,
     end: Callable[[], None] = end_process,
 ) -> FastAPI:
     """Create the application; the model loads once it runs. `end` is called after the engine has failed for good.

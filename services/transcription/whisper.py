@@ -13,7 +13,7 @@ from services.transcription import short_clip_batching
 from services.transcription.audio import RATE, as_float
 from services.transcription.engine import WINDOW_S, Info, Options, Segment, Word
 from services.transcription.segmentation import MAX_PART_S, shift_segment, split_at_silence
-from services.transcription.settings import ComputeType
+from services.transcription.settings import TranscriptionSettings
 
 if TYPE_CHECKING:
     from services.transcription.engine import Samples
@@ -22,16 +22,7 @@ if TYPE_CHECKING:
 FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def open_engine(
-    folder: Path,
-    *,
-    device: str,
-    compute_type: ComputeType,
-    cpu_threads: int,
-    beam_size: int,
-    batch_size: int,
-    report: Report,
-) -> "WhisperEngine":
+def open_engine(folder: Path, settings: TranscriptionSettings, report: Report) -> "WhisperEngine":
     """Load the model in `folder`. Blocks for seconds.
 
     Raises RuntimeError if files or device are unusable, ImportError if faster-whisper is not installed.
@@ -48,6 +39,7 @@ def open_engine(
             f"{folder} lacks {', '.join(missing)}; it must contain a Whisper model converted to CTranslate2."
         )
     gpus = ctranslate2.get_cuda_device_count()
+    device = settings.device
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     kind, _, index = device.partition(":")
@@ -55,17 +47,19 @@ def open_engine(
         raise RuntimeError(
             f"DEVICE={device}, but CTranslate2 finds no CUDA GPU. Set DEVICE=cpu, or check the NVIDIA driver."
         )
-    chosen = _compute_type(ctranslate2.get_supported_compute_types(kind)) if compute_type == "auto" else compute_type
-    report(0.4, f"loading the weights onto {device} as {chosen}")
+    compute_type: str = settings.compute_type
+    if compute_type == "auto":
+        compute_type = _compute_type(ctranslate2.get_supported_compute_types(kind))
+    report(0.4, f"loading the weights onto {device} as {compute_type}")
     model = WhisperModel(
         str(folder),
         device=kind,
         device_index=int(index or 0),
-        compute_type=chosen,
-        cpu_threads=cpu_threads or _cores(),
+        compute_type=compute_type,
+        cpu_threads=settings.cpu_threads or _cores(),
         local_files_only=True,
     )
-    return WhisperEngine(model, device=device, beam_size=beam_size, batch_size=batch_size)
+    return WhisperEngine(model, device=device, beam_size=settings.beam_size, batch_size=settings.batch_size)
 
 
 def _compute_type(supported: Iterable[str]) -> str:

@@ -55,7 +55,7 @@ def from_data_uri(uri: str, limits: ImageLimits) -> bytes:
         raise InvalidRequest(f"The data of an image is not base64: {error}.", param=PARAM) from error
 
 
-def open_unread(content: bytes, limits: ImageLimits) -> "Image":
+def open_lazily(content: bytes, limits: ImageLimits) -> "Image":
     """Read an image's format and size without decoding it.
 
     Raises InvalidRequest if the format is not supported or the image has too many pixels.
@@ -86,7 +86,7 @@ def open_unread(content: bytes, limits: ImageLimits) -> "Image":
 
 def decode(content: bytes, limits: ImageLimits) -> "Image":
     """Decode an image to RGB. Blocks for long. Raises InvalidRequest if it is invalid or too large."""
-    image = open_unread(content, limits)
+    image = open_lazily(content, limits)
     try:
         return _upright(image).convert("RGB")
     except DECODE_ERRORS as error:

@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 from kit.errors import ApiError
-from services.llm.images.decoding import DECODE_ERRORS, open_unread
+from services.llm.images.decoding import DECODE_ERRORS, open_lazily
 from services.llm.images.source import ImageSource
 
 CONNECTOR = "gpu_cluster"
@@ -21,7 +21,7 @@ def register(source: ImageSource) -> None:
     from vllm.multimodal.media.image import ImageMediaIO
 
     def load(content: bytes, media_io: Any) -> Any:
-        open_unread(content, source.limits).close()
+        open_lazily(content, source.limits).close()
         return media_io.load_bytes(content)
 
     class CheckedConnector(MediaConnector):  # type: ignore[misc]  # vLLM is not installed where types are checked

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from services.transcription.app import open_whisper
+from kit.config.settings import load_settings
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import Options
+from services.transcription.settings import TranscriptionSettings
 from services.transcription.whisper import WhisperEngine, open_engine
 from tests.services.fake_service import Start
 from tests.services.transcription.recordings import wav
@@ -41,14 +42,12 @@ def whisper() -> Path:
 
 @pytest.fixture(scope="module")
 def engine(whisper: Path) -> Any:
-    return open_engine(
-        whisper, device="cpu", compute_type="auto", cpu_threads=0, beam_size=5, batch_size=8, report=lambda *_: None
-    )
+    return open_engine(whisper, load_settings(TranscriptionSettings, device="cpu"), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def client(module_start: Start, whisper: Path) -> Iterator[httpx2.Client]:
-    with module_start(None, open_engine=open_whisper, model_dir=whisper) as client:
+    with module_start(None, open_engine=open_engine, model_dir=whisper) as client:
         yield client
 
 
@@ -151,15 +150,7 @@ def test_missing_files_are_reported(tmp_path: Path) -> None:
     """Instead of a download of the tokenizer."""
     (tmp_path / "model.bin").touch()
     with pytest.raises(RuntimeError, match=r"lacks config.json, tokenizer.json"):
-        open_engine(
-            tmp_path,
-            device="cpu",
-            compute_type="auto",
-            cpu_threads=0,
-            beam_size=5,
-            batch_size=8,
-            report=lambda *_: None,
-        )
+        open_engine(tmp_path, load_settings(TranscriptionSettings, device="cpu"), lambda *_: None)
 
 
 def test_parts_are_transcribed_as_one_recording(engine: Any) -> None:
