@@ -136,7 +136,7 @@ class Backend:
 
     def record_success(self) -> None:
         """Record a request that got its whole response."""
-        if self.health.record_success(self.clock.monotonic()):
+        if self.health.breaker.record_success(self.clock.monotonic()):
             self._publish()
 
     def set_stuck(self, reason: str | None) -> None:

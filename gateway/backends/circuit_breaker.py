@@ -65,7 +65,7 @@ class CircuitBreaker:
 
     def record_success(self, now: float) -> bool:
         """Record a successful request; return whether it closed the breaker."""
-        if self.is_open:
+        if self.reason is not None:
             self._consecutive += 1
             if not self.is_half_open(now) and self._consecutive < MAX_CONSECUTIVE_FAILURES:
                 return False

@@ -117,10 +117,6 @@ class HealthState:
             self.ejections["failures"] += 1
         return opened
 
-    def record_success(self, now: float) -> bool:
-        """Record a successful request; return whether it closed the circuit breaker."""
-        return self.breaker.record_success(now)
-
     def set_stuck(self, reason: str | None) -> None:
         """Mark it as making no progress, because of `reason`; None clears the mark."""
         if reason is not None and self._stuck_reason is None:

@@ -58,7 +58,8 @@ class Ticket:
             return
         self.is_open = False
         load, traffic = self._load, self._traffic
-        load.dequeue(self)
+        if self.is_pending:
+            load.dequeue(self)
         if not self.shows_first_token:
             load.generating.discard(self)
         traffic.in_flight -= 1
@@ -138,9 +139,10 @@ class Load:
 
     def slowdown(self, now: float) -> float:
         """Return by how much its oldest request without a byte exceeds the expected wait, as a factor of at least 1."""
-        oldest = next(iter(self._shown), None)
+        if not self._shown:
+            return 1.0
         expected = self.expected_wait(now)
-        return max((now - oldest.sent_at) / expected, 1.0) if oldest is not None and expected else 1.0
+        return max((now - next(iter(self._shown)).sent_at) / expected, 1.0) if expected else 1.0
 
     def expected_wait(self, now: float) -> float | None:
         """Return the expected seconds to the first byte of its oldest request without one, None if unknown."""

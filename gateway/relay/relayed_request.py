@@ -113,11 +113,11 @@ class RelayedRequest:
         """
         began, path, context = self.began, self.endpoint.path, self.context
         ms = int((ended - began) * 10_000.0 + 0.5) / 10.0  # several times as fast as round()
-        line = Line(path, status, ms, self.client.address, self.request_id, attempts)
-        model = None
-        if candidate is not None:
-            line.backend = candidate.backend.name
-            line.model = model = candidate.offer.name
+        if candidate is None:
+            model, line = None, Line(path, status, ms, self.client.address, self.request_id, attempts)
+        else:
+            backend, model = candidate.backend.name, candidate.offer.name
+            line = Line(path, status, ms, self.client.address, self.request_id, attempts, backend, model)
         self.ticket.end()
         context.metrics.count(path, status, first_byte - began, model if streamed else None)
         context.access_log.write(line)

@@ -166,7 +166,10 @@ class Router:
             self.fallbacks_used[candidate.fallback_for, candidate.offer.name] += 1
         if choice.hashes:
             load.prefixes.add(choice.hashes, choice.unread_kb)
-        return backend.admit(choice.unread_kb, now, shows_first_token=request.shows_first_token, is_suspect=is_suspect)
+        shows_first_token = request.shows_first_token
+        return load.admit(
+            backend.traffic, choice.unread_kb, now, shows_first_token=shows_first_token, is_suspect=is_suspect
+        )
 
     def affinity(self, request: RoutingRequest) -> tuple[Sequence[int], bytes]:
         """Return the hashes of the prompt's prefixes and the key of the conversation; empty where not used."""
