@@ -17,6 +17,7 @@ from kit.web.body import BodyLimit
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics
 from registry.api.hub_api import HubApi
+from registry.api.long_wait import HoldTimes
 from registry.api.routes import ModelRoutes
 from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Jobs
@@ -37,19 +38,21 @@ RETRY_POLICY = RetryPolicy(max_attempts=8)
 MAX_BODY_MB = 4
 
 
-def create_registry(settings: RegistrySettings) -> FastAPI:
+def create_registry(
+    settings: RegistrySettings, *, retries: RetryPolicy = RETRY_POLICY, hold_times: HoldTimes | None = None
+) -> FastAPI:
     """Build the application. Raises SettingsError if the store or the catalogue cannot be used."""
     library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     limits = DownloadLimits(
-        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), retries=RETRY_POLICY
+        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), retries=retries
     )
     mirror = Mirror(
         library,
         jobs,
         lambda: SourceHub(
-            settings.hf_endpoint, token, file_retries=RETRY_POLICY, read_timeout_s=settings.hf_stall_seconds
+            settings.hf_endpoint, token, file_retries=retries, read_timeout_s=settings.hf_stall_seconds
         ),
         limits,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
@@ -79,7 +82,9 @@ def create_registry(settings: RegistrySettings) -> FastAPI:
     app.include_router(models.read_routes(), dependencies=readers)
     app.include_router(models.write_routes(), dependencies=[admin_only(settings)])
     on_demand = OnDemand(mirror, library.catalogue, enabled=settings.mirror_missing)
-    hub_api = HubApi(library, on_demand, internal_hosts=settings.s3_internal_hosts)
+    hub_api = HubApi(
+        library, on_demand, internal_hosts=settings.s3_internal_hosts, hold_times=hold_times or HoldTimes()
+    )
     app.include_router(hub_api.router(), dependencies=readers)
     return app
 

@@ -18,7 +18,7 @@ from kit.errors import InvalidRequest, NotFound
 from registry.api import hub_json
 from registry.api.hub_errors import entry_not_found, hub_error
 from registry.api.hub_files import HubFiles
-from registry.api.long_wait import accepts_partial_model, hold
+from registry.api.long_wait import HoldTimes, accepts_partial_model, hold
 from registry.download.on_demand import MirrorPending, OnDemand
 from registry.models.library import MAIN, Library, RepoUnknown, RevisionUnknown
 from registry.models.manifest import Manifest
@@ -31,9 +31,12 @@ READ = ["GET", "HEAD"]
 class HubApi:
     """Serves the Hub's API from a library."""
 
-    def __init__(self, library: Library, on_demand: OnDemand, *, internal_hosts: tuple[str, ...]) -> None:
+    def __init__(
+        self, library: Library, on_demand: OnDemand, *, internal_hosts: tuple[str, ...], hold_times: HoldTimes
+    ) -> None:
         self._library = library
         self._on_demand = on_demand
+        self._hold_times = hold_times
         self._files = HubFiles(library.store, internal_hosts=internal_hosts)
 
     def router(self) -> APIRouter:
@@ -60,7 +63,7 @@ class HubApi:
     async def read(self, request: Request) -> Response:
         """`GET` and `HEAD` of `/api/models/{id}` and below."""
         _, verb, _ = self._parse_api_path(request)
-        return await hold(request, self._read, is_json=verb in ("", "revision"))
+        return await hold(request, self._read, self._hold_times, is_json=verb in ("", "revision"))
 
     def _read(self, request: Request) -> JSONResponse:
         repo_id, verb, rest = self._parse_api_path(request)
@@ -101,7 +104,7 @@ class HubApi:
 
     async def resolve(self, request: Request) -> Response:
         """`/{id}/resolve/{rev}/{path}`: a file, by redirection to the store or as the body."""
-        return await hold(request, self._resolve)
+        return await hold(request, self._resolve, self._hold_times)
 
     def _resolve(self, request: Request) -> Response:
         segments = _segments(request)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import structlog
 from fastapi import Request, Response
@@ -24,11 +25,17 @@ from registry.download.on_demand import MirrorPending
 
 log = structlog.get_logger(__name__)
 
-HOLD_S = 5.0
-BLANK_INTERVAL_S = 2.0
 POLL_S = 0.02
 
 Handler = Callable[[Request], Response]
+
+
+@dataclass
+class HoldTimes:
+    """Seconds to wait before a response, and then between two blanks."""
+
+    hold_s: float = 5.0
+    blank_interval_s: float = 2.0
 
 
 def accepts_partial_model(request: Request) -> bool:
@@ -41,13 +48,13 @@ def _preferences(request: Request) -> set[str]:
     return {each.partition(";")[0].partition("=")[0].strip() for each in found}
 
 
-async def hold(request: Request, handler: Handler, *, is_json: bool = False) -> Response:
+async def hold(request: Request, handler: Handler, times: HoldTimes, *, is_json: bool = False) -> Response:
     """Return the handler's response, and call it again when the download that it waits for has progressed.
 
-    `is_json`: after HOLD_S, stream blanks; the response must then be JSON without headers of its own.
-    Raises what `handler` raises, and MirrorPending after HOLD_S if there can be no blanks.
+    `is_json`: after `hold_s`, stream blanks; the response must then be JSON without headers of its own.
+    Raises what `handler` raises, and MirrorPending after `hold_s` if there can be no blanks.
     """
-    deadline = time.monotonic() + HOLD_S
+    deadline = time.monotonic() + times.hold_s
     while True:
         try:
             response = await run_in_threadpool(handler, request)
@@ -57,7 +64,9 @@ async def hold(request: Request, handler: Handler, *, is_json: bool = False) -> 
             if await _wait(pending, request, deadline):
                 continue
             if is_json and request.method == "GET":
-                return _AbortableResponse(_blanks_then_body(request, handler), media_type="application/json")
+                return _AbortableResponse(
+                    _blanks_then_body(request, handler, times.blank_interval_s), media_type="application/json"
+                )
             raise
         request.state.quiet = False
         return response
@@ -72,13 +81,13 @@ async def _wait(pending: MirrorPending, request: Request, deadline: float) -> bo
     return pending.job is not None
 
 
-async def _blanks_then_body(request: Request, handler: Handler) -> AsyncIterator[bytes]:
+async def _blanks_then_body(request: Request, handler: Handler, interval_s: float) -> AsyncIterator[bytes]:
     while True:
         yield b" "
         try:
             response = await run_in_threadpool(handler, request)
         except MirrorPending as pending:
-            await _wait(pending, request, time.monotonic() + BLANK_INTERVAL_S)
+            await _wait(pending, request, time.monotonic() + interval_s)
         except ApiError as error:
             log.warning("download failed while a client waited", path=request.url.path, reason=error.message)
             raise _Aborted from error

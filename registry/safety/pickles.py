@@ -50,10 +50,12 @@ def may_be_pickle(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in _SUFFIXES
 
 
-def check_pickles(store: Store, path: str, digest: str, size: int) -> None:
+def check_pickles(
+    store: Store, path: str, digest: str, size: int, *, max_object: int = MAX_OPCODE, window: int = WINDOW
+) -> None:
     """Scan the blob of the file at `path`. Raises Unsafe, StoreError."""
     file = BlobFile(store, digest, size)
-    blob = _Window(file, size)
+    blob = _Window(file, size, max_object, window)
     head = blob.peek(MAGIC_BYTES)[:MAGIC_BYTES]
     if not head or not (may_be_pickle(path) or head.startswith(_PICKLE + _ARCHIVES)):
         return
@@ -107,13 +109,14 @@ class _Window(io.BufferedReader):
 
     too_large = 0
 
-    def __init__(self, blob: "BlobFile", size: int) -> None:
-        super().__init__(blob, WINDOW)
+    def __init__(self, blob: "BlobFile", size: int, max_object: int, window: int) -> None:
+        super().__init__(blob, window)
         self._size = size
+        self._max_object = max_object
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """See `io.BufferedReader`. Raises ValueError over MAX_OPCODE, and records a size that the file can contain."""
-        if size is not None and size > MAX_OPCODE:
+        """See `io.BufferedReader`. Raises ValueError over `max_object`; records a size that the file can contain."""
+        if size is not None and size > self._max_object:
             if size <= self._size - self.tell():
                 self.too_large = max(self.too_large, size)
             raise ValueError("object too large")

@@ -13,7 +13,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.app import create_registry
+from kit.net.retry import RetryPolicy
+from registry.api.long_wait import HoldTimes
+from registry.app import RETRY_POLICY, create_registry
 from registry.settings import RegistrySettings
 from registry.store.interface import Store
 from tests.support import plain_http
@@ -43,10 +45,18 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving_registry(store: str | Path, *, switches: "Switches | None" = None, **settings: Any) -> Iterator[str]:
+def serving_registry(
+    store: str | Path,
+    *,
+    switches: "Switches | None" = None,
+    retries: RetryPolicy = RETRY_POLICY,
+    hold_times: HoldTimes | None = None,
+    **settings: Any,
+) -> Iterator[str]:
     """Serve a registry over `store` (a folder, or a value of STORE); yield its URL."""
     place = f"file:{store}" if isinstance(store, Path) else store
-    app: ASGIApp = create_registry(RegistrySettings(**{"store": place, "catalogue": None, **settings}))
+    loaded = RegistrySettings(**{"store": place, "catalogue": None, **settings})
+    app: ASGIApp = create_registry(loaded, retries=retries, hold_times=hold_times)
     if switches is not None:
         switches.app, app = app, switches
     with serving(app) as url:

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from registry.api import long_wait
+from registry.api.long_wait import HoldTimes
 from tests.registry.conftest import REPO, WEIGHTS, Source
 from tests.support import plain_http
 from tests.support.hub import contents, serving_registry, wait_for_job, wait_until
@@ -24,12 +24,18 @@ HEAD = f"/{REPO}/resolve/main/config.json"
 
 
 @pytest.fixture
-def mirror(source: Source, tmp_path: Path) -> Iterator[str]:
+def times() -> HoldTimes:
+    """The registry's, which a test may change."""
+    return HoldTimes()
+
+
+@pytest.fixture
+def mirror(source: Source, tmp_path: Path, times: HoldTimes) -> Iterator[str]:
     """A registry over an empty folder whose catalogue has the source's model as `small`."""
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text(f"small: {{kind: llm, hf_repo: {REPO}}}\n")
     given: dict[str, Any] = {"hf_endpoint": source.url, "catalogue": catalogue, "mirror_missing": True}
-    with serving_registry(tmp_path / "mirror", **given) as url:
+    with serving_registry(tmp_path / "mirror", hold_times=times, **given) as url:
         yield url
 
 
@@ -52,10 +58,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture(params=["quietly", "with blanks"])
-def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Within HOLD_S, and beyond it."""
-    monkeypatch.setattr(long_wait, "HOLD_S", 30.0 if request.param == "quietly" else 0.0)
-    monkeypatch.setattr(long_wait, "BLANK_INTERVAL_S", 0.02)
+def how(request: pytest.FixtureRequest, times: HoldTimes) -> str:
+    """Before the first blank, and after it."""
+    times.hold_s = 30.0 if request.param == "quietly" else 0.0
+    times.blank_interval_s = 0.02
     return str(request.param)
 
 
@@ -105,9 +111,9 @@ def test_failed_download_ends_the_wait_with_its_reason(
 
 
 def test_head_gets_503_instead_of_blanks(
-    source: Source, mirror: str, config_gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    source: Source, mirror: str, config_gate: threading.Event, times: HoldTimes
 ) -> None:
-    monkeypatch.setattr(long_wait, "HOLD_S", 0.0)
+    times.hold_s = 0.0
     answer = plain_http.head(mirror + HEAD)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     config_gate.set()

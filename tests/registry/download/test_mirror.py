@@ -311,8 +311,8 @@ def test_download_survives_an_unavailable_store(
 
         return once
 
-    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(max_attempts=4, initial_backoff_s=0.01))
-    with serving_registry(tmp_path / "there", hf_endpoint=source.url) as url:
+    retries = RetryPolicy(max_attempts=4, initial_backoff_s=0.01)
+    with serving_registry(tmp_path / "there", retries=retries, hf_endpoint=source.url) as url:
         for name in ("put_document", "blob_size", "read_blob"):
             monkeypatch.setattr(FileStore, name, failing(name))
         plain_http.post(f"{url}/models/small/download", json={"hf_repo": REPO})

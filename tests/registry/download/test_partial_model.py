@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from kit.config.catalogue import Catalogue
 from kit.net.retry import RetryPolicy
-from registry.api import long_wait
+from registry.api.long_wait import HoldTimes
 from registry.download import on_demand
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
@@ -60,9 +60,16 @@ def catalogue(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mirror(big: Source, catalogue: Path, tmp_path: Path) -> Iterator[str]:
+def times() -> HoldTimes:
+    """The registry's hold times, which a test may change."""
+    return HoldTimes()
+
+
+@pytest.fixture
+def mirror(big: Source, catalogue: Path, tmp_path: Path, times: HoldTimes) -> Iterator[str]:
     """A registry over an empty folder whose catalogue has the source's model as `small`."""
-    with serving_registry(tmp_path / "mirror", hf_endpoint=big.url, catalogue=catalogue, mirror_missing=True) as url:
+    settings: dict[str, Any] = {"hf_endpoint": big.url, "catalogue": catalogue, "mirror_missing": True}
+    with serving_registry(tmp_path / "mirror", hold_times=times, **settings) as url:
         yield url
         open_gate(big)
 
@@ -135,10 +142,10 @@ def test_four_clients_get_every_file_and_the_source_sends_it_once(
 
 
 def test_hub_client_retries_a_file_that_takes_long(
-    big: Source, mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    big: Source, mirror: str, tmp_path: Path, times: HoldTimes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets 429 with Retry-After, as it does not retry a 503."""
-    monkeypatch.setattr(long_wait, "HOLD_S", 0.0)
+    times.hold_s = 0.0
     monkeypatch.setattr(on_demand, "UNKNOWN_FILE_WAIT_S", 77.0)
     monkeypatch.setattr(on_demand, "MIN_FILE_WAIT_S", 77.0)
     waits = []
@@ -202,11 +209,11 @@ def test_hub_client_gets_the_right_file_after_one_corrupt_fetch(big: Source, mir
 
 
 def test_failed_source_is_reported_and_the_next_download_resumes(
-    big: Source, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
+    big: Source, catalogue: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr("registry.app.RETRY_POLICY", RetryPolicy(max_attempts=2, initial_backoff_s=0.01))
+    retries = RetryPolicy(max_attempts=2, initial_backoff_s=0.01)
     settings: dict[str, Any] = {"hf_endpoint": big.url, "catalogue": catalogue, "mirror_missing": True}
-    with serving_registry(tmp_path / "mirror", **settings) as url:
+    with serving_registry(tmp_path / "mirror", retries=retries, **settings) as url:
         request = pool.submit(plain_http.get, url + FILE)
         wait_until(lambda: any(path.stat().st_size for path in (tmp_path / "mirror").glob("uploads/*.part")))
         big.switches.dead = True
