@@ -51,9 +51,7 @@ def create_registry(
     mirror = Mirror(
         library,
         jobs,
-        lambda: SourceHub(
-            settings.hf_endpoint, token, file_retries=retries, read_timeout_s=settings.hf_stall_seconds
-        ),
+        lambda: SourceHub(settings.hf_endpoint, token, file_retries=retries, read_timeout_s=settings.hf_stall_seconds),
         limits,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
         parallel=settings.files_per_job,
