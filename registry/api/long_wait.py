@@ -2,7 +2,7 @@
 
 Hub clients also time out after ten seconds without a byte (HF_HUB_ETAG_TIMEOUT, HF_HUB_DOWNLOAD_TIMEOUT). A JSON
 response that takes longer starts with blanks, which JSON ignores (RFC 8259, section 2), and ends with the document; if
-the download fails, the connection is closed. A file takes no blanks: its client gets a 429 with Retry-After.
+the download fails, the connection is closed. A file cannot start with blanks: its client gets a 429 with Retry-After.
 
 `Prefer: respond-async` (RFC 7240) requests the 503 with the progress at once; `Prefer: wait=SECONDS` requests the
 complete model instead of the files that are ready.

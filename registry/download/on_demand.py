@@ -25,7 +25,7 @@ RETRY_AFTER_FAILURE_S = 300.0
 RETRY_AFTER_S = 5.0
 # A job that ended this recently may have published the model after the library was searched.
 JUST_PUBLISHED_S = 1.0
-# Bounds for the wait that a client is asked for when the time left is estimated from the speed.
+# Bounds for the wait in Retry-After, which is estimated from the download speed.
 MIN_FILE_WAIT_S, MAX_FILE_WAIT_S, UNKNOWN_FILE_WAIT_S = 5.0, 300.0, 30.0
 
 

@@ -20,7 +20,7 @@ def main() -> None:
     folder, api = Path(sys.argv[1]), HfApi()
     snapshot = Path(snapshot_download(REPO, cache_dir=folder / "cache"))
     single = hf_hub_download(REPO, "1_Pooling/config.json", local_dir=folder / "single")
-    told = {
+    results = {
         "siblings": sorted(file.rfilename for file in api.model_info(REPO, files_metadata=True).siblings or ()),
         "tree": sorted(entry.path for entry in api.list_repo_tree(REPO, recursive=True)),
         "paths_info": [entry.path for entry in api.get_paths_info(REPO, ["config.json", "none"])],
@@ -37,7 +37,7 @@ def main() -> None:
         "hf download": command("download", REPO),
         "hf cache verify": command("cache", "verify", REPO),
     }
-    print(json.dumps(told))
+    print(json.dumps(results))
 
 
 def refusal(call: object) -> str:

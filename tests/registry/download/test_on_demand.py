@@ -165,12 +165,12 @@ def test_log_has_start_progress_and_end(source: Source, mirror: str, monkeypatch
         wait_until(lambda: any(line.get("files") == all_but_the_weights for line in logs))
         gate.set()
         wait_for_job(mirror, "small")
-    told = [line for line in logs if line.get("model") == "small"]
-    events = [line["event"] for line in told]
+    lines = [line for line in logs if line.get("model") == "small"]
+    events = [line["event"] for line in lines]
     assert events[:2] == ["mirroring on first use", "job started"]
     assert events[-1] == "job ended"
-    assert (told[1]["repo"], told[1]["revision"]) == (REPO, "main")
-    halfway = next(line for line in told if line["event"] == "downloading" and line["files"] == all_but_the_weights)
+    assert (lines[1]["repo"], lines[1]["revision"]) == (REPO, "main")
+    halfway = next(line for line in lines if line["event"] == "downloading" and line["files"] == all_but_the_weights)
     assert halfway["progress"].startswith("0 % of 3.0 MB")
-    assert (told[-1]["status"], told[-1]["progress"].partition(",")[0]) == ("ready", "100 % of 3.0 MB")
+    assert (lines[-1]["status"], lines[-1]["progress"].partition(",")[0]) == ("ready", "100 % of 3.0 MB")
     assert [line for line in logs if line["event"] == "request" and line["status"] == 503] == []
