@@ -62,14 +62,11 @@ class FileQueue(Generic[T]):
     def _work(self) -> None:
         while (file := self._next()) is not None:
             try:
-                result = self._fetch(file)
+                self._results.append(self._fetch(file))
             except Exception as error:  # noqa: BLE001  # raised by `run` after the other threads have ended
                 with self._changed:
                     self._failure = self._failure or error
                 self._stop.set()
-            else:
-                with self._changed:
-                    self._results.append(result)
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()

@@ -6,7 +6,8 @@ urllib3 and not httpx2, which the rest of the project uses: a gigabyte costs a q
 import contextlib
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -90,11 +91,9 @@ class HttpClient:
         secure = scheme == "https" or (proxy or "").startswith("https:")
         # The same trusted certificates as in the rest of the project; loading them takes time, so only for TLS.
         tls = httpx2.create_ssl_context() if secure else None
-        if proxy is None:
-            return urllib3.PoolManager(maxsize=MAX_CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls)
-        return urllib3.ProxyManager(
-            proxy, maxsize=MAX_CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls
-        )
+        new: Callable[..., urllib3.PoolManager]
+        new = urllib3.PoolManager if proxy is None else partial(urllib3.ProxyManager, proxy)
+        return new(maxsize=MAX_CONNECTIONS, timeout=self._timeout, retries=False, ssl_context=tls)
 
     def _proxy(self, url: str) -> str | None:
         parts = urlsplit(url)

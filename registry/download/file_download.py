@@ -66,7 +66,9 @@ class FileDownload:
         self._file = file
         self._store = store
         self._limits = limits
-        self._progress = _FileProgress(progress)
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._done = 0
         self._stop = stop
         self._on_digest = on_digest
         self._resumed_at = 0
@@ -86,7 +88,7 @@ class FileDownload:
                     entry = self._fetch()
                 except DigestMismatch as error:
                     damaged += 1
-                    self._progress.set(0)
+                    self._set_done(0)
                     if damaged == MAX_DAMAGED:
                         raise DamagedFile(f"{damaged} times ({error})") from error
                 except StoreDown as error:
@@ -96,7 +98,7 @@ class FileDownload:
                     self._progress.file_done()
                     return entry
         except BaseException:
-            self._progress.set(0)
+            self._set_done(0)
             raise
 
     def _fetch(self) -> FileEntry:
@@ -106,7 +108,7 @@ class FileDownload:
         else:
             with self._limits.exclusive(sha256, self._stop):
                 if self._store.blob_size(sha256) == file.size:
-                    self._progress.set(file.size, fetched=False)
+                    self._set_done(file.size, fetched=False)
                 elif file.size <= MIN_PART:
                     self._fetch_small()
                 else:
@@ -116,7 +118,7 @@ class FileDownload:
     def _fetch_large(self, sha256: str) -> None:
         with self._store.upload(sha256, self._file.size, self._stop) as upload:
             self._resumed_at = upload.done
-            self._progress.set(upload.done, fetched=False)
+            self._set_done(upload.done, fetched=False)
             self._download.run(upload, upload.part_size)
 
     def _fetch_small(self) -> str:
@@ -124,7 +126,7 @@ class FileDownload:
         file = self._file
         if file.size > MIN_PART:
             raise HubError(f"{file.path} has {file.size} bytes and no sha256; the Hub lists one for large files.")
-        self._progress.set(0)
+        self._set_done(0)
         with contextlib.closing(self._download.parts(0, MIN_PART)) as parts:
             part = next(parts, None)  # None: the file is empty
             content = part.view if part else memoryview(b"")
@@ -146,31 +148,13 @@ class FileDownload:
             if hasher.hexdigest() != self._file.git_sha1:
                 raise DigestMismatch(f"expected git id {self._file.git_sha1}, got {hasher.hexdigest()}")
 
-    def _on_received(self, count: int) -> None:
-        self._progress.advance(count)
-        self._limits.bandwidth.wait(count, self._stop)
-
-
-class _FileProgress:
-    """The share of one file in the progress of a model. Safe for many threads."""
-
-    def __init__(self, total: Progress) -> None:
-        self._total = total
-        self._done = 0
-        self._lock = threading.Lock()
-
-    def advance(self, count: int) -> None:
-        """Add `count` received bytes."""
-        with self._lock:
-            self._done += count
-        self._total.advance(count)
-
-    def set(self, done: int, *, fetched: bool = True) -> None:
-        """Set the number of bytes that are done."""
+    def _set_done(self, done: int, *, fetched: bool = True) -> None:
         with self._lock:
             change, self._done = done - self._done, done
-        self._total.advance(change, fetched=fetched)
+        self._progress.advance(change, fetched=fetched)
 
-    def file_done(self) -> None:
-        """Count the file as complete."""
-        self._total.file_done()
+    def _on_received(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+        self._progress.advance(count)
+        self._limits.bandwidth.wait(count, self._stop)
