@@ -130,14 +130,14 @@ class FileProvider:
                 self._by_dns[name].retarget(target)
             else:
                 await self._by_dns[name].follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
-        gone, new = self._present.keys() - targets_by_name.keys(), targets_by_name.keys() - self._present.keys()
-        if gone and new:
+        removed, added = self._present.keys() - targets_by_name.keys(), targets_by_name.keys() - self._present.keys()
+        if removed and added:
             # New backends get no requests before their first probe.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_WAIT_S):
-                    while not all(self._was_probed(name) for name in new):  # noqa: ASYNC110  # the poller has no event per name
+                    while not all(self._was_probed(name) for name in added):  # noqa: ASYNC110  # the poller has no event per name
                         await asyncio.sleep(PROBE_WAIT_S / 100)
-        for name in gone:
+        for name in removed:
             if name not in self._by_dns:
                 sink.remove(name)
         for name in [name for name in self._by_dns if name not in targets_by_name or not targets_by_name[name].by_dns]:

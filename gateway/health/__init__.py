@@ -1,1 +1,1 @@
-"""Health checks: polls, canary requests, stall detection, engine metrics."""
+"""Health checks: probes, canary requests, stall detection, engine metrics."""
