@@ -1,4 +1,4 @@
-"""Heads that are known need no parser: the same bytes must mean the same, and nothing else may be taken for them."""
+"""The header cache: a hit must mean the same as parsing."""
 
 import pytest
 
@@ -13,8 +13,8 @@ from tests.support.transports import SilentTransport
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX-B: c\r\n\r\n"
 
 
-def test_another_length_is_the_same_head() -> None:
-    """Only the digits of Content-Length differ, in either common spelling of it, wherever it stands."""
+def test_heads_that_differ_in_length_share_an_entry() -> None:
+    """In both common spellings of Content-Length, at any position."""
     for head in (HEAD, HEAD.lower(), HEAD.replace(b"\r\nX-B: c", b"")):
         known: HeaderCache[str] = HeaderCache()
         known.learn(head % b"12" + b"body", "meaning", 12)
@@ -24,8 +24,7 @@ def test_another_length_is_the_same_head() -> None:
 @pytest.mark.parametrize(
     "digits", [b"", b"+1", b"-1", b"0x1", b"1 ", b" 1", b"1_0", b"1,1", b"1" * 13, b"\xb2", b"1\n"]
 )
-def test_a_length_of_anything_but_digits_is_not_known(digits: bytes) -> None:
-    """The parser decides on those."""
+def test_invalid_length_is_left_to_the_parser(digits: bytes) -> None:
     known: HeaderCache[str] = HeaderCache()
     known.learn(HEAD % b"12", "meaning", 12)
     assert known.find(HEAD % digits) is None
@@ -43,15 +42,14 @@ def test_a_length_of_anything_but_digits_is_not_known(digits: bytes) -> None:
         b"\r\n" + HEAD,
     ],
 )
-def test_any_other_difference_is_another_head(head: bytes) -> None:
-    """One byte is enough."""
+def test_any_other_difference_is_a_miss(head: bytes) -> None:
     known: HeaderCache[str] = HeaderCache()
     known.learn(HEAD % b"12", "meaning", 12)
     assert known.find(head % b"12") is None
 
 
-def test_what_only_looks_like_the_length_is_not_taken_for_it() -> None:
-    """Such heads are not remembered: the digits that `find` would read are not those that the parser read."""
+def test_ambiguous_length_is_not_cached() -> None:
+    """`find` would read other digits than the parser."""
     for line in (b"X-Content-Length: 5", b"X-A: Content-Length: 5", b"X-A: b\r\nX-Content-Length: 12"):
         known: HeaderCache[str] = HeaderCache()
         head = b"POST / HTTP/1.1\r\n%b\r\nContent-Length: 12\r\n\r\n" % line
@@ -60,8 +58,7 @@ def test_what_only_looks_like_the_length_is_not_taken_for_it() -> None:
         assert known.find(head) is None
 
 
-def test_heads_without_a_length_and_heads_that_are_cut() -> None:
-    """The first is known whole; of the second nothing is."""
+def test_head_without_length_is_cached_but_not_an_incomplete_one() -> None:
     known: HeaderCache[str] = HeaderCache()
     known.learn(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nrest", "meaning", None)
     assert known.find(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n") == ("meaning", -1, 25)
@@ -70,7 +67,7 @@ def test_heads_without_a_length_and_heads_that_are_cut() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Neither long heads nor many fill it."""
+    """Long heads are not cached; many heads empty the cache."""
     known: HeaderCache[int] = HeaderCache()
     known.learn(b"POST / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * MAX_HEAD), 1, None)
     assert len(known) == 0
@@ -150,8 +147,8 @@ def receive(connection: UpstreamConnection, *pieces: bytes) -> Listening:
     return listener
 
 
-def test_chunks_in_any_pieces_are_the_same_body() -> None:
-    """One chunk a read, several, halves of them: with a known head as with one that the parser reads."""
+def test_chunks_are_read_in_any_split() -> None:
+    """One chunk per read, several, or parts; with a cached head and with a parsed one."""
     whole = b"".join(PIECES)
     connection = opened()
     assert receive(connection, whole).body == SAID
@@ -167,8 +164,8 @@ def test_chunks_in_any_pieces_are_the_same_body() -> None:
     assert receive(connection, CHUNKED, PIECES[1] + b"7", b"\r\ndata: b\r\n", PIECES[5]).body == b"data: adata: b"
 
 
-def test_a_known_head_stays_what_it_is_when_the_parser_takes_over() -> None:
-    """Where the head came alone, and after it what is not one whole chunk: its lines are still to go to the client."""
+def test_cached_head_is_kept_when_the_parser_continues() -> None:
+    """If the head came alone and the next read is not one complete chunk."""
     connection = opened()
     receive(connection, *PIECES)
     for at in range(1, len(b"".join(PIECES[1:]))):
@@ -176,8 +173,7 @@ def test_a_known_head_stays_what_it_is_when_the_parser_takes_over() -> None:
 
 
 @pytest.mark.parametrize("text", [b"3\r\nabc\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"])
-def test_an_answer_that_begins_with_its_interim_head_is_the_parsers(text: bytes) -> None:
-    """What follows in other reads is body, whatever it looks like."""
+def test_interim_response_is_left_to_the_parser(text: bytes) -> None:
     connection = opened()
     receive(connection, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
     head = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(text)
@@ -197,8 +193,8 @@ def _cut(pieces: tuple[bytes, ...], at: int) -> tuple[bytes, bytes]:
     "chunk",
     [b"7\r\ndata: abc\r\n", b"-7\r\ndata: a\r\n", b"0x7\r\ndata: a\r\n", b"7_\r\ndata: a\r\n", b"7\r\ndata: aX\r"],
 )
-def test_a_chunk_that_is_none_ends_the_connection(chunk: bytes) -> None:
-    """Behind a known head too, the parser has the last word."""
+def test_invalid_chunk_ends_the_connection(chunk: bytes) -> None:
+    """Also after a cached head."""
     connection = opened()
     receive(connection, *PIECES)
     listener = Listening()
@@ -209,8 +205,8 @@ def test_a_chunk_that_is_none_ends_the_connection(chunk: bytes) -> None:
     assert connection.transport.is_closing()
 
 
-def test_more_than_the_length_ends_the_connection() -> None:
-    """The answer counts, what follows it is nobody's."""
+def test_bytes_after_the_length_end_the_connection() -> None:
+    """The response itself counts."""
     connection = opened()
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
     assert receive(connection, answer).body == b"ok"

@@ -1,4 +1,4 @@
-"""Reading a request's head: what is refused, what is kept from backends."""
+"""Validation of request heads, and filtering of headers."""
 
 import pytest
 
@@ -41,8 +41,7 @@ def read(*extra: tuple[bytes, bytes], version: str = "1.1") -> Head:
         ([(b"host", b"a")], "0.9"),
     ],
 )
-def test_what_can_be_read_in_two_ways_is_refused(headers: list[tuple[bytes, bytes]], version: str) -> None:
-    """Heads on which two servers could disagree raise."""
+def test_ambiguous_heads_are_rejected(headers: list[tuple[bytes, bytes]], version: str) -> None:
     with pytest.raises(ApiError):
         read_head(headers, version)
 
@@ -55,8 +54,8 @@ def test_what_can_be_read_in_two_ways_is_refused(headers: list[tuple[bytes, byte
         "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "x-request-id", "x-forwarded-for", "forwarded",
     ],
 )  # fmt: skip
-def test_never_sent_to_a_backend(name: str) -> None:
-    """Hop-by-hop headers, credentials and our own headers stay here."""
+def test_header_is_not_forwarded(name: str) -> None:
+    """Hop-by-hop headers, credentials, headers that the gateway sets."""
     values = {"expect": b"100-continue", "content-length": b"5"}
     header = (name.encode(), values.get(name, b"secret"))
     head = read_head([header] if name == "host" else [(b"host", b"x"), header], "1.1")
@@ -64,21 +63,19 @@ def test_never_sent_to_a_backend(name: str) -> None:
     assert b"secret" not in head.forward
 
 
-def test_others_are_sent_on_unchanged() -> None:
-    """End-to-end headers pass, repeated ones in their order."""
+def test_end_to_end_headers_are_forwarded_unchanged() -> None:
+    """Repeated ones in their order."""
     head = read((b"x-a", b"1"), (b"accept", b"*/*"), (b"x-a", b"2"), (b"content-type", b"application/json"))
     assert head.forward == b"x-a: 1\r\naccept: */*\r\nx-a: 2\r\ncontent-type: application/json\r\n"
 
 
 @pytest.mark.parametrize("connection", [b"close, X-Hop", b"x-hop", b"keep-alive,x-hop ,te"])
 def test_headers_named_in_connection_are_dropped(connection: bytes) -> None:
-    """What Connection names is for this hop only."""
     head = read((b"connection", connection), (b"x-hop", b"1"), (b"x-end", b"2"))
     assert head.forward == b"x-end: 2\r\n"
 
 
-def test_several_connection_headers_count_together() -> None:
-    """Connection may stand there twice; both name hop headers."""
+def test_several_connection_headers_are_combined() -> None:
     head = read((b"connection", b"x-a"), (b"connection", b"x-b"), (b"x-a", b"1"), (b"x-b", b"1"), (b"x-c", b"1"))
     assert head.forward == b"x-c: 1\r\n"
 
@@ -95,14 +92,13 @@ def test_several_connection_headers_count_together() -> None:
         (b"/a?u=http://b", b"/a", b"/a?u=http://b"),
     ],
 )
-def test_targets(target: bytes, path: bytes, origin: bytes) -> None:
-    """Targets in both forms give their path."""
+def test_path_of_origin_and_absolute_targets(target: bytes, path: bytes, origin: bytes) -> None:
     assert split_target(target, b"h:1") == path
     assert origin_form(target) == origin
 
 
-def test_answer_headers_are_cleaned() -> None:
-    """A backend cannot forge our headers, set cookies or speak of its own connection."""
+def test_response_headers_are_filtered() -> None:
+    """A backend cannot set our headers, cookies or hop-by-hop headers."""
     headers = [
         (b"content-type", b"a/b"),
         (b"connection", b"close"),
@@ -115,7 +111,6 @@ def test_answer_headers_are_cleaned() -> None:
     assert response_headers(headers) == b"content-type: a/b\r\nx-other: 1\r\n"
 
 
-def test_answer_headers_named_in_connection_are_dropped() -> None:
-    """What a backend declares to be between it and us stays there."""
+def test_response_headers_named_in_connection_are_dropped() -> None:
     headers = [(b"connection", b"Keep-Alive, X-Hop"), (b"x-hop", b"1"), (b"x-end", b"2"), (b"connection", b"x-two")]
     assert response_headers([*headers, (b"x-two", b"3")]) == b"x-end: 2\r\n"
