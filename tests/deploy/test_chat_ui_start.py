@@ -15,32 +15,32 @@ ALL = '{"object":"list","data":[{"id":"cluster"},{"id":"minilm"},{"id":"qwen"}]}
 HANG_S = 30
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("bash") is None or shutil.which("curl") is None, reason="bash or curl is not here"
+    shutil.which("bash") is None or shutil.which("curl") is None, reason="needs bash and curl"
 )
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Answers each question for models with the next of `answers`, the last for ever."""
+    """Responds to each request with the next of `responses`; the last is repeated."""
 
-    def __init__(self, *answers: tuple[int, str]) -> None:
+    def __init__(self, *responses: tuple[int, str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers = list(answers)
-        self.asked: list[tuple[str, str | None]] = []
+        self.responses = list(responses)
+        self.requests: list[tuple[str, str | None]] = []
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Gateway
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.path, self.headers["Authorization"]))
-        status, body = self.server.answers[0] if len(self.server.answers) == 1 else self.server.answers.pop(0)
+        self.server.requests.append((self.path, self.headers["Authorization"]))
+        status, body = self.server.responses[0] if len(self.server.responses) == 1 else self.server.responses.pop(0)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 Serve = Callable[..., Gateway]
@@ -48,11 +48,11 @@ Serve = Callable[..., Gateway]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a gateway with answers; all are ended with the test."""
+    """Return a function that starts a gateway with given responses."""
     started: list[Gateway] = []
 
-    def start(*answers: tuple[int, str]) -> Gateway:
-        gateway = Gateway(*answers)
+    def start(*responses: tuple[int, str]) -> Gateway:
+        gateway = Gateway(*responses)
         threading.Thread(target=gateway.serve_forever, daemon=True).start()
         started.append(gateway)
         return gateway
@@ -86,8 +86,8 @@ def test_start_waits_for_a_stable_model_list(tmp_path: Path, serve: Serve) -> No
     empty = '{"object":"list","data":[]}'
     gateway = serve((503, "loading"), (503, "loading"), (200, empty), (200, ONE), (200, ALL), (200, ALL))
     printed = run(tmp_path, gateway)
-    assert len(gateway.asked) == 6
-    assert set(gateway.asked) == {("/v1/models", "Bearer none")}
+    assert len(gateway.requests) == 6
+    assert set(gateway.requests) == {("/v1/models", "Bearer none")}
     assert [line.partition(" (")[0] for line in printed] == [
         "Chat UI waits: the gateway lists no models yet",
         "Chat UI waits: the gateway lists no models yet",
@@ -102,5 +102,5 @@ def test_escaped_dollar_in_the_key_is_unescaped(tmp_path: Path, serve: Serve) ->
     """And no key is printed."""
     gateway = serve((401, "no"), (200, ALL))
     printed = run(tmp_path, gateway, key=r"sk-\$HOME\$1")
-    assert {key for _, key in gateway.asked} == {"Bearer sk-$HOME$1"}
+    assert {key for _, key in gateway.requests} == {"Bearer sk-$HOME$1"}
     assert "sk-" not in "".join(printed)

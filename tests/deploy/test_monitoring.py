@@ -94,10 +94,10 @@ def test_metric_names_are_found_in_queries() -> None:
 
 
 def test_every_queried_metric_is_exported() -> None:
-    asked = set().union(*(metrics_of(expression) for expression in expressions()))
-    assert len(asked) > 15
-    assert asked - exported() - FOREIGN == set()
-    assert asked >= FOREIGN
+    queried = set().union(*(metrics_of(expression) for expression in expressions()))
+    assert len(queried) > 15
+    assert queried - exported() - FOREIGN == set()
+    assert queried >= FOREIGN
 
 
 def test_scrape_targets_match_the_compose_files() -> None:

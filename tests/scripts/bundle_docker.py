@@ -1,7 +1,7 @@
-"""A `docker` for tests of bundle.sh: the registry's image is this checkout, its containers are processes here.
+"""A fake `docker` for tests of bundle.sh: containers of the registry's image run as processes of this checkout.
 
-FAKE_DOCKER/machine/images.json is what the engine has, name -> ID. `docker save` writes the images that it is asked
-for, `docker load` reads them back. FAKE_DOCKER/store is the store. All else is answered as by a healthy engine.
+FAKE_DOCKER/machine/images.json lists the engine's images, name -> ID; `docker save` and `docker load` use it.
+FAKE_DOCKER/store is the store. Other commands get the output of a healthy engine.
 """
 
 import json
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ["FAKE_DOCKER"])
 IMAGES = HOME / "machine" / "images.json"
 REGISTRY = "gpu-cluster/registry:1"
-ANSWERS = {
+RESPONSES = {
     "version --format": "28.5.2",
     "compose version": "2.40.3",
     "compose -f docker-compose.gpu-cluster.yml config --format json": "{}",
@@ -23,7 +23,7 @@ ANSWERS = {
 
 
 def main(words: list[str]) -> int:
-    """Answer one call."""
+    """Handle one call."""
     line = " ".join(words)
     with (HOME / "calls").open("a") as calls:
         calls.write(line + "\n")
@@ -42,12 +42,12 @@ def main(words: list[str]) -> int:
     elif words[0] == "run" or (words[0] == "compose" and "run" in words):
         return run_registry(words, images)
     else:
-        print(next((answer for start, answer in ANSWERS.items() if line.startswith(start)), ""))
+        print(next((response for start, response in RESPONSES.items() if line.startswith(start)), ""))
     return 0
 
 
 def run_registry(words: list[str], images: dict[str, str]) -> int:
-    """Run the registry's program, with the folders that it is given under their own names."""
+    """Run the registry's program; paths in volumes are replaced by those of the host."""
     if REGISTRY not in images:
         print(f"No such image: {REGISTRY}", file=sys.stderr)
         return 125

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 END_S = 60.0
-# Programs that the scripts may find on any host; nothing else is on the PATH, Python least of all.
+# Programs that every host has; nothing else is on the PATH, in particular no Python.
 HOST_PROGRAMS = (
     *("awk", "basename", "bash", "cat", "cut", "date", "dirname", "env", "grep", "head", "mktemp", "paste", "rm"),
     *("sed", "sleep", "sort", "tail", "tr", "wc"),
@@ -39,15 +39,15 @@ configs:
     file: {catalogue}
 """
 
-Answer = tuple[str, int | list[int], str, str]
+DockerResponse = tuple[str, int | list[int], str, str]
 
 
 @dataclass
 class Host:
-    """A machine on which a script runs; `answers` come before those of a healthy Docker."""
+    """A machine on which a script runs; `responses` take precedence over those of a healthy Docker."""
 
     home: Path
-    answers: list[Answer] = field(default_factory=list)
+    responses: list[DockerResponse] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
     def program(self, name: str, text: str) -> None:
@@ -58,19 +58,19 @@ class Host:
         path.chmod(0o755)
 
     def free(self, gigabytes: int) -> None:
-        """Let Docker's disk have that much room."""
+        """Set the free space of Docker's disk."""
         header = "Filesystem 1024-blocks Used Available Capacity Mounted on"
         self.program("df", f"#!/bin/sh\necho '{header}'\necho '/dev/x 1 1 {gigabytes * 10**6} 1% /'\n")
 
     def gpus(self, count: int) -> None:
-        """Give it GPUs and what containers need for them."""
+        """Add GPUs, the driver and the container toolkit."""
         lines = "".join(f"GPU {number}: NVIDIA H100 (UUID: GPU-{number}{number})\\n" for number in range(count))
         self.program("nvidia-smi", f"#!/bin/sh\nprintf '{lines}'\n")
-        self.answers.append(("^info .*Runtimes", 0, "runc nvidia \n", ""))
+        self.responses.append(("^info .*Runtimes", 0, "runc nvidia \n", ""))
 
     def start(self, script: str, *arguments: str) -> "subprocess.Popen[str]":
-        """Start a script of this project as a person would."""
-        healthy: list[Answer] = [
+        """Start a script of this project."""
+        healthy: list[DockerResponse] = [
             ("^version", 0, "28.5.2\n", ""),
             ("^compose version", 0, "2.40.3\n", ""),
             ("^info .*DockerRootDir", 0, "/var/lib/docker\n", ""),
@@ -82,7 +82,7 @@ class Host:
             ("ps --all --quiet", 0, "c0ffee\n", ""),
             ("^inspect .*State.Running", 0, "2026-11-25T00:00:00Z\n", ""),
         ]
-        (self.home / "answers.json").write_text(json.dumps([*self.answers, *healthy]))
+        (self.home / "responses.json").write_text(json.dumps([*self.responses, *healthy]))
         return subprocess.Popen(
             [str(ROOT / "scripts" / script), *arguments],
             env={"PATH": str(self.home / "bin"), "FAKE_DOCKER": str(self.home), **self.environment},
@@ -93,21 +93,21 @@ class Host:
         )
 
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
-        """Run a script to its end; its exit code and all that it said."""
+        """Run a script; return its exit code and output."""
         process = self.start(script, *arguments)
         said, _ = process.communicate(timeout=END_S)
         return process.returncode, said
 
     @property
     def calls(self) -> list[str]:
-        """What docker was asked for, in order."""
+        """The command lines of docker, in order."""
         path = self.home / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """A machine with Docker and room, without GPU, and a catalogue of two models."""
+    """A machine with Docker and free disk space, without GPU, and a catalogue of two models."""
     (tmp_path / "bin").mkdir()
     for name in HOST_PROGRAMS:
         found = shutil.which(name, path=os.defpath + ":/usr/bin:/bin")

@@ -1,7 +1,7 @@
-"""A `docker` for tests of scripts: responds as a test's `answers.json` says, and records its calls.
+"""A `docker` for tests of scripts: responds as a test's `responses.json` says, and records its calls.
 
-Each answer is [pattern, exit code, stdout, stderr]; the first whose pattern is found in the command line counts. A
-command that no answer fits succeeds in silence. A list of exit codes gives the next of them at each call.
+Each response is [pattern, exit code, stdout, stderr]; the first whose pattern matches the command line is used. Other
+commands succeed without output. With a list of exit codes, each call uses the next one.
 """
 
 import json
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Answer one call."""
+    """Handle one call."""
     home = Path(os.environ["FAKE_DOCKER"])
     line = " ".join(sys.argv[1:])
     with (home / "calls").open("a") as calls:
         calls.write(line + "\n")
     if line.startswith("run ") and " -i " in line:
         sys.stdin.read()
-    for number, (pattern, code, out, err) in enumerate(json.loads((home / "answers.json").read_text())):
+    for number, (pattern, code, out, err) in enumerate(json.loads((home / "responses.json").read_text())):
         if not re.search(pattern, line):
             continue
         if isinstance(code, list):

@@ -32,7 +32,7 @@ def machine(folder: Path, images: dict[str, str]) -> Host:
 
 @pytest.fixture
 def origin(host: Host, tmp_path: Path) -> Host:
-    """Where bundles are made: two images, a model, keys."""
+    """The exporting machine: two images, a model, keys."""
     made = machine(tmp_path / "origin", IMAGES)
     give_programs(host, made)
     import_folder(
@@ -50,14 +50,14 @@ def origin(host: Host, tmp_path: Path) -> Host:
 
 @pytest.fixture
 def there(host: Host, tmp_path: Path) -> Host:
-    """Where they are brought: a machine that has none of our images."""
+    """The importing machine, without images."""
     made = machine(tmp_path / "there", {})
     give_programs(host, made)
     return made
 
 
 def give_programs(source: Host, target: Host) -> None:
-    """What any host has, besides bash and docker."""
+    """Add the programs that every host has besides bash and docker."""
     for program in (source.home / "bin").iterdir():
         if program.is_symlink() and source is not target:
             (target.home / "bin" / program.name).symlink_to(program.readlink())

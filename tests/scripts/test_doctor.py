@@ -6,10 +6,10 @@ import socket
 
 import pytest
 
-from tests.scripts.conftest import Answer, Host
+from tests.scripts.conftest import DockerResponse, Host
 
 SCRIPT = "doctor.sh"
-FINDINGS: list[Answer] = [
+FINDINGS: list[DockerResponse] = [
     ("registry check$", 0, "ok\tclock\t2026-11-25 12:00 UTC\t\nok\tmodel qwen\t10 files\t\n", ""),
     ("kit.tools.check_model$", 0, "ok\tmodel qwen\tevery digest verified\t\n", ""),
     ("kit.tools.egress$", 0, "ok\tegress\tno egress: TCP\t\n", ""),
@@ -20,12 +20,12 @@ FINDINGS: list[Answer] = [
 def ready(host: Host) -> Host:
     """A machine that lacks nothing."""
     host.gpus(2)
-    host.answers += FINDINGS
+    host.responses += FINDINGS
     return host
 
 
-def put_first(host: Host, *answer: object) -> None:
-    host.answers.insert(0, answer)  # type: ignore[arg-type]  # built from the test's parameters
+def put_first(host: Host, *response: object) -> None:
+    host.responses.insert(0, response)  # type: ignore[arg-type]  # built from the test's parameters
 
 
 def test_ready_machine(ready: Host) -> None:
@@ -68,7 +68,7 @@ def test_json_output(ready: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says", "mend"),
+    ("response", "says", "fix"),
     [
         (("^version", 1, "", "Cannot connect to the Docker daemon"), "docker  ", "systemctl start docker"),
         (("^compose version", 0, "2.3.0\n", ""), "Compose 2.3.0 is older than 2.24.4", "docker-compose-plugin"),
@@ -94,14 +94,14 @@ def test_json_output(ready: Host) -> None:
         (("Runtimes", 0, "runc \n", ""), "cannot pass them to containers", "nvidia-ctk runtime configure"),
     ],
 )
-def test_problem_is_reported_with_its_fix(ready: Host, answer: Answer, says: str, mend: str) -> None:
+def test_problem_is_reported_with_its_fix(ready: Host, response: DockerResponse, says: str, fix: str) -> None:
     """Exit 1; the problem in one line, its fix below."""
-    put_first(ready, *answer)
+    put_first(ready, *response)
     code, said = ready.run(SCRIPT)
     assert code == 1, said
     lines = said.splitlines()
     number = next(number for number, line in enumerate(lines) if line.startswith("problem") and says in line)
-    assert mend in lines[number + 1]
+    assert fix in lines[number + 1]
     assert said.splitlines()[-1].startswith("Not ready: ")
 
 
@@ -121,8 +121,8 @@ def test_full_disk_is_reported(ready: Host) -> None:
 
 def test_missing_gpu_is_reported(ready: Host) -> None:
     """device_ids names GPU 1, the machine has GPU 0 only."""
-    ready.answers.clear()
-    ready.answers += FINDINGS
+    ready.responses.clear()
+    ready.responses += FINDINGS
     ready.gpus(1)
     code, said = ready.run(SCRIPT)
     assert code == 1

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", ["bundle.sh", "doctor.sh", "offline-setup.sh", "reload.sh", "test.sh"])
 def test_help_prints_the_comment_at_the_top(name: str) -> None:
     """With exit status 0, and without a Python environment."""
-    asked = subprocess.run(
+    done = subprocess.run(
         [ROOT / "scripts" / name, "--help"],
         capture_output=True,
         text=True,
@@ -19,7 +19,7 @@ def test_help_prints_the_comment_at_the_top(name: str) -> None:
         timeout=20,
         env={"PATH": "/usr/bin:/bin"},
     )
-    assert asked.returncode == 0, asked.stderr
-    assert f"scripts/{name}" in asked.stdout
-    assert "set -e" not in asked.stdout
-    assert "#" not in asked.stdout
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{name}" in done.stdout
+    assert "set -e" not in done.stdout
+    assert "#" not in done.stdout

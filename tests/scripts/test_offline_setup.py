@@ -17,7 +17,7 @@ def mirror_calls(host: Host) -> list[str]:
 
 def test_complete_setup(host: Host) -> None:
     """Builds, pulls missing images, starts minio and registry from the online file, mirrors, prints the next steps."""
-    host.answers.append(("^image inspect minio:1", 1, "", "No such image"))
+    host.responses.append(("^image inspect minio:1", 1, "", "No such image"))
     code, said = host.run(SCRIPT)
     assert code == 0, said
     calls = host.calls
@@ -91,7 +91,7 @@ def test_missing_docker_exits_69(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("response", "says"),
     [
         (("^version", 1, "", "Cannot connect to the Docker daemon at unix:///x.sock."), "systemctl start docker"),
         (("^version", 1, "", "permission denied while trying to connect"), "usermod -aG docker"),
@@ -101,9 +101,9 @@ def test_missing_docker_exits_69(host: Host) -> None:
         (("cluster.yml config --quiet", 1, "", "service x: no such file"), "gpu-cluster.yml: service x: no such file"),
     ],
 )
-def test_unusable_docker_exits_69(host: Host, answer: tuple[str, int, str, str], says: str) -> None:
+def test_unusable_docker_exits_69(host: Host, response: tuple[str, int, str, str], says: str) -> None:
     """With the fix, before anything is done."""
-    host.answers.append(answer)
+    host.responses.append(response)
     code, said = host.run(SCRIPT)
     assert code == 69
     assert says in said
@@ -113,9 +113,9 @@ def test_unusable_docker_exits_69(host: Host, answer: tuple[str, int, str, str],
 def test_disk_is_checked_before_the_images(host: Host) -> None:
     """Images that are present need no space."""
     host.free(20)
-    host.answers.append(("registry sizes", 0, "qwen\t9\t0\n", ""))
+    host.responses.append(("registry sizes", 0, "qwen\t9\t0\n", ""))
     assert host.run(SCRIPT)[0] == 0
-    host.answers.append(("^image inspect", 1, "", "No such image"))
+    host.responses.append(("^image inspect", 1, "", "No such image"))
     code, said = host.run(SCRIPT)
     assert code == 1
     assert "Not enough disk space: 20.4 GB free in Docker's data folder, 40.0 GB needed for the images." in said
@@ -127,9 +127,9 @@ def test_disk_is_checked_before_the_models(host: Host) -> None:
     host.free(40)
     code, said = host.run(SCRIPT)
     assert (code, "45.0 GB needed for the models, by estimate" in said) == (1, True)
-    host.answers.append(("registry sizes", 0, "qwen\t9\t1000000000\nminilm\t?\t?\tis gated\n", ""))
+    host.responses.append(("registry sizes", 0, "qwen\t9\t1000000000\nminilm\t?\t?\tis gated\n", ""))
     assert host.run(SCRIPT)[0] == 0
-    host.answers.insert(0, ("registry sizes", 0, "qwen\t9\t30000000000\n", ""))
+    host.responses.insert(0, ("registry sizes", 0, "qwen\t9\t30000000000\n", ""))
     code, said = host.run(SCRIPT)
     assert code == 1
     assert "65.0 GB needed for the models (in the store and in the services' cache)" in said
@@ -145,7 +145,7 @@ def test_missing_gpu_is_a_warning(host: Host) -> None:
 
 def test_failed_pull_exits_1(host: Host) -> None:
     """Names the image and how to transfer it; models are fetched all the same."""
-    host.answers += [("^image inspect minio:1", 1, "", "No such image"), ("^pull", 1, "", "no route to host")]
+    host.responses += [("^image inspect minio:1", 1, "", "No such image"), ("^pull", 1, "", "no route to host")]
     code, said = host.run(SCRIPT)
     assert code == 1
     assert "minio:1 could not be pulled. On a machine that has it: docker save minio:1 | gzip > image.tar.gz" in said
@@ -154,11 +154,11 @@ def test_failed_pull_exits_1(host: Host) -> None:
 
 def test_failed_build_exits_1(host: Host) -> None:
     """The registry's own image is needed for everything else."""
-    host.answers.append(("build --quiet llm-primary", 1, "", "failed to solve"))
+    host.responses.append(("build --quiet llm-primary", 1, "", "failed to solve"))
     code, said = host.run(SCRIPT)
     assert (code, len(mirror_calls(host))) == (1, 1)
     assert "gpu-cluster/llm:1 could not be built." in said
-    host.answers.insert(0, ("build --quiet registry", 1, "", "failed to solve"))
+    host.responses.insert(0, ("build --quiet registry", 1, "", "failed to solve"))
     code, said = host.run(SCRIPT)
     assert (code, len(mirror_calls(host))) == (1, 1)
     assert "The registry's image could not be built." in said
@@ -166,7 +166,7 @@ def test_failed_build_exits_1(host: Host) -> None:
 
 def test_failed_models_exit_1(host: Host) -> None:
     """With the command that resumes."""
-    host.answers.append(("registry mirror", 1, "two FAILED\n", ""))
+    host.responses.append(("registry mirror", 1, "two FAILED\n", ""))
     code, said = host.run(SCRIPT, "qwen")
     assert code == 1
     assert "Some models failed; the table says why." in said
@@ -175,13 +175,13 @@ def test_failed_models_exit_1(host: Host) -> None:
 
 def test_killed_registry_is_restarted_and_resumed(host: Host) -> None:
     """Also if its exit status looks like a result but the container has changed."""
-    host.answers.append(("registry mirror", [137, 69, 0], "", ""))
+    host.responses.append(("registry mirror", [137, 69, 0], "", ""))
     code, said = host.run(SCRIPT)
     assert code == 0, said
     assert len(mirror_calls(host)) == 3
     assert "The registry or minio went away (exit 137). Resuming (1 of 10)." in said
-    host.answers[-1] = ("registry mirror", 1, "", "")
-    host.answers.append(("^inspect .*State.Running", 0, "down\n", ""))
+    host.responses[-1] = ("registry mirror", 1, "", "")
+    host.responses.append(("^inspect .*State.Running", 0, "down\n", ""))
     code, said = host.run(SCRIPT)
     assert code == 69
     assert "The registry or minio went away 10 times." in said
@@ -190,7 +190,7 @@ def test_killed_registry_is_restarted_and_resumed(host: Host) -> None:
 def test_unhealthy_registry_exits_69(host: Host) -> None:
     """With the end of its log, after several tries."""
     host.program("sleep", "#!/bin/sh\n")
-    host.answers += [
+    host.responses += [
         ("up --detach", 1, "", "container registry is unhealthy"),
         ("logs .*minio registry", 0, "registry: STORE is wrong\n", ""),
     ]
@@ -203,7 +203,7 @@ def test_unhealthy_registry_exits_69(host: Host) -> None:
 def test_running_cluster_is_switched_to_the_online_file(host: Host) -> None:
     """A warning; edge is stopped, so that its ports are free."""
     files = "/srv/docker-compose.gpu-cluster.yml\n"
-    host.answers.append(("^inspect .*config_files", 0, files, ""))
+    host.responses.append(("^inspect .*config_files", 0, files, ""))
     code, said = host.run(SCRIPT)
     assert code == 0, said
     assert "The cluster is running, and its registry has no egress" in said
@@ -213,20 +213,20 @@ def test_running_cluster_is_switched_to_the_online_file(host: Host) -> None:
 
 def test_compose_file_without_internet_access_is_rejected(host: Host) -> None:
     host.environment["COMPOSE_FILE"] = "docker-compose.gpu-cluster.yml"
-    host.answers.append(("-m kit.tools.compose_plan", 0, "image\tminio:1\tpull\tminio\n", ""))
+    host.responses.append(("-m kit.tools.compose_plan", 0, "image\tminio:1\tpull\tminio\n", ""))
     code, said = host.run(SCRIPT)
     assert code == 1
     assert "The registry of docker-compose.gpu-cluster.yml has no access to the internet." in said
 
 
 def test_changed_catalogue_restarts_the_registry(host: Host) -> None:
-    host.answers += [
+    host.responses += [
         ("^inspect .*Mounts", 0, f"{host.home / 'models.yaml'}\n", ""),
         ("^inspect .*{{.State.StartedAt}} c0ffee", 0, "2099-01-01T00:00:00Z\n", ""),
     ]
     assert host.run(SCRIPT)[0] == 0
     assert "compose restart registry" not in host.calls
-    host.answers[-1] = ("^inspect .*{{.State.StartedAt}} c0ffee", 0, "2020-01-01T00:00:00Z\n", "")
+    host.responses[-1] = ("^inspect .*{{.State.StartedAt}} c0ffee", 0, "2020-01-01T00:00:00Z\n", "")
     assert host.run(SCRIPT)[0] == 0
     assert "compose restart registry" in host.calls
 
