@@ -21,7 +21,6 @@ from tests.support.hub import digests
 def unlocked(library: Library, monkeypatch: pytest.MonkeyPatch) -> Library:
     """A library without its lock: like two processes over one bucket."""
     monkeypatch.setattr(library.store, "exclusive", contextlib.nullcontext)
-    monkeypatch.setattr(deletion_intents, "POLL_S", 0.01)
     return library
 
 
