@@ -1,4 +1,4 @@
-"""Who may ask what, on relayed and own routes alike; and what a backend gets to see of a client."""
+"""Access checks on relayed and own routes, and what a backend sees of a client."""
 
 import pytest
 
@@ -19,7 +19,7 @@ SECRETS = {
 
 
 async def test_backend_sees_no_secrets(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Credentials and hop-by-hop headers stay here; the backend's own key and other headers go there."""
+    """Client credentials and hop-by-hop headers are removed; the backend gets its own key and all other headers."""
     backend = await start_backend(key="backend-key")
     gateway = await start_gateway(backend, backend_keys="llm-primary=backend-key")
     answer = await gateway.http.post("/v1/chat/completions", json={"model": "qwen"}, headers=SECRETS)
@@ -36,8 +36,8 @@ async def test_backend_sees_no_secrets(start_backend: StartBackend, start_gatewa
     assert answer.headers.get_list("x-request-id") == [seen.header("x-request-id")]
 
 
-async def test_request_id_is_kept(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A client's sound request id reaches the backend and comes back; an odd one is replaced."""
+async def test_request_id_is_forwarded_and_returned(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """An invalid one is replaced."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     answer = await gateway.http.post("/v1/chat/completions", json={}, headers={"x-request-id": "my-id"})
@@ -65,7 +65,7 @@ RELAYED = ["/v1/chat/completions", "/v1/embeddings", "/v1/audio/transcriptions",
 async def test_keys_on_relayed_routes(
     start_backend: StartBackend, start_gateway: StartGateway, path: str, headers: dict[str, str], passes: bool
 ) -> None:
-    """With keys set, relayed routes (those outside /v1 too) ask for one, before they read the body."""
+    """With keys set, relayed routes require one, also outside /v1, before the body is read."""
     gateway = await start_gateway(await start_backend(), gateway_api_keys="one,two")
     answer = await gateway.http.post(path, content=b"nonsense", headers=headers)
     assert (answer.status_code != 401) is passes
@@ -75,7 +75,7 @@ async def test_keys_on_relayed_routes(
 
 
 async def test_keys_on_own_routes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """/v1/models asks for a key; what operators and health checks need does not."""
+    """/v1/models requires a key; routes of operators and health checks do not."""
     gateway = await start_gateway(await start_backend(), gateway_api_keys="one")
     assert (await gateway.http.get("/v1/models")).status_code == 401
     for headers, status in (
@@ -89,8 +89,9 @@ async def test_keys_on_own_routes(start_backend: StartBackend, start_gateway: St
         assert (await gateway.http.get(path)).status_code == 200
 
 
-async def test_refusal_comes_before_a_long_body(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A client without a key that announces a long body is refused without waiting for it."""
+async def test_request_without_key_is_refused_before_its_body(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     gateway = await start_gateway(await start_backend(), gateway_api_keys="one")
     head = post(b"x" * 1_000_000, "Expect: 100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     answer = await gateway.send_raw(head)
@@ -99,10 +100,9 @@ async def test_refusal_comes_before_a_long_body(start_backend: StartBackend, sta
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/services"])
-async def test_pages_of_other_sites_are_refused(
+async def test_rebound_host_and_foreign_origin_get_403(
     start_backend: StartBackend, start_gateway: StartGateway, path: str
 ) -> None:
-    """A rebound Host and a foreign Origin are a 403 on every path."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     method = "POST" if path.startswith("/v1") else "GET"
@@ -113,7 +113,7 @@ async def test_pages_of_other_sites_are_refused(
 
 
 async def test_allowed_origin_gets_cors_headers(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A page of an allowed origin may read relayed answers and errors, after a preflight."""
+    """On relayed responses and errors, after a preflight."""
     gateway = await start_gateway(await start_backend(), allowed_origins=("https://chat.example.org",))
     headers = {"Origin": "https://chat.example.org"}
     preflight = headers | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
@@ -127,10 +127,9 @@ async def test_allowed_origin_gets_cors_headers(start_backend: StartBackend, sta
     assert "access-control-allow-origin" not in plain.headers
 
 
-async def test_changes_need_the_admin_token_off_loopback(
+async def test_drain_needs_the_admin_token_off_loopback(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Draining is free from the machine itself; elsewhere it takes the token."""
     gateway = await start_gateway(await start_backend(), admin_trusted_networks=("10.0.0.0/8",), admin_token="t0k")
     assert (await gateway.http.post("/services/llm-primary/drain")).status_code == 401
     answer = await gateway.http.post("/services/llm-primary/drain", headers={"Authorization": "Bearer t0k"})
@@ -148,10 +147,10 @@ async def test_changes_need_the_admin_token_off_loopback(
         ("POST", "/health", 405),
     ],
 )
-async def test_what_is_not_relayed(
+async def test_other_methods_and_paths_reach_no_backend(
     start_backend: StartBackend, start_gateway: StartGateway, method: str, path: str, status: int
 ) -> None:
-    """Other methods and paths are the application's, in the envelope, and reach no backend."""
+    """The application responds, with the error envelope."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     answer = await gateway.http.request(method, path, content=b"{}")
@@ -160,8 +159,9 @@ async def test_what_is_not_relayed(
     assert not backend.requests
 
 
-async def test_absolute_target(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A target with scheme and host, as proxies send it, is relayed in the ordinary form."""
+async def test_absolute_target_is_forwarded_in_origin_form(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)
     line = post({"model": "qwen"}, "Connection: close", path="http://localhost/v1/chat/completions?x=1")

@@ -1,4 +1,4 @@
-"""A backend that answers polls and fails its requests is taken out, never the last one, and comes back."""
+"""Ejection and recovery of backends that pass health probes and fail requests."""
 
 import asyncio
 
@@ -16,10 +16,9 @@ SHORT_PAUSE = {"breaker_pause_s": 0.05}
 @pytest.mark.parametrize(
     "fault", [{"fail_rate": 1.0}, {"fail_rate": 1.0, "fail_status": 503}, {"reset": True}], ids=str
 )
-async def test_liar_is_ejected_and_comes_back(
+async def test_failing_backend_is_ejected_until_a_canary_succeeds(
     start_backend: StartBackend, start_gateway: StartGateway, fault: dict[str, object]
 ) -> None:
-    """After five failures nobody is sent there, until a canary that costs one token has been answered."""
     liar, good = await start_backend("liar", **fault), await start_backend("good")
     gateway = await start_gateway(liar, good, poll_interval=0.05, timing=SHORT_PAUSE)
     backend = gateway.backend("liar")
@@ -47,8 +46,8 @@ async def test_liar_is_ejected_and_comes_back(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_never_all_of_them(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A client whose requests make every backend fail takes none from the others: the least bad is asked."""
+async def test_the_last_backend_is_not_ejected(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A client whose requests make every backend fail takes none from the others."""
     backends = [await start_backend(name, fail_rate=1.0) for name in ("one", "two")]
     gateway = await start_gateway(*backends, poll_interval=60, timing=SHORT_PAUSE)
     async with asyncio.timeout(HANG_S):
@@ -66,10 +65,9 @@ async def test_never_all_of_them(start_backend: StartBackend, start_gateway: Sta
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
-async def test_errors_of_clients_count_for_nothing(
+async def test_client_errors_do_not_eject_a_backend(
     start_backend: StartBackend, start_gateway: StartGateway, status: int
 ) -> None:
-    """However many requests are answered 4xx, the backend stays healthy."""
     backend = await start_backend("only", fail_rate=1.0, fail_status=status)
     gateway = await start_gateway(backend)
     for _ in range(2 * MAX_CONSECUTIVE_FAILURES):
@@ -87,10 +85,10 @@ async def test_errors_of_clients_count_for_nothing(
         ("llava", "multimodal", "/v1/chat/completions"),
     ],
 )
-async def test_canary_is_of_the_kind(
+async def test_canary_request_suits_the_kind_of_model(
     start_backend: StartBackend, start_gateway: StartGateway, model: str, kind: str, path: str
 ) -> None:
-    """Every kind of service is asked something that it can answer, with its key."""
+    """With the backend's key."""
     backend = await start_backend("only", model=model, kind=kind)
     gateway = await start_gateway(backend, poll_interval=0.05, backend_keys="only=secret", timing=SHORT_PAUSE)
     backend.switches.key = "secret"
@@ -104,7 +102,7 @@ async def test_canary_is_of_the_kind(
 
 
 async def test_drain_under_load_loses_nothing(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """While requests pour in, a backend is drained: what it has ends well, it gets no more, and is then put back."""
+    """In-flight requests finish, no new ones are sent, and the backend is resumed."""
     one, two = await start_backend("one", rate=20.0), await start_backend("two", rate=20.0)
     gateway = await start_gateway(one, two)
     backend = gateway.backend("one")
@@ -133,8 +131,8 @@ async def test_drain_under_load_loses_nothing(start_backend: StartBackend, start
     await gateway.until(lambda: settled(gateway))
 
 
-def test_pauses_between_polls() -> None:
-    """Spread by a fifth; longer while nobody is there, but never by so much that who comes back is not found soon."""
+def test_probe_intervals() -> None:
+    """Jitter of a fifth; backoff with an upper bound."""
     assert pause_s(2.0, 0, 0.0) == pytest.approx(1.9)
     assert pause_s(2.0, 0, 0.999) == pytest.approx(1.5, abs=0.01)
     assert pause_s(2.0, ABSENCES_BEFORE_BACKOFF, 0.0) == pause_s(2.0, 0, 0.0)
@@ -146,8 +144,9 @@ def test_pauses_between_polls() -> None:
     assert pause_s(0.05, 0, 0.5) == 0.0
 
 
-async def test_suspicion_looks_at_once(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """However long the pause, a doubt raised by traffic is looked into now."""
+async def test_failed_traffic_triggers_a_probe_at_once(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend("only")
     gateway = await start_gateway(backend, poll_interval=60)
     backend.switches.health = "failed"

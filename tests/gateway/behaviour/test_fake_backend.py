@@ -24,8 +24,8 @@ async def ask(url: str, body: dict[str, Any], path: str = "/v1/chat/completions"
 
 
 @pytest.mark.parametrize("said", [0, 1, 3, 6])
-async def test_it_goes_on_after_the_last_token_said(start_backend: StartBackend, said: int) -> None:
-    """A chat that continues its final message gets the tokens that are missing, and counts what was said as prompt."""
+async def test_continued_chat_gets_the_missing_tokens(start_backend: StartBackend, said: int) -> None:
+    """The text so far counts as prompt."""
     backend = await start_backend(tokens=6, marked=True)
     whole = (await ask(backend.url, {"messages": [USER]})).json()
     text = whole["choices"][0]["message"]["content"]
@@ -42,16 +42,16 @@ async def test_it_goes_on_after_the_last_token_said(start_backend: StartBackend,
     }
 
 
-async def test_a_completion_goes_on_too(start_backend: StartBackend) -> None:
-    """A prompt that ends in what was said is answered with the rest, up to max_tokens."""
+async def test_continued_completion_gets_the_missing_tokens(start_backend: StartBackend) -> None:
+    """Up to max_tokens."""
     backend = await start_backend(tokens=9)
     answer = await ask(backend.url, {"prompt": "Once token0 token1 ", "max_tokens": 3}, "/v1/completions")
     choice = answer.json()["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("token2 token3 token4 ", "length")
 
 
-async def test_it_refuses_what_it_would_not_have_said(start_backend: StartBackend) -> None:
-    """A text with a token lost or from another prompt is a 400, and so are vLLM's two flags together."""
+async def test_wrong_continuation_gets_400(start_backend: StartBackend) -> None:
+    """A text with a lost token or of another prompt, and vLLM's two flags together."""
     backend = await start_backend(marked=True)
     flags = {"continue_final_message": True, "add_generation_prompt": False}
     for text in ("token1 ", "token0 token2 ", "token0.00000000 "):
@@ -61,8 +61,7 @@ async def test_it_refuses_what_it_would_not_have_said(start_backend: StartBacken
     assert (await ask(backend.url, both)).status_code == 400
 
 
-async def test_the_program_dies_of_a_query_of_death() -> None:
-    """`python -m bench.backend --crash-on TEXT` ends when a body holds the text."""
+async def test_crash_on_text_ends_the_program() -> None:
     command = [sys.executable, "-m", "bench.backend", "--model", "qwen", "--crash-on", "boom"]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
     try:

@@ -1,4 +1,4 @@
-"""What the gateway makes of backends that fail and clients that leave."""
+"""Failing backends and disconnecting clients."""
 
 import asyncio
 import json
@@ -33,10 +33,10 @@ def settled(gateway: RunningGateway) -> bool:
     ids=str,
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_failure_before_the_first_byte_goes_to_another_backend(
+async def test_failure_before_the_first_byte_is_retried(
     start_backend: StartBackend, start_gateway: StartGateway, fault: dict[str, object], stream: bool
 ) -> None:
-    """Whatever a backend does before its first byte, the other one answers and the client sees one good answer."""
+    """Whatever the fault, the client sees one good response."""
     good = await start_backend("good")
     bad = await start_backend("bad", **fault)
     gateway = await start_gateway(bad, good)
@@ -51,8 +51,8 @@ async def test_failure_before_the_first_byte_goes_to_another_backend(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_killed_backend_costs_nothing(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """With one of two backends gone, every request is answered and the dead one is reported at once."""
+async def test_killed_backend_fails_no_request(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """It is reported as unhealthy at once."""
     one, two = await start_backend("one"), await start_backend("two")
     gateway = await start_gateway(one, two, poll_interval=60)
     for _ in range(4):
@@ -67,7 +67,7 @@ async def test_killed_backend_costs_nothing(start_backend: StartBackend, start_g
 
 
 async def test_only_backend_killed(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A request for a model whose only service is down gets a 503 that names it; other models go on."""
+    """A 503 names it; other models are not affected."""
     llm = await start_backend("llm-primary")
     embedding = await start_backend("embedding", model="minilm", kind="embedding")
     gateway = await start_gateway(llm, embedding)
@@ -84,8 +84,7 @@ async def test_only_backend_killed(start_backend: StartBackend, start_gateway: S
     assert services["healthy"] == 1
 
 
-async def test_backend_that_comes_back_is_used_again(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """After a restart on the same port the service answers again, without a change to the gateway."""
+async def test_restarted_backend_is_used_again(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)
     await backend.stop()
@@ -95,10 +94,9 @@ async def test_backend_that_comes_back_is_used_again(start_backend: StartBackend
     assert (await gateway.chat("qwen")).status_code == 200
 
 
-async def test_idle_connection_closed_by_the_backend_is_no_failure(
+async def test_unannounced_close_after_each_response_fails_no_request(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """A backend that closes after each answer without saying so costs new connections, and no request."""
     backend = await start_backend(close_idle=True)
     gateway = await start_gateway(backend)
     for _ in range(10):
@@ -106,8 +104,7 @@ async def test_idle_connection_closed_by_the_backend_is_no_failure(
     assert gateway.backend("llm-primary").traffic.failures == 0
 
 
-async def test_all_attempts_fail(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """When no backend speaks HTTP, the client gets a 502 after a bounded number of attempts."""
+async def test_client_gets_502_after_the_last_attempt(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backends = [await start_backend(f"b{index}", garbage=True) for index in range(4)]
     gateway = await start_gateway(*backends, max_attempts=3)
     answer = await gateway.chat("qwen")
@@ -119,10 +116,9 @@ async def test_all_attempts_fail(start_backend: StartBackend, start_gateway: Sta
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500, 503])
-async def test_error_of_the_only_backend_passes_as_it_is(
+async def test_error_of_the_only_backend_is_forwarded_unchanged(
     start_backend: StartBackend, start_gateway: StartGateway, status: int
 ) -> None:
-    """An error answer that no other backend can mend reaches the client with its own body."""
     backend = await start_backend(fail_rate=1.0, fail_status=status)
     gateway = await start_gateway(backend)
     answer = await gateway.chat("qwen")
@@ -144,7 +140,7 @@ async def test_error_of_the_only_backend_passes_as_it_is(
 async def test_stream_cut_by_its_backend_ends_in_an_error_event(
     start_backend: StartBackend, start_gateway: StartGateway, path: str, marks: list[bytes], framing: str
 ) -> None:
-    """A stream whose backend dies ends with a whole error event after whole events, and the connection stays good."""
+    """After whole events; the client's connection is kept."""
     gateway = await start_gateway(await start_backend(reset_after=2, framing=framing))
     for number in range(2):
         body = {"model": "qwen", "messages": [], "stream": True, "user": str(number)}
@@ -160,15 +156,14 @@ async def test_stream_cut_by_its_backend_ends_in_an_error_event(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_stream_of_a_dead_backend_over_http10(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The error event comes to HTTP/1.0 clients too."""
+async def test_error_event_over_http10(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend(reset_after=1))
     request = post({"model": "qwen", "messages": [], "stream": True}).replace(b"HTTP/1.1", b"HTTP/1.0")
     assert b'data: {"error": {' in await gateway.send_raw(request)
 
 
-async def test_silent_stream_is_ended(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A stream without a byte for STREAM_IDLE_TIMEOUT ends with an error event that says so."""
+async def test_silent_stream_ends_in_an_error_event(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """After STREAM_IDLE_TIMEOUT."""
     backend = await start_backend(hang_after=1)
     gateway = await start_gateway(backend, stream_idle_timeout=0.5)
     answer = await gateway.chat("qwen", stream=True)
@@ -179,8 +174,8 @@ async def test_silent_stream_is_ended(start_backend: StartBackend, start_gateway
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_first_byte_deadline(start_backend: StartBackend, start_gateway: StartGateway, stream: bool) -> None:
-    """A backend that says nothing for FIRST_BYTE_TIMEOUT is given up with a 504, and sees its connection end."""
+async def test_first_byte_timeout(start_backend: StartBackend, start_gateway: StartGateway, stream: bool) -> None:
+    """The client gets a 504, and the backend's connection is closed."""
     backend = await start_backend(hang=True)
     gateway = await start_gateway(backend, first_byte_timeout=0.1)
     answer = await gateway.chat("qwen", stream=stream)
@@ -190,8 +185,8 @@ async def test_first_byte_deadline(start_backend: StartBackend, start_gateway: S
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_unreachable_backend_is_given_up_in_time(start_gateway: StartGateway) -> None:
-    """A backend whose host name does not exist is down, not an internal error."""
+async def test_unresolvable_backend_is_unhealthy(start_gateway: StartGateway) -> None:
+    """Not an internal error."""
     gateway = await start_gateway(services="far=http://no-such-host.invalid:1;kind=llm;models=qwen")
     answer = await gateway.chat("qwen")
     assert answer.status_code == 503
@@ -200,10 +195,10 @@ async def test_unreachable_backend_is_given_up_in_time(start_gateway: StartGatew
 
 @pytest.mark.parametrize("switches", [{"hang": True}, {"hang_after": 2}, {"gated": True}, {"slow_head": 30.0}], ids=str)
 @pytest.mark.parametrize("leave", ["close", "abort"])
-async def test_client_that_leaves_frees_the_backend(
+async def test_client_disconnect_ends_the_backend_request(
     start_backend: StartBackend, start_gateway: StartGateway, switches: dict[str, object], leave: str
 ) -> None:
-    """A client that closes or resets its connection, waiting or streaming, ends the request at the backend."""
+    """By close or reset, before or during the response."""
     backend = await start_backend(**switches)
     gateway = await start_gateway(backend)
     _, writer = await gateway.raw()
@@ -218,8 +213,7 @@ async def test_client_that_leaves_frees_the_backend(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_client_that_leaves_while_connecting(start_gateway: StartGateway) -> None:
-    """A client that leaves before the backend's connection is there cancels the connecting."""
+async def test_client_disconnect_cancels_connecting(start_gateway: StartGateway) -> None:
     with socket.socket() as silent, socket.socket() as first, socket.socket() as second:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)
@@ -239,10 +233,7 @@ async def test_client_that_leaves_while_connecting(start_gateway: StartGateway) 
         await gateway.until(lambda: settled(gateway))
 
 
-async def test_client_that_leaves_in_the_middle_of_its_body(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """Half a request reaches no backend and leaves nothing behind."""
+async def test_incomplete_body_reaches_no_backend(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)
     _, writer = await gateway.raw()
@@ -253,8 +244,7 @@ async def test_client_that_leaves_in_the_middle_of_its_body(
     assert not backend.requests
 
 
-async def test_slow_reader_pauses_the_backend(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A client that reads nothing stops the backend's connection from being read, until it reads again."""
+async def test_slow_client_pauses_the_backend(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend(pad=30_000_000, framing="chunked")
     gateway = await start_gateway(backend)
     reader, writer = await gateway.raw()
@@ -281,8 +271,8 @@ async def test_slow_reader_pauses_the_backend(start_backend: StartBackend, start
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_chaos_leaves_nothing_behind(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """After a hundred requests over four backends with every fault, some clients leaving, all counters are 0."""
+async def test_all_faults_together_leak_nothing(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """A hundred requests over four backends; some clients disconnect."""
     switches: list[dict[str, object]] = [
         {},
         {"reset_after": 1},
@@ -310,8 +300,7 @@ async def test_chaos_leaves_nothing_behind(start_backend: StartBackend, start_ga
         await gateway.until(lambda b=backend: gateway.backend(b.name).pool.open_count <= len(b.open))
 
 
-async def test_fake_backend_dies_as_by_kill(start_backend: StartBackend) -> None:
-    """The fake itself: stopped, its port refuses connections."""
+async def test_stopped_fake_backend_refuses_connections(start_backend: StartBackend) -> None:
     backend: FakeBackend = await start_backend()
     await backend.stop()
     with pytest.raises(ConnectionRefusedError):

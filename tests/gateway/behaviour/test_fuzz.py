@@ -8,19 +8,17 @@ from bench.fuzz import fuzzing, mutated, run
 
 
 async def test_twenty_thousand_mutations() -> None:
-    """None crashes, hangs, leaks, or brings a backend what is not exactly one request."""
+    """No crash, hang or leak, and each backend request is exactly one request."""
     figures = await run(20_000, seed=7)
     assert (figures["answered"] or 0) > 15_000
     assert (figures["rss_growth_mb"] or 0) < 64
 
 
 def test_the_same_seed_makes_the_same_cases() -> None:
-    """A case that fails can be had again."""
     assert [mutated(random.Random(3)) for _ in range(20)] == [mutated(random.Random(3)) for _ in range(20)]
 
 
-async def test_a_request_that_goes_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The harness itself: a gateway that sends more than a request does not pass."""
+async def test_harness_detects_excess_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.bodies.body.JsonBody.pieces", lambda self, _: (2, b"{}GET / HTTP/1.1", None))
     async with fuzzing(1) as fuzz:
         with pytest.raises(AssertionError, match="more than one request"):

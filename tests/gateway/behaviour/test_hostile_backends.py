@@ -1,4 +1,4 @@
-"""What backends may say of themselves, and bodies that only fail once they are rewritten for a backend."""
+"""Hostile model lists, and bodies that fail only when rewritten for a backend."""
 
 import pytest
 
@@ -21,7 +21,7 @@ BAD_KEYS = {
 async def test_body_that_cannot_be_rewritten(
     start_backend: StartBackend, start_gateway: StartGateway, name: str, connections: int
 ) -> None:
-    """A body that parses but into which no model can be put is refused, or passes; nothing stays in flight."""
+    """A body that parses but cannot get a model name is refused or forwarded; nothing leaks."""
     gateway = await start_gateway(await start_backend(ours=False, model="org/x"))
     for _ in range(connections):
         assert (await gateway.chat()).status_code == 200
@@ -33,10 +33,10 @@ async def test_body_that_cannot_be_rewritten(
 
 
 @pytest.mark.parametrize("ours", [True, False])
-async def test_model_names_are_no_header_lines(
+async def test_model_name_cannot_inject_headers(
     start_backend: StartBackend, start_gateway: StartGateway, ours: bool
 ) -> None:
-    """A backend whose model has line ends in its name cannot write headers of answers; its good models stay."""
+    """Its valid models are kept."""
     evil = "a\r\nX-Injected: 1\r\n\r\nbody"
     backend = await start_backend(ours=ours, model=evil if ours else f"good|{evil}|\ud800|{'x' * 5000}")
     gateway = await start_gateway(backend)
@@ -51,10 +51,10 @@ async def test_model_names_are_no_header_lines(
 
 
 @pytest.mark.parametrize("when", [1, 2], ids=["first choice", "second choice"])
-async def test_bug_is_answered(
+async def test_bug_gets_500_with_the_request_id(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
-    """An error that nobody foresaw is a 500 with the request's id, wherever it happens, and nothing stays in flight."""
+    """Wherever it happens; nothing leaks."""
     gateway = await start_gateway(await start_backend("one", reset=True), await start_backend("two", reset=True))
     usable, calls = gateway.context.router.usable, 0
 
@@ -71,7 +71,7 @@ async def test_bug_is_answered(
 
 
 @pytest.mark.parametrize(("where", "status"), [("scan", 200), ("choose", 500), ("admit", 500)])
-async def test_bug_in_the_plain_way_is_answered(
+async def test_bug_on_the_fast_path_gets_500(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch,
     where: str, status: int,
 ) -> None:  # fmt: skip
@@ -92,8 +92,10 @@ async def test_bug_in_the_plain_way_is_answered(
     assert (await gateway.chat("qwen")).status_code == 200
 
 
-async def test_cut_stream_that_promised_a_length(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Events sent with a length and cut: the error event comes, and the next answer is not mixed into it."""
+async def test_cut_stream_with_a_length_ends_in_an_error_event(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """The next response is not mixed into it."""
     gateway = await start_gateway(await start_backend(reset_after=2, stream_length=2 * MAX_BUFFERED))
     for number in range(2):
         answer = await gateway.chat("qwen", stream=True, user=str(number))

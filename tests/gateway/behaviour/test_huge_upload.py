@@ -1,4 +1,4 @@
-"""A recording of 2 GB through the gateway as a program: its memory stays where it was."""
+"""A 2 GB upload through the gateway program in constant memory."""
 
 import asyncio
 import re
@@ -66,8 +66,8 @@ def pieces() -> Iterator[bytes]:
 
 @pytest.mark.engines
 @pytest.mark.timeout(WITHIN_S)
-async def test_two_gigabytes_take_no_memory(sink: Sink, programs: Programs) -> None:
-    """Every byte arrives, with the model's name put in behind them, and the process holds no more than before."""
+async def test_two_gigabyte_upload_in_constant_memory(sink: Sink, programs: Programs) -> None:
+    """Every byte arrives, with the model's name replaced at the end."""
     catalogue = programs.folder / "models.yaml"
     catalogue.write_text("whisper: {kind: transcription, hf_repo: a/whisper, revision: main, aliases: [fast]}\n")
     port = free_port()

@@ -1,4 +1,4 @@
-"""Requests that smuggle, overflow or make no sense: each gets an error and a close, none reaches a backend."""
+"""Request smuggling, oversized and malformed requests: an error and a close, and nothing at the backend."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -195,7 +195,7 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_malformed_request(shared: tuple[RunningGateway, FakeBackend], name: str) -> None:
-    """One error in the envelope, a close, and nothing at the backend."""
+    """An error in the envelope, a close, and nothing at the backend."""
     gateway, backend = shared
     data, status = MALFORMED[name]
     answer = await gateway.send_raw(data)
@@ -222,7 +222,6 @@ SOFT: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("name", SOFT)
 async def test_refused_request_keeps_the_connection(shared: tuple[RunningGateway, FakeBackend], name: str) -> None:
-    """A well-framed request that is refused leaves the connection good for the next one."""
     gateway, backend = shared
     data, status = SOFT[name]
     answer = await gateway.send_raw(data + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -233,8 +232,8 @@ async def test_refused_request_keeps_the_connection(shared: tuple[RunningGateway
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0, HTTP/3"])
-async def test_an_upgrade_is_ignored(shared: tuple[RunningGateway, FakeBackend], protocol: bytes) -> None:
-    """A request that would like to upgrade is answered as what it is; Java's HttpClient sends all with Upgrade: h2c."""
+async def test_upgrade_is_ignored(shared: tuple[RunningGateway, FakeBackend], protocol: bytes) -> None:
+    """Java's HttpClient sends `Upgrade: h2c` with every request."""
     gateway, backend = shared
     wish = (LOCAL, b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABk", b"Upgrade: " + protocol)
     relayed = request(*wish, LENGTH)

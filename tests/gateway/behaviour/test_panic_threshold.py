@@ -1,4 +1,4 @@
-"""What happens when failed requests speak against most backends of a model at once."""
+"""Most backends of a model are ejected at once."""
 
 import asyncio
 import dataclasses
@@ -12,10 +12,9 @@ from tests.gateway.conftest import StartBackend, StartGateway
 
 
 @pytest.mark.parametrize("doubted", [1, 3, 4])
-async def test_the_doubted_count_only_where_nobody_is_left(
+async def test_backends_with_open_breaker_are_used_only_as_last_resort(
     start_backend: StartBackend, start_gateway: StartGateway, doubted: int
 ) -> None:
-    """Of four backends, those with open breakers get nothing while one is left; without one they answer, and close."""
     backends = [await start_backend(f"b{index}") for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60)
     for backend in backends[:doubted]:
@@ -33,8 +32,10 @@ async def test_the_doubted_count_only_where_nobody_is_left(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_last_one_left_begins_to_fail(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Three of four were doubted and are well; when the last one fails everything, nothing is lost."""
+async def test_failure_of_the_last_healthy_backend_loses_nothing(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """The other three have recovered."""
     backends = [await start_backend(f"b{index}") for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60)
     for backend in backends[:3]:
@@ -49,10 +50,9 @@ async def test_last_one_left_begins_to_fail(start_backend: StartBackend, start_g
 
 
 @pytest.mark.parametrize("fault", [{"fail_rate": 1.0, "fail_status": 503}, {"hang": True}])
-async def test_doubted_ones_are_a_last_resort(
+async def test_failing_requests_are_retried_on_ejected_backends(
     start_backend: StartBackend, start_gateway: StartGateway, fault: dict[str, Any]
 ) -> None:
-    """Half of the backends are doubted and well, the others fail: who would be lost is sent to the former."""
     backends = [await start_backend(f"b{index}") for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60, first_byte_timeout=0.5)
     for backend in backends[:2]:
@@ -67,10 +67,9 @@ async def test_doubted_ones_are_a_last_resort(
     await gateway.until(lambda: settled(gateway))
 
 
-async def test_nobody_leaves_a_slow_backend_for_a_doubted_one(
+async def test_slow_backend_is_preferred_to_an_ejected_one(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """A late answer is better than one from where requests fail."""
     slow, doubted = await start_backend("slow"), await start_backend("doubted")
     gateway = await start_gateway(slow, doubted, poll_interval=60, first_byte_floor=0.1)
     for _ in range(3):
@@ -84,10 +83,10 @@ async def test_nobody_leaves_a_slow_backend_for_a_doubted_one(
     assert len(doubted.requests) == sent
 
 
-async def test_a_liar_gets_nothing_because_others_are_doubted(
+async def test_failing_backend_stays_ejected_when_few_are_left(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Who fails is quick: were it to count again because few are left, it would draw requests and use up retries."""
+    """Failing is fast: it would attract requests and use up retries."""
     backends = [await start_backend(f"b{index}", ttft=0.02) for index in range(4)]
     gateway = await start_gateway(*backends, poll_interval=60)
     for backend in backends[:2]:

@@ -1,4 +1,4 @@
-"""The gateway as a program, on its own event loop: start, serve, survive a killed service, stop."""
+"""The gateway program: start, serve, survive a killed service, stop."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from tests.gateway.programs import ROOT, Programs, free_port
 from tests.gateway.running import HANG_S
 
 
-def test_life_of_the_program(programs: Programs) -> None:
-    """Two services, one killed with -9 under a stream: the rest goes on, and the gateway stops within its grace."""
+def test_program_serves_survives_and_stops(programs: Programs) -> None:
+    """One of two services is killed under a stream; the stop keeps the grace period."""
     ports = {name: free_port() for name in ("llm-primary", "embedding", "gateway")}
     fake = ("tests.support.backends.openai_backend", "--port")
     llm = programs.start(*fake, str(ports["llm-primary"]), "--model", "qwen", "--rate", "20", until="listening")
@@ -53,8 +53,8 @@ def test_life_of_the_program(programs: Programs) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_hangup_reads_the_services_file(programs: Programs, workers: int) -> None:
-    """SIGHUP brings a change of SERVICES_FILE at once, to every worker, and ends nobody."""
+def test_sighup_reloads_the_services_file(programs: Programs, workers: int) -> None:
+    """In every worker, ending no request."""
     services = programs.folder / "services.yaml"
     services.write_text("one: http://127.0.0.1:1\n")
     port = free_port()
@@ -89,8 +89,7 @@ def test_hangup_reads_the_services_file(programs: Programs, workers: int) -> Non
     assert gateway.wait(HANG_S) == -signal.SIGTERM
 
 
-def test_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
-    """A wrong variable ends the program with 78 and a line that names it."""
+def test_invalid_setting_exits_78_with_one_line(tmp_path: Path) -> None:
     program = subprocess.run(
         [sys.executable, "-m", "gateway"],
         cwd=ROOT,

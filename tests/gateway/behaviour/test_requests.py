@@ -1,4 +1,4 @@
-"""Requests through the gateway to one backend: what reaches it, and what comes back."""
+"""Requests through the gateway to one backend, and its responses."""
 
 import asyncio
 import json
@@ -9,10 +9,8 @@ from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import post
 
 
-async def test_answer_comes_back_as_the_backend_gave_it(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """A chat completion passes, body byte for byte both ways, with the headers that tell the truth."""
+async def test_response_is_forwarded_unchanged(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Byte for byte both ways, with the provenance headers."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     body = b'{ "model" : "qwen",\n "messages": [{"role":"user","content":"\xc3\xa9"}], "x": 1.0 }'
@@ -32,10 +30,10 @@ async def test_answer_comes_back_as_the_backend_gave_it(
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize("pad", [0, 300_000, 3_000_000])
 @pytest.mark.parametrize("interim", [False, True])
-async def test_every_framing_of_an_answer(
+async def test_every_response_framing(
     start_backend: StartBackend, start_gateway: StartGateway, framing: str, pad: int, interim: bool
 ) -> None:
-    """Length, chunks or end of connection, short or long, with an interim head or not: the same body arrives."""
+    """Length, chunks or close, short or long, with or without an interim head."""
     backend = await start_backend(framing=framing, pad=pad, interim=interim)
     gateway = await start_gateway(backend)
     for _ in range(2):
@@ -44,8 +42,7 @@ async def test_every_framing_of_an_answer(
     assert gateway.backend("llm-primary").traffic.in_flight == 0
 
 
-async def test_upstream_connections_are_used_again(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Fifty requests one after another take one connection to the backend."""
+async def test_upstream_connection_is_reused(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)
     for _ in range(25):
@@ -55,7 +52,7 @@ async def test_upstream_connections_are_used_again(start_backend: StartBackend, 
 
 
 async def test_stream_is_not_buffered(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Each token arrives before the backend is allowed to send the next."""
+    """Each token arrives before the backend may send the next."""
     backend = await start_backend(gated=True, tokens=5)
     gateway = await start_gateway(backend)
     body = {"model": "qwen", "messages": [], "stream": True}
@@ -71,10 +68,7 @@ async def test_stream_is_not_buffered(start_backend: StartBackend, start_gateway
     assert seen.endswith("data: [DONE]\n\n")
 
 
-async def test_http10_client_gets_plain_bytes_and_a_close(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """An HTTP/1.0 client gets a stream without chunks, ended by the connection."""
+async def test_http10_client_gets_no_chunks(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend(tokens=2))
     body = json.dumps({"model": "qwen", "messages": [], "stream": True}).encode()
     request = b"POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -88,7 +82,7 @@ async def test_http10_client_gets_plain_bytes_and_a_close(
 async def test_pipelined_requests_are_answered_in_order(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
-    """Relayed and own routes mixed on one connection come back in the order of their requests."""
+    """Relayed and own routes mixed."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -102,8 +96,7 @@ async def test_pipelined_requests_are_answered_in_order(
     assert answer.count(b"HTTP/1.1 200") == 6
 
 
-async def test_expect_continue(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A client that waits for leave to send its body gets it."""
+async def test_expect_continue_gets_100(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend())
     reader, writer = await gateway.raw()
     head, _, body = post({"model": "qwen", "messages": []}, "Expect: 100-continue").partition(b"\r\n\r\n")
@@ -114,8 +107,10 @@ async def test_expect_continue(start_backend: StartBackend, start_gateway: Start
     writer.close()
 
 
-async def test_chunked_request_body(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A chunked request with extensions and trailers reaches the backend with a length."""
+async def test_chunked_request_is_forwarded_with_a_length(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """With extensions and trailers."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     body = b'{"model":"qwen","messages":[]}'
@@ -127,8 +122,7 @@ async def test_chunked_request_body(start_backend: StartBackend, start_gateway: 
     assert backend.requests[0].header("x-trailer") is None
 
 
-async def test_body_in_many_pieces(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A request that arrives byte by byte is the same request."""
+async def test_request_byte_by_byte(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)
     reader, writer = await gateway.raw()
@@ -141,7 +135,7 @@ async def test_body_in_many_pieces(start_backend: StartBackend, start_gateway: S
 
 
 async def test_good_request_before_a_malformed_one(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """What came whole before the connection went bad is still answered, then the error, then the close."""
+    """It gets its response, then the error follows, then the close."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     answer = await gateway.send_raw(
@@ -154,8 +148,9 @@ async def test_good_request_before_a_malformed_one(start_backend: StartBackend, 
     assert len(backend.requests) == 2
 
 
-async def test_nothing_after_a_close(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A request behind one that said `Connection: close` is not served."""
+async def test_request_after_connection_close_is_not_served(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)
     answer = await gateway.send_raw(
@@ -166,14 +161,13 @@ async def test_nothing_after_a_close(start_backend: StartBackend, start_gateway:
 
 
 async def test_idle_connection_is_closed(start_gateway: StartGateway, start_backend: StartBackend) -> None:
-    """A connection that says nothing for KEEP_ALIVE_TIMEOUT is closed without a word."""
+    """After KEEP_ALIVE_TIMEOUT."""
     gateway = await start_gateway(await start_backend(), keep_alive_timeout=0.1)
     answer = await gateway.send_raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_target_that_is_only_a_host(start_gateway: StartGateway, start_backend: StartBackend) -> None:
-    """Its path is `/`."""
+async def test_absolute_target_without_path(start_gateway: StartGateway, start_backend: StartBackend) -> None:
     gateway = await start_gateway(await start_backend())
     answer = await gateway.send_raw(b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""Clients that ask and do not read: they wait for their own answers, and hold neither memory nor connections."""
+"""Clients that do not read their responses delay only themselves."""
 
 import asyncio
 import socket
@@ -40,10 +40,7 @@ async def filled(gateway: RunningGateway, client: socket.socket) -> Any:
     return connection, sent
 
 
-async def test_who_does_not_read_is_not_answered_further(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """What is asked beyond a full connection waits, and is answered as soon as the client reads."""
+async def test_requests_wait_until_the_client_reads(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend(pad=ANSWER)
     gateway = await start_gateway(backend)
     client = asking(gateway)
@@ -65,10 +62,10 @@ async def test_who_does_not_read_is_not_answered_further(
 
 
 @pytest.mark.parametrize("closing", [False, True])
-async def test_who_never_reads_is_cut_off(
+async def test_client_that_never_reads_is_disconnected(
     start_backend: StartBackend, start_gateway: StartGateway, closing: bool
 ) -> None:
-    """Its connection ends, and with it what was still to be written; also where it was to be the last answer."""
+    """Also if the unread response was the last one."""
     gateway = await start_gateway(await start_backend(pad=ANSWER), client_timeout=0.5, keep_alive_timeout=0.5)
     client = asking(gateway)
     connection, _ = await filled(gateway, client)

@@ -1,4 +1,4 @@
-"""Requests on connections that the backend has just ended: sent again on a fresh one, whatever their body."""
+"""Requests on connections that the backend has just closed are sent again on fresh ones."""
 
 import asyncio
 import os
@@ -35,8 +35,8 @@ async def fill_pool(gateway: RunningGateway, backend: FakeBackend, count: int) -
     await gateway.until(lambda: gateway.backend(backend.name).pool.idle_count == count)
 
 
-async def test_every_pooled_connection_is_dead(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """With all idle connections gone, as many requests at once as there were, and more, are all answered once."""
+async def test_stale_pool_fails_no_request(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """All idle connections are closed; as many and more requests at once succeed."""
     backend = await start_backend(reset_reused=True)
     gateway = await start_gateway(backend, max_attempts=1)
     await fill_pool(gateway, backend, 5)
@@ -49,8 +49,10 @@ async def test_every_pooled_connection_is_dead(start_backend: StartBackend, star
 
 
 @pytest.mark.parametrize("sound", [b"RIFF", SPOOLED], ids=["in memory", "on disk"])
-async def test_form_is_sent_again_whole(start_backend: StartBackend, start_gateway: StartGateway, sound: bytes) -> None:
-    """An upload whose pooled connection was dead arrives byte for byte on the next one, from memory or from disk."""
+async def test_upload_is_sent_again_after_a_stale_connection(
+    start_backend: StartBackend, start_gateway: StartGateway, sound: bytes
+) -> None:
+    """From memory or from disk."""
     backend = await start_backend("transcription", model="whisper", kind="transcription", reset_reused=True)
     gateway = await start_gateway(backend)
     for _ in range(3):
@@ -62,10 +64,10 @@ async def test_form_is_sent_again_whole(start_backend: StartBackend, start_gatew
     assert gateway.backend("transcription").traffic.failures == 0
 
 
-async def test_dead_connection_is_not_written_to_the_end(
+async def test_upload_stops_on_a_dead_connection(
     start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the connection is known to be dead, the rest of a large upload is not read from the disk for it."""
+    """The rest is not read from the disk."""
     backend = await start_backend("transcription", model="whisper", kind="transcription")
     gateway = await start_gateway(backend, poll_interval=60)
     assert (await upload(gateway, b"RIFF")).status_code == 200
@@ -90,10 +92,10 @@ async def test_dead_connection_is_not_written_to_the_end(
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-async def test_only_backend_dies_before_the_next_poll(
+async def test_first_request_after_a_crash_gets_503(
     start_backend: StartBackend, start_gateway: StartGateway, pooled: bool
 ) -> None:
-    """The first request after the death, on a dead pooled connection or a new one, is told which service is down."""
+    """On a stale connection or a new one; the message names the service."""
     backend = await start_backend()
     gateway = await start_gateway(backend, poll_interval=60)
     if pooled:
@@ -108,8 +110,7 @@ async def test_only_backend_dies_before_the_next_poll(
     assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_vanished_host_is_noticed_by_the_kernel(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Connections to backends are probed while they wait: a host without power or cable ends them within seconds."""
+async def test_tcp_keep_alive_is_enabled(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend(hang=True)
     gateway = await start_gateway(backend)
     asked = asyncio.create_task(gateway.chat("qwen"))

@@ -74,7 +74,7 @@ async def test_errors(client: AsyncAnthropic, gateway: RunningGateway) -> None:
             await stranger.messages.create(model="qwen", max_tokens=10, messages=HELLO)
 
 
-async def test_cut_stream_is_an_error(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+async def test_cut_stream_raises(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """A stream whose backend dies raises in the client: the error event is in Anthropic's shape."""
     gateway = await start_gateway(await start_backend(reset_after=2))
     async with connect(gateway) as client:

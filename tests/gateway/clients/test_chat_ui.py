@@ -66,14 +66,13 @@ async def test_every_model_is_accepted(start_backend: StartBackend, start_gatewa
 
 
 async def test_first_model_is_the_cluster(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Chat UI begins a new user's chat with the first of the list: never with an embedding model."""
+    """Chat UI starts a new chat with the first model of the list."""
     embedding = await start_backend("embedding", kind="embedding", model="minilm")
     gateway = await start_gateway(embedding, await start_backend("llm-primary"))
     assert next(iter(models_of((await gateway.http.get("/v1/models")).json()))) == "cluster"
 
 
-def test_overrides_change_what_is_listed_only() -> None:
-    """MODELS gives a listed id another face, and adds none."""
+def test_overrides_add_no_models() -> None:
     listed = {"data": [{"id": "qwen"}, {"id": "minilm"}]}
     overrides = [
         {"name": "qwen", "displayName": "Qwen", "multimodal": True},
@@ -101,8 +100,8 @@ def test_overrides_change_what_is_listed_only() -> None:
         {"id": "a", "architecture": {"input_modalities": [None]}},
     ],
 )
-def test_what_chat_ui_refuses(entry: dict[str, object]) -> None:
-    """The rules in Python refuse what the original's schema refuses: a null is no absence."""
+def test_rules_refuse_what_chat_ui_refuses(entry: dict[str, object]) -> None:
+    """Null is not the same as absent."""
     with pytest.raises(Refused):
         models_of({"data": [entry]})
 
@@ -171,8 +170,9 @@ def form_of(received: Received) -> dict[str, bytes]:
     }
 
 
-async def test_any_transcription_backend_will_do(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """`cluster` is the best backend, under the name that it knows; a foreign server has no route of ours."""
+async def test_cluster_is_the_best_transcription_backend(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
     foreign = await start_backend("whisper-server", kind="transcription", model="Systran/whisper", ours=False)
     services = f"whisper-server={foreign.url};kind=transcription"
     gateway = await start_gateway(services=services)
@@ -181,8 +181,8 @@ async def test_any_transcription_backend_will_do(start_backend: StartBackend, st
     assert form_of(foreign.requests[0])["model"] == b"Systran/whisper"
 
 
-async def test_recording_is_sent_again(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """A recording larger than memory may hold goes whole to the second backend when the first fails."""
+async def test_large_recording_is_retried(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """From the spool, on the second backend."""
     bad = await start_backend("a", kind="transcription", model="whisper", fail_rate=1.0, fail_status=503)
     good = await start_backend("b", kind="transcription", model="whisper")
     gateway = await start_gateway(bad, good)
@@ -206,7 +206,7 @@ async def test_recording_is_sent_again(start_backend: StartBackend, start_gatewa
         ("/transcribe/", "audio/webm", b"x", 404, "not_found"),
     ],
 )
-async def test_wrong_calls(
+async def test_invalid_recordings_reach_no_backend(
     start_backend: StartBackend,
     start_gateway: StartGateway,
     path: str,
@@ -215,7 +215,6 @@ async def test_wrong_calls(
     status: int,
     code: str,
 ) -> None:
-    """What is no recording, or names no speech model, is refused and reaches no backend."""
     llm, speech = await start_backend(), await start_backend("speech", kind="transcription", model="whisper")
     gateway = await start_gateway(llm, speech)
     response = await gateway.http.post(path, content=body, headers={"content-type": content_type})
@@ -225,8 +224,8 @@ async def test_wrong_calls(
     assert not speech.requests
 
 
-async def test_upload_limit_counts(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """The limit of uploads is the one that counts for recordings, announced or not."""
+async def test_recordings_have_the_upload_limit(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """With and without a Content-Length."""
     speech = await start_backend("speech", kind="transcription", model="whisper")
     gateway = await start_gateway(speech, max_upload_mb=2, max_body_mb=1)
     headers = {"content-type": "audio/wav"}
@@ -243,8 +242,8 @@ async def test_upload_limit_counts(start_backend: StartBackend, start_gateway: S
 WEBM = b"audio/webm;codecs=opus"
 
 
-def test_recording_does_not_stay_in_memory(tmp_path: Path) -> None:
-    """Over a megabyte it waits in the spool, within its quota, and leaves nothing behind."""
+def test_large_recording_is_spooled(tmp_path: Path) -> None:
+    """Within the quota, and removed afterwards."""
     spool = Spool(tmp_path, 3 * MB)
     body = RawAudioBody(TRANSCRIBE, b"/transcribe/whisper", WEBM, 8 * MB, spool)
     body.add(b"x" * 2 * MB)
@@ -283,7 +282,6 @@ def test_content_types(tmp_path: Path, content_type: bytes, name: bytes | None) 
     assert b'filename="%b"' % name in form
 
 
-def test_only_this_path() -> None:
-    """A path below the prefix is this route's; the prefix alone and its likes are not."""
+def test_paths_of_the_route() -> None:
     assert endpoint_of(b"/transcribe/whisper") is endpoint_of(b"/transcribe/a/b") is TRANSCRIBE
     assert endpoint_of(b"/transcribe/") is endpoint_of(b"/transcribe") is endpoint_of(b"/v1/transcribe/x") is None

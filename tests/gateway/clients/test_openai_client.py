@@ -147,9 +147,7 @@ async def test_errors_of_the_gateway(start_backend: StartBackend, start_gateway:
     assert down.value.code == "no_healthy_backend"
 
 
-async def test_cut_stream_is_an_error(
-    start_backend: StartBackend, start_gateway: StartGateway, connect: object
-) -> None:
+async def test_cut_stream_raises(start_backend: StartBackend, start_gateway: StartGateway, connect: object) -> None:
     """A stream whose backend dies raises in the client, after the tokens that came."""
     gateway = await start_gateway(await start_backend(reset_after=2))
     client = await connect(gateway)  # type: ignore[operator]

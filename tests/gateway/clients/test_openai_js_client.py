@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-async def test_its_flows(folder: Path, start_backend: StartBackend, start_gateway: StartGateway) -> None:
+async def test_client_flows(folder: Path, start_backend: StartBackend, start_gateway: StartGateway) -> None:
     """Models, a chat, a stream, embeddings, an upload, errors and a stream that is left in the middle."""
     endless = await start_backend("llm-secondary", model="tinyllama", gated=True)
     endless.gate.release()

@@ -67,7 +67,6 @@ def test_head_without_length_is_cached_but_not_an_incomplete_one() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Long heads are not cached; many heads empty the cache."""
     known: HeaderCache[int] = HeaderCache()
     known.learn(b"POST / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * MAX_HEAD), 1, None)
     assert len(known) == 0
@@ -76,10 +75,8 @@ def test_memory_is_bounded() -> None:
     assert 0 < len(known) <= MAX_HEADS
 
 
-async def test_a_known_request_is_answered_as_the_first(
-    start_backend: StartBackend, start_gateway: StartGateway
-) -> None:
-    """On the same connection and on another, whole or in pieces, alone or with the next one behind it."""
+async def test_cached_request_gets_the_same_response(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """On the same and on another connection, whole or in pieces, alone or pipelined."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
     first, second = post({"model": "qwen"}), post({"model": "qwen", "messages": []})

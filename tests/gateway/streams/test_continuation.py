@@ -203,8 +203,8 @@ async def test_error_event_without_another_backend(start_backend: StartBackend, 
 )
 def test_errors_of_our_own_text_service(error: ApiError, is_the_requests: bool) -> None:
     """A stopped service or a failed engine counts as a failed backend, a client's error does not."""
-    told = b"data: " + error.encoded() + b"\n\ndata: [DONE]\n\n"
-    assert cut_at_error(told) == ((told, None) if is_the_requests else (b"", error.message))
+    event_bytes = b"data: " + error.encoded() + b"\n\ndata: [DONE]\n\n"
+    assert cut_at_error(event_bytes) == ((event_bytes, None) if is_the_requests else (b"", error.message))
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
