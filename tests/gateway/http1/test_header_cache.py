@@ -103,7 +103,7 @@ class Listening:
         # How often it got chunks that no parser has read.
         self.unparsed = 0
         self.lost: str | None = None
-        # What was told of the head, with each piece.
+        # The head's lines, with each piece.
         self.heads: set[tuple[int, bytes, bool]] = set()
 
     def on_response(self, connection: UpstreamConnection) -> None:

@@ -13,7 +13,7 @@ UUID = "GPU-aaaa1111-0000-0000-0000-000000000000"
 
 
 class Hanging(Driver):
-    """A driver that answers only once it is told to."""
+    """A driver that responds only once released."""
 
     def __init__(self) -> None:
         super().__init__([Gpu(UUID)])

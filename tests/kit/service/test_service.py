@@ -46,7 +46,7 @@ async def load_at_once(folder: Path, _report: Report) -> FakeEngine:
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ServiceSettings]:
-    """Settings of a service, its model in a local folder unless told otherwise."""
+    """Settings of a service, its model in a local folder by default."""
     (tmp_path / "models.yaml").write_text(YAML)
     (tmp_path / "folder").mkdir()
     given = {

@@ -18,7 +18,7 @@ PAUSE_LIMIT_S = 20
 
 
 class Changes:
-    """An application with one route that changes something, and one that holds the event loop until told to go on."""
+    """An application with one route that changes something, and one that blocks the event loop until released."""
 
     def __init__(self) -> None:
         self.made: list[str] = []

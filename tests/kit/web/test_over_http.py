@@ -22,7 +22,7 @@ WITHIN_S = 20
 
 
 class Ended:
-    """Passes requests on and tells when one has ended, whatever way."""
+    """Pass requests on, and report when one has ended in any way."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,7 +37,7 @@ class Ended:
 
 
 class Site:
-    """An application that raises what it is told to, streams by hand, and reads bodies in three ways."""
+    """An application that raises errors on request, streams by hand, and reads bodies in three ways."""
 
     def __init__(self) -> None:
         self.metrics = HttpMetrics("test")

@@ -43,11 +43,11 @@ def make(settings):
 
 import kit.web.server
 listen = kit.web.server.listen
-def tell(*args):
+def report(*args):
     listener = listen(*args)
     print(listener.getsockname()[1], flush=True)
     return listener
-kit.web.server.listen = tell
+kit.web.server.listen = report
 run("t", AnyPort, make)
 print("returned", flush=True)
 """
