@@ -10,30 +10,16 @@ from typing import NoReturn
 
 from kit.config.catalogue import Catalogue
 from kit.config.settings import SettingsError
-from quickstart import preflight, smoke
-from quickstart.home import HomeError, check_disk, make_home
-from quickstart.models.packaged_models import PackagesError
-from quickstart.models.publish import PublishError, choose_source, publish, write_catalogue
+from quickstart import QuickstartError, preflight, smoke
+from quickstart.home import check_disk, make_home
+from quickstart.models.publish import choose_source, publish, write_catalogue
 from quickstart.options import ROOT, Options, parse
 from quickstart.plan import Plan, make_plan
 from quickstart.processes.log_follower import follow_logs
-from quickstart.processes.readiness import PUBLISH_SHARE, NotReadyError, wait_listening, wait_ready
+from quickstart.processes.readiness import PUBLISH_SHARE, wait_listening, wait_ready
 from quickstart.processes.session import stop_left_over
-from quickstart.processes.supervisor import ManagerError, ProcessError, Supervisor
+from quickstart.processes.supervisor import ProcessError, Supervisor
 from quickstart.progress_display import ProgressDisplay
-
-EXPECTED_ERRORS = (
-    HomeError,
-    preflight.PreflightError,
-    ManagerError,
-    ProcessError,
-    PackagesError,
-    PublishError,
-    NotReadyError,
-    SettingsError,
-    smoke.SmokeError,
-)
-
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -49,7 +35,7 @@ def main() -> None:
             stop_left_over(options.home)
         else:
             run(options)
-    except EXPECTED_ERRORS as error:
+    except (QuickstartError, SettingsError) as error:
         print(f"\n{error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -65,7 +51,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def run(options: Options) -> None:
-    """Start the cluster and stay with it. Raises one of EXPECTED_ERRORS."""
+    """Start the cluster and stay with it. Raises QuickstartError, SettingsError."""
     began = time.monotonic()
     make_home(options.home)
     check_disk(options.home)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from quickstart import install
+from quickstart import QuickstartError, install
 from quickstart.options import ROOT, parse
 
 # Models, unpacked packages, and a copy of the models in the services' cache if hard links are not possible.
@@ -16,23 +16,19 @@ NEEDED_GB = 2.5
 HOME_HINT = "use another folder: scripts/quickstart.sh --home DIR"
 
 
-class HomeError(Exception):
-    """The folder is unusable; the message has the reason and the remedy."""
-
-
 def make_home(home: Path) -> None:
-    """Create `home` and check that it is writable. Raises HomeError."""
+    """Create `home` and check that it is writable. Raises QuickstartError."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=home).close()
     except OSError as error:
         # For a file in place of the folder, mkdir only reports that it exists.
         reason = "it is not a folder" if isinstance(error, FileExistsError) else (error.strerror or str(error)).lower()
-        raise HomeError(f"Cannot store state in {home} ({reason}). Please {HOME_HINT}") from None
+        raise QuickstartError(f"Cannot store state in {home} ({reason}). Please {HOME_HINT}") from None
 
 
 def check_disk(home: Path, models_gb: float = NEEDED_GB) -> None:
-    """Raise HomeError if the disk of `home` is too small for the models, and the packages if they share it."""
+    """Raise QuickstartError if the disk of `home` is too small for the models, and the packages if they share it."""
     if (home / "models.yaml").exists():
         return
     what, needed_gb = "models", models_gb
@@ -40,7 +36,7 @@ def check_disk(home: Path, models_gb: float = NEEDED_GB) -> None:
         what, needed_gb = "packages and models", models_gb + install.NEEDED_GB
     free_gb = shutil.disk_usage(home).free / 1e9
     if free_gb < needed_gb:
-        raise HomeError(
+        raise QuickstartError(
             f"{home} has {free_gb:.1f} GB free; the {what} need {needed_gb} GB. Free some space, or {HOME_HINT}"
         )
 
@@ -53,7 +49,7 @@ def main() -> None:
     try:
         make_home(options.home)
         check_disk(options.home)
-    except HomeError as error:
+    except QuickstartError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
 

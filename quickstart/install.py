@@ -16,6 +16,8 @@ import time
 import venv
 from pathlib import Path
 
+from quickstart import QuickstartError
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOG = ROOT / ".cluster" / "logs" / "install.log"
@@ -27,15 +29,11 @@ TORCH = "2.13.0"
 TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 
 
-class InstallError(Exception):
-    """The installation failed; the message has the reason and the remedy."""
-
-
 def main() -> None:
     """Install the lock files of the command line. Exits with 1 and a message on an error."""
     try:
         install([ROOT / name for name in sys.argv[1:]])
-    except InstallError as error:
+    except QuickstartError as error:
         print(f"\n{error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -44,7 +42,7 @@ def main() -> None:
 
 
 def install(locks: list[Path]) -> None:
-    """Install `locks` into `.venv`. Raises InstallError."""
+    """Install `locks` into `.venv`. Raises QuickstartError."""
     stamps = {lock: VENV / f".installed-{lock.stem}" for lock in locks}
     missing = [lock for lock in locks if not is_current(lock, stamps[lock])]
     if not missing:
@@ -77,10 +75,10 @@ def packages_in(lock: Path) -> int:
 
 
 def check_disk(needed_gb: float = NEEDED_GB) -> None:
-    """Raise InstallError if the disk is too small for the packages."""
+    """Raise QuickstartError if the disk is too small for the packages."""
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < needed_gb:
-        raise InstallError(
+        raise QuickstartError(
             f"{ROOT} has {free_gb:.1f} GB free; the packages need {needed_gb} GB. "
             "Free some space, or clone to another disk."
         )
@@ -118,14 +116,14 @@ def install_torch(python: str) -> None:
     requirement = ["--no-deps", f"torch=={TORCH}+cpu"]
     try:
         run_pip(python, requirement, 1, "Installing torch (CPU)", quiet_failure=True)
-    except InstallError:
+    except QuickstartError:
         run_pip(python, [*requirement, "--index-url", TORCH_INDEX], 1, "Installing torch (CPU) from PyTorch's index")
 
 
 def run_pip(
     python: str, arguments: list[str], packages: int, title: str, *, quiet_failure: bool = False, log_path: Path = LOG
 ) -> None:
-    """Run `pip install` with a progress bar. Raises InstallError with the end of pip's output."""
+    """Run `pip install` with a progress bar. Raises QuickstartError with the end of pip's output."""
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
     bar = ProgressBar(title, packages)
     tail: list[str] = []
@@ -147,7 +145,7 @@ def run_pip(
             raise
     if pip.returncode != 0:
         bar.finish("failed" if not quiet_failure else "not available")
-        raise InstallError(
+        raise QuickstartError(
             f"pip failed (full log: {log_path}):\n\n{''.join(tail)}\n"
             "Without access to the package index, set PIP_INDEX_URL to your mirror; then run the command again."
         )

@@ -7,26 +7,23 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from quickstart import QuickstartError
 from quickstart.plan import LOOPBACK, Program
 from quickstart.processes.session import running_session
 
 
-class PreflightError(Exception):
-    """The cluster cannot start; the message has the reason and the remedy."""
-
-
 def check(home: Path, programs: Iterable[Program]) -> None:
-    """Raise PreflightError if a start would fail."""
+    """Raise QuickstartError if a start would fail."""
     pid = running_session(home)
     if pid is not None:
-        raise PreflightError(
+        raise QuickstartError(
             f"A cluster with this folder is already running (pid {pid}). "
             "Use it, or stop it with: scripts/quickstart.sh --stop"
         )
     in_use = [program for program in programs if is_port_in_use(program.port)]
     if in_use:
         lines = [f"  {program.port} ({program.name}){_holder(program.port)}" for program in in_use]
-        raise PreflightError(
+        raise QuickstartError(
             "These ports are in use:\n" + "\n".join(lines) + "\n"
             "Stop the processes that use them, or use other ports: scripts/quickstart.sh --port-offset 1000"
         )

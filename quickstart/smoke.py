@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from quickstart import loopback
+from quickstart import QuickstartError, loopback
 from quickstart.plan import Plan
 
 AUDIO = Path(__file__).with_name("sentence.wav")
@@ -33,12 +33,8 @@ UNRELATED = "The stock market fell on Tuesday."
 GENERATION: dict[str, Any] = {"temperature": 0, "max_tokens": 40}
 
 
-class SmokeError(Exception):
-    """A response was wrong or missing; the message lists all problems."""
-
-
 def run(plan: Plan) -> None:
-    """Send requests of each kind to the gateway. Raises SmokeError if any response is wrong."""
+    """Send requests of each kind to the gateway. Raises QuickstartError if any response is wrong."""
     keys = [key for key in os.environ.get("GATEWAY_API_KEYS", "").split(",") if key]
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     problems: list[str] = []
@@ -56,7 +52,7 @@ def run(plan: Plan) -> None:
             except httpx2.HTTPError as error:
                 problems.append(f"{check.__name__.strip('_')}: {type(error).__name__}: {error}")
     if problems:
-        raise SmokeError(
+        raise QuickstartError(
             "The cluster is running, but these requests failed:\n" + "\n".join(f"  - {problem}" for problem in problems)
         )
     print("\nAll responses are correct.")

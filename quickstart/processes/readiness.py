@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 
-from quickstart import loopback
+from quickstart import QuickstartError, loopback
 from quickstart.plan import Plan, Program
 from quickstart.processes.supervisor import Supervisor
 from quickstart.progress_display import ProgressDisplay
@@ -14,10 +14,6 @@ POLL_S = 0.3
 TIMEOUT_S = 5.0
 # Share of a service's progress for publishing its model; the rest is for downloading and loading it.
 PUBLISH_SHARE = 0.5
-
-
-class NotReadyError(Exception):
-    """A service failed to load its model; the message has the reason."""
 
 
 def wait_listening(program: Program, supervisor: Supervisor) -> None:
@@ -31,7 +27,7 @@ def wait_listening(program: Program, supervisor: Supervisor) -> None:
 def wait_ready(plan: Plan, supervisor: Supervisor, display: ProgressDisplay) -> None:
     """Wait until every service is healthy and the gateway reports it.
 
-    Raises ProcessError if a process has failed, NotReadyError if a model failed to load.
+    Raises ProcessError if a process has failed, another QuickstartError if a model failed to load.
     """
     pending = list(plan.services)
     with loopback.client(TIMEOUT_S) as client:
@@ -42,7 +38,7 @@ def wait_ready(plan: Plan, supervisor: Supervisor, display: ProgressDisplay) -> 
                     display.show(program.name, 1.0, f"ready: {body.get('model', '')} on port {program.port}")
                     pending.remove(program)
                 elif body.get("status") == "failed":
-                    raise NotReadyError(
+                    raise QuickstartError(
                         f"{program.name} could not load its model: {body.get('detail')}\n"
                         f"See its log: {supervisor.logs / program.name}.log"
                     )

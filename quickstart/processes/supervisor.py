@@ -16,6 +16,7 @@ from typing import Any
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from kit.web.server import EXIT_CONFIG
+from quickstart import QuickstartError
 from quickstart.options import ROOT
 from quickstart.plan import Program
 from quickstart.processes.session import STOP_TIMEOUT_S, config_file, end_session, pid_file
@@ -29,12 +30,8 @@ GROUP = "cluster"
 MAX_SOCKET_PATH = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
 
-class ProcessError(Exception):
+class ProcessError(QuickstartError):
     """A process could not be started or has failed; the message has the reason and its log."""
-
-
-class ManagerError(Exception):
-    """The process manager has ended; the message has the remedy."""
 
 
 class Supervisor:
@@ -88,13 +85,14 @@ class Supervisor:
         self.stop()
 
     def start(self, name: str) -> None:
-        """Start one program; `/health` shows when it is ready. Raises ManagerError."""
+        """Start one program; `/health` shows when it is ready. Raises QuickstartError if supervisord has ended."""
         self._call("startProcess", f"{GROUP}:{name}", False)
 
     def check(self, *, starting: bool = False) -> None:
         """Raise ProcessError if a program has failed: invalid configuration or repeated crashes.
 
-        While the cluster is `starting`, MAX_CRASHES crashes in total are enough. Raises ManagerError.
+        While the cluster is `starting`, MAX_CRASHES crashes in total are enough. Raises QuickstartError if supervisord
+        has ended.
         """
         for info in self._call("getAllProcessInfo"):
             name, pid = str(info["name"]), int(info["pid"])
@@ -113,7 +111,7 @@ class Supervisor:
             if isinstance(error, xmlrpc.client.Fault) and error.faultCode != Faults.SHUTDOWN_STATE:
                 raise
             self._transport.close()
-            raise ManagerError(
+            raise QuickstartError(
                 "The process manager was stopped by scripts/quickstart.sh --stop, or killed; all programs have been "
                 f"stopped. Its log is {self.logs / 'supervisord.log'}. Start again with: scripts/quickstart.sh"
             ) from error

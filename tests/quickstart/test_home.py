@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quickstart import home, options
+from quickstart import QuickstartError, home, options
 
 ROOT = Path(options.__file__).parents[1]
 
@@ -47,7 +47,7 @@ def test_full_disk_is_reported_unless_the_models_exist(tmp_path: Path, monkeypat
         return usage(path)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    with pytest.raises(home.HomeError, match=r"GB free; the .*models need .* --home"):
+    with pytest.raises(QuickstartError, match=r"GB free; the .*models need .* --home"):
         home.check_disk(tmp_path, 10**9)
     assert measured == [tmp_path]
     (tmp_path / "models.yaml").touch()

