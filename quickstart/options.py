@@ -1,7 +1,6 @@
 """Command line of the quickstart. Standard library only: `--help` works before the installation."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,8 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Source = Literal["auto", "hub", "packages"]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(argparse.Namespace):
     """Parsed options. `home` contains all state: store, cache, logs."""
 
     smoke: bool
@@ -53,14 +51,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         help="folder for state, models and logs (default: .cluster)",
     )
     parser.add_argument("--stop", action="store_true", help="stop a cluster that was left running, and exit")
-    found = parser.parse_args(arguments)
-    if not -7000 <= found.port_offset <= 50000:
+    options = parser.parse_args(arguments, Options())
+    if not -7000 <= options.port_offset <= 50000:
         parser.error("--port-offset must be between -7000 and 50000")
-    return Options(
-        smoke=found.smoke,
-        models=found.models,
-        with_vision=found.with_vision,
-        port_offset=found.port_offset,
-        home=found.home.expanduser().resolve(),
-        stop=found.stop,
-    )
+    options.home = options.home.expanduser().resolve()
+    return options

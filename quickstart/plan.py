@@ -60,45 +60,25 @@ def make_plan(catalogue: Catalogue, catalogue_path: Path, home: Path, *, vision:
     """Return the programs on the ports of the quick reference plus `port_offset`."""
     common = {"HOST": LOOPBACK, "CATALOGUE": str(catalogue_path), "LOG_FORMAT": "console"}
 
-    def port(number: int) -> int:
-        return number + port_offset
+    def program(name: str, module: str, port: int, environment: dict[str, str], model: str | None = None) -> Program:
+        port += port_offset
+        return Program(name, module, port, common | {"PORT": str(port)} | environment, model)
 
-    registry = Program(
-        "registry",
-        "registry",
-        port(8090),
-        common | {"PORT": str(port(8090)), "STORE": f"file:{home / 'registry'}"},
-    )
-
-    def service(name: str, module: str, number: int, model: str) -> Program:
-        environment = common | {
-            "PORT": str(port(number)),
-            "SERVICE_NAME": name,
-            "MODEL": model,
-            "REGISTRY_URL": registry.url,
-            "MODEL_CACHE": str(home / "models"),
-        }
-        if module == "services.llm":
-            environment["STOP_GRACE"] = "5"  # supervisord sends SIGKILL after 15 s
-        return Program(name, module, port(number), environment | OFFLINE, model)
-
-    candidates: list[tuple[str, str, int, Kind]] = [
-        ("llm-primary", "services.llm", 8000, "llm"),
-        ("embedding", "services.embedding", 8002, "embedding"),
-        ("multimodal", "services.llm", 8003, "multimodal"),
-        ("transcription", "services.transcription", 8004, "transcription"),
-    ]
+    registry = program("registry", "registry", 8090, {"STORE": f"file:{home / 'registry'}"})
     models = {entry.kind: entry.name for entry in catalogue}
+    service = OFFLINE | {"REGISTRY_URL": registry.url, "MODEL_CACHE": str(home / "models")}
+    # supervisord sends SIGKILL after 15 s.
+    llm = service | {"STOP_GRACE": "5"}
+    candidates: list[tuple[str, str, int, Kind, dict[str, str]]] = [
+        ("llm-primary", "services.llm", 8000, "llm", llm),
+        ("embedding", "services.embedding", 8002, "embedding", service),
+        ("multimodal", "services.llm", 8003, "multimodal", llm),
+        ("transcription", "services.transcription", 8004, "transcription", service),
+    ]
     services = tuple(
-        service(name, module, number, models[kind])
-        for name, module, number, kind in candidates
+        program(name, module, port, environment | {"SERVICE_NAME": name, "MODEL": models[kind]}, models[kind])
+        for name, module, port, kind, environment in candidates
         if kind != "multimodal" or vision
     )
-    backends = ",".join(f"{program.name}={program.url}" for program in services)
-    gateway = Program(
-        "gateway",
-        "gateway",
-        port(8080),
-        common | {"PORT": str(port(8080)), "SERVICES": backends},
-    )
-    return Plan(registry, services, gateway)
+    backends = ",".join(f"{backend.name}={backend.url}" for backend in services)
+    return Plan(registry, services, program("gateway", "gateway", 8080, {"SERVICES": backends}))

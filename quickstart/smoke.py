@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from quickstart import QuickstartError, loopback
+from quickstart import QuickstartError
 from quickstart.plan import Plan
 
 AUDIO = Path(__file__).with_name("sentence.wav")
@@ -38,7 +38,7 @@ def run(plan: Plan) -> None:
     keys = [key for key in os.environ.get("GATEWAY_API_KEYS", "").split(",") if key]
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     problems: list[str] = []
-    with loopback.client(TIMEOUT_S, base_url=plan.gateway.url, headers=headers) as client:
+    with httpx2.Client(base_url=plan.gateway.url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as client:
         checks = [_facts, _streamed, _embeddings, _transcription]
         if any(program.name == "multimodal" for program in plan.services):
             checks.append(_image)

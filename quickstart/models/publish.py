@@ -11,7 +11,6 @@ import yaml
 
 from kit.config.catalogue import Catalogue, Entry
 from quickstart import QuickstartError
-from quickstart.loopback import client
 from quickstart.models.gguf_conversion import Report
 from quickstart.models.packaged_models import packaged_folder
 from quickstart.models.tiny_llava import make_in_subprocess
@@ -55,27 +54,23 @@ def write_catalogue(path: Path, source: Literal["hub", "packages"], *, vision: b
 def publish(entry: Entry, registry: Program, home: Path, report: Report) -> None:
     """Publish `entry` to the running registry unless it has this revision. Raises QuickstartError."""
     try:
-        _publish(entry, registry, home, report)
+        if is_published(entry, registry):
+            report(1.0, "already published")
+            return
+        if entry.kind == "multimodal":
+            _import(entry, registry, _tiny_llava(home / "packages" / entry.name, report), report)
+        elif entry.revision == PACKAGED:
+            _import(entry, registry, packaged_folder(entry.name, home / "packages", report), report)
+        else:
+            _download(entry, registry, report)
     except httpx2.HTTPError as error:
         raise QuickstartError(f"The registry at {registry.url} does not respond: {error}. See its log.") from error
     report(1.0, "published")
 
 
-def _publish(entry: Entry, registry: Program, home: Path, report: Report) -> None:
-    if is_published(entry, registry):
-        report(1.0, "already published")
-    elif entry.kind == "multimodal":
-        _import(entry, registry, _tiny_llava(home / "packages" / entry.name, report), report)
-    elif entry.revision == PACKAGED:
-        _import(entry, registry, packaged_folder(entry.name, home / "packages", report), report)
-    else:
-        _download(entry, registry, report)
-
-
 def is_published(entry: Entry, registry: Program) -> bool:
     """Return whether the registry has this revision, complete."""
-    with client(TIMEOUT_S) as registry_client:
-        response = registry_client.get(f"{registry.url}/models/{entry.name}")
+    response = httpx2.get(f"{registry.url}/models/{entry.name}", timeout=TIMEOUT_S, trust_env=False)
     if response.status_code == 404:
         return False
     model = response.raise_for_status().json()
@@ -99,10 +94,10 @@ def _is_hub_available() -> bool:
 def _download(entry: Entry, registry: Program, report: Report) -> None:
     url = f"{registry.url}/models/{entry.name}"
     body = {"hf_repo": entry.hf_repo, "revision": entry.revision}
-    with client(TIMEOUT_S) as registry_client:
-        registry_client.post(f"{url}/download", json=body).raise_for_status()
+    with httpx2.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+        client.post(f"{url}/download", json=body).raise_for_status()
         while True:
-            model = registry_client.get(url).raise_for_status().json()
+            model = client.get(url).raise_for_status().json()
             if model["status"] == "ready":
                 return
             if model["status"] in ("failed", "cancelled"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 
-from quickstart import QuickstartError, loopback
+from quickstart import QuickstartError
 from quickstart.plan import Plan, Program
 from quickstart.processes.supervisor import Supervisor
 from quickstart.progress_display import ProgressDisplay
@@ -18,7 +18,7 @@ PUBLISH_SHARE = 0.5
 
 def wait_listening(program: Program, supervisor: Supervisor) -> None:
     """Wait until `/health` of `program` is 200. Raises ProcessError if it has failed."""
-    with loopback.client(TIMEOUT_S) as client:
+    with httpx2.Client(timeout=TIMEOUT_S, trust_env=False) as client:
         while _health(client, program)[0] != 200:
             supervisor.check(starting=True)
             time.sleep(POLL_S)
@@ -30,7 +30,7 @@ def wait_ready(plan: Plan, supervisor: Supervisor, display: ProgressDisplay) -> 
     Raises ProcessError if a process has failed, another QuickstartError if a model failed to load.
     """
     pending = list(plan.services)
-    with loopback.client(TIMEOUT_S) as client:
+    with httpx2.Client(timeout=TIMEOUT_S, trust_env=False) as client:
         while pending:
             for program in list(pending):
                 status, body = _health(client, program)
