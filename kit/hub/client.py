@@ -64,7 +64,7 @@ class HubClient(ABC):
 
         Raises TransientError, Cancelled, and what `refused` and `invalid_listing` return.
         """
-        url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=1"
+        url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         request = HubRequest(url, repo, revision)
         body = retry(lambda: self._get(request), self._listing_retries, stop)
         try:

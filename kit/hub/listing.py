@@ -1,6 +1,6 @@
 """The files of a repository at one commit, as the Hub API lists them. Pure.
 
-https://huggingface.co/docs/hub/api: `GET /api/models/{repo}/revision/{revision}?blobs=1`.
+https://huggingface.co/docs/hub/api: `GET /api/models/{repo}/revision/{revision}?blobs=true`.
 """
 
 import hashlib
