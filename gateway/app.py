@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import httpx2
@@ -19,7 +19,6 @@ from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
-from gateway.discovery.provider import Provider, StaticProvider
 from gateway.discovery.sighup import on_sighup
 from gateway.discovery.target import Target
 from gateway.health.poller import Poller, Timing
@@ -94,6 +93,9 @@ def create(
             for provider in providers:
                 if isinstance(provider, FileProvider):
                     handlers.enter_context(on_sighup(provider.reload))
+            for target in settings.listed_services:
+                if not target.by_dns:
+                    backends.upsert(target)
             await asyncio.gather(*(provider.start(backends) for provider in providers))
             await poller.start()
             tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
@@ -130,12 +132,12 @@ def timing_of(settings: GatewaySettings) -> Timing:
     )
 
 
-def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provider]:
-    """Create the discovery providers. Raises SettingsError if the services file is invalid."""
+def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[DnsProvider | FileProvider]:
+    """Create the providers of backends that may change. Raises SettingsError if the services file is invalid."""
 
-    def by_dns(targets: Iterable[Target], reserved_names: Collection[str]) -> DnsProvider:
+    def by_dns(target: Target, reserved_names: Collection[str]) -> DnsProvider:
         return DnsProvider(
-            targets,
+            target,
             reserved_names=reserved_names,
             is_responding=backends.is_responding,
             interval_s=settings.poll_interval,
@@ -144,17 +146,14 @@ def _providers(settings: GatewaySettings, backends: Backends) -> Sequence[Provid
 
     listed = settings.listed_services
     names = {target.name for target in listed}
-    providers: list[Provider] = [
-        StaticProvider(target for target in listed if not target.by_dns),
-        by_dns((target for target in listed if target.by_dns), names),
-    ]
+    providers: list[DnsProvider | FileProvider] = [by_dns(target, names) for target in listed if target.by_dns]
     if settings.services_file is not None:
         providers.append(
             FileProvider(
                 settings.services_file,
                 reserved_names=names,
                 was_probed=backends.was_probed,
-                make_dns=lambda target, reserved: by_dns((target,), reserved),
+                make_dns=by_dns,
                 interval_s=settings.poll_interval,
             )
         )

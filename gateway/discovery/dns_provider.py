@@ -8,13 +8,12 @@ still responds.
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
-from gateway.discovery.provider import Sink
-from gateway.discovery.target import Target
+from gateway.discovery.target import Sink, Target
 from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
 
 log = structlog.get_logger(__name__)
@@ -25,11 +24,11 @@ REMOVE_AFTER_S = 30.0
 
 
 class DnsProvider:
-    """Keeps the replicas of some services up to date."""
+    """Keeps the replicas of one service up to date."""
 
     def __init__(
         self,
-        services: Iterable[Target],
+        target: Target,
         *,
         reserved_names: Collection[str],
         is_responding: Callable[[str], bool],
@@ -38,54 +37,11 @@ class DnsProvider:
         remove_after_s: float = REMOVE_AFTER_S,
     ) -> None:
         """Replicas get none of `reserved_names`; `is_responding` returns whether the backend of a name responds now."""
-        self._interval_s = interval_s
-        self._services = [
-            _Service(target, set(reserved_names) - {target.name}, is_responding, timeout_s, remove_after_s)
-            for target in services
-        ]
-
-    async def start(self, sink: Sink) -> None:
-        """Resolve all names once, concurrently."""
-        await asyncio.gather(*(service.resolve(sink) for service in self._services))
-
-    async def run(self, sink: Sink) -> None:
-        """Resolve each name at intervals, independently: a hanging lookup delays no other."""
-        try:
-            await asyncio.gather(*(self._follow(service, sink) for service in self._services))
-        finally:
-            for service in self._services:
-                service.close()
-
-    def retarget(self, target: Target, sink: Sink) -> None:
-        """Apply changed options to the service of this name; its host is unchanged."""
-        for service in self._services:
-            if service.name == target.name:
-                service.retarget(target, sink)
-
-    async def _follow(self, service: "_Service", sink: Sink) -> None:
-        while True:
-            await asyncio.sleep(self._interval_s)
-            try:
-                await service.resolve(sink)
-            except Exception as error:
-                log.error("discovery failed", service=service.name, exc_info=error)
-
-
-class _Service:
-    """One service name with its replicas at the last lookup."""
-
-    def __init__(
-        self,
-        target: Target,
-        reserved_names: Collection[str],
-        is_responding: Callable[[str], bool],
-        timeout_s: float,
-        remove_after_s: float,
-    ) -> None:
         self.name = target.name
         self._target = target
-        self._reserved_names = reserved_names
+        self._reserved_names = set(reserved_names) - {target.name}
         self._is_responding = is_responding
+        self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._remove_after_s = remove_after_s
         self._lookup = Lookup(target.host)
@@ -95,7 +51,7 @@ class _Service:
         # An optional service is listed as missing only after it has resolved once.
         self._is_expected = not target.optional
 
-    async def resolve(self, sink: Sink) -> None:
+    async def start(self, sink: Sink) -> None:
         """Resolve the name and apply the differences to `sink`."""
         try:
             found = await self._lookup.addresses(self._timeout_s)
@@ -111,14 +67,22 @@ class _Service:
             log.info("name resolves again", service=self.name)
         self._silent_since = None
 
+    async def run(self, sink: Sink) -> None:
+        """Resolve the name at intervals until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(self._interval_s)
+                try:
+                    await self.start(sink)
+                except Exception as error:
+                    log.error("discovery failed", service=self.name, exc_info=error)
+        finally:
+            self._lookup.close()
+
     def retarget(self, target: Target, sink: Sink) -> None:
-        """Upsert all replicas with the new target."""
+        """Upsert all replicas with changed options; the host is unchanged."""
         self._target = target
         self._set(sink, self._addresses, None if self._addresses else "its name is being resolved")
-
-    def close(self) -> None:
-        """Stop resolving."""
-        self._lookup.close()
 
     def _resolver_failed(self, sink: Sink, error: ResolverFailed) -> None:
         doubt = f"{self._target.host} does not resolve: its container is not running, or the resolver failed ({error})"

@@ -13,9 +13,8 @@ from pathlib import Path
 import structlog
 
 from gateway.discovery.dns_provider import DnsProvider
-from gateway.discovery.provider import Sink
 from gateway.discovery.services_file import read_services
-from gateway.discovery.target import Target
+from gateway.discovery.target import Sink, Target
 from kit.config.settings import SettingsError
 
 log = structlog.get_logger(__name__)
@@ -123,13 +122,11 @@ class FileProvider:
         for name, target in targets_by_name.items():
             if not target.by_dns:
                 sink.upsert(target)
-            elif name not in self._by_dns:
-                self._by_dns[name] = _Replicas(sink)
-                await self._by_dns[name].follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
-            elif _is_same_host(self._present[name], target):
+            elif name in self._by_dns and _is_same_host(self._present[name], target):
                 self._by_dns[name].retarget(target)
             else:
-                await self._by_dns[name].follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
+                replicas = self._by_dns.setdefault(name, _Replicas(sink))
+                await replicas.follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
         removed, added = self._present.keys() - targets_by_name.keys(), targets_by_name.keys() - self._present.keys()
         if removed and added:
             # New backends get no requests before their first probe.

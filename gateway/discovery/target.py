@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Protocol, get_args
 from urllib.parse import urlsplit
 
 from kit.config.catalogue import Kind
@@ -73,6 +73,16 @@ class Target:
     def has_no_address(self) -> bool:
         """Whether there is no address to connect to."""
         return self.by_dns and self.address is None
+
+
+class Sink(Protocol):
+    """Receives the targets of discovery. Both methods return at once; call them from the event loop only."""
+
+    def upsert(self, target: Target) -> None:
+        """Add the backend of this name, or replace its target."""
+
+    def remove(self, name: str) -> None:
+        """Remove the backend of this name; requests in flight finish."""
 
 
 def _bracketed(host: str) -> str:

@@ -198,7 +198,7 @@ async def test_silent_replicas_are_removed_while_the_resolver_fails(resolver: Fa
     """Only the plain name stays, without an address, since addresses may have been reassigned."""
     backends, alive = Backends({}, CLOCK), {"x"}
     provider = DnsProvider(
-        [make_target("x", "http://x:1", by_dns=True)],
+        make_target("x", "http://x:1", by_dns=True),
         reserved_names=(), is_responding=alive.__contains__, interval_s=1, timeout_s=5, remove_after_s=0,
     )  # fmt: skip
     resolver.answers["x"] = [A, B]
@@ -215,7 +215,7 @@ async def test_drain_follows_a_renamed_replica(resolver: FakeResolver) -> None:
     """It applies to the container: a recreated one is not drained."""
     backends = Backends({}, CLOCK)
     provider = DnsProvider(
-        [make_target("x", "http://x:1", by_dns=True)],
+        make_target("x", "http://x:1", by_dns=True),
         reserved_names=(),
         is_responding=lambda _: True,
         interval_s=1,

@@ -3,7 +3,6 @@
 import pytest
 
 from gateway.backends.backend_table import Backends
-from gateway.discovery.provider import StaticProvider
 from gateway.discovery.target import make_target, parse_services
 from gateway.settings import GatewaySettings
 from kit.config.settings import SettingsError, load_settings
@@ -44,7 +43,8 @@ async def test_sink_upserts_and_removes() -> None:
     backends = Backends({}, CLOCK)
     changes: list[None] = []
     backends.on_change(lambda: changes.append(None))
-    await StaticProvider(parse_services("a=http://a:1,b=http://b:1")).start(backends)
+    for target in parse_services("a=http://a:1,b=http://b:1"):
+        backends.upsert(target)
     first = backends.get("a")
     backends.upsert(make_target("a", "http://a:1"))
     assert backends.get("a") is first
