@@ -12,10 +12,10 @@ from fastapi import FastAPI
 
 from gateway.api.explain import create_explain_route
 from gateway.api.routes import create_routes
+from gateway.backends.backend import Clock
 from gateway.backends.backend_table import Backends
-from gateway.backends.clock import Clock
 from gateway.backends.query_of_death import Quarantine
-from gateway.bodies.memory_budget import MemoryBudget
+from gateway.bodies.body import MemoryBudget
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
@@ -65,7 +65,6 @@ def create(
         spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers),
         memory=MemoryBudget(settings.max_buffered_mb * MB // settings.workers),
         access_log=AccessLog(
-            "gateway",
             as_json=writes_json(settings.log_format),
             enabled=settings.log_level.upper() in ("DEBUG", "INFO"),
             is_only_writer=settings.workers == 1,

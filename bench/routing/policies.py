@@ -8,8 +8,7 @@ from typing import Protocol
 
 from bench.routing.servers import Server
 from bench.routing.workload import Request
-from gateway.backends.backend import Backend
-from gateway.backends.clock import Clock
+from gateway.backends.backend import Backend, Clock
 from gateway.backends.load import Ticket
 from gateway.backends.offers import offer_of_entry
 from gateway.discovery.target import make_target

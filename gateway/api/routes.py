@@ -1,5 +1,6 @@
 """The gateway's own routes: views of the cluster, drain and resume, and the documentation of relayed routes."""
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from gateway.api import views
-from gateway.api.single_flight import SingleFlight
 from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
 from gateway.endpoints import ENDPOINTS, BodyKind, Endpoint
@@ -24,7 +24,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     routes = APIRouter()
     started = time.monotonic()
     dashboard = DASHBOARD.read_text(encoding="utf-8")
-    gpus = SingleFlight(lambda: views.gpu_stats(backends, client))
+    gpu_query: asyncio.Task[dict[str, Any]] | None = None
 
     @routes.get("/", include_in_schema=False)
     async def home() -> dict[str, Any]:
@@ -62,7 +62,11 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
     @routes.get("/gpu-stats")
     async def gpu_stats() -> dict[str, Any]:
         """List the GPUs of all services, and their sums. A service that does not respond is listed as unavailable."""
-        return await gpus.get()
+        # Concurrent callers share one query, which a cancelled caller does not cancel.
+        nonlocal gpu_query
+        if gpu_query is None or gpu_query.done():
+            gpu_query = asyncio.create_task(views.gpu_stats(backends, client))
+        return await asyncio.shield(gpu_query)
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -12,10 +12,12 @@ from gateway.backends.backend_table import Backends
 from gateway.backends.health_state import USABLE
 from gateway.backends.offers import Offer
 from gateway.health.backend_client import query
-from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Entry
+from kit.config.catalogue import VIRTUAL_MODEL, Catalogue, Entry, Kind
 
 # Timeout for a service's GPU statistics, in seconds.
 GPU_TIMEOUT_S = 2.0
+# Input modalities by kind of model; that of all others is text.
+_MODALITIES: dict[Kind | None, list[str]] = {"multimodal": ["text", "image"], "transcription": ["audio"]}
 _MEMORY = ("memory_total_mb", "memory_used_mb", "memory_free_mb")
 
 
@@ -146,7 +148,7 @@ def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend,
         "kind": kind,
         "description": (entry.description if entry else "") or name,
         "context_length": context,
-        "architecture": {"input_modalities": _modalities(kind)},
+        "architecture": {"input_modalities": _MODALITIES.get(kind, ["text"])},
         "providers": [_provider(context, tools=bool(entry and entry.supports_tools))],
         "backends": [backend.name for backend, _ in pairs],
     }
@@ -181,7 +183,3 @@ def _virtual(
 def _provider(context: int | None, *, tools: bool) -> dict[str, Any]:
     """Return a model's provider entry. An unknown context length is omitted: Chat UI rejects a list with a null."""
     return {"supports_tools": tools} | ({} if context is None else {"context_length": context})
-
-
-def _modalities(kind: str | None) -> list[str]:
-    return {"multimodal": ["text", "image"], "transcription": ["audio"]}.get(kind or "", ["text"])

@@ -43,8 +43,6 @@ def loop_lagged(waited_s: float, limit_s: float) -> bool:
 class InterTokenGap:
     """The longest gap between bytes in one backend's streams: rises at once, decays slowly."""
 
-    __slots__ = ("longest",)
-
     def __init__(self) -> None:
         # None until the first stream has ended.
         self.longest: float | None = None

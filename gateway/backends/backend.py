@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import structlog
 
-from gateway.backends.clock import Clock
 from gateway.backends.health_state import HealthState, State, Verdict
-from gateway.backends.load import Load, Ticket
+from gateway.backends.load import Load
 from gateway.backends.offers import Offer
 from gateway.backends.traffic import FRESH_S, EngineQueue, PeerTraffic, Traffic
 from gateway.discovery.target import Target
@@ -30,8 +30,16 @@ class ProbeResult:
     progress: float | None = None
 
 
-def _ignore() -> None:
-    """Do nothing: the default callback."""
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The clocks of a backend, in seconds; `wall` counts from the Unix epoch."""
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+
+    def iso(self) -> str:
+        """Return the current UTC time to the millisecond, as in `2026-01-31T12:00:00.000Z`."""
+        return datetime.fromtimestamp(self.wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Backend:
@@ -41,9 +49,7 @@ class Backend:
     the tickets of relayed requests, `engine_queue` the stall detector, `peers` the state sync between workers.
     """
 
-    def __init__(
-        self, target: Target, pool: Pool, clock: Clock, key: str | None = None, on_change: Callable[[], None] = _ignore
-    ) -> None:
+    def __init__(self, target: Target, pool: Pool, clock: Clock, key: str | None = None) -> None:
         self.name = target.name
         self.target = target
         self.pool = pool
@@ -68,9 +74,10 @@ class Backend:
         self.clock = clock
         self.since = clock.iso()
         self._published_state: State | None = None
-        self._on_change = on_change
+        # Called when the state or the offers have changed; set by the table of backends.
+        self.on_change: Callable[[], None] = lambda: None
         # Wakes the health poller before its interval ends; set by the poller.
-        self.probe_soon: Callable[[], None] = _ignore
+        self.probe_soon: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> State:
@@ -112,10 +119,6 @@ class Backend:
         if self.traffic.in_flight + self.peers.in_flight:
             return False
         return self.health.needs_canary(self.clock.monotonic())
-
-    def admit(self, unread_kb: float, now: float, *, shows_first_token: bool, is_suspect: bool = False) -> Ticket:
-        """Count a request that is sent now; see `Load.admit`."""
-        return self.load.admit(self.traffic, unread_kb, now, shows_first_token=shows_first_token, is_suspect=is_suspect)
 
     def observe(self, state: State, error: str | None = None, *, progress: float | None = None) -> None:
         """Record what a probe or a connection attempt showed. Logs state changes only, as do the methods below."""
@@ -169,7 +172,7 @@ class Backend:
         if offers == self.offers:
             return
         self.offers = offers
-        self._on_change()
+        self.on_change()
         log.info("models changed", backend=self.name, models=[offer.name for offer in offers])
 
     def inherit_state_from(self, replaced: "Backend") -> None:
@@ -190,6 +193,6 @@ class Backend:
             return
         self._published_state = after
         self.since = self.clock.iso()
-        self._on_change()
+        self.on_change()
         level = log.warning if after in ("unhealthy", "stuck") else log.info
         level("backend state", backend=self.name, before=before or "unknown", after=after, reason=self.last_error)

@@ -2,14 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.backends.backend import Backend
-from gateway.backends.clock import Clock
+from gateway.backends.backend import Backend, Clock
 from gateway.discovery.target import Target
 from gateway.upstream.pool import Pool
-
-
-def _ignore(_: Backend) -> None:
-    """Do nothing: the default callback."""
 
 
 class Backends:
@@ -21,8 +16,8 @@ class Backends:
         self._clock = clock
         self._backends: dict[str, Backend] = {}
         self._watchers: list[Callable[[], None]] = []
-        self.on_added: Callable[[Backend], None] = _ignore
-        self.on_removed: Callable[[Backend], None] = _ignore
+        self.on_added: Callable[[Backend], None] = lambda _: None
+        self.on_removed: Callable[[Backend], None] = lambda _: None
 
     def on_change(self, watcher: Callable[[], None]) -> None:
         """Call `watcher` whenever a state, a model list or the set of backends changes."""
@@ -39,7 +34,8 @@ class Backends:
             present.target = target  # `doubt` may differ too
             return
         key = self._keys.get(target.name) or self._keys.get(target.service)
-        backend = Backend(target, Pool(target), self._clock, key, self._changed)
+        backend = Backend(target, Pool(target), self._clock, key)
+        backend.on_change = self._changed
         if present is not None:
             backend.offers = present.offers  # so that errors can name them
             if not target.by_dns:

@@ -31,17 +31,6 @@ PAUSE_RESET_S = 60.0
 class CircuitBreaker:
     """One backend's circuit breaker. `now` is a monotonic time."""
 
-    __slots__ = (
-        "_closed_at",
-        "_consecutive",
-        "_failure_rate",
-        "_half_open_at",
-        "_outcomes",
-        "_pause_s",
-        "first_pause_s",
-        "reason",
-    )
-
     def __init__(self) -> None:
         self.first_pause_s = PAUSE_S
         # Why it is open, None while it is closed.

@@ -27,11 +27,6 @@ Verdict = tuple[Literal["stuck", "unhealthy"], str]
 class HealthState:
     """One backend's health. The poller sets `slow_start_s` and `is_new` when it starts to probe the backend."""
 
-    __slots__ = (
-        "_error", "_observed", "_stuck_reason", "_warm_from", "_was_observed", "breaker", "drain_set_at", "draining",
-        "ejections", "is_new", "peer_verdict", "slow_start_s",
-    )  # fmt: skip
-
     def __init__(self) -> None:
         # The result of the last probe or connection attempt, with the reason.
         self._observed: State = "unhealthy"

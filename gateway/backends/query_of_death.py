@@ -23,6 +23,7 @@ Suspects are kept for the quarantine's duration (`expire`); the oldest are dropp
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from gateway.backends.backend import Backend
 from kit.errors import ApiError
@@ -48,18 +49,17 @@ class CrashedBackend(ApiError):
     code = "request_crashed_backend"
 
 
+@dataclass(slots=True, eq=False)
 class _Crash:
     """One crash of one backend."""
 
-    __slots__ = ("began_at", "digests", "last_at", "previous", "silent_since_previous", "suspects")
-
-    def __init__(self, now: float, suspects: int, previous: "_Crash | None", *, silent_since_previous: bool) -> None:
-        self.began_at = self.last_at = now
-        # Requests in flight there that were suspects already.
-        self.suspects = suspects
-        self.previous = previous
-        self.silent_since_previous = silent_since_previous
-        self.digests: set[bytes] = set()
+    began_at: float
+    # Requests in flight there that were suspects already.
+    suspects: int
+    previous: "_Crash | None"
+    silent_since_previous: bool
+    last_at: float = 0.0
+    digests: set[bytes] = field(default_factory=set)
 
     def is_inconclusive(self, digest: bytes) -> bool:
         """Whether the backend had already been losing other requests."""
@@ -69,17 +69,15 @@ class _Crash:
         return self.silent_since_previous or self.began_at - previous.last_at < QUIET_S
 
 
+@dataclass(slots=True, eq=False)
 class _Suspect:
     """What is known about one digest."""
 
-    __slots__ = ("crashes", "is_convicted", "last_crash", "length", "until")
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.crashes = 0
-        self.last_crash: _Crash | None = None
-        self.is_convicted = False
-        self.until = 0.0
+    length: int
+    crashes: int = 0
+    last_crash: _Crash | None = None
+    is_convicted: bool = False
+    until: float = 0.0
 
 
 class Quarantine:

@@ -1,27 +1,25 @@
 """Request counters of one backend: this worker's and those of the other workers on the port. Pure."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # How long a queue length from an engine's metrics stays valid, in seconds.
 FRESH_S = 5.0
 
 
+@dataclass(slots=True)
 class Traffic:
     """This worker's requests at one backend. Tickets count them; the relay sets `last_byte_at`."""
 
-    __slots__ = ("failures", "in_flight", "last_byte_at", "outcomes", "requests", "suspects")
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.requests = 0
-        self.failures = 0
-        # How requests ended, by outcome.
-        self.outcomes: Counter[str] = Counter()
-        # Requests in flight that were at another backend when it crashed (`query_of_death`).
-        self.suspects = 0
-        # Monotonic time of the last byte received.
-        self.last_byte_at = 0.0
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+    # How requests ended, by outcome.
+    outcomes: Counter[str] = field(default_factory=Counter)
+    # Requests in flight that were at another backend when it crashed (`query_of_death`).
+    suspects: int = 0
+    # Monotonic time of the last byte received.
+    last_byte_at: float = 0.0
 
 
 @dataclass(slots=True)

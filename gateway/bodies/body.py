@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from gateway.bodies.json_scan import scan_json, with_model
-from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import Spool, Upload, too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.multipart import FormScanner, boundary_of, model_part
 from gateway.routing import RoutingRequest
+from kit.errors import Busy
+
+# Retry-After when the memory budget is exhausted, in seconds.
+RETRY_AFTER_S = 5.0
 
 
 class Body(Protocol):
@@ -31,6 +34,26 @@ class Body(Protocol):
 
     def close(self) -> None:
         """Free memory, file and quota."""
+
+
+class MemoryBudget:
+    """Bytes that are available for the JSON bodies in flight."""
+
+    def __init__(self, limit: int) -> None:
+        self.available = limit
+
+    def reserve(self, count: int) -> None:
+        """Reserve `count` bytes. Raises Busy if there are not enough."""
+        if count > self.available:
+            raise Busy(
+                "Too many large requests in flight (MAX_BUFFERED_MB). Try again in a moment.",
+                retry_after=RETRY_AFTER_S,
+            )
+        self.available -= count
+
+    def free(self, count: int) -> None:
+        """Return `count` bytes to the budget."""
+        self.available += count
 
 
 class JsonBody:
@@ -116,9 +139,8 @@ class FormBody:
 
     def add(self, data: bytes) -> None:
         """Add the next piece. Raises PayloadTooLarge, SpoolFull or InvalidRequest."""
-        self._upload.count(data)
+        self._upload.add(data)
         self._scanner.feed(data)
-        self._upload.keep(data)
 
     def routing_request(self) -> RoutingRequest:
         """Return the routing properties. Raises InvalidRequest if the form is truncated or empty."""

@@ -46,8 +46,7 @@ class RawAudioBody:
 
     def add(self, data: bytes) -> None:
         """Add the next piece. Raises PayloadTooLarge or SpoolFull."""
-        self._upload.count(data)
-        self._upload.keep(data)
+        self._upload.add(data)
 
     def routing_request(self) -> RoutingRequest:
         """Return the routing properties. Raises InvalidRequest if the body is empty."""

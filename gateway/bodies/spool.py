@@ -34,7 +34,7 @@ class Spool:
 
     def __init__(self, folder: Path | None, quota: int) -> None:
         self._folder = folder
-        self._available = quota
+        self.available = quota
 
     def open(self) -> IO[bytes]:
         """Create an unlinked file, which is freed when it is closed or this process ends."""
@@ -45,18 +45,13 @@ class Spool:
 
     def reserve(self, count: int) -> None:
         """Reserve `count` bytes of the quota. Raises SpoolFull."""
-        if count > self._available:
+        if count > self.available:
             raise SpoolFull("Too many uploads in flight (SPOOL_QUOTA_MB). Try again in a moment.")
-        self._available -= count
+        self.available -= count
 
     def free(self, count: int) -> None:
         """Return `count` bytes to the quota."""
-        self._available += count
-
-    @property
-    def available(self) -> int:
-        """Bytes of the quota that are free."""
-        return self._available
+        self.available += count
 
 
 class Upload:
@@ -70,14 +65,11 @@ class Upload:
         self._file: IO[bytes] | None = None
         self._reserved = 0
 
-    def count(self, data: bytes) -> None:
-        """Count the next piece before anything reads it. Raises PayloadTooLarge."""
+    def add(self, data: bytes) -> None:
+        """Store the next piece. Raises PayloadTooLarge or SpoolFull."""
         self.size += len(data)
         if self.size > self._limit:
             raise too_large(self._limit, "MAX_UPLOAD_MB")
-
-    def keep(self, data: bytes) -> None:
-        """Store the piece that was counted last. Raises SpoolFull."""
         if self._file is not None:
             self._write(data)
             return

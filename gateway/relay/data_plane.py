@@ -9,8 +9,7 @@ from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
 from gateway.backends.query_of_death import Quarantine
 from gateway.bodies import raw_audio
-from gateway.bodies.body import Body, FormBody, JsonBody
-from gateway.bodies.memory_budget import MemoryBudget
+from gateway.bodies.body import Body, FormBody, JsonBody, MemoryBudget
 from gateway.bodies.raw_audio import RawAudioBody
 from gateway.bodies.spool import Spool
 from gateway.endpoints import Endpoint

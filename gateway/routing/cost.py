@@ -10,6 +10,7 @@ separately for streams and whole responses; a backend without measurements is as
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from gateway.backends.latency_model import LatencyModel
@@ -25,30 +26,20 @@ BUSY_FACTOR = 4.0
 MIN_BOUND = 2
 
 
+@dataclass(slots=True, eq=False)
 class ScoredCandidate:
     """One candidate with its cost."""
 
-    __slots__ = ("candidate", "capacity", "cost", "is_within_bound", "latency", "unread_kb")
-
-    def __init__(
-        self,
-        candidate: Candidate,
-        cost: float,
-        capacity: float,
-        unread_kb: float,
-        is_within_bound: bool,
-        latency: LatencyModel | None,
-    ) -> None:
-        self.candidate = candidate
-        # The expected time to the first token; in seconds if any backend was measured.
-        self.cost = cost
-        self.capacity = capacity
-        # What the backend would have to read, in KB.
-        self.unread_kb = unread_kb
-        # Whether affinity may choose it.
-        self.is_within_bound = is_within_bound
-        # Its own model, that of the best other backend if it has none, None if no backend has one.
-        self.latency = latency
+    candidate: Candidate
+    # The expected time to the first token; in seconds if any backend was measured.
+    cost: float
+    capacity: float
+    # What the backend would have to read, in KB.
+    unread_kb: float
+    # Whether affinity may choose it.
+    is_within_bound: bool
+    # Its own model, that of the best other backend if it has none, None if no backend has one.
+    latency: LatencyModel | None
 
 
 def score(

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.backends.backend import Backend
 from gateway.backends.load import Ticket
 from gateway.backends.prefix_index import KB, PREFIX_LENGTHS, prefix_hashes
-from gateway.routing.affinity import rendezvous, session_key
+from gateway.routing.affinity import rendezvous
 from gateway.routing.candidates import available, candidates
 from gateway.routing.cost import ScoredCandidate, score
 from gateway.routing.request import Candidate, RoutingRequest
@@ -34,18 +34,17 @@ MAX_SCORED = 8
 MAX_CACHED = 4096
 
 
+@dataclass(slots=True, eq=False)
 class Choice:
     """The candidate for one request, with what `admit` records of the prompt."""
 
-    __slots__ = ("candidate", "capacity", "hashes", "unread_kb")
-
-    def __init__(self, candidate: Candidate, unread_kb: float, capacity: float, hashes: Sequence[int] = ()) -> None:
-        self.candidate = candidate
-        # The backend's weight times its warmth.
-        self.capacity = capacity
-        # What the backend has not read before, in KB; hashes of the prompt's prefixes.
-        self.unread_kb = unread_kb
-        self.hashes = hashes
+    candidate: Candidate
+    # What the backend has not read before, in KB.
+    unread_kb: float
+    # The backend's weight times its warmth.
+    capacity: float
+    # Hashes of the prompt's prefixes.
+    hashes: Sequence[int] = ()
 
 
 class Router:
@@ -178,7 +177,7 @@ class Router:
         hashes: Sequence[int] = ()
         if self._affinity == "prefix" and request.size >= PREFIX_LENGTHS[0]:
             hashes = prefix_hashes(request.prompt)
-        return (hashes, session_key(request, hashes)) if hashes or request.session else ((), b"")
+        return hashes, request.session or (hashes[0].to_bytes(4) if hashes else b"")
 
     def score(
         self, request: RoutingRequest, found: Sequence[Candidate], hashes: Sequence[int], key: bytes, now: float

@@ -11,8 +11,8 @@ from enum import Enum
 from zlib import crc32
 
 KB = 1024
-# Version, length and checksum of an update.
-_HEADER = struct.Struct("=qII")
+# Length and checksum of an update.
+_HEADER = struct.Struct("=II")
 # The connection count of a worker that accepts none: starting, stopping, or crashed.
 CLOSED = -1
 
@@ -58,24 +58,18 @@ class SharedSlots:
         """Replace an update. Returns False if `data` is too long; then there is none."""
         at = worker * _SIZE + _OFFSETS[update]
         fits = len(data) + _HEADER.size <= update.space
-        version = _HEADER.unpack_from(self._memory, at)[0] + 1
         # A wrong checksum marks the update as incomplete.
-        _HEADER.pack_into(self._memory, at, version, 0, 1)
+        _HEADER.pack_into(self._memory, at, 0, 1)
         if fits:
             begin = at + _HEADER.size
             self._memory[begin : begin + len(data)] = data
-            _HEADER.pack_into(self._memory, at, version, len(data), crc32(data))
+            _HEADER.pack_into(self._memory, at, len(data), crc32(data))
         return fits
-
-    def version(self, worker: int, update: StateUpdate) -> int:
-        """Return a number that changes whenever the update is replaced."""
-        version: int = _HEADER.unpack_from(self._memory, worker * _SIZE + _OFFSETS[update])[0]
-        return version
 
     def read(self, worker: int, update: StateUpdate) -> bytes:
         """Return the update, or nothing if there is none at the moment."""
         at = worker * _SIZE + _OFFSETS[update]
-        _, length, checksum = _HEADER.unpack_from(self._memory, at)
+        length, checksum = _HEADER.unpack_from(self._memory, at)
         begin = at + _HEADER.size
         data = self._memory[begin : begin + length]
         return data if crc32(data) == checksum else b""

@@ -4,8 +4,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backends.backend import Backend
-from gateway.backends.clock import Clock
+from gateway.backends.backend import Backend, Clock
 from gateway.backends.health_state import State
 from gateway.backends.offers import Offer, offer_of_entry, offer_of_id
 from gateway.discovery.target import make_target

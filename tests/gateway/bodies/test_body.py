@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bodies.body import FormBody, JsonBody
+from gateway.bodies.body import FormBody, JsonBody, MemoryBudget
 from gateway.bodies.json_scan import scan_json, with_model
-from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import BY_PATH
 from gateway.http1.multipart import FormScanner, boundary_of

@@ -17,7 +17,7 @@ def backends(count: int = 4) -> list[Backend]:
     made = [make_backend(f"b{number}", "qwen") for number in range(count)]
     for backend in made:
         for kb in (1.0, 8.0, 1.0, 8.0):
-            ticket = backend.admit(kb, 0.0, shows_first_token=True)
+            ticket = backend.load.admit(backend.traffic, kb, 0.0, shows_first_token=True)
             ticket.first_byte(0.1 + kb / 10, ok=True)
             ticket.end("http_200")
     return made
@@ -100,7 +100,7 @@ def test_session_leaves_a_much_slower_backend() -> None:
     router = Router(backends(), CATALOGUE)
     first = send(router, asking(b"Hi", b"abc"))
     for _ in range(3):
-        ticket = first.admit(0.0, 99.0, shows_first_token=True)
+        ticket = first.load.admit(first.traffic, 0.0, 99.0, shows_first_token=True)
         ticket.first_byte(101.0, ok=True)
         ticket.end("http_200")
     assert send(router, asking(b"Hi", b"abc")) is not first

@@ -13,7 +13,7 @@ REQUEST = routing_request(CHAT, "qwen", stream=True, size=1024)
 
 def learn(backend: Backend, seconds: float, now: float = 1.0) -> None:
     """Record a response to a request like REQUEST after `seconds`."""
-    ticket = backend.admit(1.0, now - seconds, shows_first_token=True)
+    ticket = backend.load.admit(backend.traffic, 1.0, now - seconds, shows_first_token=True)
     ticket.first_byte(now, ok=True)
     ticket.end("http_200")
 
@@ -53,9 +53,9 @@ def test_long_prompt_outweighs_short_ones() -> None:
     long, short = make_backend("long", "qwen"), make_backend("short", "qwen")
     for backend in (long, short):
         learn(backend, FAST_S)
-    long.admit(64.0, 1.0, shows_first_token=True)
+    long.load.admit(long.traffic, 64.0, 1.0, shows_first_token=True)
     for _ in range(3):
-        short.admit(1.0, 1.0, shows_first_token=True)
+        short.load.admit(short.traffic, 1.0, 1.0, shows_first_token=True)
     assert chosen(Router([long, short], CATALOGUE).choose(REQUEST, 1.0)) is short
 
 
@@ -117,9 +117,9 @@ def test_overdue_first_byte_makes_a_backend_expensive() -> None:
     silent, well = make_backend("silent", "qwen"), make_backend("well", "qwen")
     for backend in (silent, well):
         learn(backend, FAST_S)
-    silent.admit(1.0, 1.0, shows_first_token=True)
+    silent.load.admit(silent.traffic, 1.0, 1.0, shows_first_token=True)
     for _ in range(3):
-        well.admit(1.0, 2.0, shows_first_token=True)
+        well.load.admit(well.traffic, 1.0, 2.0, shows_first_token=True)
     router = Router([silent, well], CATALOGUE)
     assert chosen(router.choose(REQUEST, 1.05)) is silent
     assert chosen(router.choose(REQUEST, 2.0)) is well
@@ -140,7 +140,7 @@ def test_slow_backend_is_tried_again() -> None:
 
 def test_fast_error_is_not_measured() -> None:
     backend = make_backend("a", "qwen")
-    backend.admit(1.0, 1.0, shows_first_token=True).first_byte(1.001, ok=False)
+    backend.load.admit(backend.traffic, 1.0, 1.0, shows_first_token=True).first_byte(1.001, ok=False)
     assert not backend.load.first_token.is_known
     assert backend.load.pending(1.001) == 0
 
@@ -149,7 +149,7 @@ def test_unstreamed_request_counts_as_read_in_time() -> None:
     """It shows no first token: its prompt counts as read when it should have been."""
     backend = make_backend("a", "qwen")
     learn(backend, FAST_S)
-    ticket = backend.admit(1.0, 2.0, shows_first_token=False)
+    ticket = backend.load.admit(backend.traffic, 1.0, 2.0, shows_first_token=False)
     assert backend.load.pending(2.05) > 0
     assert backend.load.pending(2.15) == 0
     ticket.end("http_200")

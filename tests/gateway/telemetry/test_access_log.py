@@ -11,7 +11,7 @@ from tests.gateway.conftest import StartBackend, StartGateway
 
 async def test_json_lines() -> None:
     stream = io.StringIO()
-    log = AccessLog("gateway", as_json=True, enabled=True, stream=stream)
+    log = AccessLog(as_json=True, enabled=True, stream=stream)
     log.write(Line("/v1/x", 200, 1.5, "127.0.0.1", "one"))
     log.write(Line("/v1/y", 200, 1.5, None, "two"))
     log.flush()
@@ -23,7 +23,7 @@ async def test_json_lines() -> None:
 
 async def test_text_lines_match_the_console_format() -> None:
     stream = io.StringIO()
-    log = AccessLog("gateway", as_json=False, enabled=True, stream=stream)
+    log = AccessLog(as_json=False, enabled=True, stream=stream)
     log.write(Line("/v1/x", 200, 1.5, "127.0.0.1", "one", 2, backend="llm-primary"))
     log.flush()
     time, _, flush = stream.getvalue().partition(" ")
@@ -37,7 +37,7 @@ async def test_text_lines_match_the_console_format() -> None:
 
 async def test_disabled_log_writes_nothing() -> None:
     stream = io.StringIO()
-    log = AccessLog("gateway", as_json=True, enabled=False, stream=stream)
+    log = AccessLog(as_json=True, enabled=False, stream=stream)
     log.write(Line("/", 200, 1.5, None, "one"))
     log.flush()
     assert stream.getvalue() == ""
@@ -60,7 +60,7 @@ async def test_lines_of_several_workers_do_not_mix() -> None:
     """Writes to a shared stream are at most PIPE_BUF bytes, or one longer line."""
     for alone in (False, True):
         stream = Pieces()
-        log = AccessLog("gateway", as_json=True, enabled=True, is_only_writer=alone, stream=stream)
+        log = AccessLog(as_json=True, enabled=True, is_only_writer=alone, stream=stream)
         ids = ["a", "b" * 2 * PIPE_BUF, *[f"c{index}" * 50 for index in range(100)]]
         for request_id in ids:
             log.write(Line("/v1/x", 200, 1.5, None, request_id))
@@ -82,7 +82,7 @@ class Full(io.StringIO):
 
 async def test_failing_log_fails_no_request(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(await start_backend())
-    log = AccessLog("gateway", as_json=True, enabled=True, stream=Full(), max_held=2)
+    log = AccessLog(as_json=True, enabled=True, stream=Full(), max_held=2)
     gateway.context.access_log = log
     for _ in range(4):
         assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400

@@ -112,7 +112,7 @@ def test_queue_lengths_are_summed(workers: list[Worker]) -> None:
     """The engine's own metrics, read by any worker, take precedence."""
     for worker in workers:
         worker.backend.load = Load()
-        worker.backend.admit(1.0, now(), shows_first_token=True)
+        worker.backend.load.admit(worker.backend.traffic, 1.0, now(), shows_first_token=True)
     tick(workers)
     assert [describe(worker.backend)["queued"] for worker in workers] == [3, 3, 3]
     workers[1].backend.engine_queue = EngineQueue(waiting=7, read_at=now())
