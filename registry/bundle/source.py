@@ -23,11 +23,9 @@ class BundleSource(Protocol):
 
     def size(self, name: str) -> int | None:
         """Return the size of a file; None if it does not exist."""
-        ...
 
     def open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """Open a file of the bundle, positioned at its first byte."""
-        ...
 
 
 def open_source(path: Path) -> BundleSource:

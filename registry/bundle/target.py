@@ -17,15 +17,12 @@ class BundleTarget(Protocol):
 
     def truncate(self, volumes: tuple[Volume, ...], written: int) -> None:
         """Check the first `written` volumes and discard everything after them."""
-        ...
 
     def volume(self, volume: Volume) -> contextlib.AbstractContextManager[BinaryIO]:
         """Open the file of the next volume; it is durable at the end of the context."""
-        ...
 
     def finish(self, manifest: bytes, signature: bytes) -> None:
         """Write manifest and signature; the bundle is complete."""
-        ...
 
 
 def open_target(path: Path) -> BundleTarget:

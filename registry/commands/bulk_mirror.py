@@ -17,7 +17,6 @@ class ProgressDisplay(Protocol):
 
     def show(self, model: Model) -> None:
         """Show the new state of `model`."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -139,19 +139,15 @@ class Store(Protocol):
     @property
     def where(self) -> str:
         """The location for messages, without credentials: `file:/data` or `s3://bucket at http://minio:9000`."""
-        ...
 
     def check(self) -> None:
         """Check that the store is readable. Raises StoreError within a few seconds if it is not."""
-        ...
 
     def free_bytes(self) -> int | None:
         """The free space, or None if it is unknown."""
-        ...
 
     def blob_size(self, digest: str) -> int | None:
         """The size in bytes of the blob with this sha256 (64 hex digits), or None if it is missing or not verified."""
-        ...
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
         """Store `size` bytes from `chunks`, in order, under their sha256 `digest`, in bounded memory.
@@ -159,77 +155,60 @@ class Store(Protocol):
         Does not read `chunks` if the blob exists. An exception from `chunks` is passed on. Raises DigestMismatch,
         StoreFull, StoreError.
         """
-        ...
 
     def upload(self, digest: str, size: int, stop: threading.Event) -> Upload:
         """Start or resume the upload of a blob of `size` bytes; only one per digest at a time.
 
         Stored bytes are read back where they must be hashed again. Raises StoreError, Cancelled.
         """
-        ...
 
     def drop_upload(self, digest: str) -> None:
         """Remove the unfinished upload of a blob, if there is one."""
-        ...
 
     def unfinished(self) -> Iterator[Unfinished]:
         """Yield the unfinished uploads, including those in progress."""
-        ...
 
     def drop_unfinished(self, unfinished: Unfinished) -> None:
         """Remove one of these, if it still exists."""
-        ...
 
     def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes from `start` to `end` (exclusive; None: all). Raises StoreError if the blob is missing."""
-        ...
 
     def delete_blob(self, digest: str) -> None:
         """Delete a blob, if it exists."""
-        ...
 
     def blobs(self) -> Iterator[Blob]:
         """Yield all blobs."""
-        ...
 
     def local_path(self, digest: str) -> Path | None:
         """The path of the blob's file, or None if the store has no local files."""
-        ...
 
     def presign(self, digest: str, *, inside: bool) -> str | None:
         """A presigned URL of the blob, or None if the store has no URLs.
 
         `inside`: for a client in the store's own network; otherwise the URL uses the public endpoint, if there is one.
         """
-        ...
 
     def get_document(self, key: str) -> Document | None:
         """The document under `key`, or None. Raises DocumentBroken, StoreError."""
-        ...
 
     def put_document(self, key: str, document: Document) -> None:
         """Write or replace the document under `key`; it is durable on return."""
-        ...
 
     def create_document(self, key: str, document: Document) -> bool:
         """Write the document unless `key` exists; return whether it was written. Only one concurrent call succeeds."""
-        ...
 
     def delete_document(self, key: str) -> None:
         """Delete the document under `key`, if it exists."""
-        ...
 
     def list_documents(self, prefix: str) -> list[str]:
         """The keys of all documents below `prefix` (which ends in '/'), sorted."""
-        ...
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Hold the store's lock, so that publication and deletion never overlap. Held only briefly."""
-        ...
 
     def close(self) -> None:
         """Close connections."""
-        ...
 
 
 def blob_key(digest: str) -> str:

@@ -43,11 +43,9 @@ class Bucket(Store, Protocol):
 
     def failures(self) -> contextlib.AbstractContextManager[None]:
         """Convert the client's errors to StoreError."""
-        ...
 
     def object_size(self, digest: str) -> int | None:
         """The size of the blob's object, verified or not."""
-        ...
 
 
 class UploadState(BaseModel):
