@@ -43,6 +43,7 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         """Create the folder if it is missing. Raises StoreError if it cannot be used."""
         self._root = root.expanduser().absolute()
+        self.where = f"file:{self._root}"
         self._incoming = self._root / "incoming"
         self._uploads = self._root / "uploads"
         self._lock = threading.Lock()
@@ -50,11 +51,6 @@ class FileStore:
             for folder in (self._incoming, self._root / "blobs" / "sha256"):
                 folder.mkdir(parents=True, exist_ok=True)
             self._delete_abandoned()
-
-    @property
-    def where(self) -> str:
-        """The folder, in the form of STORE."""
-        return f"file:{self._root}"
 
     def check(self) -> None:
         """List the folder."""
@@ -81,21 +77,22 @@ class FileStore:
         temporary = self._incoming / f"{digest}.{secrets.token_hex(4)}"
         hasher, done = hashlib.sha256(), 0
         try:
-            with self._failures("write to"), temporary.open("xb", buffering=0) as file:
-                for chunk in _shielded(chunks):
+            with self._failures("write to"):
+                file = temporary.open("xb", buffering=0)
+            with file:
+                for chunk in chunks:
                     done += len(chunk)
                     if done > size:
                         break
                     hasher.update(chunk)
-                    write_all(file.fileno(), chunk)
+                    with self._failures("write to"):
+                        write_all(file.fileno(), chunk)
                 check_size(size, done)
                 check_digest(digest, hasher.hexdigest())
-                os.fchmod(file.fileno(), 0o444)
-                os.fsync(file.fileno())
-            with self._failures("write to"):
-                self._publish(temporary, self._blob(digest))
-        except _SourceFailed as failure:
-            raise failure.error from failure.error.__cause__
+                with self._failures("write to"):
+                    os.fchmod(file.fileno(), 0o444)
+                    os.fsync(file.fileno())
+                    self._publish(temporary, self._blob(digest))
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -243,7 +240,7 @@ class FileStore:
                     raise
                 # The empty folder was removed between mkdir and rename.
         for folder in (final.parent, *final.parent.parents):
-            _fsync_folder(folder)
+            fsync_folder(folder)
             if folder == self._root:
                 break
 
@@ -261,21 +258,8 @@ class FileStore:
             raise StoreError(f"Cannot {verb} {self.where}: {error.strerror or error} ({error.filename}).") from error
 
 
-class _SourceFailed(Exception):
-    """Passes an error of the source of a blob through the conversion of the store's own errors."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def _shielded(chunks: Iterable[Bytes]) -> Iterator[Bytes]:
-    try:
-        yield from chunks
-    except Exception as error:
-        raise _SourceFailed(error) from error
-
-
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Make renames in the folder durable. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -136,9 +136,8 @@ class Blob:
 class Store(Protocol):
     """A store of blobs and documents."""
 
-    @property
-    def where(self) -> str:
-        """The location for messages, without credentials: `file:/data` or `s3://bucket at http://minio:9000`."""
+    where: str
+    """The location for messages, without credentials: `file:/data` or `s3://bucket at http://minio:9000`."""
 
     def check(self) -> None:
         """Check that the store is readable. Raises StoreError within a few seconds if it is not."""

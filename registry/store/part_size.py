@@ -5,7 +5,6 @@ Limits of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 
 MIB = 1 << 20
 MIN_PART = 16 * MIB
-MAX_PART = 5 * 1024 * MIB
 MAX_PARTS = 10_000
 MAX_OBJECT = 5 * 1024 * 1024 * MIB
 
@@ -19,8 +18,3 @@ def part_size(size: int) -> int:
         raise ValueError(f"{size} bytes exceed S3's largest object, {MAX_OBJECT}")
     smallest = -(-size // MAX_PARTS)
     return max(MIN_PART, -(-smallest // MIB) * MIB)
-
-
-def part_count(size: int) -> int:
-    """The number of parts of a blob of `size` bytes, at least 1."""
-    return max(1, -(-size // part_size(size)))

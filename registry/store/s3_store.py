@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -35,7 +34,18 @@ from registry.store.interface import (
     upload_key,
 )
 from registry.store.part_size import MIN_PART
-from registry.store.s3_upload import PartBody, S3Upload, abort, discard, unfinished_uploads, upload_state
+from registry.store.s3_upload import (
+    ABSENT,
+    PartBody,
+    S3Upload,
+    abort,
+    discard,
+    error_code,
+    listed,
+    suppress_absent,
+    unfinished_uploads,
+    upload_state,
+)
 
 CHUNK = 1 << 20
 # Timeout of `check` for a connection, and again for a response, in seconds.
@@ -43,7 +53,6 @@ CHECK_S = 2
 # Parts in memory, over all uploads: 6 of 16 MiB keep a local server's disks busy.
 PARTS_IN_FLIGHT = 6
 BUFFERS = PARTS_IN_FLIGHT * MIN_PART
-_ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "429"})
 _TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _NO_SPACE = frozenset(
@@ -82,7 +91,7 @@ class S3Store:
         )
         self.bucket = bucket
         self._presigned_s = presigned_s
-        self._endpoint = endpoint
+        self.where = f"s3://{bucket} at {endpoint}"
         self.client = session.client("s3", endpoint_url=endpoint, config=config)
         check_config = Config(connect_timeout=CHECK_S, read_timeout=CHECK_S, retries={"total_max_attempts": 1})
         self._check_client = session.client("s3", endpoint_url=endpoint, config=config.merge(check_config))
@@ -92,19 +101,10 @@ class S3Store:
         self._lock = threading.Lock()
         self._bucket_exists = False
 
-    @property
-    def where(self) -> str:
-        """The bucket and its server."""
-        return f"s3://{self.bucket} at {self._endpoint}"
-
     def check(self) -> None:
         """Query the bucket; a missing one is no error, since the first write creates it."""
-        with self.failures():
-            try:
-                self._check_client.head_bucket(Bucket=self.bucket)
-            except ClientError as error:
-                if not _is_absent(error):
-                    raise
+        with self.failures(), suppress_absent():
+            self._check_client.head_bucket(Bucket=self.bucket)
 
     def free_bytes(self) -> int | None:
         """None: S3 does not report it."""
@@ -121,13 +121,9 @@ class S3Store:
 
     def object_size(self, digest: str) -> int | None:
         """The object's size, verified or not, or None."""
-        with self.failures():
-            try:
-                return int(self.client.head_object(Bucket=self.bucket, Key=blob_key(digest))["ContentLength"])
-            except ClientError as error:
-                if _is_absent(error):
-                    return None
-                raise
+        with self.failures(), suppress_absent():
+            return int(self.client.head_object(Bucket=self.bucket, Key=blob_key(digest))["ContentLength"])
+        return None
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
         """Put small blobs in one request, others as multipart uploads."""
@@ -206,7 +202,7 @@ class S3Store:
 
     def blobs(self) -> Iterator[Blob]:
         """Yield the objects below `blobs/sha256/`."""
-        for item in self._objects("blobs/sha256/"):
+        for item in listed(self, "list_objects_v2", "Contents", blob_key("")):
             age = datetime.datetime.now(datetime.UTC) - item["LastModified"]
             yield Blob(item["Key"].rpartition("/")[2], int(item["Size"]), max(age.total_seconds(), 0.0))
 
@@ -225,51 +221,42 @@ class S3Store:
 
     def get_document(self, key: str) -> Document | None:
         """Get the object and parse it."""
-        with self.failures():
-            try:
-                response = self.client.get_object(Bucket=self.bucket, Key=key)
-            except ClientError as error:
-                if _is_absent(error):
-                    return None
-                raise
+        with self.failures(), suppress_absent():
+            response = self.client.get_object(Bucket=self.bucket, Key=key)
             with contextlib.closing(response["Body"]) as body:
                 data = body.read()
-        return parse_document(self, key, data)
+            return parse_document(self, key, data)
+        return None
 
     def put_document(self, key: str, document: Document) -> None:
         """Put the object, which replaces an older one atomically."""
-        self._create_bucket()
-        body = json.dumps(document, ensure_ascii=False, indent=1).encode()
         with self.failures():
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
+            self._put_document(key, document)
 
     def create_document(self, key: str, document: Document) -> bool:
         """Put the object with If-None-Match: *, which the server checks atomically."""
-        self._create_bucket()
-        body = json.dumps(document, ensure_ascii=False, indent=1).encode()
         with self.failures():
             try:
-                self.client.put_object(
-                    Bucket=self.bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*"
-                )
+                self._put_document(key, document, IfNoneMatch="*")
             except ClientError as error:
-                if _code(error) in _TAKEN:
+                if error_code(error) in _TAKEN:
                     return False
                 raise
         return True
 
+    def _put_document(self, key: str, document: Document, **conditions: str) -> None:
+        self._create_bucket()
+        body = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json", **conditions)
+
     def delete_document(self, key: str) -> None:
         """Delete the object; a missing one is no error."""
-        with self.failures():
-            try:
-                self.client.delete_object(Bucket=self.bucket, Key=key)
-            except ClientError as error:
-                if not _is_absent(error):
-                    raise
+        with self.failures(), suppress_absent():
+            self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def list_documents(self, prefix: str) -> list[str]:
         """The keys below `prefix`."""
-        return sorted(item["Key"] for item in self._objects(prefix))
+        return sorted(item["Key"] for item in listed(self, "list_objects_v2", "Contents", prefix))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -284,15 +271,6 @@ class S3Store:
         self._check_client.close()
         self._public.close()
 
-    def _objects(self, prefix: str) -> Iterator[Any]:
-        with self.failures():
-            try:
-                for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-                    yield from page.get("Contents", ())
-            except ClientError as error:
-                if not _is_absent(error):
-                    raise
-
     def _create_bucket(self) -> None:
         if self._bucket_exists:
             return
@@ -300,7 +278,7 @@ class S3Store:
             try:
                 self.client.head_bucket(Bucket=self.bucket)
             except ClientError as error:
-                if not _is_absent(error):
+                if error_code(error) not in ABSENT:
                     raise
                 with contextlib.suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
                     self.client.create_bucket(Bucket=self.bucket)
@@ -312,7 +290,7 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            code = _code(error)
+            code = error_code(error)
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             reason = error.response.get("Error", {}).get("Message") or code
             if code in _NO_SPACE:
@@ -323,11 +301,3 @@ class S3Store:
             raise kind(f"{self.where} refused {error.operation_name}: {reason}.") from error
         except (BotoCoreError, OSError) as error:
             raise StoreDown(f"{self.where} is unreachable: {error}. Check S3_ENDPOINT.") from error
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _is_absent(error: ClientError) -> bool:
-    return _code(error) in _ABSENT

@@ -33,6 +33,8 @@ from registry.store.part_size import part_size
 
 log = structlog.get_logger(__name__)
 
+ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+
 
 class Bucket(Store, Protocol):
     """The part of `S3Store` that an upload uses."""
@@ -235,7 +237,7 @@ def _gone() -> Iterator[None]:
         yield
     except StoreError as error:
         cause = error.__cause__
-        if isinstance(cause, ClientError) and cause.response.get("Error", {}).get("Code") in ("NoSuchUpload", "404"):
+        if isinstance(cause, ClientError) and error_code(cause) in ("NoSuchUpload", "404"):
             raise _UploadGone from error
         raise
 
@@ -269,7 +271,7 @@ def unfinished_uploads(bucket: Bucket) -> Iterator[Unfinished]:
     """Yield the uploads with a state document, then multipart uploads of blobs without one."""
     now = datetime.datetime.now(datetime.UTC)
     with_state = set()
-    for item in _listed(bucket, "list_objects_v2", "Contents", upload_key("").removesuffix(".json")):
+    for item in listed(bucket, "list_objects_v2", "Contents", upload_key("").removesuffix(".json")):
         digest = item["Key"].rpartition("/")[2].removesuffix(".json")
         state, received = upload_state(bucket, digest), _Received()
         if state is not None:
@@ -279,17 +281,29 @@ def unfinished_uploads(bucket: Bucket) -> Iterator[Unfinished]:
         last_write = max(item["LastModified"], received.last_modified or item["LastModified"])
         upload_id = state.upload_id if state else ""
         yield Unfinished(digest, received.size, (now - last_write).total_seconds(), upload_id)
-    for item in _listed(bucket, "list_multipart_uploads", "Uploads", blob_key("")):
+    for item in listed(bucket, "list_multipart_uploads", "Uploads", blob_key("")):
         if item["UploadId"] not in with_state:
             digest = item["Key"].rpartition("/")[2]
             yield Unfinished(digest, 0, (now - item["Initiated"]).total_seconds(), item["UploadId"])
 
 
-def _listed(bucket: Bucket, operation: str, field: str, prefix: str) -> Iterator[dict[str, Any]]:
-    with bucket.failures():
-        try:
-            for page in bucket.client.get_paginator(operation).paginate(Bucket=bucket.bucket, Prefix=prefix):
-                yield from page.get(field, ())
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "NoSuchBucket":
-                raise
+def listed(bucket: Bucket, operation: str, field: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a paginated listing; none if the bucket does not exist. Raises StoreError."""
+    with bucket.failures(), suppress_absent():
+        for page in bucket.client.get_paginator(operation).paginate(Bucket=bucket.bucket, Prefix=prefix):
+            yield from page.get(field, ())
+
+
+@contextlib.contextmanager
+def suppress_absent() -> Iterator[None]:
+    """Suppress the client's error for a missing object or bucket."""
+    try:
+        yield
+    except ClientError as error:
+        if error_code(error) not in ABSENT:
+            raise
+
+
+def error_code(error: ClientError) -> str:
+    """S3's code of an error."""
+    return str(error.response.get("Error", {}).get("Code", ""))
