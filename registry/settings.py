@@ -86,11 +86,6 @@ class RegistrySettings(HttpSettings):
         None, gt=0, description="bandwidth limit of all downloads together, in MB (10^6 bytes) per second"
     )
 
-    @field_validator("s3_internal_hosts", mode="before")
-    @classmethod
-    def _split_hosts(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
     @field_validator("s3_endpoint", "s3_public_endpoint", "hf_endpoint")
     @classmethod
     def _url(cls, value: str | None) -> str | None:

@@ -5,7 +5,7 @@ import socket
 import threading
 
 from kit.net.retry import Cancelled
-from registry.download.bandwidth import BandwidthLimit
+from registry.download.file_download import BandwidthLimit
 
 PIECE = 128 << 10
 RECEIVE_BUFFER = 256 << 10

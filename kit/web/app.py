@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
@@ -22,7 +22,12 @@ from kit.web.trusted_hosts import ROOT, check_place, hosts_of, networks_of
 # Response headers that pages of other origins may read (CORS).
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
 
-CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class HttpSettings(Settings):
@@ -48,11 +53,6 @@ class HttpSettings(Settings):
         description="comma-separated sources whose changes need no token: networks, docker-host (clients of a port "
         "that this container publishes on its host's loopback), host names such as edge",
     )
-
-    @field_validator("allowed_hosts", "allowed_origins", "admin_trusted_networks", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("admin_trusted_networks")
     @classmethod

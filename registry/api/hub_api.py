@@ -16,8 +16,7 @@ from fastapi.responses import JSONResponse
 
 from kit.errors import InvalidRequest, NotFound
 from registry.api import hub_json
-from registry.api.hub_errors import entry_not_found, hub_error
-from registry.api.hub_files import HubFiles
+from registry.api.hub_files import HubFiles, entry_not_found, hub_error
 from registry.api.long_wait import HoldTimes, accepts_partial_model, hold
 from registry.download.on_demand import MirrorPending, OnDemand
 from registry.models.library import MAIN, Library, RepoUnknown, RevisionUnknown
@@ -70,7 +69,7 @@ class HubApi:
         query = request.query_params
         if verb == "refs":
             return JSONResponse(hub_json.refs(self._library.refs(self._repo(repo_id))))
-        manifest = self._manifest(request, repo_id, rest[0] if rest else MAIN)
+        manifest, _ = self._look_up(request, repo_id, rest[0] if rest else MAIN)
         if verb in ("", "revision"):
             return JSONResponse(hub_json.model_info(manifest, blobs=_flag(query.get("blobs"))))
         if verb == "tree":
@@ -99,7 +98,7 @@ class HubApi:
         if verb != "paths-info":
             raise NotFound("This registry implements the read side of the Hub's API only.")
         paths, expand = _parse_paths(await request.body(), request.headers.get("content-type", ""))
-        manifest = self._manifest(request, repo_id, rest[0] if rest else MAIN)
+        manifest, _ = self._look_up(request, repo_id, rest[0] if rest else MAIN)
         return JSONResponse(hub_json.paths_info(manifest, paths, expand=expand))
 
     async def resolve(self, request: Request) -> Response:
@@ -136,12 +135,11 @@ class HubApi:
             message = f"The repository {id!r} is not in this registry. Known repositories: {known}."
             raise hub_error("RepoNotFound", message, code="model_not_found") from None
 
-    def _manifest(self, request: Request, id: str, revision: str) -> Manifest:
-        """Resolve `id` at `revision`. Raises the Hub's 404, MirrorPending, or another 503."""
-        return self._look_up(request, id, revision)[0]
-
     def _look_up(self, request: Request, id: str, revision: str) -> tuple[Manifest, MirrorPending | None]:
-        """Also return the running download, for a model that is not published yet."""
+        """Resolve `id` at `revision`; for a model that is not published yet, also return the running download.
+
+        Raises the Hub's 404, MirrorPending, or another 503.
+        """
         try:
             return self._find(id, revision), None
         except NotFound:

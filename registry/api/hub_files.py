@@ -6,11 +6,23 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from kit.config.hub_names import check_path
-from kit.errors import ApiError
-from registry.api.hub_errors import entry_not_found
+from kit.errors import ApiError, NotFound
 from registry.download.on_demand import MirrorPending
 from registry.models.manifest import FileEntry, Manifest
 from registry.store.interface import Store
+
+
+def hub_error(hub_code: str, message: str, *, code: str = "not_found", **headers: str) -> ApiError:
+    """A 404 of the Hub: clients map `hub_code` to an exception, and show the message from its header."""
+    # A header value is Latin-1; the body has the full message.
+    plain = message.encode("ascii", "replace").decode()
+    return NotFound(message, code=code, headers={"X-Error-Code": hub_code, "X-Error-Message": plain, **headers})
+
+
+def entry_not_found(manifest: Manifest, path: str) -> ApiError:
+    """The commit has no such file or folder."""
+    message = f"{manifest.repo} at {manifest.commit} has no {path!r}. GET /api/models/{manifest.repo} lists its files."
+    return hub_error("EntryNotFound", message, **{"X-Repo-Commit": manifest.commit})
 
 
 class HubFiles:

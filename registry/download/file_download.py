@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -10,8 +11,7 @@ import structlog
 from kit.hub import file_download
 from kit.hub.listing import RemoteFile, git_blob_sha1
 from kit.net.ranged_file import RangedFile
-from kit.net.retry import Attempts, RetryPolicy, check_stop
-from registry.download.bandwidth import BandwidthLimit
+from kit.net.retry import Attempts, Cancelled, RetryPolicy, check_stop
 from registry.download.progress import Progress
 from registry.hub.client import HubError
 from registry.models.manifest import FileEntry, entry_of
@@ -27,6 +27,26 @@ POLL_S = 0.2
 
 class DamagedFile(Exception):
     """The content did not have the digest that the source promised, each time; the message names both."""
+
+
+class BandwidthLimit:
+    """Delays receivers to at most `bytes_per_second` (None: no limit). Safe for many threads."""
+
+    def __init__(self, bytes_per_second: float | None) -> None:
+        self._rate = bytes_per_second
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, count: int, stop: threading.Event) -> None:
+        """Account for `count` received bytes: wait until the limit permits them. Raises Cancelled."""
+        if self._rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / self._rate
+            seconds = self._free_at - now
+        if stop.wait(seconds):
+            raise Cancelled
 
 
 class DownloadLimits(file_download.DownloadLimits):

@@ -60,7 +60,7 @@ class Job:
         self.ended_at = NEVER
         self.verified_at: datetime.datetime | None = None
         self._active = active
-        self._cancelled = False
+        self.is_cancelled = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -73,20 +73,15 @@ class Job:
     def publishing(self) -> Iterator[None]:
         """Exclude cancellation while the model is published. Raises Cancelled if it was cancelled before."""
         with self._lock:
-            if self._cancelled:
+            if self.is_cancelled:
                 raise Cancelled
             yield
 
     def cancel(self) -> None:
         """Cancel the job; nothing is published after this returns."""
         with self._lock:
-            self._cancelled = True
+            self.is_cancelled = True
         self.stop.set()
-
-    @property
-    def was_cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._cancelled
 
     def finish(self, status: Status, error: str | None = None) -> None:
         """Record the end of the job."""
@@ -236,11 +231,15 @@ class Jobs:
         if self._closing and status != "ready":
             job.finish("cancelled")  # its request stays in the store for the next start
             return
-        if job.was_cancelled:
+        if job.is_cancelled:
             status, error = "cancelled", None
         elif job.request is not None:
             try:
-                self._store_end(job, status, error)
+                if status == "ready":
+                    self._store.delete_document(_key(job.name))
+                else:
+                    document = {"status": status, "request": job.request, "error": error}
+                    self._store.put_document(_key(job.name), document)
             except StoreError as failure:
                 log.warning("end of job not stored", model=job.name, reason=str(failure))
         (log.warning if status == "failed" else log.info)(
@@ -252,13 +251,6 @@ class Jobs:
             **({"error": error} if error else {}),
         )
         job.finish(status, error)
-
-    def _store_end(self, job: Job, status: Status, error: str | None) -> None:
-        if status == "ready":
-            self._store.delete_document(_key(job.name))
-        else:
-            document = {"status": status, "request": job.request, "error": error}
-            self._store.put_document(_key(job.name), document)
 
 
 def _log_fields(job: Job) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from registry.store.interface import StoreError, read_digest
 
 log = structlog.get_logger(__name__)
 
-Patterns = list[str]
-
 
 class DownloadRequest(BaseModel):
     """The body of `POST /models/{name}/download`, optional for models of the catalogue."""
@@ -31,10 +29,10 @@ class DownloadRequest(BaseModel):
         default=None, description="ORG/NAME at HF_ENDPOINT; optional for models of the catalogue"
     )
     revision: str | None = Field(default=None, description="commit, branch or tag; default: the catalogue's, or main")
-    allow_patterns: Patterns | None = Field(
+    allow_patterns: list[str] | None = Field(
         default=None, max_length=100, description="include only files that match one of these"
     )
-    ignore_patterns: Patterns | None = Field(
+    ignore_patterns: list[str] | None = Field(
         default=None, max_length=100, description="exclude files that match one of these"
     )
 
@@ -136,7 +134,7 @@ class Mirror:
             download.run(job.publishing, on_selected=lambda: self.jobs.store_digests(job))
         finally:
             hub.close()
-            if job.was_cancelled:
+            if job.is_cancelled:
                 self._library.delete_unreachable(job.digests(), spare=self.jobs.digests)
 
     def _verify(self, job: Job, files: tuple[FileEntry, ...]) -> None:

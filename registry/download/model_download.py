@@ -5,7 +5,6 @@ import dataclasses
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -53,12 +52,8 @@ class MirrorRequest(BaseModel):
     ignore_patterns: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class DownloadedFile:
-    """A verified file in the store, and the result of its scan."""
-
-    entry: FileEntry
-    scan: ScanResult
+# A verified file in the store, and the result of its scan.
+Scanned = tuple[FileEntry, ScanResult]
 
 
 class ModelDownload:
@@ -111,7 +106,7 @@ class ModelDownload:
         for _ in range(MAX_PUBLISH_ATTEMPTS):
             self._progress.expect(len(files), size)
             downloaded = self._fetch_all(listing, files)
-            for repo in sorted({repo for file in downloaded for repo in file.scan.code_repos}):
+            for repo in sorted({repo for _, found in downloaded for repo in found.code_repos}):
                 self._mirror_code(repo, publishing)
             try:
                 return self._retry_store(partial(self._publish, listing.commit, downloaded, publishing))
@@ -120,13 +115,13 @@ class ModelDownload:
                 missing = error
         raise missing
 
-    def _publish(self, commit: str, downloaded: list[DownloadedFile], publishing: Publishing) -> Manifest:
+    def _publish(self, commit: str, downloaded: list[Scanned], publishing: Publishing) -> Manifest:
         request = self._request
         with publishing():
             return self._library.publish(
                 name=request.name, repo=request.repo, revision=request.revision, commit=commit,
-                files=[file.entry for file in downloaded], source=self._source(),
-                card=next((file.scan.card for file in downloaded if file.entry.path == CARD), None),
+                files=[entry for entry, _ in downloaded], source=self._source(),
+                card=next((found.card for entry, found in downloaded if entry.path == CARD), None),
             )  # fmt: skip
 
     def _source(self) -> Source:
@@ -168,17 +163,17 @@ class ModelDownload:
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
         return self._library.quota.reserve(self._request.name, blobs, begun=begun)
 
-    def _fetch_all(self, listing: Listing, files: list[RemoteFile]) -> list[DownloadedFile]:
+    def _fetch_all(self, listing: Listing, files: list[RemoteFile]) -> list[Scanned]:
         """Fetch the files, several at once: first those that the manifest requires, then the small, then the largest.
 
         The first failure ends the others.
         """
 
-        def fetch(file: RemoteFile) -> DownloadedFile:
+        def fetch(file: RemoteFile) -> Scanned:
             entry = self._fetch(listing, file)
-            downloaded = DownloadedFile(entry, self._retry_store(partial(self._scan, entry)))
-            self.partial_model.add(entry, needs_code=bool(downloaded.scan.code_repos))
-            return downloaded
+            found = self._retry_store(partial(self._scan, entry))
+            self.partial_model.add(entry, needs_code=bool(found.code_repos))
+            return entry, found
 
         def report(done: int) -> None:
             progress, count = self._progress.summary(), f"{done} of {len(files)}"

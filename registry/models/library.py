@@ -151,14 +151,14 @@ class Library:
     def find_repo(self, id: str) -> str:
         """Resolve a repository, a name, or an alias of the catalogue to a repository. Raises BadName, RepoUnknown."""
         check_repo(id)
-        if self._has_refs(id):
+        if self._ref(id, MAIN):
             return id
         if "/" not in id:
             name = self.name(self.canonical(id))
             if name is not None:
                 return name.repo
         entry = self.catalogue.find(id)
-        if entry is not None and self._has_refs(entry.hf_repo):
+        if entry is not None and self._ref(entry.hf_repo, MAIN):
             return entry.hf_repo
         raise RepoUnknown(id)
 
@@ -213,27 +213,22 @@ class Library:
     def _delete_repo(self, repo: str) -> set[str]:
         """Delete the documents of `repo`, refs first. Returns the digests of its commits."""
         folder = f"models/{repo_folder(repo)}/"
-        digests: set[str] = set()
         for key in self.store.list_documents(folder + "refs/"):
             self.store.delete_document(key)
-        for key in self.store.list_documents(folder + "commits/"):
-            document = self.store.get_document(key)
-            if document is not None:
-                digests.update(file.sha256 for file in Manifest.model_validate(document).files)
+        commits = self.store.list_documents(folder + "commits/")
+        digests = self._digests(commits)
+        for key in commits:
             self.store.delete_document(key)
         return digests
 
     def reachable_digests(self) -> set[str]:
         """The digests of all files of all published commits."""
-        found: set[str] = set()
-        for key in self.store.list_documents("models/"):
-            document = self.store.get_document(key) if "/commits/" in key else None
-            if document is not None:
-                found.update(file.sha256 for file in Manifest.model_validate(document).files)
-        return found
+        return self._digests(key for key in self.store.list_documents("models/") if "/commits/" in key)
 
-    def _has_refs(self, repo: str) -> bool:
-        return self._ref(repo, MAIN) is not None
+    def _digests(self, commit_keys: Iterable[str]) -> set[str]:
+        documents = (self.store.get_document(key) for key in commit_keys)
+        manifests = (Manifest.model_validate(document) for document in documents if document is not None)
+        return {file.sha256 for manifest in manifests for file in manifest.files}
 
     def _ref(self, repo: str, revision: str) -> str | None:
         document = self.store.get_document(_ref_key(repo, revision))

@@ -151,10 +151,6 @@ class BlobFile(io.RawIOBase):
         self._position = at
         return at
 
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]  # what BufferedReader gives
         """Read into `buffer`."""
         end, done = min(self._position + len(buffer), self._size), 0
