@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kit.units import human_bytes
-from registry.bundle.layout import Content, blob_member, gaps, lay_out
+from registry.bundle.layout import Content, gaps, lay_out
 from registry.bundle.manifest import (
     MANIFEST,
     MAX_MANIFEST,
@@ -26,10 +26,10 @@ from registry.bundle.manifest import (
     to_json,
 )
 from registry.bundle.minisign import MAX_FILE, SecretKey, SignatureError
-from registry.bundle.source import CHUNK, draft_of, open_source, read_small_file
-from registry.bundle.target import free_bytes, open_target, unwritable, write_durably
+from registry.bundle.source import CHUNK, draft_of, open_source, read_small_file, reading
+from registry.bundle.target import free_bytes, open_target, write_durably, writing
 from registry.models.library import Library, NotInStore
-from registry.store.interface import Store
+from registry.store.interface import Store, blob_key
 
 # Called with a volume's name and the bytes written or read.
 OnBytes = Callable[[str, int], None]
@@ -52,16 +52,12 @@ def plan_bundle(library: Library, names: Iterable[str], archives: Iterable[Archi
     bundle = Bundle(created=now, models=models, archives=tuple(archives), volumes=())
     if not bundle.contents():
         raise BundleError("Nothing to export: the store has no models.")
-    _check_blobs(library.store, bundle)
-    contents = [Content(archive.name, archive.sha256, archive.size) for archive in bundle.archives]
-    contents += [Content(blob_member(digest), digest, size) for digest, size in bundle.blobs().items()]
-    return bundle.model_copy(update={"volumes": tuple(lay_out(contents, volume_size))})
-
-
-def _check_blobs(store: Store, bundle: Bundle) -> None:
     for digest, size in bundle.blobs().items():
-        if store.blob_size(digest) != size:
+        if library.store.blob_size(digest) != size:
             raise _damaged(bundle, digest)
+    contents = [Content(archive.name, archive.sha256, archive.size) for archive in bundle.archives]
+    contents += [Content(blob_key(digest), digest, size) for digest, size in bundle.blobs().items()]
+    return bundle.model_copy(update={"volumes": tuple(lay_out(contents, volume_size))})
 
 
 def _damaged(bundle: Bundle, digest: str) -> BundleError:
@@ -120,14 +116,12 @@ class Export:
 
     def _load_draft(self, plan: Bundle) -> Bundle | None:
         """Return the draft of an interrupted export of the same plan."""
-        try:
-            data = self._draft.read_bytes()
-        except FileNotFoundError:
+        with writing(self._draft):
+            data = self._draft.read_bytes() if self._draft.exists() else None
+        if data is None:
             if any(self._path.glob("volume-*.tar")) and not (self._path / MANIFEST).exists():
-                raise BundleError(f"{self._path} has volumes of another bundle. Choose another --output.") from None
+                raise BundleError(f"{self._path} has volumes of another bundle. Choose another --output.")
             return None
-        except OSError as error:
-            raise unwritable(self._draft, error) from error
         draft = parse(data, str(self._draft))
         if _without_digests(draft) != _without_digests(plan):
             raise BundleError(
@@ -152,10 +146,8 @@ class Export:
         return existing
 
     def _save_draft(self) -> None:
-        try:
+        with writing(self._path):
             write_durably(self._draft, to_json(self._bundle))
-        except OSError as error:
-            raise unwritable(self._path, error) from error
 
     def _write(self, volume: Volume, file: BinaryIO, verifier: "_ContentVerifier", on_bytes: OnBytes) -> str:
         hasher = hashlib.sha256()
@@ -177,14 +169,11 @@ class Export:
         if path is None:
             yield from self._store.read_blob(digest, start, start + length)
             return
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                while length and (chunk := file.read(min(CHUNK, length))):
-                    length -= len(chunk)
-                    yield chunk
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+        with reading(path), path.open("rb") as file:
+            file.seek(start)
+            while length and (chunk := file.read(min(CHUNK, length))):
+                length -= len(chunk)
+                yield chunk
 
 
 class _ContentVerifier:

@@ -27,11 +27,6 @@ class Content:
     size: int
 
 
-def blob_member(digest: str) -> str:
-    """Return the member name of a blob, the same as its key in the store."""
-    return f"blobs/sha256/{digest}"
-
-
 def lay_out(contents: list[Content], volume_size: int) -> list[Volume]:
     """Lay out `contents` in volumes of at most `volume_size` bytes. Raises BundleError if that is too small."""
     if volume_size < MIN_VOLUME:

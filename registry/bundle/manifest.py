@@ -4,7 +4,6 @@ A reader needs nothing else: tar headers are not trusted, only byte ranges with 
 """
 
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -96,13 +95,6 @@ class Bundle(_Part):
     def contents(self) -> dict[str, int]:
         """Return digest -> size of all contents, in the order of the volumes."""
         return {archive.sha256: archive.size for archive in self.archives} | self.blobs()
-
-    def pieces(self, digest: str) -> Iterator[tuple[Volume, Piece]]:
-        """Yield the pieces of a content."""
-        for volume in self.volumes:
-            for piece in volume.pieces:
-                if piece.sha256 == digest:
-                    yield volume, piece
 
     def describe_content(self, digest: str) -> str:
         """Return a name of a content for messages: `FILE of MODEL`, or the archive's name."""

@@ -1,8 +1,9 @@
 """Sequential reader of a bundle: verifies the signature, then reads every volume once, in bounded memory."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from registry.bundle.manifest import MANIFEST, MAX_MANIFEST, SIGNATURE, Bundle, BundleError, Piece, Volume, parse
@@ -30,7 +31,7 @@ class BundleReader:
         self.source: BundleSource = open_source(path)
         data = read_small_file(self.source, MANIFEST, MAX_MANIFEST)
         signature = read_small_file(self.source, SIGNATURE, MAX_FILE)
-        self.comment = key.verify(data, signature, name=f"{MANIFEST} in {self.source.where}")
+        key.verify(data, signature, name=f"{MANIFEST} in {self.source.where}")
         self.bundle: Bundle = parse(data, f"{MANIFEST} in {self.source.where}")
         self.damaged: list[str] = []
         """Volumes that do not match the manifest, with the reason."""
@@ -58,39 +59,19 @@ class BundleReader:
         """
         stream = _Stream(self, on_bytes)
         sizes = self.bundle.contents()
-        pieces = [(volume, piece) for volume in self.bundle.volumes for piece in volume.pieces]
-        at = 0
-        while at < len(pieces):
-            digest = pieces[at][1].sha256
-            end = at + 1
-            while end < len(pieces) and pieces[end][1].sha256 == digest:
-                end += 1
-            chunks = _Unclosable(stream.read(pieces[at:end]))
+        pieces = ((volume, piece) for volume in self.bundle.volumes for piece in volume.pieces)
+        for digest, group in groupby(pieces, key=lambda at: at[1].sha256):
+            chunks = stream.read(group)
             yield Extent(digest, sizes[digest], chunks)
             for _ in chunks:
                 pass
-            at = end
         stream.finish()
-
-    def record_damage(self, volume: Volume, reason: str) -> None:
-        """Record a damaged volume."""
-        self.damaged.append(f"{volume.name} ({reason})")
 
     def damage_error(self) -> BundleError:
         """Return the error for the damaged volumes."""
         return BundleError(
             f"{self.source.where}: damaged: {', '.join(self.damaged)}. Copy the bundle again from its origin."
         )
-
-
-class _Unclosable(Iterator[bytes]):
-    """Wraps a generator without close(), so that a consumer that stops early does not close it."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-
-    def __next__(self) -> bytes:
-        return next(self._chunks)
 
 
 class _Stream:
@@ -104,7 +85,7 @@ class _Stream:
         self._chunks: Iterator[bytes] = iter(())
         self._at, self._rest = 0, b""
 
-    def read(self, pieces: list[tuple[Volume, Piece]]) -> Iterator[bytes]:
+    def read(self, pieces: Iterable[tuple[Volume, Piece]]) -> Iterator[bytes]:
         """Yield the bytes of the next pieces."""
         for volume, piece in pieces:
             while self._volume is not volume:
@@ -141,9 +122,9 @@ class _Stream:
                 self._on_bytes(volume.name, len(chunk))
                 yield chunk
         if done != volume.size:
-            self._reader.record_damage(volume, f"ends after {done} of {volume.size} bytes")
+            self._reader.damaged.append(f"{volume.name} (ends after {done} of {volume.size} bytes)")
         elif hasher.hexdigest() != volume.sha256:
-            self._reader.record_damage(volume, f"its sha256 is {hasher.hexdigest()}")
+            self._reader.damaged.append(f"{volume.name} (its sha256 is {hasher.hexdigest()})")
 
     def _read_range(self, at: int, length: int) -> Iterator[bytes]:
         """Yield `length` bytes of the current volume from offset `at`."""

@@ -75,22 +75,15 @@ class _FolderSource:
         self._path = path
 
     def size(self, name: str) -> int | None:
-        try:
-            found = (self._path / name).stat()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _unreadable(self._path / name, error) from error
-        return found.st_size
+        with reading(self._path / name), contextlib.suppress(FileNotFoundError):
+            return (self._path / name).stat().st_size
+        return None
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         path = self._path / name
-        try:
-            with path.open("rb") as file:
-                yield file
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        with reading(path), path.open("rb") as file:
+            yield file
 
 
 class _FileSource:
@@ -110,12 +103,9 @@ class _FileSource:
     @contextlib.contextmanager
     def open_at(self, at: int) -> Iterator[BinaryIO]:
         """Open the file at offset `at`."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(at)
-                yield file
-        except OSError as error:
-            raise _unreadable(self._path, error) from error
+        with reading(self._path), self._path.open("rb") as file:
+            file.seek(at)
+            yield file
 
     def _read_members(self) -> dict[str, tuple[int, int]]:
         """Return name -> (offset, size). Raises BundleError unless all other bytes are as `_FileTarget` writes them."""
@@ -149,5 +139,10 @@ class _FileSource:
         )
 
 
-def _unreadable(path: Path, error: OSError) -> BundleError:
-    return BundleError(f"{path} cannot be read: {error.strerror or error}.")
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Convert OSError to BundleError."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 from registry.bundle.layout import END, header, padded
 from registry.bundle.manifest import MANIFEST, SIGNATURE, BundleError, Volume
 from registry.bundle.source import draft_of, is_one_file, partial_of
+from registry.store.file_store import fsync_folder
 
 
 class BundleTarget(Protocol):
@@ -27,22 +28,16 @@ class BundleTarget(Protocol):
 
 def open_target(path: Path) -> BundleTarget:
     """Prepare `path` for writing: one file if the name ends in .tar, else a folder. Raises BundleError."""
-    try:
-        if is_one_file(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return _FileTarget(path)
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    return _FolderTarget(path)
+    one_file = is_one_file(path)
+    with writing(path):
+        (path.parent if one_file else path).mkdir(parents=True, exist_ok=True)
+    return _FileTarget(path) if one_file else _FolderTarget(path)
 
 
 def free_bytes(path: Path) -> int:
     """Return the free bytes of the file system of `path`."""
-    try:
+    with writing(path):
         return shutil.disk_usage(next(folder for folder in [path, *path.absolute().parents] if folder.exists())).free
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -54,9 +49,15 @@ def write_durably(path: Path, data: bytes) -> None:
     _rename(partial, path)
 
 
-def unwritable(path: Path, error: OSError) -> BundleError:
-    """Return the error for a failed write."""
-    return BundleError(f"{path} cannot be written: {error.strerror or error}. Run the same command again to resume.")
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Convert OSError to BundleError."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written: {error.strerror or error}. Run the same command again to resume."
+        ) from error
 
 
 class _FolderTarget:
@@ -73,20 +74,16 @@ class _FolderTarget:
     def volume(self, volume: Volume) -> Iterator[BinaryIO]:
         path = self._path / volume.name
         partial = partial_of(path)
-        try:
+        with writing(path):
             with partial.open("wb") as file:
                 yield file
                 _sync(file)
             _rename(partial, path)
-        except OSError as error:
-            raise unwritable(path, error) from error
 
     def finish(self, manifest: bytes, signature: bytes) -> None:
-        try:
+        with writing(self._path):
             write_durably(self._path / MANIFEST, manifest)
             write_durably(self._path / SIGNATURE, signature)  # last: only with it the bundle is complete
-        except OSError as error:
-            raise unwritable(self._path, error) from error
 
 
 class _FileTarget:
@@ -96,35 +93,27 @@ class _FileTarget:
 
     def truncate(self, volumes: tuple[Volume, ...], written: int) -> None:
         end = sum(len(header(volume.name, volume.size)) + padded(volume.size) for volume in volumes[:written])
-        try:
-            with self._partial.open("ab") as file:
-                if file.tell() < end:
-                    raise BundleError(f"{self._partial} is truncated. Remove {draft_of(self._path)} to start again.")
-                file.truncate(end)
-        except OSError as error:
-            raise unwritable(self._path, error) from error
+        with writing(self._path), self._partial.open("ab") as file:
+            if file.tell() < end:
+                raise BundleError(f"{self._partial} is truncated. Remove {draft_of(self._path)} to start again.")
+            file.truncate(end)
 
     @contextlib.contextmanager
     def volume(self, volume: Volume) -> Iterator[BinaryIO]:
-        try:
-            with self._partial.open("ab") as file:
-                file.write(header(volume.name, volume.size))
-                yield file
-                file.write(bytes(padded(volume.size) - volume.size))
-                _sync(file)
-        except OSError as error:
-            raise unwritable(self._path, error) from error
+        with writing(self._path), self._partial.open("ab") as file:
+            file.write(header(volume.name, volume.size))
+            yield file
+            file.write(bytes(padded(volume.size) - volume.size))
+            _sync(file)
 
     def finish(self, manifest: bytes, signature: bytes) -> None:
-        try:
+        with writing(self._path):
             with self._partial.open("ab") as file:
                 for name, data in ((MANIFEST, manifest), (SIGNATURE, signature)):
                     file.write(header(name, len(data)) + data + bytes(padded(len(data)) - len(data)))
                 file.write(END)
                 _sync(file)
             _rename(self._partial, self._path)
-        except OSError as error:
-            raise unwritable(self._path, error) from error
 
 
 def _sync(file: BinaryIO) -> None:
@@ -134,8 +123,4 @@ def _sync(file: BinaryIO) -> None:
 
 def _rename(partial: Path, path: Path) -> None:
     partial.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(path.parent)

@@ -1,22 +1,19 @@
 """Mirror several models through a running registry: download, follow the progress, verify every digest."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from kit.config.catalogue import Entry
-from registry.commands.registry_client import ENDED, Model, RegistryClient, RegistryClientError, RegistryGone
+from registry.commands.registry_client import Model, RegistryClient, RegistryClientError, RegistryGone
+from registry.download.jobs import ENDED
 
 # Limit on restarts of the registry during the work on one model.
 MAX_RESTARTS = 20
 
 
-class ProgressDisplay(Protocol):
-    """Shows the progress of each model."""
-
-    def show(self, model: Model) -> None:
-        """Show the new state of `model`."""
+# Shows the new state of a model.
+Show = Callable[[Model], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Outcome:
 async def mirror_models(
     client: RegistryClient,
     entries: Iterable[Entry],
-    display: ProgressDisplay,
+    show: Show,
     *,
     max_parallel: int | None,
     verify: bool,
@@ -48,7 +45,7 @@ async def mirror_models(
 
     async def one(entry: Entry) -> Outcome:
         async with slots:
-            return await _ModelMirror(client, entry, display).run(verify=verify)
+            return await _ModelMirror(client, entry, show).run(verify=verify)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -61,11 +58,11 @@ async def mirror_models(
     return [task.result() for task in tasks]
 
 
-async def follow_download(client: RegistryClient, name: str, body: dict[str, str], display: ProgressDisplay) -> Model:
+async def follow_download(client: RegistryClient, name: str, body: dict[str, str], show: Show) -> Model:
     """Download one model; return its final state, failed or ready. Raises RegistryClientError."""
     for _ in range(MAX_RESTARTS):
         # A restarted registry may have resumed the download: then this joins it.
-        model = await client.follow(await client.download(name, body), display.show)
+        model = await client.follow(await client.download(name, body), show)
         if model["status"] in ENDED:
             return model
     raise _too_many_restarts(name)
@@ -80,10 +77,10 @@ def _too_many_restarts(name: str) -> RegistryClientError:
 class _ModelMirror:
     """Mirrors one model."""
 
-    def __init__(self, client: RegistryClient, entry: Entry, display: ProgressDisplay) -> None:
+    def __init__(self, client: RegistryClient, entry: Entry, show: Show) -> None:
         self._client = client
         self._entry = entry
-        self._display = display
+        self._show = show
 
     async def run(self, *, verify: bool) -> Outcome:
         entry = self._entry
@@ -98,7 +95,7 @@ class _ModelMirror:
             raise
         except RegistryClientError as error:
             return Outcome(entry.name, entry.hf_repo, error=str(error))
-        self._display.show(model)
+        self._show(model)
         if model["status"] != "ready":
             reason = model.get("error") or f"The download was {model['status']}. Run this again."
             return Outcome(entry.name, entry.hf_repo, error=reason)
@@ -113,7 +110,7 @@ class _ModelMirror:
         )
 
     async def _download(self) -> Model:
-        return await follow_download(self._client, self._entry.name, {}, self._display)
+        return await follow_download(self._client, self._entry.name, {}, self._show)
 
     async def _repair(self, damaged: Model) -> Model:
         """Download the files that the verification removed from the store, and verify again."""
@@ -125,7 +122,7 @@ class _ModelMirror:
     async def _verify(self) -> Model:
         """Verify every digest; return the final state."""
         for _ in range(MAX_RESTARTS):
-            model = await self._client.follow(await self._client.verify(self._entry.name), self._display.show)
+            model = await self._client.follow(await self._client.verify(self._entry.name), self._show)
             # `ready` without `verified_at`: a restart of the registry lost the verification.
             if model["status"] == "failed" or "verified_at" in model:
                 return model

@@ -43,9 +43,9 @@ def keygen(_settings: RegistrySettings, options: argparse.Namespace) -> None:
         raise BundleError(f"{error.filename} already exists. Choose another --output.") from error
     except OSError as error:
         raise BundleError(f"{error.filename} cannot be written: {error.strerror}.") from error
-    _print(f"{secret}  secret key: signs bundles; never copy it to another machine")
-    _print(f"{public}  public key: verifies bundles; send it to the other site separately from the bundle")
-    _print(f"Public key: {key.public.text}")
+    print(f"{secret}  secret key: signs bundles; never copy it to another machine")
+    print(f"{public}  public key: verifies bundles; send it to the other site separately from the bundle")
+    print(f"Public key: {key.public.text}")
 
 
 def export(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def export(settings: RegistrySettings, options: argparse.Namespace) -> None:
     with ProgressBar("exporting", work.bytes_left) as bar:
         bundle = work.run(key, bar.advance)
     _print_contents(bundle, f"{options.output}: {human_bytes(bundle.size)} in {len(bundle.volumes)} volumes")
-    _print(f"signed with key {key.id}; to verify: registry verify {options.output} --key {key.public.text}")
+    print(f"signed with key {key.id}; to verify: registry verify {options.output} --key {key.public.text}")
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -123,11 +123,7 @@ def _estimate_size(path: Path) -> int:
 def _print_contents(bundle: Bundle, last_line: str) -> None:
     for model in bundle.models:
         pointer, manifest = model.pointer, model.manifest
-        _print(f"{pointer.name:20} {human_bytes(manifest.size):>10}  {pointer.repo} at {pointer.commit[:12]}")
+        print(f"{pointer.name:20} {human_bytes(manifest.size):>10}  {pointer.repo} at {pointer.commit[:12]}")
     for archive in bundle.archives:
-        _print(f"{archive.name:20} {human_bytes(archive.size):>10}  {len(archive.images)} images")
-    _print(last_line)
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201  # the commands' output
+        print(f"{archive.name:20} {human_bytes(archive.size):>10}  {len(archive.images)} images")
+    print(last_line)

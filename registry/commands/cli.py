@@ -12,6 +12,7 @@ from kit.units import human_bytes
 from kit.web.server import fail, run
 from registry.bundle.manifest import BundleError
 from registry.bundle.minisign import SignatureError
+from registry.bundle.source import FILE_SUFFIX
 from registry.commands import bundle_command, upkeep_command
 from registry.commands.mirror_command import EXIT_NO_REGISTRY, MIRROR_HELP, download, mirror, sizes
 from registry.commands.progress_bar import ProgressBar
@@ -180,7 +181,7 @@ def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
         )
         raise SystemExit(EXIT_USAGE)
     if "store" not in settings.model_fields_set:
-        print(f"Stored in the default store {settings.store}. Set STORE to use another: file:FOLDER or s3://BUCKET")  # noqa: T201
+        print(f"Stored in the default store {settings.store}. Set STORE to use another: file:FOLDER or s3://BUCKET")
 
 
 def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -195,7 +196,7 @@ def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> N
         manifest = import_folder(
             library, folder, name=name, repo=repo, revision=revision, commit=commit, on_bytes=bar.advance
         )
-    print(  # noqa: T201  # the command's output
+    print(
         f"{name}: {repo} at {manifest.commit[:12]}, {len(manifest.files)} files, {human_bytes(manifest.size)}, "
         f"in {library.store.where}"
     )
@@ -205,13 +206,14 @@ def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:
     library = open_library(settings)
     for name in library.names():
         manifest = library.manifest(name.repo, name.commit)
-        print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")  # noqa: T201  # the command's output
+        print(f"{name.name:20} {human_bytes(manifest.size):>10}  {name.repo} at {name.commit[:12]}")
 
 
 def _verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
+    has_bundle = any("/" in word or word.endswith(FILE_SUFFIX) for word in options.what)
     if options.key is not None and options.bundle is None and options.what and not options.all:
         bundle_command.verify(options)
-    elif bool(options.what) != options.all and not upkeep_command.looks_like_bundle(options.what):
+    elif bool(options.what) != options.all and not has_bundle:
         upkeep_command.verify(settings, options)
     else:
         sys.stderr.write("Usage: registry verify NAME ..., --all, or BUNDLE --key PUBLIC_KEY. See --help.\n")

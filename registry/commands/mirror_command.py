@@ -45,7 +45,7 @@ def mirror(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Mirror models and print the summary; exits as MIRROR_HELP says."""
     entries = chosen_entries(settings.load_catalogue(), options.names)
     outcomes = asyncio.run(_mirror(settings, options, entries))
-    print(summary(outcomes))  # noqa: T201  # the command's output
+    print(summary(outcomes))
     if any(outcome.error for outcome in outcomes):
         raise SystemExit(EXIT_SOME_FAILED)
 
@@ -54,7 +54,7 @@ async def _mirror(settings: RegistrySettings, options: argparse.Namespace, entri
     async with _client(settings, options) as client:
         with ProgressTable(entry.name for entry in entries) as table:
             client.on_wait = lambda reason: table.notify(f"waiting: {reason}")
-            return await mirror_models(client, entries, table, max_parallel=options.jobs, verify=options.verify)
+            return await mirror_models(client, entries, table.show, max_parallel=options.jobs, verify=options.verify)
 
 
 def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -66,13 +66,13 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
         async with _client(settings, options) as client:
             with ProgressTable([options.name]) as table:
                 client.on_wait = lambda reason: table.notify(f"waiting: {reason}")
-                return await follow_download(client, options.name, body, table)
+                return await follow_download(client, options.name, body, table.show)
 
     model = asyncio.run(run())
     if model["status"] != "ready":
         raise RegistryClientError(str(model.get("error") or f"The download of {options.name} was {model['status']}."))
     size, commit = float(str(model["size_bytes"])), str(model["commit"])
-    print(f"{options.name}: {model['hf_repo']} at {commit[:12]}, {human_bytes(size)}")  # noqa: T201  # the command's output
+    print(f"{options.name}: {model['hf_repo']} at {commit[:12]}, {human_bytes(size)}")
 
 
 def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
@@ -83,9 +83,9 @@ def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
         for entry in chosen_entries(library.catalogue, options.names):
             try:
                 size, missing = _size(library, hub, entry)
-                print(entry.name, size, missing, sep="\t", flush=True)  # noqa: T201  # the command's output
+                print(entry.name, size, missing, sep="\t", flush=True)
             except (HubError, TransientError, BadName, StoreError) as error:
-                print(entry.name, "?", "?", error, sep="\t", flush=True)  # noqa: T201  # the same
+                print(entry.name, "?", "?", error, sep="\t", flush=True)
 
 
 def _size(library: Library, hub: HubClient, entry: Entry) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from rich.text import Text
 from kit.units import human_bytes
 from registry.commands.bulk_mirror import Outcome
 from registry.commands.progress_bar import open_console
-from registry.commands.registry_client import ENDED, Model
+from registry.commands.registry_client import Model
+from registry.download.jobs import ENDED
 from registry.download.progress import progress_summary
 
 _LINE_INTERVAL_S = 10.0

@@ -4,14 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
+from registry.download.jobs import ENDED
+
 Model = dict[str, Any]
 
-ENDED = frozenset({"ready", "failed", "cancelled"})
 TIMEOUT_S = 30.0
 # The registry cannot reach its store, or a proxy cannot reach the registry.
 _RETRIABLE_STATUS = frozenset({502, 503, 504})
@@ -49,9 +49,7 @@ class RegistryClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
     async def model(self, name: str) -> Model | None:

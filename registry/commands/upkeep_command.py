@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from kit.net.retry import TransientError
 from registry.bundle.reader import BundleReader
-from registry.bundle.source import FILE_SUFFIX
 from registry.commands.bundle_command import EXIT_REJECTED, key_of
 from registry.commands.progress_bar import ProgressBar
 from registry.hub.client import HubError, SourceHub
@@ -33,7 +32,7 @@ def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Remove garbage, or with --dry-run print what would be removed. Raises StoreError."""
     library = open_library(settings)
     result = collect_garbage(library, min_age_s=settings.presigned_seconds, running=set, dry_run=options.dry_run)
-    _print(f"{library.store.where}: {result.describe(dry_run=options.dry_run)}")
+    print(f"{library.store.where}: {result.describe(dry_run=options.dry_run)}")
 
 
 def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
@@ -57,17 +56,17 @@ def verify(settings: RegistrySettings, options: argparse.Namespace) -> None:
     with ProgressBar("verifying", bytes_to_read(models)) as bar:
         for damage in find_damage(library.store, models, bar.advance):
             damages.append(damage)
-            _print(f"damaged: {damage}")
+            print(f"damaged: {damage}")
     if options.bundle is not None and damages:
         damages = _from_bundle(library, damages, options)
     elif options.repair and damages:
         damages = _from_source(settings, library, damages)
     damaged = {damage.model for damage in damages}
     for name in models:
-        _print(f"{name:20} {'DAMAGED' if name in damaged else 'verified'}")
+        print(f"{name:20} {'DAMAGED' if name in damaged else 'verified'}")
     if damages:
         if not options.repair and options.bundle is None:
-            _print("To repair: --repair (download again), or --from BUNDLE --key PUBLIC_KEY.")
+            print("To repair: --repair (download again), or --from BUNDLE --key PUBLIC_KEY.")
         raise SystemExit(EXIT_REJECTED)
 
 
@@ -76,7 +75,7 @@ def _from_bundle(library: Library, damages: list[Damage], options: argparse.Name
     with ProgressBar("repairing", reader.bundle.size) as bar:
         left = repair_from_bundle(library.store, damages, reader, bar.advance)
     for damage in damages:
-        _print(f"{f'not in {options.bundle}' if damage in left else 'repaired'}: {damage.file.path} of {damage.model}")
+        print(f"{f'not in {options.bundle}' if damage in left else 'repaired'}: {damage.file.path} of {damage.model}")
     return left
 
 
@@ -91,17 +90,8 @@ def _from_source(settings: RegistrySettings, library: Library, damages: list[Dam
         for damage in damages:
             try:
                 repair_from_source(library.store, damage, fetch)
-                _print(f"repaired: {damage.file.path} of {damage.model}")
+                print(f"repaired: {damage.file.path} of {damage.model}")
             except (HubError, TransientError, StoreError) as error:
                 left.append(damage)
-                _print(f"not repaired: {error}")
+                print(f"not repaired: {error}")
     return left
-
-
-def looks_like_bundle(words: list[str]) -> bool:
-    """Return whether one of the names looks like a file."""
-    return any("/" in word or word.endswith(FILE_SUFFIX) for word in words)
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201  # the commands' output

@@ -7,8 +7,9 @@ import tarfile
 
 import pytest
 
-from registry.bundle.layout import MIN_VOLUME, Content, blob_member, gaps, lay_out
+from registry.bundle.layout import MIN_VOLUME, Content, gaps, lay_out
 from registry.bundle.manifest import BundleError
+from registry.store.interface import blob_key
 from tests.support.hub import random_bytes
 
 
@@ -27,7 +28,7 @@ def some_contents(seed: int) -> dict[str, bytes]:
 def test_tar_reads_every_byte(seed: int, volume_size: int) -> None:
     """Volumes are tar archives within the size limit; their members, joined by name, are the contents."""
     contents = some_contents(seed)
-    volumes = lay_out([Content(blob_member(key), key, len(data)) for key, data in contents.items()], volume_size)
+    volumes = lay_out([Content(blob_key(key), key, len(data)) for key, data in contents.items()], volume_size)
     found: dict[str, bytes] = {}
     for volume in volumes:
         written = b""
@@ -43,7 +44,7 @@ def test_tar_reads_every_byte(seed: int, volume_size: int) -> None:
                 assert data is not None
                 content = member.name.partition(".part")[0]
                 found[content] = found.get(content, b"") + data.read()
-    assert found == {blob_member(key): data for key, data in contents.items()}
+    assert found == {blob_key(key): data for key, data in contents.items()}
     if volume_size == 3 * MIN_VOLUME:  # less than a quarter of a volume stays free
         assert all(volume.size > volume_size * 3 // 4 for volume in volumes[:-1])
 

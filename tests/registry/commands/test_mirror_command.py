@@ -336,13 +336,6 @@ class LosesVerification:
         return PlainTextResponse(f"event: ready\ndata: {json.dumps(self._model('ready'))}\n\n")
 
 
-class NoDisplay:
-    """Discards all progress."""
-
-    def show(self, model: dict[str, Any]) -> None:
-        """Ignore it."""
-
-
 def test_lost_verification_is_repeated() -> None:
     """`ready` without `verified_at` is not a passed verification."""
     fake = LosesVerification()
@@ -350,7 +343,7 @@ def test_lost_verification_is_repeated() -> None:
     async def run(url: str) -> bool:
         entry = Entry(name="one", kind="llm", hf_repo="test/one")
         async with RegistryClient(url, None) as client:
-            return (await mirror_models(client, [entry], NoDisplay(), max_parallel=None, verify=True))[0].verified
+            return (await mirror_models(client, [entry], lambda _: None, max_parallel=None, verify=True))[0].verified
 
     with serving(fake.app()) as url:
         assert asyncio.run(run(url))
