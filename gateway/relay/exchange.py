@@ -16,7 +16,6 @@ from gateway.relay.attempt import Attempt
 from gateway.relay.data_plane import ClientConnection, RelayContext
 from gateway.relay.deadline import NEVER, now
 from gateway.relay.forwarding import ForwardedRequest, Forwarding
-from gateway.relay.relayed_request import RequestTicket
 from gateway.relay.response import BEGUN, Response
 from gateway.routing import RoutingRequest
 from kit.errors import ApiError
@@ -62,9 +61,8 @@ class Exchange(ForwardedRequest):
         *,
         http11: bool,
         keep_alive: bool,
-        ticket: RequestTicket | None = None,
     ) -> None:
-        super().__init__(client, context, endpoint, target, head, now(), ticket)
+        super().__init__(client, context, endpoint, target, head, now())
         self.state = RECEIVING
         # The error to send instead of relaying the request.
         self.refusal: ApiError | None = None

@@ -9,29 +9,12 @@ from dataclasses import dataclass
 from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import CrashedBackend
 from gateway.bodies.body import Body, JsonBody
-from gateway.relay.relayed_request import RequestTicket
+from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Choice, Router, RoutingRequest
 from gateway.streams.continuation import Continuation, Ending, NotResumable, continue_stream
 from gateway.streams.transcript import Transcript
+from gateway.telemetry.metrics import GatewayMetrics
 from kit.errors import ApiError, BadGateway, NoHealthyBackend
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The failure of an attempt. The client gets `error` if failover cannot help."""
-
-    # As counted in `gateway_backend_outcomes_total`.
-    outcome: str
-    error: ApiError
-    # Whether the backend was lost after it had received the request.
-    has_lost_backend: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Send the request again, to another backend."""
-
-    choice: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +29,33 @@ class Continue:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """End the stream with these events: everything else was sent."""
-
-    events: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Send the error to the client."""
-
-    error: ApiError
-
-
-Decision = Retry | Continue | Finish | Fail
+# Send the whole request to another backend, continue its stream there, end the stream with the events that alone are
+# missing, or send the error to the client.
+Decision = Choice | Continue | Ending | ApiError
 
 
 class FailoverState:
     """What the policy knows of one request. Forwarding sets the public attributes, decisions update the others."""
 
     __slots__ = (
-        "_attempts", "_limit", "_max_attempts", "_model", "_needs_prefill", "_router", "_tokens", "_tried", "has_begun",
-        "is_convicted", "model", "path", "request", "source", "ticket", "transcript",
+        "_attempts", "_limit", "_max_attempts", "_model", "_needs_prefill", "_router", "_tokens", "_tried", "budget",
+        "has_begun", "is_convicted", "metrics", "model", "path", "request", "source", "transcript",
     )  # fmt: skip
 
     def __init__(
-        self, router: Router, ticket: RequestTicket, max_attempts: int, path: str, source: Body, request: RoutingRequest
+        self,
+        router: Router,
+        budget: RetryBudget,
+        metrics: GatewayMetrics,
+        max_attempts: int,
+        path: str,
+        source: Body,
+        request: RoutingRequest,
     ) -> None:
         """`source` is the client's own body, `request` what is sent at present."""
         self._router = router
-        # Charges retries to the budget of all requests.
-        self.ticket = ticket
+        self.budget = budget
+        self.metrics = metrics
         self.path = path
         self.source = source
         self.request = request
@@ -111,14 +89,10 @@ class FailoverState:
         if self._attempts >= self._limit:
             return None
         choice = self._router.choose(self.request, now, tried=self._tried, last_resort=last_resort)
-        if choice is None:
+        # A fallback model cannot continue the stream of another one.
+        if choice is None or self._model not in (None, choice.candidate.offer.name):
             return None
-        if self._model not in (None, choice.candidate.offer.name):
-            # A fallback model cannot continue the stream of another one.
-            return None
-        if self._needs_prefill and not choice.candidate.backend.can_prefill:
-            return None
-        return choice
+        return None if self._needs_prefill and not choice.candidate.backend.can_prefill else choice
 
     def can_retry(self, now: float, *, last_resort: bool = False) -> bool:
         """Return whether another backend and the retry budget would accept the request."""
@@ -126,7 +100,7 @@ class FailoverState:
             choice = self.choose(now, last_resort=last_resort)
         except ApiError:
             return False
-        return choice is not None and self.ticket.can_retry(now)
+        return choice is not None and self.budget.has_room(self.metrics.relaying, now)
 
     def can_continue(self) -> bool:
         """Return whether another backend could continue the stream, as far as is known before it is tried."""
@@ -166,50 +140,46 @@ class FailoverState:
             ]
 
 
-def decide(failure: Failure, state: FailoverState, now: float) -> Decision:
+def decide(error: ApiError, state: FailoverState, now: float) -> Decision:
     """Decide what to do about the failure of the present attempt, whose place at its backend is already free.
 
-    A Retry or Continue is charged to the retry budget.
+    The client gets `error` if failover cannot help. A Choice or Continue is charged to the retry budget.
     """
-    error = failure.error
     if state.is_convicted:
-        return Fail(
-            CrashedBackend(
-                f"{error.message} Not retried: the request has already crashed two backends. "
-                "Change it, or ask the operator to look into the backends' logs."
-            )
+        return CrashedBackend(
+            f"{error.message} Not retried: the request has already crashed two backends. "
+            "Change it, or ask the operator to look into the backends' logs."
         )
     if not state.has_begun:
-        choice = _choose(error, state, now)
-        return choice if isinstance(choice, Fail) else Retry(choice)
+        return _choose(error, state, now)
     try:
         step = state.next_step()
     except NotResumable as reason:
-        return Fail(BadGateway(f"{error.message} The stream could not be resumed on another backend: {reason}."))
+        return BadGateway(f"{error.message} The stream could not be resumed on another backend: {reason}.")
     if isinstance(step, Ending):
-        return Finish(step.events)
+        return step
     assert isinstance(state.source, JsonBody)
     assert state.transcript is not None
     body, tokens = state.source.with_data(step.body), state.transcript.tokens
     try:
         state.continue_with(body.routing_request(), tokens, needs_prefill=step.needs_prefill)
     except ApiError as reason:
-        return Fail(reason)
+        return reason
     choice = _choose(error, state, now)
-    if isinstance(choice, Fail):
+    if isinstance(choice, ApiError):
         return choice
     return Continue(choice, body, state.request, step.includes_transcript, tokens)
 
 
-def _choose(error: ApiError, state: FailoverState, now: float) -> Choice | Fail:
+def _choose(error: ApiError, state: FailoverState, now: float) -> Choice | ApiError:
     """Choose the next backend and charge the budget; `error` is what the failure alone would return."""
     try:
         choice = state.choose(now, last_resort=True)
     except ApiError as reason:
         # The router's message names every backend that is down; after a timeout the failure's own says more.
-        return Fail(reason if isinstance(error, NoHealthyBackend) else error)
+        return reason if isinstance(error, NoHealthyBackend) else error
     if choice is None:
-        return Fail(error)
-    if not state.ticket.take_retry(now):
-        return Fail(type(error)(f"{error.message} Not retried: retry budget exhausted."))
+        return error
+    if not state.budget.take(state.metrics.relaying, now):
+        return type(error)(f"{error.message} Not retried: retry budget exhausted.")
     return choice

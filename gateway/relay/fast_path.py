@@ -66,7 +66,7 @@ class FastPathRequest(RelayedRequest):
         self._candidate = candidate
         self._place = place
         self._connection = connection
-        self.ticket.mark_sent()
+        context.budget.requests += 1
 
     # Callbacks of the backend's connection.
 
@@ -131,16 +131,8 @@ class FastPathRequest(RelayedRequest):
     def _become_exchange(self) -> tuple[Exchange, Forwarding]:
         """Replace this by an exchange that awaits the same response."""
         connection, head = self._connection, self.head
-        exchange = Exchange(
-            self.client,
-            self.context,
-            self.endpoint,
-            self.target,
-            head,
-            http11=True,
-            keep_alive=True,
-            ticket=self.ticket,
-        )
+        exchange = Exchange(self.client, self.context, self.endpoint, self.target, head, http11=True, keep_alive=True)
+        self.context.metrics.relaying -= 1  # it was counted once more
         exchange.request_id, exchange.began = self.request_id, self.began
         body = JsonBody.from_bytes(self.endpoint, self._data, head.session, self._request)
         attempt = Attempt.sent(self._candidate, self._place, connection)

@@ -15,12 +15,12 @@ from gateway.backends.query_of_death import digest_of
 from gateway.bodies.body import Body, JsonBody
 from gateway.relay.attempt import Attempt, AttemptState
 from gateway.relay.deadline import now
-from gateway.relay.failover import Continue, Fail, FailoverState, Failure, Finish, decide
+from gateway.relay.failover import Continue, FailoverState, decide
 from gateway.relay.relayed_request import RelayedRequest
 from gateway.relay.response import AWAITING, BEGUN, INTERRUPTED, SENDING, Response
 from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.routing import Choice, RoutingRequest
-from gateway.streams.continuation import RESUMABLE_ROUTES
+from gateway.streams.continuation import RESUMABLE_ROUTES, Ending
 from gateway.upstream.connection import UpstreamConnection
 from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 
@@ -86,7 +86,7 @@ class Forwarding:
     def _start(self) -> None:
         at = now()
         context = self._context
-        self._relayed.ticket.mark_sent()
+        context.budget.requests += 1
         self.request = self._body.routing_request()
         if context.quarantine.suspects:
             self._digest = context.quarantine.check(self._relayed.endpoint.path, self._identity(), at)
@@ -272,40 +272,47 @@ class Forwarding:
 
     def _fail(self, outcome: str, error: ApiError, *, has_lost_backend: bool = False) -> None:
         """End the present attempt and do what the failover policy decides."""
-        self._guard(self._fail_over, Failure(outcome, error, has_lost_backend))
+        self._guard(self._fail_over, outcome, error, has_lost_backend)
 
-    def _fail_over(self, failure: Failure) -> None:
+    def _fail_over(self, outcome: str, error: ApiError, has_lost_backend: bool) -> None:
         attempt, response, at = self._present, self._response, now()
         backend = attempt.backend
-        backend.record_failure(failure.outcome, failure.error.message)
+        backend.record_failure(outcome, error.message)
         state = self._refreshed_failover()
-        state.is_convicted = failure.has_lost_backend and self._is_convicted(attempt, at)
-        attempt.release(failure.outcome)
+        state.is_convicted = has_lost_backend and self._is_convicted(attempt, at)
+        attempt.release(outcome)
         backend.probe_soon()
         response.await_backend()
-        decision = decide(failure, state, at)
-        if isinstance(decision, Fail):
-            self._relayed.refuse(decision.error)
-        elif isinstance(decision, Finish):
+        decision = decide(error, state, at)
+        if isinstance(decision, ApiError):
+            self._relayed.refuse(decision)
+        elif isinstance(decision, Ending):
             response.send(decision.events, last=True)
             self._relayed.finish()
-        else:
-            if isinstance(decision, Continue):
-                self._body, self.request, self._continued = decision.body, decision.request, decision
-                log.warning(
-                    "stream continued on another backend",
-                    request_id=self._relayed.request_id,
-                    why=failure.error.message,
-                    tokens=decision.tokens,
-                )
+        elif isinstance(decision, Continue):
+            self._body, self.request, self._continued = decision.body, decision.request, decision
+            log.warning(
+                "stream continued on another backend",
+                request_id=self._relayed.request_id,
+                why=error.message,
+                tokens=decision.tokens,
+            )
             self._send_to(decision.choice, at)
+        else:
+            self._send_to(decision, at)
 
     def _refreshed_failover(self) -> FailoverState:
         state, response = self._failover, self._response
         if state is None:
-            relayed, router, attempts = self._relayed, self._context.router, self._limits.max_attempts
+            context, path = self._context, self._relayed.endpoint.path
             state = self._failover = FailoverState(
-                router, relayed.ticket, attempts, relayed.endpoint.path, self._source, self.request
+                context.router,
+                context.budget,
+                context.metrics,
+                self._limits.max_attempts,
+                path,
+                self._source,
+                self.request,
             )
         state.has_begun, state.transcript = response.state in BEGUN, response.transcript
         if self.attempt is not None:

@@ -4,47 +4,15 @@ from gateway.backends.backend import Backend
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head
 from gateway.relay.data_plane import ClientConnection, RelayContext
-from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Candidate
 from gateway.telemetry.access_log import Line
-from gateway.telemetry.metrics import GatewayMetrics
 from kit.web.middleware import request_id_from
-
-
-class RequestTicket:
-    """One request in the counters: in flight from its creation to `end`, in the retry budget from `mark_sent` on."""
-
-    __slots__ = ("_budget", "_is_open", "_metrics")
-
-    def __init__(self, metrics: GatewayMetrics, budget: RetryBudget) -> None:
-        self._metrics = metrics
-        self._budget = budget
-        self._is_open = True
-        metrics.relaying += 1
-
-    def mark_sent(self) -> None:
-        """Let the request earn retries for all. Call it once, when it is first sent."""
-        self._budget.requests += 1
-
-    def can_retry(self, at: float) -> bool:
-        """Return whether the retry budget allows one more retry."""
-        return self._budget.has_room(self._metrics.relaying, at)
-
-    def take_retry(self, at: float) -> bool:
-        """Charge one retry to the budget; return whether it was allowed."""
-        return self._budget.take(self._metrics.relaying, at)
-
-    def end(self) -> None:
-        """Stop counting the request as in flight. Idempotent."""
-        if self._is_open:
-            self._is_open = False
-            self._metrics.relaying -= 1
 
 
 class RelayedRequest:
     """One relayed request, from its head to its accounting."""
 
-    __slots__ = ("began", "client", "context", "cors", "endpoint", "head", "request_id", "target", "ticket")
+    __slots__ = ("began", "client", "context", "cors", "endpoint", "head", "request_id", "target")
 
     def __init__(
         self,
@@ -54,21 +22,18 @@ class RelayedRequest:
         target: bytes,
         head: Head,
         began: float,
-        ticket: RequestTicket | None = None,
     ) -> None:
-        """`target` is in origin form, `began` the monotonic time at which the head was complete.
-
-        `ticket` is that of a request which was counted before.
-        """
+        """`target` is in origin form, `began` the monotonic time at which the head was complete."""
         self.client = client
         self.context = context
         self.endpoint = endpoint
         self.target = target
         self.head = head
         self.began = began
-        self.ticket = ticket or RequestTicket(context.metrics, context.budget)
         self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
         self.cors = context.cors_headers(head) if head.origin else b""
+        # Until `account`.
+        context.metrics.relaying += 1
 
     def upstream_head(self, backend: Backend, length: int) -> bytes:
         """Return the head of the request to `backend` with a body of `length` bytes."""
@@ -118,6 +83,6 @@ class RelayedRequest:
         else:
             backend, model = candidate.backend.name, candidate.offer.name
             line = Line(path, status, ms, self.client.address, self.request_id, attempts, backend, model)
-        self.ticket.end()
+        context.metrics.relaying -= 1
         context.metrics.count(path, status, first_byte - began, model if streamed else None)
         context.access_log.write(line)

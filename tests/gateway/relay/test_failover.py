@@ -9,17 +9,17 @@ from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import CrashedBackend
 from gateway.bodies.body import JsonBody
 from gateway.endpoints import BY_PATH
-from gateway.relay.failover import Continue, Decision, Fail, FailoverState, Failure, Finish, Retry, decide
-from gateway.relay.relayed_request import RequestTicket
+from gateway.relay.failover import Continue, Decision, FailoverState, decide
 from gateway.relay.retry_budget import RetryBudget
-from gateway.routing import Router
+from gateway.routing import Choice, Router
+from gateway.streams.continuation import Ending
 from gateway.streams.transcript import Transcript
 from gateway.telemetry.metrics import GatewayMetrics
-from kit.errors import BadGateway, NoHealthyBackend
+from kit.errors import ApiError, BadGateway, NoHealthyBackend
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend
 
 NOW = 100.0
-BROKEN = Failure("broken", BadGateway("a failed: it closed the connection."), has_lost_backend=True)
+BROKEN = BadGateway("a failed: it closed the connection.")
 REQUEST = {"model": "qwen", "stream": True, "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -34,8 +34,8 @@ def backends(count: int = 2) -> list[Backend]:
 def first_attempt_failed(*available: Backend, max_attempts: int = 3, **changes: Any) -> FailoverState:
     """The state of a request after its first attempt, at the first of the backends."""
     body = JsonBody.from_bytes(BY_PATH[CHAT.encode()], json.dumps(REQUEST | changes).encode(), b"")
-    ticket = RequestTicket(GatewayMetrics(), RetryBudget())
-    state = FailoverState(Router(available, CATALOGUE), ticket, max_attempts, CHAT, body, body.routing_request())
+    router = Router(available, CATALOGUE)
+    state = FailoverState(router, RetryBudget(), GatewayMetrics(), max_attempts, CHAT, body, body.routing_request())
     state.model = "qwen"
     state.note_attempt(available[0], 1)
     return state
@@ -55,31 +55,31 @@ def chunk(**choice: object) -> dict[str, object]:
 
 def error_of(decision: Decision) -> str:
     """The message with which the request fails."""
-    assert isinstance(decision, Fail)
-    return decision.error.message
+    assert isinstance(decision, ApiError)
+    return decision.message
 
 
 def test_retries_on_a_backend_not_tried_yet() -> None:
     a, b = backends()
     decision = decide(BROKEN, first_attempt_failed(a, b), NOW)
-    assert isinstance(decision, Retry)
-    assert decision.choice.candidate.backend is b
+    assert isinstance(decision, Choice)
+    assert decision.candidate.backend is b
 
 
 def test_fails_with_its_own_error_if_all_were_tried() -> None:
     (a,) = backends(1)
-    assert error_of(decide(BROKEN, first_attempt_failed(a), NOW)) == BROKEN.error.message
+    assert error_of(decide(BROKEN, first_attempt_failed(a), NOW)) == BROKEN.message
 
 
 def test_fails_if_no_attempt_is_left() -> None:
-    assert error_of(decide(BROKEN, first_attempt_failed(*backends(), max_attempts=1), NOW)) == BROKEN.error.message
+    assert error_of(decide(BROKEN, first_attempt_failed(*backends(), max_attempts=1), NOW)) == BROKEN.message
 
 
 def test_unreachable_backends_are_all_named() -> None:
     a, b = backends()
     for backend in (a, b):
         backend.observe("unhealthy", "connection refused")
-    unreachable = Failure("unreachable", NoHealthyBackend("a is unreachable.", retry_after=2))
+    unreachable = NoHealthyBackend("a is unreachable.", retry_after=2)
     message = error_of(decide(unreachable, first_attempt_failed(a, b), NOW))
     assert "a is unhealthy" in message
     assert "b is unhealthy" in message
@@ -87,7 +87,7 @@ def test_unreachable_backends_are_all_named() -> None:
 
 def test_retries_end_with_the_budget() -> None:
     state = first_attempt_failed(*backends())
-    while state.ticket.take_retry(NOW):
+    while state.budget.take(0, NOW):
         pass
     assert "retry budget exhausted" in error_of(decide(BROKEN, state, NOW))
 
@@ -97,8 +97,7 @@ def test_a_request_that_crashed_two_backends_is_not_retried() -> None:
     state.is_convicted = True
     decision = decide(BROKEN, state, NOW)
     assert "the request has already crashed two backends" in error_of(decision)
-    assert isinstance(decision, Fail)
-    assert isinstance(decision.error, CrashedBackend)
+    assert isinstance(decision, CrashedBackend)
 
 
 def test_continues_a_stream_with_its_text_so_far() -> None:
@@ -130,7 +129,7 @@ def test_only_an_engine_that_can_continue_a_message_gets_the_stream() -> None:
     b.engine = "other"
     state = first_attempt_failed(a, b)
     sent(state, chunk(delta={"content": "Hello"}))
-    assert error_of(decide(BROKEN, state, NOW)) == BROKEN.error.message
+    assert error_of(decide(BROKEN, state, NOW)) == BROKEN.message
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_only_an_engine_that_can_continue_a_message_gets_the_stream() -> None:
 def test_finishes_a_stream_that_lacks_only_its_end(events: list[object], end: bytes) -> None:
     state = first_attempt_failed(*backends())
     sent(state, *events)
-    assert decide(BROKEN, state, NOW) == Finish(end)
+    assert decide(BROKEN, state, NOW) == Ending(end)
 
 
 @pytest.mark.parametrize(
