@@ -31,44 +31,40 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     routes = APIRouter()
     body_memory = BodyMemory(settings.max_bodies_mb, setting="MAX_BODIES_MB")
 
-    async def read_body(body: type[B], request: Request) -> B:
+    async def read_body(schema: type[B], request: Request, kind: Literal["embedding", "reranker"]) -> tuple[B, Batcher]:
+        """Return the body and the batcher, if the body names the model and the model is of `kind`."""
         limited_request = limited(request, limit_mb=settings.max_body_mb, setting="MAX_BODY_MB")
         async with body_memory.holding(limited_request) as data:
-            return parse(body, data)
-
-    def batcher_for(kind: Literal["embedding", "reranker"]) -> Batcher:
+            body = parse(schema, data)
+        service.check_model(body.model)
         if service.entry.kind != kind:
             raise NotFound(
                 f"Model {service.entry.name!r} is of kind {service.entry.kind}; this route needs kind {kind}."
             )
-        return service.engine()
+        return body, service.engine()
 
     @routes.post("/v1/embeddings", openapi_extra=_request_body_schema(EmbeddingBody))
     async def embeddings(request: Request) -> Response:
         """One embedding per text, with the model's own pooling and normalisation."""
-        body = await read_body(EmbeddingBody, request)
-        model = service.check_model(body.model)
-        batcher = batcher_for("embedding")
+        body, batcher = await read_body(EmbeddingBody, request, "embedding")
         work = embedding_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         content = await responses.embeddings_body(
-            rows, model=model, format=body.encoding_format, dimensions=body.dimensions
+            rows, model=service.entry.name, format=body.encoding_format, dimensions=body.dimensions
         )
         return Response(content, media_type="application/json")
 
     @routes.post("/v1/rerank", openapi_extra=_request_body_schema(RerankBody))
     async def rerank(request: Request) -> JSONResponse:
         """Sort documents by relevance to a query, best first."""
-        body = await read_body(RerankBody, request)
-        model = service.check_model(body.model)
-        batcher = batcher_for("reranker")
+        body, batcher = await read_body(RerankBody, request, "reranker")
         work, documents = rerank_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
             responses.rerank_body(
                 rows,
                 id=f"rerank-{secrets.token_hex(8)}",
-                model=model,
+                model=service.entry.name,
                 documents=documents,
                 top_n=body.top_n,
                 with_documents=body.return_documents,
@@ -78,13 +74,13 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
     @routes.post("/v1/score", openapi_extra=_request_body_schema(ScoreBody))
     async def score(request: Request) -> JSONResponse:
         """Relevance of pairs of texts, in the request's order."""
-        body = await read_body(ScoreBody, request)
-        model = service.check_model(body.model)
-        batcher = batcher_for("reranker")
+        body, batcher = await read_body(ScoreBody, request, "reranker")
         work = score_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
-            responses.score_body(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
+            responses.score_body(
+                rows, id=f"score-{secrets.token_hex(8)}", model=service.entry.name, created=int(time.time())
+            )
         )
 
     return routes

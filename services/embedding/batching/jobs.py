@@ -1,7 +1,6 @@
 """Data of a request in the batcher: its texts, its state, its result."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -46,7 +45,6 @@ class Job:
     tokens: int = 0
     remaining: int = 0
     rows: "list[NDArray[np.float32] | None]" = field(default_factory=list)
-    arrived: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, eq=False)

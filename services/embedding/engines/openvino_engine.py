@@ -40,7 +40,7 @@ def open_engine(openvino: Any, model: TextModel, *, precisions: Sequence[Precisi
     if model.excludes_prompt_from_pooling and model.prompts:
         raise UnsupportedModel("its pooling excludes the prompt, which an exported model cannot do")
     report(0.6, "preparing the model for OpenVINO")
-    batch = self_check.probes(model, model.kind)
+    batch = self_check.probes(model)
     cache_entry = openvino_export.ExportCache(openvino, folder, model.kind, cache)
 
     def check(exported: Any) -> OpenVinoEngine:
@@ -66,7 +66,7 @@ def _first_agreeing(
     for precision in precisions:
         engine = OpenVinoEngine(_compile(openvino, exported, precision, cpu_threads), model, precision)
         try:
-            problem = self_check.find_mismatch(engine, reference, batch, model.kind)
+            problem = self_check.find_mismatch(engine.run, reference.run, batch, model.kind)
         except RuntimeError as error:
             problem = f"it fails: {error}"
         if problem is None:
@@ -141,7 +141,7 @@ class OpenVinoEngine:
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         """See `TextEngine.run`."""
         assert self._model is not None, "engine is closed"
-        arrays = self._model.pad(batch, types=self._types).arrays
+        arrays = self._model.pad(batch, types=self._types)
         # Inputs are shared: they live until the call returns. Outputs are copied: they outlive it.
         output = self._request.infer([arrays[name] for name in self._inputs], share_inputs=True)
         rows: NDArray[np.float32] = output[0]

@@ -95,7 +95,7 @@ def fingerprint(folder: Path, kind: str) -> str:
 def _convert(openvino: Any, model: TextModel, batch: Sequence[Tokens]) -> Any:
     import torch
 
-    arrays = model.pad(batch[:2]).arrays
+    arrays = model.pad(batch[:2])
     names = list(arrays)
 
     class TracedModel(torch.nn.Module):

@@ -1,14 +1,17 @@
 """Comparison of a faster engine's results with those of PyTorch in float32."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from kit.config.catalogue import Kind
 from services.embedding.engines.interface import Text, Tokens
+from services.embedding.engines.text_model import TextModel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Run = Callable[[Sequence[Tokens]], NDArray[np.float32]]
 
 # For embeddings. Anything coarser than bfloat16 fails: dynamic int8 reaches 0.84 on MiniLM.
 MIN_COSINE = 0.9995
@@ -29,42 +32,24 @@ _SENTENCES = (
 MAX_PROBE_TOKENS = 512
 
 
-class BatchRunner(Protocol):
-    """The compared part of an engine."""
-
-    def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
-        """See `TextEngine.run`."""
-        ...
-
-
-class Tokenizer(Protocol):
-    """The part of a model that tokenizes the probes."""
-
-    max_tokens: int
-
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
-        """See `TextEngine.tokenize`."""
-        ...
-
-
-def probes(model: Tokenizer, kind: Kind) -> list[Tokens]:
+def probes(model: TextModel) -> list[Tokens]:
     """Return texts of very different lengths, so that a batch is padded; one reaches the model's limit."""
     long = " ".join(_SENTENCES * 12)
     texts: list[Text] = [*_SENTENCES, " ".join(_SENTENCES), long]
-    if kind == "reranker":
+    if model.kind == "reranker":
         texts = [(_SENTENCES[0], str(text)) for text in texts]
     return model.tokenize(texts, prompt=None, truncate_to=min(model.max_tokens, MAX_PROBE_TOKENS))
 
 
-def find_mismatch(fast: BatchRunner, reference: BatchRunner, batch: Sequence[Tokens], kind: Kind) -> str | None:
-    """Return how the results of `fast` differ from those of `reference`, or None if they agree.
+def find_mismatch(fast: "Run", reference: "Run", batch: Sequence[Tokens], kind: Kind) -> str | None:
+    """Return how the rows of `fast` differ from those of `reference`, or None if they agree.
 
     Compares the whole batch and each text alone: neither padding nor the batch's size may change a row.
     """
     import numpy as np
 
-    expected = reference.run(batch)
-    for rows in (fast.run(batch), np.concatenate([fast.run([item]) for item in batch])):
+    expected = reference(batch)
+    for rows in (fast(batch), np.concatenate([fast([item]) for item in batch])):
         if rows.shape != expected.shape:
             return f"the result has shape {rows.shape} instead of {expected.shape}"
         found = _score_mismatch(rows, expected) if kind == "reranker" else _cosine_mismatch(rows, expected)

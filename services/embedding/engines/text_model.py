@@ -1,8 +1,6 @@
 """A sentence-transformers model: tokenizer, limits, prompts and modules, shared by the engines."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Arrays = Mapping[str, NDArray[np.int64]]
+    Arrays = dict[str, NDArray[np.int64]]
 
 # Tokenizers without a limit report a number like 1e30.
 UNLIMITED_ABOVE = 1_000_000
-
-
-@dataclass(frozen=True)
-class PaddedBatch:
-    """A batch as input of the model: arrays with one row per text, padded to one width."""
-
-    arrays: "Arrays"
-    prompt_length: int
 
 
 class TextModel:
@@ -73,8 +63,8 @@ class TextModel:
         prompt_length = features.get("prompt_length") or 0
         return [Tokens(ids, kinds, prompt_length) for ids, kinds in zip(features["input_ids"], types, strict=True)]
 
-    def pad(self, batch: Sequence[Tokens], *, types: bool | None = None) -> PaddedBatch:
-        """Return the batch as arrays; if pooling excludes the prompt, all texts must have one prompt length.
+    def pad(self, batch: Sequence[Tokens], *, types: bool | None = None) -> "Arrays":
+        """Return the model's inputs: arrays with one row per text, padded to one width.
 
         `types` includes token type ids; None includes them if any text has them.
         """
@@ -85,7 +75,7 @@ class TextModel:
         }
         if types if types is not None else any(item.types is not None for item in batch):
             arrays["token_type_ids"] = self._rows([item.types or () for item in batch], width, 0)
-        return PaddedBatch(arrays, batch[0].prompt_length)
+        return arrays
 
     def _rows(self, rows: Sequence[Sequence[int]], width: int, value: int) -> "NDArray[np.int64]":
         import numpy as np
@@ -128,6 +118,4 @@ def load(folder: Path, kind: Kind, *, device: str, dtype: str) -> TextModel:
 def _token_limit(model: Any) -> int:
     """Return the maximum number of tokens: from max_seq_length, else max_position_embeddings, else 512."""
     limits = [model.max_seq_length, getattr(model.config, "max_position_embeddings", None)]
-    with contextlib.suppress(StopIteration):
-        return next(int(limit) for limit in limits if limit and limit < UNLIMITED_ABOVE)
-    return 512
+    return next((int(limit) for limit in limits if limit and limit < UNLIMITED_ABOVE), 512)

@@ -1,7 +1,7 @@
 """Engine on PyTorch: sentence-transformers, with pooling and normalisation from the model's files."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from services.embedding.engines.interface import Text, Tokens
@@ -37,15 +37,24 @@ class TorchEngine:
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         """See `TextEngine.run`."""
-        return _by_prompt_length(batch, self._compute)
+        # Pooling that excludes the prompt accepts one prompt length per call.
+        lengths = {item.prompt_length for item in batch}
+        if len(lengths) == 1:
+            return self._compute(batch)
+        import numpy as np
+
+        rows = np.empty((len(batch), self.dimensions), np.float32)
+        for length in lengths:
+            places = [place for place, item in enumerate(batch) if item.prompt_length == length]
+            rows[places] = self._compute([batch[place] for place in places])
+        return rows
 
     def _compute(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         import torch
 
-        padded = self._loaded.pad(batch)
-        features = {name: torch.from_numpy(array).to(self.device) for name, array in padded.arrays.items()}
+        features = {name: torch.from_numpy(array).to(self.device) for name, array in self._loaded.pad(batch).items()}
         with torch.inference_mode():
-            rows: NDArray[np.float32] = self._loaded.forward(features, padded.prompt_length).cpu().numpy()
+            rows: NDArray[np.float32] = self._loaded.forward(features, batch[0].prompt_length).cpu().numpy()
         return rows
 
     @property
@@ -61,20 +70,3 @@ class TorchEngine:
             import torch
 
             torch.cuda.empty_cache()
-
-
-def _by_prompt_length(
-    batch: Sequence[Tokens], run: Callable[[Sequence[Tokens]], "NDArray[np.float32]"]
-) -> "NDArray[np.float32]":
-    """Run the batch in groups of equal prompt length: pooling that excludes the prompt accepts one length per call."""
-    lengths = {item.prompt_length for item in batch}
-    if len(lengths) == 1:
-        return run(batch)
-    import numpy as np
-
-    order = sorted(range(len(batch)), key=lambda index: batch[index].prompt_length)
-    groups = [run([item for item in batch if item.prompt_length == length]) for length in sorted(lengths)]
-    rows = np.concatenate(groups)
-    unsorted = np.empty_like(rows)
-    unsorted[order] = rows
-    return unsorted

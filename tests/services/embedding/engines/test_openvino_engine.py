@@ -32,7 +32,7 @@ class FixedRows:
 
 
 def mismatch(fast: Any, *reference: Any, kind: Any = "embedding") -> str | None:
-    return self_check.find_mismatch(fast, FixedRows(*reference), TOKENS, kind)
+    return self_check.find_mismatch(fast.run, FixedRows(*reference).run, TOKENS, kind)
 
 
 def test_bfloat16_rounding_passes() -> None:
