@@ -117,15 +117,11 @@ def _resampled(container: Any, stream: Any, max_seconds: int) -> Iterator[Any]:
         for frame in frames:
             total += frame.samples * RATE // max(frame.sample_rate, 1)
             if total > max_seconds * RATE:
-                raise _too_long(max_seconds)
+                raise PayloadTooLarge(
+                    f"The recording is longer than {max_seconds} seconds (MAX_AUDIO_SECONDS). Split it.",
+                    param="file",
+                    code="audio_too_long",
+                )
             frame.pts = None  # damaged files have timestamps that go backwards; the order of frames is enough
             yield from (resampled.to_ndarray()[0] for resampled in resampler.resample(frame))
     yield from (resampled.to_ndarray()[0] for resampled in resampler.resample(None))
-
-
-def _too_long(max_seconds: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"The recording is longer than {max_seconds} seconds (MAX_AUDIO_SECONDS). Split it.",
-        param="file",
-        code="audio_too_long",
-    )

@@ -42,8 +42,3 @@ def language_code(language: str, supported: Iterable[str]) -> str:
             f"Unsupported language {language!r:.40}. Send an ISO 639-1 code such as en: {', '.join(sorted(codes))}."
         )
     raise InvalidRequest(message, param="language")
-
-
-def language_name(code: str) -> str:
-    """Return the English name of a code, or the code itself if it has none here."""
-    return NAMES.get(code, code)

@@ -14,14 +14,8 @@ if TYPE_CHECKING:
     from services.transcription.engine import Samples
 
 
-@dataclass(frozen=True)
-class End:
-    """The last event of a job, with its error if it failed."""
-
-    error: ApiError | None = None
-
-
-Event = Info | Segment | End
+# None or an error is the last event of a job.
+Event = Info | Segment | ApiError | None
 
 
 @dataclass(eq=False)
@@ -77,6 +71,6 @@ class Recognition:
 
     async def _next(self) -> Event:
         event = await self._job.events.get()
-        if isinstance(event, End) and event.error is not None:
-            raise event.error
+        if isinstance(event, ApiError):
+            raise event
         return event

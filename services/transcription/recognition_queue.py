@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO
 
 import structlog
@@ -17,7 +18,7 @@ from kit.service.service import in_daemon_thread
 from services.transcription.audio import RATE, decode
 from services.transcription.engine import WINDOW_S, Info, Options, SpeechEngine
 from services.transcription.metrics import SpeechMetrics
-from services.transcription.recognition import End, Job, Recognition
+from services.transcription.recognition import Job, Recognition
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class RecognitionQueue:
         try:
             yield
         except BaseException:
-            self.release()
+            self._add_in_flight(-1)
             raise
 
     def submit(self, file: BinaryIO, options: Options) -> Recognition:
@@ -78,11 +79,7 @@ class RecognitionQueue:
         job = Job(file, options, asyncio.get_running_loop())
         self._metrics.queued.inc()
         self._inbox.put(job)
-        return Recognition(job, self.release)
-
-    def release(self) -> None:
-        """Release a reserved place."""
-        self._add_in_flight(-1)
+        return Recognition(job, partial(self._add_in_flight, -1))
 
     def _add_in_flight(self, change: int) -> None:
         self._in_flight += change
@@ -100,12 +97,12 @@ class RecognitionQueue:
     def _run(self) -> None:
         while (jobs := self._next_jobs()) is not None:
             self._metrics.queued.dec(len(jobs))
-            ends = self._process_batch(jobs) if len(jobs) > 1 else {}
+            done = self._process_batch(jobs) if len(jobs) > 1 else set()
             for job in jobs:
                 with job.file:
-                    end = ends.get(job) or self._process(job)
+                    error = None if job in done else self._process(job)
                 if not self._stopping.is_set():  # otherwise the event loop may be closed
-                    job.send(end)
+                    job.send(error)
 
     def _next_jobs(self) -> list[Job] | None:
         """Wait for the next recording and the pending ones that can share its batch; None when the queue stops."""
@@ -137,7 +134,7 @@ class RecognitionQueue:
                 job.too_long_for_batch = True
         return job.short_samples is not None and not self._is_cancelled(job)
 
-    def _process_batch(self, jobs: list[Job]) -> dict[Job, End]:
+    def _process_batch(self, jobs: list[Job]) -> set[Job]:
         """Process short recordings in one batch. Jobs missing in the result must be processed one by one."""
         began = time.monotonic()
         recordings = [job.short_samples for job in jobs if job.short_samples is not None]
@@ -145,9 +142,9 @@ class RecognitionQueue:
             results = self.engine.transcribe_batch(recordings, jobs[0].options)
         except Exception as error:
             log.error("batch failed; processing its recordings one by one", recordings=len(jobs), exc_info=error)
-            return {}
+            return set()
         took_s = (time.monotonic() - began) / len(jobs)
-        ends = {}
+        done = set()
         for job, samples, segments in zip(jobs, recordings, results, strict=True):
             if segments is None:
                 continue
@@ -155,12 +152,14 @@ class RecognitionQueue:
             job.send(Info(job.options.language or UNKNOWN_LANGUAGE, len(samples) / RATE))
             for segment in segments:
                 job.send(segment)
-            ends[job] = self._record_success(len(samples) / RATE, took_s)
-        return ends
+            self._record_success(len(samples) / RATE, took_s)
+            done.add(job)
+        return done
 
-    def _process(self, job: Job) -> End:
+    def _process(self, job: Job) -> ApiError | None:
+        """Process one recording, and return the error if it failed."""
         if self._is_cancelled(job):
-            return End()
+            return None
         self._metrics.waited.observe(time.monotonic() - job.arrived)
         began = time.monotonic()
         try:
@@ -171,21 +170,21 @@ class RecognitionQueue:
             job.send(info)
             for segment in segments:
                 if self._is_cancelled(job):
-                    return End()
+                    return None
                 job.send(segment)
         except ApiError as error:
-            return End(error)
+            return error
         except Exception as error:
             log.error("transcription failed", exc_info=error)
             self._failures.failed(str(error), self._transcribe_silence)
-            return End(ApiError("The engine failed on this recording. See the service's log for the cause."))
-        return self._record_success(len(samples) / RATE, time.monotonic() - began)
+            return ApiError("The engine failed on this recording. See the service's log for the cause.")
+        self._record_success(len(samples) / RATE, time.monotonic() - began)
+        return None
 
-    def _record_success(self, audio_s: float, took_s: float) -> End:
+    def _record_success(self, audio_s: float, took_s: float) -> None:
         self._failures.succeeded()
         self._metrics.observe_recording(audio_s=audio_s, took_s=took_s)
         self._seconds_per_recording += (took_s - self._seconds_per_recording) / 4
-        return End()
 
     def _transcribe_silence(self) -> None:
         """Transcribe a second of silence, which every working engine can."""

@@ -15,8 +15,7 @@ from services.transcription.engine import Options, SpeechEngine, Task
 from services.transcription.languages import language_code
 from services.transcription.response_formats import Format, Granularity
 
-STREAMABLE_FORMATS = ("json", "text")
-# Formats without timestamps.
+# Formats without timestamps, which can be streamed.
 TEXT_ONLY_FORMATS = ("json", "text")
 TRUE = frozenset({"true", "1", "yes", "on"})
 FALSE = frozenset({"false", "0", "no", "off", ""})
@@ -70,10 +69,10 @@ def read_request(form: FormData, task: Task, engine: SpeechEngine, *, vad_filter
             param="timestamp_granularities",
         )
     stream = _flag(form, "stream", default=False)
-    if stream and format_ not in STREAMABLE_FORMATS:
+    if stream and format_ not in TEXT_ONLY_FORMATS:
         raise InvalidRequest(f"stream=true needs response_format=json or text, not {format_}.", param="stream")
-    if task == "translate":
-        require_multilingual(engine)
+    if task == "translate" and list(engine.languages) == ["en"]:
+        raise InvalidRequest("This model supports English only and cannot translate. Use /v1/audio/transcriptions.")
     language = _last(form, "language")
     options = Options(
         task=task,
@@ -85,12 +84,6 @@ def read_request(form: FormData, task: Task, engine: SpeechEngine, *, vad_filter
         text_only=not stream and format_ in TEXT_ONLY_FORMATS,
     )
     return TranscriptionRequest(options, format_, granularities, stream)
-
-
-def require_multilingual(engine: SpeechEngine) -> None:
-    """Raise InvalidRequest if the model supports only English, so that it cannot translate into English."""
-    if list(engine.languages) == ["en"]:
-        raise InvalidRequest("This model supports English only and cannot translate. Use /v1/audio/transcriptions.")
 
 
 def _temperature(value: str | None) -> float:

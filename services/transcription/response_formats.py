@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from services.transcription.engine import Info, Segment, Task
-from services.transcription.languages import language_name
+from services.transcription.languages import NAMES
 
 Format = Literal["json", "text", "srt", "vtt", "verbose_json"]
 Granularity = Literal["word", "segment"]
@@ -32,7 +32,7 @@ def verbose_json_body(
     """Return the body of `verbose_json`, with segments, words or both; segments if `granularities` is empty."""
     body: dict[str, Any] = {
         "task": task,
-        "language": "english" if task == "translate" else language_name(info.language),
+        "language": "english" if task == "translate" else NAMES.get(info.language, info.language),
         "duration": round(info.duration, 3),
         "text": full_text(segments),
         "usage": _usage(info),
@@ -66,22 +66,8 @@ def vtt(segments: Sequence[Segment]) -> str:
     return "\n".join(blocks)
 
 
-def delta_event(text: str) -> bytes:
-    """Return the event of one more piece of text."""
-    return _event({"type": "transcript.text.delta", "delta": text})
-
-
-def done_event(text: str) -> bytes:
-    """Return the last event, with the whole text."""
-    return _event({"type": "transcript.text.done", "text": text})
-
-
-def error_event(body: dict[str, Any]) -> bytes:
-    """Return the last event of a failed stream; `body` is the error envelope."""
-    return _event(body)
-
-
-def _event(body: dict[str, Any]) -> bytes:
+def event(body: dict[str, Any]) -> bytes:
+    """Return an event of a stream."""
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 

@@ -135,11 +135,11 @@ async def _events(recognition: Recognition) -> AsyncIterator[bytes]:
             text = segment.text if text_so_far else segment.text.lstrip()
             if text:
                 text_so_far += text
-                yield response_formats.delta_event(text)
+                yield response_formats.event({"type": "transcript.text.delta", "delta": text})
     except ApiError as error:
-        yield response_formats.error_event(error.body())
+        yield response_formats.event(error.body())
         return
-    yield response_formats.done_event(text_so_far)
+    yield response_formats.event({"type": "transcript.text.done", "text": text_so_far})
 
 
 async def _spooled(request: Request) -> BinaryIO:

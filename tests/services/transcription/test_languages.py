@@ -3,7 +3,7 @@
 import pytest
 
 from kit.errors import InvalidRequest
-from services.transcription.languages import NAMES, language_code, language_name
+from services.transcription.languages import NAMES, language_code
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,4 @@ def test_english_only_model_rejects_other_languages() -> None:
 
 
 def test_every_code_has_a_name() -> None:
-    """Codes of newer models are returned as they are."""
     assert len(NAMES) == 100
-    assert language_name("yue") == "cantonese"
-    assert language_name("new") == "new"
