@@ -8,7 +8,7 @@ from chatui.env_file import EnvFileError, Setting, read, render
 from chatui.settings import ChatUiSettings
 from chatui.translation import convert
 from kit.config.catalogue import Catalogue
-from kit.config.settings import SettingsError, load_settings
+from kit.config.settings import SettingsError, keys_of, load_settings
 
 
 def main() -> int:
@@ -18,8 +18,9 @@ def main() -> int:
         catalogue = Catalogue.load(settings.catalogue)
         shipped = _read(settings.chatui_shipped)
         written = shipped if settings.chatui_env == settings.chatui_shipped else _read(settings.chatui_env)
+        keys = keys_of(settings.gateway_api_keys, "GATEWAY_API_KEYS")
         try:
-            outcome = convert(written, shipped, catalogue, settings.keys())
+            outcome = convert(written, shipped, catalogue, keys)
             text = render(outcome.settings)
         except (EnvFileError, ValueError) as error:
             raise SettingsError(f"{settings.chatui_env.name}, {error}") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from kit.config.settings import Settings, keys_of
+from kit.config.settings import Settings
 
 # Next to the package, in the repository and in the image.
 SHIPPED = Path(__file__).resolve().parents[1] / "chatui.env"
@@ -30,7 +30,3 @@ class ChatUiSettings(Settings):
             return ipaddress.ip_address(self.cluster_bind).is_loopback
         except ValueError:
             return self.cluster_bind == "localhost"
-
-    def keys(self) -> list[str]:
-        """Return the gateway's keys. Raises SettingsError if GATEWAY_API_KEYS is set without a key."""
-        return keys_of(self.gateway_api_keys, "GATEWAY_API_KEYS")

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from edge.firewall import rules
-from edge.interfaces import NoFront, find_front
-from edge.proxy import BadRoute, configuration, parse_routes
+from edge import EdgeError
+from edge.firewall import find_front, rules
+from edge.proxy import configuration, parse_routes
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
 CONFIGURATION = Path("/tmp/haproxy.cfg")  # noqa: S108  # a tmpfs of this container, which has one process
@@ -27,14 +27,14 @@ def main() -> None:
     """Read ROUTES, load the firewall rules, exec HAProxy. Exits with 78 and a one-line message on failure."""
     try:
         routes = parse_routes(os.environ.get("ROUTES", ""))
-        front = find_front(Path("/proc/net/route").read_text(encoding="ascii"))
-    except (BadRoute, NoFront) as error:
+        interface, address = find_front(Path("/proc/net/route").read_text(encoding="ascii"))
+    except EdgeError as error:
         fail(str(error))
     command = [NFT, "-f", "-"]
-    loaded = subprocess.run(command, input=rules(front.name), capture_output=True, text=True, check=False)  # noqa: S603  # fixed
+    loaded = subprocess.run(command, input=rules(interface), capture_output=True, text=True, check=False)  # noqa: S603  # fixed
     if loaded.returncode:
         fail(f"nft failed to load the firewall rules: {loaded.stderr.strip()}. It needs cap_add: [NET_ADMIN].")
-    CONFIGURATION.write_text(configuration(routes, front.address), encoding="utf-8")
+    CONFIGURATION.write_text(configuration(routes, address), encoding="utf-8")
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         fail(f"prctl failed: {os.strerror(ctypes.get_errno())}.")
     ports = ", ".join(f"{route.port} to {route.host}" for route in routes)

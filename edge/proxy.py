@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from edge import EdgeError
+
 _ROUTE = re.compile(r"^(?P<host>[a-z0-9][a-z0-9-]{0,62}):(?P<port>\d{2,5})$")
 # HAProxy's own `GET /health`, for the container's health check.
 HEALTH_PORT = 8404
@@ -46,10 +48,6 @@ listen {host}-{port}
 """
 
 
-class BadRoute(Exception):
-    """ROUTES is invalid; the message quotes the invalid part."""
-
-
 @dataclass(frozen=True)
 class Route:
     """A published port, and the service that listens on the same port inside."""
@@ -59,18 +57,18 @@ class Route:
 
 
 def parse_routes(text: str) -> tuple[Route, ...]:
-    """Parse ROUTES, such as `gateway:8080 registry:8090`. Raises BadRoute."""
+    """Parse ROUTES, such as `gateway:8080 registry:8090`. Raises EdgeError."""
     matches = [(word, _ROUTE.match(word)) for word in text.split()]
     if not matches:
-        raise BadRoute("ROUTES is empty. Set HOST:PORT pairs, such as 'gateway:8080 registry:8090'.")
+        raise EdgeError("ROUTES is empty. Set HOST:PORT pairs, such as 'gateway:8080 registry:8090'.")
     routes = []
     for word, match in matches:
         if match is None or int(match["port"]) > 65535:
-            raise BadRoute(f"ROUTES: {word!r} is not HOST:PORT, such as gateway:8080.")
+            raise EdgeError(f"ROUTES: {word!r} is not HOST:PORT, such as gateway:8080.")
         routes.append(Route(match["host"], int(match["port"])))
     ports = [route.port for route in routes]
     if len(set(ports)) < len(ports):
-        raise BadRoute("ROUTES: duplicate port.")
+        raise EdgeError("ROUTES: duplicate port.")
     return tuple(routes)
 
 

@@ -4,9 +4,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from edge.firewall import rules
-from edge.interfaces import NoFront, find_front
-from edge.proxy import BadRoute, Route, configuration, parse_routes
+from edge import EdgeError
+from edge.firewall import find_front, rules
+from edge.proxy import Route, configuration, parse_routes
 from kit.net.route_table import DefaultRoute, default_routes
 
 HEADER = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
@@ -32,7 +32,7 @@ def test_routes() -> None:
 )
 def test_bad_routes(text: str, quoted: str) -> None:
     """The message quotes the invalid part."""
-    with pytest.raises(BadRoute, match=quoted):
+    with pytest.raises(EdgeError, match=quoted):
         parse_routes(text)
 
 
@@ -43,7 +43,7 @@ def test_front_is_the_interface_of_the_default_route() -> None:
 
 def test_no_front() -> None:
     """A container on internal networks only cannot publish ports."""
-    with pytest.raises(NoFront, match="default route"):
+    with pytest.raises(EdgeError, match="default route"):
         find_front(HEADER + INSIDE)
 
 
