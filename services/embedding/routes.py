@@ -29,6 +29,7 @@ from services.embedding.settings import EmbeddingSettings
 def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -> APIRouter:
     """Return the routes of `service`. `/v1/rerank` and `/v1/score` need a cross-encoder."""
     routes = APIRouter()
+    model = service.entry.name
     body_memory = BodyMemory(settings.max_bodies_mb, setting="MAX_BODIES_MB")
 
     async def read_body(schema: type[B], request: Request, kind: Literal["embedding", "reranker"]) -> tuple[B, Batcher]:
@@ -38,9 +39,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
             body = parse(schema, data)
         service.check_model(body.model)
         if service.entry.kind != kind:
-            raise NotFound(
-                f"Model {service.entry.name!r} is of kind {service.entry.kind}; this route needs kind {kind}."
-            )
+            raise NotFound(f"Model {model!r} is of kind {service.entry.kind}; this route needs kind {kind}.")
         return body, service.engine()
 
     @routes.post("/v1/embeddings", openapi_extra=_request_body_schema(EmbeddingBody))
@@ -50,7 +49,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         work = embedding_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         content = await responses.embeddings_body(
-            rows, model=service.entry.name, format=body.encoding_format, dimensions=body.dimensions
+            rows, model=model, format=body.encoding_format, dimensions=body.dimensions
         )
         return Response(content, media_type="application/json")
 
@@ -64,7 +63,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
             responses.rerank_body(
                 rows,
                 id=f"rerank-{secrets.token_hex(8)}",
-                model=service.entry.name,
+                model=model,
                 documents=documents,
                 top_n=body.top_n,
                 with_documents=body.return_documents,
@@ -78,9 +77,7 @@ def create_routes(service: ModelService[Batcher], settings: EmbeddingSettings) -
         work = score_work(body, batcher.engine, settings.max_inputs)
         rows = await cancel_on_disconnect(request, batcher.submit(work))
         return JSONResponse(
-            responses.score_body(
-                rows, id=f"score-{secrets.token_hex(8)}", model=service.entry.name, created=int(time.time())
-            )
+            responses.score_body(rows, id=f"score-{secrets.token_hex(8)}", model=model, created=int(time.time()))
         )
 
     return routes

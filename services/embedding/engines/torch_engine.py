@@ -43,11 +43,11 @@ class TorchEngine:
             return self._compute(batch)
         import numpy as np
 
-        rows = np.empty((len(batch), self.dimensions), np.float32)
+        rows: dict[int, NDArray[np.float32]] = {}
         for length in lengths:
             places = [place for place, item in enumerate(batch) if item.prompt_length == length]
-            rows[places] = self._compute([batch[place] for place in places])
-        return rows
+            rows |= zip(places, self._compute([batch[place] for place in places]), strict=True)
+        return np.stack([rows[place] for place in range(len(batch))])
 
     def _compute(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         import torch

@@ -1,6 +1,7 @@
 """The five response formats, and the events of a streamed response."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -89,14 +90,9 @@ def test_language_of_a_translation_is_english() -> None:
     assert response_formats.verbose_json_body(INFO, [], task="translate", granularities=[])["language"] == "english"
 
 
-def test_events_follow_openai() -> None:
-    """One JSON object in one `data:` line each."""
-    for event, expected in (
-        (
-            response_formats.event({"type": "transcript.text.delta", "delta": "größer\nals"}),
-            {"type": "transcript.text.delta", "delta": "größer\nals"},
-        ),
-    ):
-        assert event.endswith(b"\n\n")
-        assert event.count(b"\n") == 2
-        assert json.loads(event.removeprefix(b"data: ")) == expected
+@pytest.mark.parametrize("body", [{"type": "transcript.text.delta", "delta": "ö\nals"}, {"error": {"message": "no"}}])
+def test_event_is_one_json_object_in_one_data_line(body: dict[str, Any]) -> None:
+    event = response_formats.event(body)
+    assert event.endswith(b"\n\n")
+    assert event.count(b"\n") == 2
+    assert json.loads(event.removeprefix(b"data: ")) == body
