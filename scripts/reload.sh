@@ -16,8 +16,9 @@ case $program in -h | --help)
   exit
   ;;
 esac
-folder=${program//.//}
-[[ -f $folder/__main__.py ]] || stop 2 "There is no program '$program'." "Programs: gateway, registry, services.llm ..."
+program=${program%/} program=${program//\//.} folder=${program//.//}
+[[ -f $folder/__main__.py ]] || stop 2 "There is no program '$program'." \
+  "Programs: gateway, registry, services.llm, services.embedding, services.transcription"
 
 pid='' changed_at=$(mktemp)
 trap 'rm -f "$changed_at"; [[ -z $pid ]] || kill "$pid" 2>/dev/null || true' EXIT
@@ -25,8 +26,17 @@ while :; do
   touch "$changed_at"
   .venv/bin/python -m "$program" &
   pid=$!
-  until [[ -n $(find "$folder" kit -name '*.py' -newer "$changed_at" -print -quit) ]]; do sleep 0.5; done
+  until [[ -n $(find "$folder" kit -name '*.py' -newer "$changed_at" -print -quit) ]]; do
+    if [[ -n $pid ]] && ! kill -0 "$pid" 2>/dev/null; then
+      wait "$pid" && status=0 || status=$?
+      pid=''
+      step "$program exited with $status: waiting for a change"
+    fi
+    sleep 0.5
+  done
   step "changed: restarting $program"
-  kill "$pid" 2>/dev/null || true
-  wait "$pid" || true
+  if [[ -n $pid ]]; then
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" || true
+  fi
 done

@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="registry",
-        description="Mirror, verify and serve models. Settings come from the environment: STORE, CATALOGUE, PORT ...",
+        description="Mirror, verify and serve models. Settings come from the environment (registry/settings.py documents them).",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="run the HTTP server (the default)")
@@ -157,7 +157,10 @@ def _add_mirror(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue (default: all)")
     parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="maximum of parallel downloads; the registry's JOBS applies too"
+        "--jobs",
+        type=_positive,
+        metavar="N",
+        help="maximum of parallel downloads; at most the registry's JOBS (REGISTRY_JOBS in .env)",
     )
     parser.add_argument("--no-verify", dest="verify", action="store_false", help="skip the verification in the store")
     parser.add_argument("--url", help=_URL_HELP)

@@ -40,7 +40,7 @@ def test_stripped_library_is_smaller_and_works(tmp_path: Path) -> None:
     [b"", b"/* GNU ld script */ INPUT(libm.so.6)", b"\x7fELF\x01\x01" + bytes(100), b"\x7fELF\x02\x01" + bytes(200)],
     ids=["empty", "text", "32 bits", "no segments"],
 )
-def test_other_files_are_left_unchanged(tmp_path: Path, content: bytes) -> None:
+def test_files_without_symbols_are_left_unchanged(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "lib.so.1"
     file.write_bytes(content)
     cut(tmp_path)

@@ -180,7 +180,7 @@ async def test_queue_length_prefers_the_engine_metrics(
     await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_unstreamed_response_may_exceed_the_timeout_while_steps_count(
+async def test_unstreamed_response_may_exceed_the_timeout_while_engine_steps_increase(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
     backend = await start_backend("only", counts="steps", ttft=2.5)

@@ -42,7 +42,7 @@ def test_invalid_length_is_left_to_the_parser(digits: bytes) -> None:
         b"\r\n" + HEAD,
     ],
 )
-def test_any_other_difference_is_a_miss(head: bytes) -> None:
+def test_difference_outside_content_length_is_a_miss(head: bytes) -> None:
     known: HeaderCache[str] = HeaderCache()
     known.learn(HEAD % b"12", "meaning", 12)
     assert known.find(head % b"12") is None

@@ -47,7 +47,7 @@ async def test_hanging_driver_is_reported_in_time(driver: Hanging) -> None:
     assert driver.reads == 1
 
 
-async def test_concurrent_reads_share_one_reading(driver: Hanging) -> None:
+async def test_concurrent_reads_share_one_nvml_query(driver: Hanging) -> None:
     reader = GpuReader()
     driver.answers.set()
     first, second = await asyncio.gather(reader.read(), reader.read())

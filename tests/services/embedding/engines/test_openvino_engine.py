@@ -53,7 +53,7 @@ def test_rows_that_depend_on_the_batch_are_rejected() -> None:
     assert "cosine" in str(mismatch(BatchDependent([1, 0], [0, 1]), [1, 0], [0, 1]))
 
 
-def test_score_errors_are_relative_to_the_spread() -> None:
+def test_score_tolerance_is_relative_to_the_score_range() -> None:
     assert mismatch(FixedRows([0.5001], [0.6]), [0.5], [0.6], kind="reranker") is None
     assert "score" in str(mismatch(FixedRows([0.501], [0.6]), [0.5], [0.6], kind="reranker"))
 

@@ -88,7 +88,7 @@ def vllm_logs(errors: StartErrors) -> logging.Logger:
     return logging.getLogger("vllm.v1.engine.core")
 
 
-def test_first_error_of_a_child_is_the_cause() -> None:
+def test_first_worker_error_is_reported_as_cause() -> None:
     """The worker's error precedes the engine's, which only reports that a worker failed."""
     errors = StartErrors()
     logger = vllm_logs(errors)
