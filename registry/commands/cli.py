@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="registry",
-        description="Mirror, verify and serve models. Settings come from the environment (registry/settings.py documents them).",
+        description="Mirror, verify and serve models. registry/settings.py documents the environment variables.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="run the HTTP server (the default)")
