@@ -6,7 +6,7 @@ import signal
 import uvicorn
 
 from gateway.app import SERVER_OPTIONS, create
-from gateway.discovery.sighup import ignore_sighup
+from gateway.discovery.file_provider import ignore_sighup
 from gateway.settings import GatewaySettings
 from gateway.workers.accept_balancer import WorkerServer
 from gateway.workers.shared_memory import CLOSED, SharedSlots

@@ -19,7 +19,6 @@ from gateway.bodies.body import MemoryBudget
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
-from gateway.discovery.sighup import on_sighup
 from gateway.discovery.target import Target
 from gateway.health.poller import Poller, Timing
 from gateway.relay.client_protocol import GatewayProtocol
@@ -88,28 +87,24 @@ def create(
 
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        with contextlib.ExitStack() as handlers:
-            for provider in providers:
-                if isinstance(provider, FileProvider):
-                    handlers.enter_context(on_sighup(provider.reload))
-            for target in settings.listed_services:
-                if not target.by_dns:
-                    backends.upsert(target)
-            await asyncio.gather(*(provider.start(backends) for provider in providers))
-            await poller.start()
-            tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
-            tasks.append(asyncio.create_task(context.watch_deadlines(), name="deadlines"))
-            if sync is not None:
-                tasks.append(asyncio.create_task(sync.run(), name="state sync"))
-            try:
-                yield {"context": context}
-            finally:
-                await poller.stop()
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                context.close()
-                await client.aclose()
+        for target in settings.listed_services:
+            if not target.by_dns:
+                backends.upsert(target)
+        await asyncio.gather(*(provider.start(backends) for provider in providers))
+        await poller.start()
+        tasks = [asyncio.create_task(provider.run(backends), name="discovery") for provider in providers]
+        tasks.append(asyncio.create_task(context.watch_deadlines(), name="deadlines"))
+        if sync is not None:
+            tasks.append(asyncio.create_task(sync.run(), name="state sync"))
+        try:
+            yield {"context": context}
+        finally:
+            await poller.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            context.close()
+            await client.aclose()
 
     app = create_app(
         title="GPU cluster gateway", settings=settings, metrics=metrics, keys=context.keys, lifespan=running

@@ -161,8 +161,9 @@ class GatewaySettings(HttpSettings):
     @field_validator("backend_keys")
     @classmethod
     def _backend_keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not all(_printable(key) for key in _pairs(value).values()):
-            raise ValueError("every entry is NAME=KEY, the key without spaces")
+        for key in _pairs(value).values() if value is not None else ():
+            if not re.fullmatch(r"[!-~]+", key):
+                raise ValueError("every entry is NAME=KEY, the key without spaces")
         return value
 
     @property
@@ -213,7 +214,3 @@ def _pairs(secret: SecretStr) -> dict[str, str]:
         if name:
             pairs[name.strip()] = key.strip()
     return pairs
-
-
-def _printable(key: str) -> bool:
-    return bool(key) and key.isascii() and key.isprintable() and " " not in key

@@ -9,6 +9,7 @@ import structlog
 from gateway.backends.health_state import HealthState, State, Verdict
 from gateway.backends.load import Load
 from gateway.backends.offers import Offer
+from gateway.backends.prefix_index import PrefixIndex
 from gateway.backends.traffic import FRESH_S, EngineQueue, PeerTraffic, Traffic
 from gateway.discovery.target import Target
 from gateway.upstream.pool import Pool
@@ -123,7 +124,7 @@ class Backend:
     def observe(self, state: State, error: str | None = None, *, progress: float | None = None) -> None:
         """Record what a probe or a connection attempt showed. Logs state changes only, as do the methods below."""
         if state == "unhealthy" and self.health.passes_probes:
-            self.load.forget_prefixes()
+            self.load.prefixes = PrefixIndex()  # the process has ended, and its cache with it
         self.health.observe(state, error, self.clock.monotonic())
         self.last_probe.progress = progress
         self._publish()

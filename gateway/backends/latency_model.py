@@ -71,13 +71,8 @@ class LatencyModel:
     def expected(self, kb: float, now: float) -> float:
         """Return the expected seconds to the first byte with `kb` of work. Valid only if `is_known`."""
         seconds = self.base_s + self.per_kb_s * kb
-        if self._peak > 1.0:
-            seconds *= self._peak_at(now)
+        peak = self._peak
+        if peak > 1.0:
+            seconds *= 1.0 + (peak - 1.0) * math.exp((self._at - now) / PEAK_DECAY_S)
         age = now - self._at
         return seconds if age < TRUSTED_S else seconds * max(math.exp(1.0 - age / TRUSTED_S), MIN_DECAY)
-
-    def _peak_at(self, now: float) -> float:
-        peak = self._peak
-        if peak <= 1.0:
-            return 1.0
-        return 1.0 + (peak - 1.0) * math.exp((self._at - now) / PEAK_DECAY_S)

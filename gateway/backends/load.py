@@ -94,10 +94,6 @@ class Load:
         # Requests with a generated response that is not streamed, until they end.
         self.generating: set[Ticket] = set()
 
-    def forget_prefixes(self) -> None:
-        """Discard the prefix index: the process has ended, and its cache with it."""
-        self.prefixes = PrefixIndex()
-
     def admit(
         self, traffic: Traffic, unread_kb: float, now: float, *, shows_first_token: bool, is_suspect: bool = False
     ) -> Ticket:

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+
 # How long a queue length from an engine's metrics stays valid, in seconds.
 FRESH_S = 5.0
 
@@ -31,9 +33,8 @@ class EngineQueue:
     progress_at: float = 0.0
 
 
-@dataclass(slots=True)
-class PeerTraffic:
-    """Sums over the other workers on the port, as they last published them."""
+class PeerTraffic(msgspec.Struct, array_like=True):
+    """One worker's counters as it publishes them, or their sums over the other workers on the port."""
 
     in_flight: int = 0
     queued: int = 0

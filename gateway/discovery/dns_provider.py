@@ -84,6 +84,11 @@ class DnsProvider:
         self._target = target
         self._set(sink, self._addresses, None if self._addresses else "its name is being resolved")
 
+    @property
+    def listed(self) -> Mapping[str, str | None]:
+        """The replicas' addresses by name: with none, the plain name alone, so that its `doubt` is shown."""
+        return self._addresses or ({self.name: None} if self._is_expected else {})
+
     def _resolver_failed(self, sink: Sink, error: ResolverFailed) -> None:
         doubt = f"{self._target.host} does not resolve: its container is not running, or the resolver failed ({error})"
         now = time.monotonic()
@@ -107,14 +112,10 @@ class DnsProvider:
         if before != self._addresses:
             log.info("replicas changed", service=self.name, addresses=self._addresses, before=before)
         self._is_expected = self._is_expected or bool(addresses)
-        if not self._is_expected:
-            return
-        # The plain name is always listed, with the reason why the service is down.
-        listed: Mapping[str, str | None] = self._addresses or {self.name: None}
-        for name, address in listed.items():
+        for name, address in self.listed.items():
             sink.upsert(replace(self._target, name=name, address=address, doubt=doubt))
         # Last, so that a renamed replica is always listed under one of its names.
-        for name in before.keys() - self._addresses.keys() - {self.name}:
+        for name in before.keys() - self.listed.keys():
             sink.remove(name)
 
 

@@ -7,7 +7,9 @@ An invalid file changes nothing.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import structlog
@@ -53,7 +55,8 @@ class FileProvider:
         self._applied = self._state()
         self._targets = self._checked(read_services(path))
         self._present: dict[str, Target] = {}
-        self._by_dns: dict[str, _Replicas] = {}
+        # The providers of the services with DNS, and their running tasks.
+        self._by_dns: dict[str, tuple[DnsProvider, asyncio.Task[None]]] = {}
 
     async def start(self, sink: Sink) -> None:
         """Upsert all backends of the file as it was when the gateway started."""
@@ -63,25 +66,22 @@ class FileProvider:
         """Poll the file and apply its changes."""
         seen = self._applied
         try:
-            while True:
-                is_requested = await self._wait_for_poll()
-                before, seen = seen, await asyncio.to_thread(self._state)
-                if is_requested or (seen != self._applied and seen == before):
-                    self._applied = seen
-                    try:
-                        await self._reload(sink)
-                    except Exception as error:
-                        log.error("discovery failed", file=str(self._path), exc_info=error)
+            with _on_sighup(self._reload_requested.set):
+                while True:
+                    is_requested = await self._wait_for_poll()
+                    before, seen = seen, await asyncio.to_thread(self._state)
+                    if is_requested or (seen != self._applied and seen == before):
+                        self._applied = seen
+                        try:
+                            await self._reload(sink)
+                        except Exception as error:
+                            log.error("discovery failed", file=str(self._path), exc_info=error)
         finally:
-            for replicas in self._by_dns.values():
-                await replicas.stop()
-
-    def reload(self) -> None:
-        """Have `run` read the file now, without waiting for the next poll."""
-        self._reload_requested.set()
+            for name in list(self._by_dns):
+                await self._stop(name)
 
     async def _wait_for_poll(self) -> bool:
-        """Wait for the next poll or a `reload`; return whether it was a `reload`."""
+        """Wait for the next poll or SIGHUP; return whether it was SIGHUP."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._interval_s):
                 await self._reload_requested.wait()
@@ -123,10 +123,9 @@ class FileProvider:
             if not target.by_dns:
                 sink.upsert(target)
             elif name in self._by_dns and _is_same_host(self._present[name], target):
-                self._by_dns[name].retarget(target)
+                self._by_dns[name][0].retarget(target, sink)
             else:
-                replicas = self._by_dns.setdefault(name, _Replicas(sink))
-                await replicas.follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()))
+                await self._follow(self._make_dns(target, self._reserved_names | targets_by_name.keys()), sink)
         removed, added = self._present.keys() - targets_by_name.keys(), targets_by_name.keys() - self._present.keys()
         if removed and added:
             # New backends get no requests before their first probe.
@@ -138,58 +137,48 @@ class FileProvider:
             if name not in self._by_dns:
                 sink.remove(name)
         for name in [name for name in self._by_dns if name not in targets_by_name or not targets_by_name[name].by_dns]:
-            await self._by_dns.pop(name).retire(keep=targets_by_name.keys())
+            for replica in await self._stop(name) - targets_by_name.keys():
+                sink.remove(replica)
         self._present = targets_by_name
+
+    async def _follow(self, provider: DnsProvider, sink: Sink) -> None:
+        """Apply the replicas of `provider` and its changes, instead of the previous provider's of this name."""
+        before = await self._stop(provider.name)
+        await provider.start(sink)
+        for replica in before - provider.listed.keys():
+            sink.remove(replica)
+        task = asyncio.create_task(provider.run(sink), name="DNS discovery of the services file")
+        self._by_dns[provider.name] = provider, task
+
+    async def _stop(self, name: str) -> set[str]:
+        """Stop following a service; return the names of its replicas, which stay."""
+        if name not in self._by_dns:
+            return set()
+        provider, task = self._by_dns.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return set(provider.listed)
 
 
 def _is_same_host(one: Target, other: Target) -> bool:
     return (one.host, one.port, one.tls, one.path) == (other.host, other.port, other.tls, other.path)
 
 
-class _Replicas:
-    """The replicas of one service with DNS, and the task that updates them. A sink that tracks their names."""
+def ignore_sighup() -> None:
+    """Make SIGHUP harmless for this process and its forks until a FileProvider runs."""
+    signal.signal(signal.SIGHUP, lambda _signal, _frame: None)
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._names: set[str] = set()
-        self._provider: DnsProvider | None = None
-        self._task: asyncio.Task[None] | None = None
 
-    async def follow(self, provider: DnsProvider) -> None:
-        """Apply the replicas of `provider` and its changes, instead of the previous provider's."""
-        await self.stop()
-        before, self._names = self._names, set()
-        self._provider = provider
-        await provider.start(self)
-        for name in before - self._names:
-            self._sink.remove(name)
-        self._task = asyncio.create_task(provider.run(self), name="DNS discovery of the services file")
-
-    def retarget(self, target: Target) -> None:
-        """Apply changed options; the host is unchanged."""
-        assert self._provider is not None
-        self._provider.retarget(target, self)
-
-    async def retire(self, *, keep: Collection[str]) -> None:
-        """Stop and remove the replicas, except names in `keep`, which other backends use now."""
-        await self.stop()
-        for name in self._names - set(keep):
-            self._sink.remove(name)
-
-    async def stop(self) -> None:
-        """Stop the task."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    # Called by the provider.
-
-    def upsert(self, target: Target) -> None:
-        """Forward to the sink."""
-        self._names.add(target.name)
-        self._sink.upsert(target)
-
-    def remove(self, name: str) -> None:
-        """Forward to the sink."""
-        self._names.discard(name)
-        self._sink.remove(name)
+@contextlib.contextmanager
+def _on_sighup(reload: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `reload` on the running event loop at SIGHUP. Only a main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGHUP)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, before)

@@ -33,13 +33,7 @@ class StallDetector:
     """Watches one backend. Call `check` after every health probe."""
 
     def __init__(
-        self,
-        client: httpx2.AsyncClient,
-        backend: Backend,
-        *,
-        floor_s: float,
-        timeout_s: float,
-        unresponsive_s: float = UNRESPONSIVE_S,
+        self, client: httpx2.AsyncClient, backend: Backend, *, floor_s: float, timeout_s: float, unresponsive_s: float
     ) -> None:
         """`floor_s` is the shortest silence that counts as stuck, `unresponsive_s` if probes fail too."""
         self._client = client

@@ -1,6 +1,6 @@
 """The input of routing, and the candidates that it chooses from."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.backends.backend import Backend
@@ -39,10 +39,6 @@ class RoutingRequest:
     def shows_first_token(self) -> bool:
         """Whether the first byte of the response comes with the first token, not with the last."""
         return self.stream or not self.endpoint.generates
-
-    def with_model(self, model: str) -> "RoutingRequest":
-        """Return the fields that decide on candidates, with another model."""
-        return replace(self, model=model, size=0, prompt=(), session=b"")
 
 
 @dataclass(frozen=True, slots=True)

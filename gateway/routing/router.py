@@ -115,7 +115,7 @@ class Router:
         """Return the untried candidates of the first fallback model that has any."""
         for name in self._fallback_names(request):
             try:
-                found = available(candidates(request.with_model(name), self._backends, self._catalogue))
+                found = available(candidates(replace(request, model=name), self._backends, self._catalogue))
             except ApiError:
                 continue
             untried = [candidate for candidate in found if candidate.backend not in tried]

@@ -37,14 +37,7 @@ SIGNS_PER_S = 10
 class _BackendState(msgspec.Struct, array_like=True):
     """One worker's state of one backend. Times are monotonic, which is the same clock in all processes."""
 
-    in_flight: int
-    queued: int
-    waiting_kb: float
-    requests: int
-    failures: int
-    last_sign_at: float
-    engine_waiting: int
-    engine_read_at: float
+    traffic: PeerTraffic
     verdict: Verdict | None
     draining: bool
     drain_set_at: float
@@ -110,36 +103,34 @@ class StateSync:
         before = self._before.get(_key(backend))
         traffic, queue, health = backend.traffic, backend.engine_queue, backend.health
         last_sign_at = max(traffic.last_byte_at, queue.progress_at)
-        return _BackendState(
+        published = PeerTraffic(
             in_flight=traffic.in_flight,
             queued=backend.load.queued(now),
             waiting_kb=round(backend.load.pending_kb, 1),
-            requests=traffic.requests + (before.requests if before else 0),
-            failures=traffic.failures + (before.failures if before else 0),
+            requests=traffic.requests + (before.traffic.requests if before else 0),
+            failures=traffic.failures + (before.traffic.failures if before else 0),
             last_sign_at=math.floor(last_sign_at * SIGNS_PER_S) / SIGNS_PER_S,
             engine_waiting=queue.waiting,
             engine_read_at=queue.read_at,
-            verdict=health.verdict,
-            draining=health.draining,
-            drain_set_at=health.drain_set_at,
         )
+        return _BackendState(published, health.verdict, health.draining, health.drain_set_at)
 
     def receive(self) -> None:
         """Apply the state that the other workers have published."""
         states = [_read(self._slots, other) for other in self._others]
-        convictions = [conviction for state in states for conviction in state.convictions]
-        self._quarantine.merge(convictions, time.monotonic())
+        self._quarantine.merge([one for state in states for one in state.convictions], time.monotonic())
         alive = [self._slots.connections(other) != CLOSED for other in self._others]
         for backend in self._backends:
             key = _key(backend)
             peers, verdict = PeerTraffic(), None
             before = self._before.get(key)
             if before is not None:
-                peers.requests, peers.failures = before.requests, before.failures
+                peers.requests, peers.failures = before.traffic.requests, before.traffic.failures
             for state, is_alive in zip(states, alive, strict=True):
-                peer = state.backends.get(key)
-                if peer is None:
+                published = state.backends.get(key)
+                if published is None:
                     continue
+                peer = published.traffic
                 peers.requests += peer.requests
                 peers.failures += peer.failures
                 if is_alive:
@@ -149,9 +140,9 @@ class StateSync:
                     peers.last_sign_at = max(peers.last_sign_at, peer.last_sign_at)
                     if peer.engine_read_at > peers.engine_read_at:
                         peers.engine_waiting, peers.engine_read_at = peer.engine_waiting, peer.engine_read_at
-                    verdict = verdict or peer.verdict
-                if peer.drain_set_at > backend.health.drain_set_at:
-                    backend.set_draining(peer.draining, at=peer.drain_set_at)
+                    verdict = verdict or published.verdict
+                if published.drain_set_at > backend.health.drain_set_at:
+                    backend.set_draining(published.draining, at=published.drain_set_at)
             backend.peers = peers
             backend.set_peer_verdict(verdict)
 
