@@ -25,8 +25,6 @@ PRIOR_RESPONSES = 1.0
 class LatencyModel:
     """One backend's latency for one sort of response. Work is in KB, time in seconds, `now` monotonic."""
 
-    __slots__ = ("_at", "_count", "_cov", "_kb", "_peak", "_s", "_var", "base_s", "is_known", "per_kb_s")
-
     def __init__(self) -> None:
         # Whether anything has been measured.
         self.is_known = False

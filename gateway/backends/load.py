@@ -71,11 +71,6 @@ class Ticket:
 class Load:
     """Queue and latency estimates of one backend, from this worker's requests."""
 
-    __slots__ = (
-        "_assumed", "_shown", "first_token", "gaps", "generating", "next_turn", "pending_kb", "prefixes", "ttft_s",
-        "whole_response",
-    )  # fmt: skip
-
     def __init__(self) -> None:
         # Seconds to the first token, and to a whole response that is not streamed.
         self.first_token = LatencyModel()

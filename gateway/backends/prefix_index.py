@@ -52,8 +52,6 @@ def prefix_hashes(prompt: Sequence["Buffer"]) -> list[int]:
 class PrefixIndex:
     """Prefixes sent to one backend. Its clock is the KB that the backend had to read, because reading evicts."""
 
-    __slots__ = ("_read_at", "kept_kb", "read_kb")
-
     def __init__(self) -> None:
         self.read_kb = 0.0
         # Reading after which a prefix counts as evicted.

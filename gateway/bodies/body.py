@@ -115,9 +115,7 @@ class JsonBody:
 
     def with_data(self, data: bytes) -> "JsonBody":
         """Return another body for the same route and conversation."""
-        body = JsonBody(self._endpoint, len(data), self._session)
-        body.add(data)
-        return body
+        return JsonBody.from_bytes(self._endpoint, data, self._session)
 
     def close(self) -> None:
         """Free the memory."""

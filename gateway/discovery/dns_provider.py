@@ -34,7 +34,6 @@ class DnsProvider:
         is_responding: Callable[[str], bool],
         interval_s: float,
         timeout_s: float,
-        remove_after_s: float = REMOVE_AFTER_S,
     ) -> None:
         """Replicas get none of `reserved_names`; `is_responding` returns whether the backend of a name responds now."""
         self.name = target.name
@@ -43,7 +42,6 @@ class DnsProvider:
         self._is_responding = is_responding
         self._interval_s = interval_s
         self._timeout_s = timeout_s
-        self._remove_after_s = remove_after_s
         self._lookup = Lookup(target.host)
         self._addresses: dict[str, str] = {}
         self._failing = False
@@ -96,7 +94,7 @@ class DnsProvider:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = now
-        is_gone = self._silent_since is not None and now - self._silent_since >= self._remove_after_s
+        is_gone = self._silent_since is not None and now - self._silent_since >= REMOVE_AFTER_S
         if self._addresses and not self._failing:
             log.warning(
                 "name does not resolve, keeping its replicas",

@@ -45,8 +45,7 @@ class HealthProbe:
         """Probe the backend and record the result; `is_repeat` if our event loop lagged during the first try."""
         backend, monotonic = self.backend, self.backend.clock.monotonic
         if backend.target.has_no_address:
-            self.absences += 1
-            self._down(backend.target.doubt or "it has no address")
+            self._absent("it has no address")
             backend.last_probe.finished_at = backend.clock.iso()
             return
         began = monotonic()

@@ -4,7 +4,7 @@ The route determines the kind of model. A request that names a model goes only t
 model, or with `cluster`, every model of the kind is a candidate.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gateway.backends.backend import Backend
@@ -124,8 +124,7 @@ def _loading(candidate: Candidate) -> ModelLoading:
     )
 
 
-def _down(among: Iterable[Candidate]) -> NoHealthyBackend:
-    down = list(among)
+def _down(down: Sequence[Candidate]) -> NoHealthyBackend:
     models = ", ".join(sorted({candidate.offer.name for candidate in down}))
     reasons = "; ".join(f"{one.backend.name} is {one.backend.state} ({_reason(one.backend)})" for one in down)
     return NoHealthyBackend(

@@ -1,6 +1,7 @@
 """Explanation of a routing decision in words and numbers, from the functions that make it. Pure."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gateway.backends.backend import Backend
@@ -25,7 +26,7 @@ def explain(
     router: Router, request: RoutingRequest, backends: Iterable[Backend], catalogue: Catalogue, now: float
 ) -> tuple[dict[str, Any], ApiError | None]:
     """Return what would happen to a request, and the error that it would get. `now` is a monotonic time."""
-    backends = tuple(backends)
+    backends, serving = tuple(backends), set[Backend]()
     hashes, key = router.affinity(request)
     body: dict[str, Any] = {
         "path": request.endpoint.path,
@@ -41,12 +42,14 @@ def explain(
         "chosen": None,
         "served_model": None,
     }
+    with contextlib.suppress(ApiError):
+        serving = {one.backend for one in candidates(request, backends, catalogue)}
     try:
         usable = router.usable(request)
     except ApiError as error:
         body |= {
             "why": error.message,
-            "backends": [_unusable_row(one, request, backends, catalogue) for one in backends],
+            "backends": [_unusable_row(one, serving) for one in backends],
         }
         return body, error
     scored = router.score(request, usable, hashes, key, now)
@@ -68,7 +71,7 @@ def explain(
         elif backend in not_sampled:
             rows.append(_row(backend, why="it is not in the random sample of the many candidates"))
         else:
-            rows.append(_unusable_row(backend, request, backends, catalogue))
+            rows.append(_unusable_row(backend, serving))
     # The chosen one first, then the other candidates, then the rest.
     rows.sort(key=lambda row: (not row["chosen"], row["expected_s"] is None, row["expected_s"] or 0.0))
     body["backends"] = rows
@@ -86,17 +89,11 @@ def _row(backend: Backend, *, why: str) -> dict[str, Any]:
     }
 
 
-def _unusable_row(
-    backend: Backend, request: RoutingRequest, backends: tuple[Backend, ...], catalogue: Catalogue
-) -> dict[str, Any]:
-    """Return the row of a backend that may not serve the request, with the reason."""
-    try:
-        serves_model = any(one.backend is backend for one in candidates(request, backends, catalogue))
-    except ApiError:
-        serves_model = False
+def _unusable_row(backend: Backend, serving: Collection[Backend]) -> dict[str, Any]:
+    """Return the row of a backend that may not serve the request, with the reason; `serving` have its model."""
     if not backend.offers:
         why = f"its models are not known yet ({backend.last_error or 'it was not probed yet'})"
-    elif not serves_model:
+    elif backend not in serving:
         why = "it serves no model that fits the request"
     elif backend.state not in USABLE:
         why = f"it is {backend.state}" + (f": {backend.last_error}" if backend.last_error else "")

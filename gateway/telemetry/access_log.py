@@ -39,6 +39,7 @@ class Line(msgspec.Struct, gc=False):
 # Fields at the beginning of a text line.
 _LEADING = frozenset({"timestamp", "level", "event", "logger"})
 
+# Lines are written after this time in seconds, or as soon as there are this many.
 DELAY_S = 0.1
 MAX_HELD = 256
 
@@ -53,10 +54,8 @@ class AccessLog:
         enabled: bool,
         is_only_writer: bool = True,
         stream: IO[str] | None = None,
-        max_held: int = MAX_HELD,
     ) -> None:
-        """`is_only_writer` is False if other processes write to the same stream. Writes at `max_held` lines."""
-        self._max_held = max_held
+        """`is_only_writer` is False if other processes write to the same stream."""
         self._max_write = sys.maxsize if is_only_writer else PIPE_BUF
         self._enabled = enabled
         self._stream = stream
@@ -75,7 +74,7 @@ class AccessLog:
         if not self._enabled:
             return
         self._held.append((time.time(), line))
-        if len(self._held) >= self._max_held:
+        if len(self._held) >= MAX_HELD:
             self.flush()
         elif self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(DELAY_S, self.flush)
@@ -118,10 +117,9 @@ def _batches(lines: bytes, max_bytes: int) -> Iterator[bytes]:
 
 def _as_text(lines: list[Line]) -> bytes:
     """Format lines as structlog's console renderer does, without colours."""
-    return b"".join([_line_as_text(line) for line in lines])
-
-
-def _line_as_text(line: Line) -> bytes:
-    fields = msgspec.to_builtins(line)
-    rest = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _LEADING)
-    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {rest}\n".encode()
+    text = ""
+    for line in lines:
+        fields = msgspec.to_builtins(line)
+        rest = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _LEADING)
+        text += f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {rest}\n"
+    return text.encode()

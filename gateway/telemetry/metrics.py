@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
@@ -31,8 +31,8 @@ class GatewayMetrics(HttpMetrics):
         self.others: Callable[[], Iterable[str]] = tuple
         self._published = 0
         self._counts: Counter[tuple[str, int]] = Counter()
-        self._seconds: dict[str, Durations] = {}
-        self._ttft: dict[str, Durations] = {}
+        self._seconds: defaultdict[str, Durations] = defaultdict(lambda: Durations(SECONDS_BUCKETS))
+        self._ttft: defaultdict[str, Durations] = defaultdict(lambda: Durations(TTFT_BUCKETS))
         self._relayed = CollectorRegistry()
         self._relayed.register(_DurationsCollector(SECONDS, SECONDS_HELP, "route", SECONDS_BUCKETS, self._seconds))
         self.registry.register(
@@ -51,15 +51,9 @@ class GatewayMetrics(HttpMetrics):
         `streamed` is the model of a streamed response.
         """
         self._counts[route, status] += 1
-        seconds = self._seconds.get(route)
-        if seconds is None:
-            seconds = self._seconds[route] = Durations(SECONDS_BUCKETS)
-        seconds.observe(first_byte_s)
+        self._seconds[route].observe(first_byte_s)
         if streamed is not None and status < 300:
-            ttft = self._ttft.get(streamed)
-            if ttft is None:
-                ttft = self._ttft[streamed] = Durations(TTFT_BUCKETS)
-            ttft.observe(first_byte_s)
+            self._ttft[streamed].observe(first_byte_s)
 
     def exposition(self) -> bytes:
         """Return the Prometheus exposition of all workers on our port."""

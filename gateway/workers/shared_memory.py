@@ -18,20 +18,17 @@ CLOSED = -1
 
 
 class StateUpdate(Enum):
-    """The updates of a slot, with the space for each in bytes."""
+    """The updates of a slot, with the offset and the space of each in bytes."""
 
-    NOW = ("now", 128 * KB)
-    METRICS = ("metrics", 2048 * KB)
+    NOW = (8, 128 * KB)
+    METRICS = (8 + 128 * KB, 2048 * KB)
 
-    def __init__(self, _name: str, space: int) -> None:
+    def __init__(self, offset: int, space: int) -> None:
+        self.offset = offset
         self.space = space
 
 
-_OFFSETS: dict[StateUpdate, int] = {}
-_SIZE = 8
-for _update in StateUpdate:
-    _OFFSETS[_update] = _SIZE
-    _SIZE += _update.space
+_SIZE = StateUpdate.METRICS.offset + StateUpdate.METRICS.space
 
 
 class SharedSlots:
@@ -56,7 +53,7 @@ class SharedSlots:
 
     def write(self, worker: int, update: StateUpdate, data: bytes) -> bool:
         """Replace an update. Returns False if `data` is too long; then there is none."""
-        at = worker * _SIZE + _OFFSETS[update]
+        at = worker * _SIZE + update.offset
         fits = len(data) + _HEADER.size <= update.space
         # A wrong checksum marks the update as incomplete.
         _HEADER.pack_into(self._memory, at, 0, 1)
@@ -68,7 +65,7 @@ class SharedSlots:
 
     def read(self, worker: int, update: StateUpdate) -> bytes:
         """Return the update, or nothing if there is none at the moment."""
-        at = worker * _SIZE + _OFFSETS[update]
+        at = worker * _SIZE + update.offset
         length, checksum = _HEADER.unpack_from(self._memory, at)
         begin = at + _HEADER.size
         data = self._memory[begin : begin + length]

@@ -194,12 +194,15 @@ async def test_stopped_container_on_an_internal_network(
     assert "Temporary failure" in (gateway.backend("embedding").last_error or "")
 
 
-async def test_silent_replicas_are_removed_while_the_resolver_fails(resolver: FakeResolver) -> None:
+async def test_silent_replicas_are_removed_while_the_resolver_fails(
+    resolver: FakeResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the plain name stays, without an address, since addresses may have been reassigned."""
+    monkeypatch.setattr("gateway.discovery.dns_provider.REMOVE_AFTER_S", 0)
     backends, alive = Backends({}, CLOCK), {"x"}
     provider = DnsProvider(
         make_target("x", "http://x:1", by_dns=True),
-        reserved_names=(), is_responding=alive.__contains__, interval_s=1, timeout_s=5, remove_after_s=0,
+        reserved_names=(), is_responding=alive.__contains__, interval_s=1, timeout_s=5,
     )  # fmt: skip
     resolver.answers["x"] = [A, B]
     await provider.start(backends)

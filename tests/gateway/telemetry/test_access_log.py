@@ -5,6 +5,8 @@ import json
 from datetime import datetime
 from select import PIPE_BUF
 
+import pytest
+
 from gateway.telemetry.access_log import AccessLog, Line
 from tests.gateway.conftest import StartBackend, StartGateway
 
@@ -80,9 +82,12 @@ class Full(io.StringIO):
         raise BrokenPipeError
 
 
-async def test_failing_log_fails_no_request(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+async def test_failing_log_fails_no_request(
+    start_backend: StartBackend, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.telemetry.access_log.MAX_HELD", 2)
     gateway = await start_gateway(await start_backend())
-    log = AccessLog(as_json=True, enabled=True, stream=Full(), max_held=2)
+    log = AccessLog(as_json=True, enabled=True, stream=Full())
     gateway.context.access_log = log
     for _ in range(4):
         assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400
