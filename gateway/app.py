@@ -74,12 +74,11 @@ def create(
     backends.on_change(context.fail_over_stuck)
     # No proxy of the environment: services run in this cluster. No connection limit: a probe queued here would look
     # like a service that does not respond. No keep-alive: so would a probe on a connection that the service is closing.
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     client = httpx2.AsyncClient(
         trust_env=False,
         timeout=None,  # callers set deadlines
         follow_redirects=False,
-        limits=limits,
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
     )
     poller = Poller(backends, catalogue, client, timing or timing_of(settings))
     providers = _providers(settings, backends)

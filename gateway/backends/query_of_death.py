@@ -16,9 +16,7 @@ something about the request:
   MAX_CRASHES always convict.
 - A response clears the request, and all requests with the same path and body.
 
-Convictions are shared between the workers on a port: `convictions` are published, `merge` takes those of the others.
-
-Suspects are kept for the quarantine's duration (`expire`); the oldest are dropped first if there are too many.
+Suspects are kept for the quarantine's duration; the oldest are dropped first if there are too many.
 """
 
 import hashlib

@@ -126,30 +126,30 @@ class JsonBody:
             self._size = 0
 
 
-class FormBody:
+class FormBody(Upload):
     """A multipart form."""
 
     def __init__(self, endpoint: Endpoint, content_type: bytes, limit: int, spool: Spool) -> None:
         """Raises InvalidRequest if `content_type` is not that of a form."""
         self._endpoint = endpoint
         self._scanner = FormScanner(boundary_of(content_type))
-        self._upload = Upload(limit, spool)
+        super().__init__(limit, spool)
 
     def add(self, data: bytes) -> None:
         """Add the next piece. Raises PayloadTooLarge, SpoolFull or InvalidRequest."""
-        self._upload.add(data)
+        super().add(data)
         self._scanner.feed(data)
 
     def routing_request(self) -> RoutingRequest:
         """Return the routing properties. Raises InvalidRequest if the form is truncated or empty."""
         self._scanner.finish()
-        return RoutingRequest(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self._upload.size)
+        return RoutingRequest(self._endpoint, self._scanner.model, stream=self._scanner.stream, size=self.size)
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
         """Return the form, with the model's name replaced or a part with it put in front."""
-        size = self._upload.size
+        size = self.size
         if model is None:
-            return size, b"", self._upload.read(0, size)
+            return size, b"", self.read(0, size)
         span = self._scanner.span
         if span is None:
             part = model_part(self._scanner.boundary, model)
@@ -158,10 +158,6 @@ class FormBody:
         return size - (span[1] - span[0]) + len(name), b"", self._spliced(span[0], name, span[1])
 
     def _spliced(self, before: int, inserted: bytes, after: int) -> Iterator[bytes]:
-        yield from self._upload.read(0, before)
+        yield from self.read(0, before)
         yield inserted
-        yield from self._upload.read(after, self._upload.size)
-
-    def close(self) -> None:
-        """Free memory, file and quota."""
-        self._upload.close()
+        yield from self.read(after, self.size)

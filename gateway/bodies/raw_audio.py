@@ -22,11 +22,12 @@ TARGET = b"/v1/audio/transcriptions"
 _RECORDING = re.compile(rb"(?i)\A(?:(?:audio|video)/([a-z0-9.+-]{1,64})|application/octet-stream)\s*(?:;|\Z)")
 
 
-class RawAudioBody:
+class RawAudioBody(Upload):
     """A recording that is forwarded as a form."""
 
     def __init__(self, endpoint: Endpoint, path: bytes, content_type: bytes, limit: int, spool: Spool) -> None:
         """Raises InvalidRequest if the model in `path` is invalid or `content_type` is not that of a recording."""
+        super().__init__(limit, spool)
         match = _RECORDING.match(content_type)
         if match is None:
             raise InvalidRequest(
@@ -35,7 +36,6 @@ class RawAudioBody:
             )
         self._endpoint = endpoint
         self._model = _model_in(path)
-        self._upload = Upload(limit, spool)
         self.boundary = b"recording-" + secrets.token_hex(16).encode()
         kind, suffix = content_type.partition(b";")[0].strip().lower(), (match[1] or b"bin").lower()
         self._before_file = (
@@ -44,28 +44,20 @@ class RawAudioBody:
         )
         self._after_file = b"\r\n--%b--\r\n" % self.boundary
 
-    def add(self, data: bytes) -> None:
-        """Add the next piece. Raises PayloadTooLarge or SpoolFull."""
-        self._upload.add(data)
-
     def routing_request(self) -> RoutingRequest:
         """Return the routing properties. Raises InvalidRequest if the body is empty."""
-        if not self._upload.size:
+        if not self.size:
             raise InvalidRequest("The body is empty. Send the recording as the body.", code="invalid_audio")
         return RoutingRequest(self._endpoint, self._model)
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes]]:
         """Return the form: the model's name, then the recording."""
         before = model_part(self.boundary, model or self._model) + self._before_file
-        return len(before) + self._upload.size + len(self._after_file), before, self._form()
+        return len(before) + self.size + len(self._after_file), before, self._form()
 
     def _form(self) -> Iterator[bytes]:
-        yield from self._upload.read(0, self._upload.size)
+        yield from self.read(0, self.size)
         yield self._after_file
-
-    def close(self) -> None:
-        """Free memory, file and quota."""
-        self._upload.close()
 
     def head(self, head: Head) -> Head:
         """Return the head of the recording's request with the content type of the form."""

@@ -55,7 +55,7 @@ class Spool:
 
 
 class Upload:
-    """The bytes of one upload, with constant memory."""
+    """The bytes of one upload, with constant memory: the base of bodies that are forwarded as forms."""
 
     def __init__(self, limit: int, spool: Spool) -> None:
         self.size = 0

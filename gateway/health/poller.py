@@ -55,8 +55,7 @@ class Poller:
         self._catalogue = catalogue
         self._client = client
         self._timing = timing
-        self._tasks: dict[Backend, asyncio.Task[None]] = {}
-        self._probes: dict[Backend, HealthProbe] = {}
+        self._probes: dict[Backend, tuple[HealthProbe, asyncio.Task[None]]] = {}
         self._is_started = False
 
     async def start(self) -> None:
@@ -65,24 +64,23 @@ class Poller:
         self._backends.on_removed = self._end
         for backend in self._backends:
             self._begin(backend)
-        await asyncio.gather(*(probe.first_done.wait() for probe in self._probes.values()))
+        await asyncio.gather(*(probe.first_done.wait() for probe, _ in self._probes.values()))
         self._is_started = True
 
     async def stop(self) -> None:
         """Stop all probes."""
-        tasks = list(self._tasks.values())
+        tasks = [task for _, task in self._probes.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, backend: Backend) -> None:
-        wake = asyncio.Event()
+        wake, timing = asyncio.Event(), self._timing
         backend.probe_soon = wake.set
         backend.pool.on_idle_lost = wake.set
-        backend.health.slow_start_s = self._timing.slow_start_s
+        backend.health.slow_start_s = timing.slow_start_s
         backend.health.is_new = self._is_started
-        timing = self._timing
-        probe = self._probes[backend] = HealthProbe(self._client, backend, self._catalogue, timing.timeout_s)
+        probe = HealthProbe(self._client, backend, self._catalogue, timing.timeout_s)
         backend.health.breaker.first_pause_s = timing.breaker_pause_s
         stalls = StallDetector(
             self._client,
@@ -91,11 +89,12 @@ class Poller:
             timeout_s=timing.timeout_s,
             unresponsive_s=timing.unresponsive_s,
         )
-        self._tasks[backend] = asyncio.create_task(self._run(probe, stalls, wake), name=f"probe {backend.name}")
+        task = asyncio.create_task(self._run(probe, stalls, wake), name=f"probe {backend.name}")
+        self._probes[backend] = probe, task
 
     def _end(self, backend: Backend) -> None:
-        del self._probes[backend]
-        self._tasks.pop(backend).cancel()
+        _, task = self._probes.pop(backend)
+        task.cancel()
 
     async def _run(self, probe: HealthProbe, stalls: StallDetector, wake: asyncio.Event) -> None:
         backend = probe.backend

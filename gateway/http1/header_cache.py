@@ -22,8 +22,6 @@ _NAME_LENGTH = len(_NAMES[0])
 class HeaderCache(Generic[T]):
     """Parsed heads by their bytes."""
 
-    __slots__ = ("_after", "_after_length", "_before", "_begin", "_heads", "_last")
-
     def __init__(self) -> None:
         self._heads: dict[bytes, T] = {}
         # The head found last: its bytes before and after the digits of the length, and its parsed form.

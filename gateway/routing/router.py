@@ -106,9 +106,7 @@ class Router:
             raise
 
     def _fallback_names(self, request: RoutingRequest) -> tuple[str, ...]:
-        if request.is_any_model:
-            return ()
-        entry = self._catalogue.find(request.model or "")
+        entry = None if request.is_any_model else self._catalogue.find(request.model or "")
         return entry.fallbacks if entry else ()
 
     def _fallback(self, request: RoutingRequest, tried: Collection[Backend]) -> tuple[Candidate, ...]:

@@ -74,8 +74,6 @@ class GatewayMetrics(HttpMetrics):
 class Durations:
     """A histogram of durations in seconds; `observe` is cheaper than prometheus_client's."""
 
-    __slots__ = ("_bounds", "counts", "total_s")
-
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         # Counts per bucket, not cumulative; the last bucket has no upper bound.
