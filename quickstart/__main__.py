@@ -81,7 +81,7 @@ def serve(options: Options, plan: Plan, catalogue: Catalogue, supervisor: Superv
         for program in plan.services:
             assert program.model is not None
             entry = catalogue.resolve(program.model)
-            publish(entry, plan.registry, options.home, partial(_show_publishing, display, program.name))
+            publish(entry, plan.registry, options.home, partial(display.show, program.name, share=PUBLISH_SHARE))
             supervisor.start(program.name)
         wait_ready(plan, supervisor, display)
     print(f"The cluster is ready after {time.monotonic() - began:.0f} s.", flush=True)
@@ -90,10 +90,6 @@ def serve(options: Options, plan: Plan, catalogue: Catalogue, supervisor: Superv
     else:
         print(how_to_use(plan))
         follow_until_interrupted(plan, supervisor)
-
-
-def _show_publishing(display: ProgressDisplay, name: str, done: float, detail: str) -> None:
-    display.show(name, done * PUBLISH_SHARE, detail)
 
 
 def follow_until_interrupted(plan: Plan, supervisor: Supervisor) -> None:

@@ -37,14 +37,14 @@ class ProgressDisplay:
         if self._live:
             self._progress.stop()
 
-    def show(self, name: str, fraction: float, detail: str) -> None:
-        """Set the bar `name` to `fraction` (0 to 1), with the current activity."""
+    def show(self, name: str, fraction: float, detail: str, share: float = 1.0) -> None:
+        """Set the bar `name` to `fraction` (0 to 1) of its first `share`, with the current activity."""
         if self._live:
             task = self._tasks.get(name)
             if task is None:
                 task = self._tasks[name] = self._progress.add_task(detail, total=1.0, name=name)
             width = max(20, self._console.width - FIXED_COLUMNS)
-            self._progress.update(task, completed=fraction, description=detail[:width])
+            self._progress.update(task, completed=fraction * share, description=detail[:width])
             return
         # In a log file: a line per change of activity, not per percent.
         activity = _NUMBERS.sub("", detail)

@@ -4,10 +4,8 @@ The packaged copy of SmolLM2 is a GGUF with 4-bit weights; the engines need an o
 deterministic for a given version of transformers, so that the digest is stable. No code from the file is executed.
 """
 
-import contextlib
-import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +33,19 @@ def convert(gguf: Path, folder: Path, report: Report) -> None:
 
     # HF_ENDPOINT in the environment must not be queried.
     where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    with _hidden_progress():
-        tokenizer = _tokenizer(gguf, where)
-        report(0.3, "unpacking the weights")
-        packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **where)
-        report(0.7, "writing the folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        _clean_model(packed, tokenizer).save_pretrained(folder)
+    tokenizer = _tokenizer(gguf, where)
+    report(0.3, "unpacking the weights")
+    packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **where)
+    report(0.7, "writing the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    _clean_model(packed, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _tidy(folder)
     report(1.0, "done")
 
 
 def _tokenizer(gguf: Path, where: dict[str, Any]) -> Any:
+    from gguf import GGUFReader
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -56,7 +54,8 @@ def _tokenizer(gguf: Path, where: dict[str, Any]) -> Any:
         raise ValueError(f"{gguf.name} has no chat template. Use an instruction-tuned model.")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{gguf.name} has no end token, so its responses would never end.")
-    if _field(gguf, "tokenizer.ggml.pre") in SPLIT_DIGITS_PRETOKENIZERS:
+    pretokenizer = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if pretokenizer is not None and pretokenizer.contents() in SPLIT_DIGITS_PRETOKENIZERS:
         # transformers ignores this rule, and without it "  12" gets other tokens than in training.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -87,13 +86,6 @@ def _clean_model(packed: Any, tokenizer: Any) -> Any:
     return clean
 
 
-def _field(gguf: Path, name: str) -> str | None:
-    from gguf import GGUFReader
-
-    field = GGUFReader(gguf).get_field(name)
-    return None if field is None else str(field.contents())
-
-
 def _tidy(folder: Path) -> None:
     """Remove LOCAL_FIELDS from the JSON files and sort them.
 
@@ -108,24 +100,3 @@ def _tidy(folder: Path) -> None:
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600; other users read the model
-
-
-@contextlib.contextmanager
-def _hidden_progress() -> Iterator[None]:
-    """Hide transformers' progress bars; the caller has its own."""
-    import transformers.modeling_gguf_pytorch_utils as reader
-    import transformers.utils.logging as library_logging
-
-    reader_module: Any = reader
-    logging: Any = library_logging
-    shown = logging.is_progress_bar_enabled()
-    bar = reader_module.tqdm
-    logging.disable_progress_bar()
-    # This bar ignores the library's switch.
-    reader_module.tqdm = functools.partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        reader_module.tqdm = bar
-        if shown:
-            logging.enable_progress_bar()

@@ -10,9 +10,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
@@ -21,11 +20,10 @@ from quickstart.models.gguf_conversion import Report, convert
 from quickstart.options import ROOT
 
 WHEELS = ROOT / "quickstart" / "packages.txt"
-MODELS = ("smollm2", "minilm", "whisper")
 
 
 def packaged_folder(name: str, home: Path, report: Report, lock: Path = WHEELS) -> Path:
-    """Return the folder of model `name` (one of MODELS) under `home`, and build it if needed.
+    """Return the folder of model `name` (smollm2, minilm or whisper) under `home`, and build it if needed.
 
     Raises QuickstartError if the wheels cannot be downloaded or have unexpected contents.
     """
@@ -33,19 +31,12 @@ def packaged_folder(name: str, home: Path, report: Report, lock: Path = WHEELS) 
     if folder.is_dir():  # renamed to this when complete
         return folder
     wheels = _fetch_wheels(home / "wheels", report, lock)
-    with _building(folder) as building:
-        _BUILDERS[name](wheels, building, report)
-    return folder
-
-
-@contextmanager
-def _building(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that is renamed to `folder` on success."""
-    building = folder.with_name(folder.name + ".part")
+    building = home / f"{name}.part"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    yield building
+    _BUILDERS[name](wheels, building, report)
     building.rename(folder)
+    return folder
 
 
 def _fetch_wheels(folder: Path, report: Report, lock: Path) -> Path:
@@ -113,7 +104,7 @@ def _smollm2(wheels: Path, folder: Path, report: Report) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    os.environ["TQDM_DISABLE"] = "1"  # the quickstart shows its own progress
+    os.environ["TQDM_DISABLE"] = "1"  # the quickstart shows its own progress; read when tqdm is imported
     convert(gguf, folder, lambda _done, _detail: None)
 
 

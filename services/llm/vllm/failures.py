@@ -119,12 +119,8 @@ def explain(error: BaseException, cause: str | None, *, cache_gib: float | None 
     `cache_gib` is the memory available for the KV cache, if known.
     """
     message = cause or str(error) or type(error).__name__
-    return _out_of_memory(message, "" if cpu else "GPU ", cache_gib) or _validation(message) or message
-
-
-def _validation(message: str) -> str | None:
-    found = _VALIDATION.search(message)
-    return found["message"] if found else None
+    invalid = _VALIDATION.search(message)
+    return _out_of_memory(message, "" if cpu else "GPU ", cache_gib) or (invalid["message"] if invalid else message)
 
 
 def _out_of_memory(message: str, kind: str, cache_gib: float | None) -> str | None:
