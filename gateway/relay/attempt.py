@@ -1,7 +1,7 @@
 """One attempt of a request at one backend: its connection, and the writing of the request."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 
 from gateway.backends.adaptive_timeouts import WORKING_S, first_byte_s, loop_lagged
@@ -31,7 +31,7 @@ class Attempt:
     """Holds its ticket and, once it is open, its connection, until `release`."""
 
     __slots__ = (
-        "_connecting", "_pieces", "backend", "candidate", "connection", "idle_s", "longest_gap_s",
+        "_pieces", "backend", "candidate", "connecting", "connection", "idle_s", "longest_gap_s",
         "silent_since", "state", "ticket",
     )  # fmt: skip
 
@@ -46,7 +46,8 @@ class Attempt:
         self.idle_s = 0.0
         self.longest_gap_s = 0.0
         self.connection: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
+        # The task that opens the connection.
+        self.connecting: asyncio.Task[None] | None = None
         self._pieces: Iterator[bytes] | None = None
 
     @classmethod
@@ -57,33 +58,19 @@ class Attempt:
         attempt.state = AttemptState.ACTIVE
         return attempt
 
-    def connect(
-        self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """Open a connection within `limit_s` seconds; call `opened` with it, or `failed` with the error."""
-        self._connecting = asyncio.get_running_loop().create_task(self._open(limit_s, opened, failed))
+    async def connect(self, limit_s: float, *, again: bool = False) -> UpstreamConnection:
+        """Open a connection within `limit_s` seconds, once more if the event loop lagged.
 
-    async def _open(
-        self,
-        limit_s: float,
-        opened: Callable[[UpstreamConnection], None],
-        failed: Callable[[Exception], None],
-        *,
-        again: bool = False,
-    ) -> None:
+        Raises OSError, UnicodeError.
+        """
         began = now()
         try:
             async with asyncio.timeout(limit_s):
-                connection = await self.backend.pool.connect()
-        except (OSError, UnicodeError) as error:
-            if not again and isinstance(error, TimeoutError) and loop_lagged(now() - began, limit_s):
-                await self._open(limit_s, opened, failed, again=True)
-                return
-            self._connecting = None
-            failed(error)
-        else:
-            self._connecting = None
-            opened(connection)
+                return await self.backend.pool.connect()
+        except TimeoutError:
+            if again or not loop_lagged(now() - began, limit_s):
+                raise
+        return await self.connect(limit_s, again=True)
 
     def begin(self, listener: Listener, first: bytes, pieces: Iterator[bytes] | None) -> None:
         """Send `first`, and `pieces` as fast as the backend reads (`write_pieces`)."""
@@ -142,21 +129,14 @@ class Attempt:
         self.connection = None
         self._pieces = None
 
-    def reconnect(
-        self, limit_s: float, opened: Callable[[UpstreamConnection], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """Connect again, because the kept-alive connection had already been closed by the backend."""
-        self.state = AttemptState.RECONNECTING
-        self.connect(limit_s, opened, failed)
-
     def release(self, outcome: str) -> None:
         """Leave the backend; counted by `outcome`. Aborts a connection that is still held. Idempotent."""
         if self.state is AttemptState.RELEASED:
             return
         self.state = AttemptState.RELEASED
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
         connection, self.connection = self.connection, None
         self._pieces = None
         if connection is not None:

@@ -14,7 +14,7 @@ from gateway.bodies.body import JsonBody
 from gateway.bodies.spool import too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
-from gateway.relay.data_plane import CachedRequest
+from gateway.relay.data_plane import ParsedRequest
 from gateway.relay.deadline import NEVER
 from gateway.relay.exchange import RECEIVED, Exchange, ExchangeState
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
@@ -80,12 +80,12 @@ class GatewayProtocol(RequestParser):
         if self._read_state is BETWEEN and self._running is None and not self.pipeline:
             found = self._context.request_heads.find(data)
             if found is not None and len(data) - found[2] == found[1] <= self._context.limits.max_body:
-                cached, body = found[0], data[found[2] :]
-                result = try_fast_path(self, self._context, cached, body)
+                parsed, body = found[0], data[found[2] :]
+                result = try_fast_path(self, self._context, parsed, body)
                 if isinstance(result, FastPathRequest):
                     self.cycle = self._running = result  # type: ignore[assignment]  # as in _enqueue
                 else:
-                    self._begin_cached(cached, body, result)
+                    self._begin_cached(parsed, body, result)
                 return
         super().data_received(data)
 
@@ -170,11 +170,11 @@ class GatewayProtocol(RequestParser):
             body, target, head = self._context.body_for(endpoint, target, head)
         except ApiError as error:
             refusal = error
-        target = origin_form(target)
-        exchange = Exchange(self, self._context, endpoint, target, head, http11=http11, keep_alive=keep_alive)
+        parsed = ParsedRequest(endpoint, origin_form(target), head)
+        exchange = Exchange(self, self._context, parsed, http11=http11, keep_alive=keep_alive)
         exchange.body, exchange.refusal = body, refusal
         if refusal is None and keep_alive and head.is_repeatable and endpoint.body_kind == "json":
-            self._cacheable = CachedRequest(endpoint, target, head)
+            self._cacheable = parsed
         # A refused request's body is read and dropped, unless it is too long for that or has not been sent yet.
         if refusal is not None and (head.expects_continue or head.chunked or (head.length or 0) > MAX_DRAINED):
             self._read_state = CLOSED
@@ -182,11 +182,10 @@ class GatewayProtocol(RequestParser):
             self._receiving = exchange
         self._enqueue(exchange)
 
-    def _begin_cached(self, cached: CachedRequest, data: bytes, request: RoutingRequest | None) -> None:
+    def _begin_cached(self, parsed: ParsedRequest, data: bytes, request: RoutingRequest | None) -> None:
         """Relay a request that cannot take the fast path; `request` is the scan of its body, None if it is invalid."""
-        endpoint, head = cached.endpoint, cached.head
-        exchange = Exchange(self, self._context, endpoint, cached.target, head, http11=True, keep_alive=True)
-        exchange.body = JsonBody.from_bytes(endpoint, data, head.session, request)
+        exchange = Exchange(self, self._context, parsed, http11=True, keep_alive=True)
+        exchange.body = JsonBody.from_bytes(parsed.endpoint, data, parsed.head.session, request)
         exchange.state = RECEIVED
         self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
         exchange.run()
@@ -228,14 +227,10 @@ class GatewayProtocol(RequestParser):
             exchange.refuse(exchange.refusal)
         else:
             self.deadline.start(self._context.limits.client_s)
-            if exchange.expects_continue and exchange.refusal is None:
+            if exchange.head.expects_continue and exchange.refusal is None:
                 self.transport.write(CONTINUE)
 
     # The end of a response.
-
-    def common_headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers of every response of the gateway's own."""
-        return self.server_state.default_headers
 
     def exchange_done(self, exchange: Exchange) -> None:
         """Start the next request, or close the connection."""
@@ -324,7 +319,8 @@ class GatewayProtocol(RequestParser):
                 running.message_event.set()
                 self.transport.close()
                 return
-            exchange = Exchange(self, self._context, _MALFORMED, self.url or b"", Head(), http11=True, keep_alive=False)
+            parsed = ParsedRequest(_MALFORMED, self.url or b"", Head())
+            exchange = Exchange(self, self._context, parsed, http11=True, keep_alive=False)
             exchange.refusal = error
             self._enqueue(exchange)
             return

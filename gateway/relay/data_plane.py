@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from uvicorn.server import ServerState
+
 from gateway.backends.adaptive_timeouts import loop_lagged
 from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
@@ -40,6 +42,7 @@ class ClientConnection(Protocol):
     # Whether the write buffer is over its limit: the client reads more slowly than we write.
     full: bool
     address: str | None
+    server_state: ServerState
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
@@ -47,22 +50,23 @@ class ClientConnection(Protocol):
     def on_stuck(self, backend: Backend) -> None:
         """Fail over a request that is at this stuck backend."""
 
-    def common_headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers of every response of the gateway's own."""
-
     def exchange_done(self, exchange: Any) -> None:
         """The exchange has written its response, or was abandoned."""
 
+    def replace_fast_path(self, exchange: Any) -> None:
+        """Continue the present fast-path request as `exchange`."""
 
-class CachedRequest:
-    """A parsed and accepted request head: a relayed route with a JSON body, on a kept-alive connection."""
+    def fast_path_done(self, now: float) -> None:
+        """The response of the present fast-path request is written."""
 
-    __slots__ = ("endpoint", "head", "target")
 
-    def __init__(self, endpoint: Endpoint, target: bytes, head: Head) -> None:
-        self.endpoint = endpoint
-        self.target = target
-        self.head = head
+@dataclass(slots=True)
+class ParsedRequest:
+    """The head of a request to a relayed route; `target` is in origin form."""
+
+    endpoint: Endpoint
+    target: bytes
+    head: Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,8 @@ class RelayContext:
     quarantine: Quarantine
     budget: RetryBudget = field(default_factory=RetryBudget)
     connections: set[ClientConnection] = field(default_factory=set)
-    # Heads that have passed every check.
-    request_heads: HeaderCache[CachedRequest] = field(default_factory=HeaderCache)
+    # Heads that have passed every check, of requests with a JSON body on a kept-alive connection.
+    request_heads: HeaderCache[ParsedRequest] = field(default_factory=HeaderCache)
     # Accepted pairs of Host and Origin.
     _accepted: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
 

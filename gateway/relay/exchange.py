@@ -10,10 +10,8 @@ import structlog
 
 from gateway.backends.backend import Backend
 from gateway.bodies.body import Body
-from gateway.endpoints import Endpoint
-from gateway.http1.headers import Head
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import ClientConnection, RelayContext
+from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
 from gateway.relay.deadline import NEVER, now
 from gateway.relay.forwarding import ForwardedRequest, Forwarding
 from gateway.relay.response import BEGUN, Response
@@ -52,17 +50,9 @@ class Exchange(ForwardedRequest):
     __slots__ = ("_forwarding", "body", "refusal", "state")
 
     def __init__(
-        self,
-        client: ClientConnection,
-        context: RelayContext,
-        endpoint: Endpoint,
-        target: bytes,
-        head: Head,
-        *,
-        http11: bool,
-        keep_alive: bool,
+        self, client: ClientConnection, context: RelayContext, parsed: ParsedRequest, *, http11: bool, keep_alive: bool
     ) -> None:
-        super().__init__(client, context, endpoint, target, head, now())
+        super().__init__(client, context, parsed, now())
         self.state = RECEIVING
         # The error to send instead of relaying the request.
         self.refusal: ApiError | None = None
@@ -91,11 +81,6 @@ class Exchange(ForwardedRequest):
         """Whether the request is complete and its response is not."""
         return self.state is RECEIVED
 
-    @property
-    def expects_continue(self) -> bool:
-        """Whether the client waits for 100 Continue before it sends the body."""
-        return self.head.expects_continue
-
     def add(self, data: bytes) -> None:
         """Add a piece of the body. Raises ApiError if it cannot be accepted."""
         if self.body is not None and self.refusal is None and self.state is RECEIVING:
@@ -103,9 +88,10 @@ class Exchange(ForwardedRequest):
 
     def run(self) -> None:
         """Forward or refuse the request: it is complete and its turn has come."""
-        if self.refusal is not None or self.body is None:
-            self.refuse(self.refusal or ApiError("Internal error: a request without a body."))
+        if self.refusal is not None:
+            self.refuse(self.refusal)
             return
+        assert self.body is not None
         self._forwarding = Forwarding(self, self.body)
         self._forwarding.start()
 
@@ -163,7 +149,7 @@ class Exchange(ForwardedRequest):
                 self.keep_alive = False
                 state = ExchangeState.REFUSED_EARLY
             provenance = self.provenance_headers(forwarding.attempts if forwarding is not None else 0)
-            self.response.refuse(error, provenance, self.client.common_headers())
+            self.response.refuse(error, provenance, self.client.server_state.default_headers)
         self._end(state)
 
     def finish(self) -> None:

@@ -6,15 +6,13 @@ read. Anything else (a response in pieces or with another status, a failing or s
 is slow, a shutdown) turns the request into an exchange in the state that it has reached.
 """
 
-from typing import Protocol
-
 import structlog
 
 from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
 from gateway.bodies.json_scan import scan_json
 from gateway.relay.attempt import Attempt
-from gateway.relay.data_plane import CachedRequest, ClientConnection, RelayContext
+from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
 from gateway.relay.deadline import now
 from gateway.relay.exchange import Exchange
 from gateway.relay.forwarding import Forwarding
@@ -26,32 +24,20 @@ from kit.errors import ApiError
 log = structlog.get_logger(__name__)
 
 
-class FastPathConnection(ClientConnection, Protocol):
-    """A client connection, as far as the fast path needs more of it than an exchange."""
-
-    def replace_fast_path(self, exchange: Exchange) -> None:
-        """Continue the present fast-path request as `exchange`."""
-
-    def fast_path_done(self, now: float) -> None:
-        """The response is written."""
-
-
 class FastPathRequest(RelayedRequest):
     """One request: an exchange to the client's connection, the listener of the backend's."""
 
     __slots__ = ("_candidate", "_connection", "_data", "_place", "_request")
-    client: FastPathConnection
 
     # Read by uvicorn and the client's connection: its response is awaited from start to end.
     response_complete = False
     is_received = True
-    expects_continue = False
 
     def __init__(
         self,
-        client: FastPathConnection,
+        client: ClientConnection,
         context: RelayContext,
-        cached: CachedRequest,
+        parsed: ParsedRequest,
         data: bytes,
         request: RoutingRequest,
         candidate: Candidate,
@@ -60,7 +46,7 @@ class FastPathRequest(RelayedRequest):
         began: float,
     ) -> None:
         """`began` is the monotonic time of its arrival, `place` its ticket at the backend."""
-        super().__init__(client, context, cached.endpoint, cached.target, cached.head, began)
+        super().__init__(client, context, parsed, began)
         self._data = data
         self._request = request
         self._candidate = candidate
@@ -130,11 +116,11 @@ class FastPathRequest(RelayedRequest):
 
     def _become_exchange(self) -> tuple[Exchange, Forwarding]:
         """Replace this by an exchange that awaits the same response."""
-        connection, head = self._connection, self.head
-        exchange = Exchange(self.client, self.context, self.endpoint, self.target, head, http11=True, keep_alive=True)
+        connection = self._connection
+        exchange = Exchange(self.client, self.context, self.parsed, http11=True, keep_alive=True)
         self.context.metrics.relaying -= 1  # it was counted once more
         exchange.request_id, exchange.began = self.request_id, self.began
-        body = JsonBody.from_bytes(self.endpoint, self._data, head.session, self._request)
+        body = JsonBody.from_bytes(self.endpoint, self._data, self.head.session, self._request)
         attempt = Attempt.sent(self._candidate, self._place, connection)
         forwarding = exchange.adopt(body, attempt, self._request, self._place.sent_at - self.began)
         if connection.listener is self:  # not if it has just ended
@@ -144,7 +130,7 @@ class FastPathRequest(RelayedRequest):
 
 
 def try_fast_path(
-    client: FastPathConnection, context: RelayContext, cached: CachedRequest, data: bytes
+    client: ClientConnection, context: RelayContext, parsed: ParsedRequest, data: bytes
 ) -> FastPathRequest | RoutingRequest | None:
     """Send a request with the body `data` if it can take the fast path.
 
@@ -153,8 +139,8 @@ def try_fast_path(
     began = now()
     connection = request = None
     try:
-        head = cached.head
-        request = scan_json(data, cached.endpoint, head.session)
+        head = parsed.head
+        request = scan_json(data, parsed.endpoint, head.session)
         if request.stream or head.origin or client.full:
             return request
         if context.quarantine.suspects and context.quarantine.may_match(data):
@@ -181,6 +167,6 @@ def try_fast_path(
         return request
     # Nothing that follows may fail: the request counts as sent.
     client.deadline.at = sent + context.limits.first_byte_floor_s
-    fast = FastPathRequest(client, context, cached, data, request, candidate, place, connection, began)
+    fast = FastPathRequest(client, context, parsed, data, request, candidate, place, connection, began)
     connection.begin(fast, fast.upstream_head(backend, len(data)) + data)
     return fast

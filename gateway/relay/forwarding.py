@@ -4,6 +4,7 @@
 backend until it is released, on every path.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -107,15 +108,24 @@ class Forwarding:
         self._deadline.at = at + self._limits.first_byte_floor_s
         connection = attempt.backend.pool.take()
         if connection is None:
-            attempt.connect(self._limits.connect_s, self._connected, self._unreachable)
+            self._connect(attempt)
         else:
             self._send(connection)
 
-    def _connected(self, connection: UpstreamConnection) -> None:
-        self._guard(self._send, connection)
+    def _connect(self, attempt: Attempt) -> None:
+        attempt.connecting = asyncio.get_running_loop().create_task(self._open(attempt))
 
-    def _unreachable(self, error: Exception) -> None:
-        attempt = self._present
+    async def _open(self, attempt: Attempt) -> None:
+        try:
+            connection = await attempt.connect(self._limits.connect_s)
+        except (OSError, UnicodeError) as error:
+            attempt.connecting = None
+            self._unreachable(attempt, error)
+        else:
+            attempt.connecting = None
+            self._guard(self._send, connection)
+
+    def _unreachable(self, attempt: Attempt, error: Exception) -> None:
         backend = attempt.backend
         timed_out = isinstance(error, TimeoutError)
         reason = f"no connection within {self._limits.connect_s:g} s" if timed_out else f"cannot connect: {error}"
@@ -219,7 +229,7 @@ class Forwarding:
         client.transport.write(framed)
         if client.full:
             connection.pause()
-        connection.shortcut = StreamPassthrough(attempt, client, response.transcript)
+        connection.shortcut = StreamPassthrough(attempt, client, response.transcript).try_forward
 
     def on_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """The connection broke before the response was complete."""
@@ -227,7 +237,8 @@ class Forwarding:
         attempt.drop_connection()
         if connection.reused and not connection.any_byte:
             # The backend closed it as idle just as this request was sent (RFC 9112, 9.3.1): not a failure.
-            attempt.reconnect(self._limits.connect_s, self._connected, self._unreachable)
+            attempt.state = AttemptState.RECONNECTING
+            self._connect(attempt)
             return
         error = BadGateway(f"{attempt.backend.name} failed: {reason}. Try again; GET /services shows its state.")
         self._fail("broken", error, has_lost_backend=connection.ended)
@@ -304,16 +315,9 @@ class Forwarding:
     def _refreshed_failover(self) -> FailoverState:
         state, response = self._failover, self._response
         if state is None:
-            context, path = self._context, self._relayed.endpoint.path
-            state = self._failover = FailoverState(
-                context.router,
-                context.budget,
-                context.metrics,
-                self._limits.max_attempts,
-                path,
-                self._source,
-                self.request,
-            )
+            context, path, limit = self._context, self._relayed.endpoint.path, self._limits.max_attempts
+            router, budget, metrics = context.router, context.budget, context.metrics
+            state = self._failover = FailoverState(router, budget, metrics, limit, path, self._source, self.request)
         state.has_begun, state.transcript = response.state in BEGUN, response.transcript
         if self.attempt is not None:
             state.model = self.attempt.candidate.offer.name
@@ -379,13 +383,12 @@ class Forwarding:
     def client_full(self, full: bool) -> None:
         """Stop or resume reading from the backend as the client's buffer fills or empties."""
         attempt = self.attempt
-        connection = attempt.connection if attempt is not None else None
-        if attempt is None or connection is None:
+        if attempt is None or attempt.connection is None:
             return
         if full:
-            connection.pause()
+            attempt.connection.pause()
         else:
-            connection.resume()
+            attempt.connection.resume()
             if self._response.state in BEGUN:
                 # The pause was the client's.
                 self._deadline.start(attempt.idle_s)

@@ -1,9 +1,7 @@
 """What the fast path and the general path share: upstream request head, provenance headers, accounting."""
 
 from gateway.backends.backend import Backend
-from gateway.endpoints import Endpoint
-from gateway.http1.headers import Head
-from gateway.relay.data_plane import ClientConnection, RelayContext
+from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
 from gateway.routing import Candidate
 from gateway.telemetry.access_log import Line
 from kit.web.middleware import request_id_from
@@ -12,23 +10,15 @@ from kit.web.middleware import request_id_from
 class RelayedRequest:
     """One relayed request, from its head to its accounting."""
 
-    __slots__ = ("began", "client", "context", "cors", "endpoint", "head", "request_id", "target")
+    __slots__ = ("began", "client", "context", "cors", "endpoint", "head", "parsed", "request_id")
 
-    def __init__(
-        self,
-        client: ClientConnection,
-        context: RelayContext,
-        endpoint: Endpoint,
-        target: bytes,
-        head: Head,
-        began: float,
-    ) -> None:
-        """`target` is in origin form, `began` the monotonic time at which the head was complete."""
+    def __init__(self, client: ClientConnection, context: RelayContext, parsed: ParsedRequest, began: float) -> None:
+        """`began` is the monotonic time at which the head was complete."""
         self.client = client
         self.context = context
-        self.endpoint = endpoint
-        self.target = target
-        self.head = head
+        self.parsed = parsed
+        self.endpoint = parsed.endpoint
+        self.head = head = parsed.head
         self.began = began
         self.request_id = request_id_from(None if head.request_id is None else head.request_id.decode("latin-1"))
         self.cors = context.cors_headers(head) if head.origin else b""
@@ -39,7 +29,7 @@ class RelayedRequest:
         """Return the head of the request to `backend` with a body of `length` bytes."""
         return b"%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             backend.before_target,
-            self.target,
+            self.parsed.target,
             backend.after_target,
             self.head.forward,
             self.request_id.encode("latin-1"),

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
 from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
-from gateway.relay.data_plane import CachedRequest, RelayContext
+from gateway.relay.data_plane import ParsedRequest, RelayContext
 from gateway.relay.deadline import Deadline
 from kit.errors import ApiError, InvalidRequest
 
@@ -61,7 +61,7 @@ class RequestParser(HttpToolsProtocol):
         self._head_bytes = 0
         self._messages = 0
         # The head being parsed, if it can be cached.
-        self._cacheable: CachedRequest | None = None
+        self._cacheable: ParsedRequest | None = None
         # The size of a chunked body on the wire, -1 for other bodies, and its size without framing.
         self._framed_bytes = -1
         self._body_bytes = 0
@@ -88,14 +88,14 @@ class RequestParser(HttpToolsProtocol):
             self._framed_bytes += len(data)
         try:
             self._feed(data)
+            if self._framed_bytes > MAX_FRAMING + MAX_FRAMING_PER_BYTE * self._body_bytes:
+                raise InvalidRequest("The chunks of the body are too small, or their extensions too long.")
+            if state is HEAD and self._read_state is HEAD and messages == self._messages:
+                self._count_head(len(data))
         except httptools.HttpParserError as error:
             self._reject(_cause(error))
-        if self._framed_bytes > MAX_FRAMING + MAX_FRAMING_PER_BYTE * self._body_bytes:
-            self._reject(InvalidRequest("The chunks of the body are too small, or their extensions too long."))
-        if state is HEAD and self._read_state is HEAD and messages == self._messages:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._context.limits.max_head:
-                self._reject(self._head_too_large())
+        except ApiError as error:
+            self._reject(error)
         cacheable = self._cacheable
         # The cache takes the head that `data` begins with: that must be this request's.
         is_first = state is BETWEEN and self._messages == messages + 1 and data.startswith(b"POST ")
@@ -177,13 +177,10 @@ class RequestParser(HttpToolsProtocol):
     def _count_head(self, count: int) -> None:
         self._head_bytes += count
         if self._head_bytes > self._context.limits.max_head:
-            raise self._head_too_large()
-
-    def _head_too_large(self) -> HeadTooLarge:
-        limit = self._context.limits.max_head // 1024
-        return HeadTooLarge(
-            f"The head of the request is larger than {limit} KB. MAX_HEAD_KB of the gateway sets the limit."
-        )
+            limit = self._context.limits.max_head // 1024
+            raise HeadTooLarge(
+                f"The head of the request is larger than {limit} KB. MAX_HEAD_KB of the gateway sets the limit."
+            )
 
 
 def _cause(error: httptools.HttpParserError) -> ApiError:

@@ -52,10 +52,6 @@ class Ending:
     events: bytes
 
 
-def _is_set(value: Any) -> bool:
-    return bool(value)
-
-
 def _more_than_one(value: Any) -> bool:
     return value is not None and value != 1
 
@@ -74,7 +70,7 @@ _OBSTACLES: Mapping[str, Callable[[Any], bool]] = {
             "truncate_prompt_tokens", "prompt_embeds", "audio", "prediction", "web_search_options",
             "kv_transfer_params", "thinking_token_budget",
         ),
-        _is_set,
+        bool,
     ),
     "n": _more_than_one,
     "best_of": _more_than_one,

@@ -6,6 +6,7 @@ runs in callbacks on one event loop.
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -49,13 +50,6 @@ class Listener(Protocol):
         """More of the request can be written."""
 
 
-class Shortcut(Protocol):
-    """An optional fast handler of received bytes, set by the listener."""
-
-    def try_forward(self, data: bytes) -> bool:
-        """Handle `data`, or return False: then the shortcut is dropped, and the listener gets the bytes."""
-
-
 class Owner(Protocol):
     """The pool of a connection."""
 
@@ -79,7 +73,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
         self.listener: Listener | None = None
-        self.shortcut: Shortcut | None = None
+        # A fast handler of received bytes, set by the listener, until it returns False: then the listener gets them.
+        self.shortcut: Callable[[bytes], bool] | None = None
         self.reused = False
         self.full = False
         # Reading is paused by flow control.
@@ -126,13 +121,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def take_body(self) -> bytes:
         """Return the body received since the last call, without its framing."""
-        body = self.body
-        if len(body) == 1:
-            data = body[0]
-            body.clear()
-            return data
-        data = b"".join(body)
-        body.clear()
+        data = b"".join(self.body)
+        self.body.clear()
         return data
 
     def pause(self) -> None:
@@ -150,10 +140,8 @@ class UpstreamConnection(asyncio.Protocol):
     def release(self, *, whole_request_sent: bool = True) -> None:
         """Return the connection to its pool after a complete response, or close it."""
         self.listener = self.shortcut = None
-        keep = self._keep and whole_request_sent and not self.full and not self.transport.is_closing()
-        if keep:
-            if self.paused:
-                self.resume()
+        if self._keep and whole_request_sent and not self.full and not self.transport.is_closing():
+            self.resume()
             self._reset()
             self.reused = True
             self._pool.put(self)
@@ -175,7 +163,7 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes and notify the listener."""
         if self.shortcut is not None:
-            if self.shortcut.try_forward(data):
+            if self.shortcut(data):
                 return
             self.shortcut = None
         listener = self.listener
