@@ -23,7 +23,6 @@ from registry.download.file_download import DownloadLimits
 from registry.download.jobs import Jobs
 from registry.download.mirror import Mirror
 from registry.download.on_demand import OnDemand
-from registry.hub.client import SourceHub
 from registry.open_store import open_library
 from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
@@ -44,14 +43,14 @@ def create_registry(
     """Build the application. Raises SettingsError if the store or the catalogue cannot be used."""
     library = open_library(settings)
     jobs = Jobs(library.store, at_once=settings.jobs)
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    rate = settings.bandwidth_mb_per_second
     limits = DownloadLimits(
-        parts=settings.parts_in_flight, bytes_per_second=settings.bandwidth_bytes_per_second(), retries=retries
+        parts=settings.parts_in_flight, bytes_per_second=None if rate is None else rate * 1e6, retries=retries
     )
     mirror = Mirror(
         library,
         jobs,
-        lambda: SourceHub(settings.hf_endpoint, token, file_retries=retries, read_timeout_s=settings.hf_stall_seconds),
+        lambda: settings.source_hub(file_retries=retries),
         limits,
         Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
         parallel=settings.files_per_job,

@@ -8,8 +8,10 @@ from pydantic import Field, SecretStr, field_validator
 
 from kit.config.catalogue import Catalogue
 from kit.config.settings import keys_of
+from kit.net.retry import RETRY_POLICY, RetryPolicy
 from kit.web.app import CommaSeparated, HttpSettings
 from kit.web.guard import KeyRing
+from registry.hub.client import SourceHub
 
 
 class RegistrySettings(HttpSettings):
@@ -96,21 +98,21 @@ class RegistrySettings(HttpSettings):
             raise ValueError("not a URL of the form http://HOST:PORT")
         return value.rstrip("/")
 
-    def bandwidth_bytes_per_second(self) -> float | None:
-        """The bandwidth limit of all downloads; None is unlimited."""
-        return None if self.bandwidth_mb_per_second is None else self.bandwidth_mb_per_second * 1e6
-
     def load_catalogue(self) -> Catalogue:
         """Load the catalogue; empty if none is set and ./models.yaml is missing. Raises SettingsError."""
         path = self.catalogue or Path("models.yaml")
         return Catalogue.load(path) if self.catalogue or path.exists() else Catalogue([])
 
+    def source_hub(self, *, file_retries: RetryPolicy = RETRY_POLICY) -> SourceHub:
+        """A client of HF_ENDPOINT."""
+        token = self.hf_token.get_secret_value() if self.hf_token else None
+        return SourceHub(self.hf_endpoint, token, file_retries=file_retries, read_timeout_s=self.hf_stall_seconds)
+
     def own_token(self) -> str | None:
-        """The bearer token of this machine's commands: the admin token, else the first of the keys."""
+        """The bearer token of this machine's commands: the admin token, else the first key. Raises SettingsError."""
         if self.admin_token:
             return self.admin_token.get_secret_value()
-        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
-        return next((key.strip() for key in keys if key.strip()), None)
+        return next(iter(keys_of(self.api_keys, "API_KEYS")), None)
 
     def key_ring(self) -> KeyRing:
         """The keys that may read. Raises SettingsError if API_KEYS is set and has no key."""

@@ -4,8 +4,6 @@ Paths are parsed here, not by the router: clients send a revision such as `refs/
 slashes, which routers unescape before matching.
 """
 
-import base64
-import binascii
 import contextlib
 import json
 from typing import Any
@@ -88,7 +86,7 @@ class HubApi:
         size = _page_size(query.get("limit"))
         headers = {}
         if start + size < len(entries):
-            more = dict(query) | {"cursor": base64.urlsafe_b64encode(str(start + size).encode()).decode()}
+            more = dict(query) | {"cursor": start + size}
             headers["Link"] = f'<{request.url.replace(query=urlencode(more))}>; rel="next"'
         return JSONResponse(entries[start : start + size], headers=headers)
 
@@ -182,8 +180,8 @@ def _cursor(value: str | None) -> int:
     if value is None:
         return 0
     try:
-        return max(int(base64.urlsafe_b64decode(value)), 0)
-    except (ValueError, binascii.Error) as error:
+        return max(int(value), 0)
+    except ValueError as error:
         raise InvalidRequest("Invalid cursor: use the Link header of the previous page.", param="cursor") from error
 
 

@@ -125,7 +125,7 @@ class ModelRoutes:
             return _from_job(job) | _job_state(job)
         model = self._published(pointer)
         if job is not None and job.verified_at is not None:
-            return model | {"verified_at": job.verified_at.isoformat(timespec="seconds").replace("+00:00", "Z")}
+            return model | {"verified_at": job.verified_at}
         return model if job is None or job.status in ("ready", "cancelled") else model | _job_state(job)
 
     def _published(self, pointer: Name) -> Json:

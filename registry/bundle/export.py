@@ -4,13 +4,12 @@ The layout is computed first, so an interrupted export resumes at the first inco
 verified while it is written.
 """
 
-import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from kit.units import human_bytes
+from kit.units import human_bytes, utc_now
 from registry.bundle.layout import Content, gaps, lay_out
 from registry.bundle.manifest import (
     MANIFEST,
@@ -48,8 +47,7 @@ def plan_bundle(library: Library, names: Iterable[str], archives: Iterable[Archi
     models = tuple(
         BundledModel(pointer=pointer, manifest=library.manifest(pointer.repo, pointer.commit)) for pointer in pointers
     )
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    bundle = Bundle(created=now, models=models, archives=tuple(archives), volumes=())
+    bundle = Bundle(created=utc_now("seconds"), models=models, archives=tuple(archives), volumes=())
     if not bundle.contents():
         raise BundleError("Nothing to export: the store has no models.")
     for digest, size in bundle.blobs().items():

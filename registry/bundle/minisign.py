@@ -5,7 +5,6 @@ file must be byte for byte what this module or minisign writes, so that its unsi
 """
 
 import base64
-import binascii
 import hashlib
 import os
 import secrets
@@ -151,8 +150,7 @@ class _Signature:
     def parse(cls, data: bytes, name: str) -> "_Signature":
         invalid = SignatureError(f"The signature file of {name} is not in minisign's format, or was changed.")
         try:
-            lines = data.decode().split("\n")
-            comment, first, trusted, second, rest = lines
+            comment, first, trusted, second, rest = data.decode().split("\n")
         except ValueError:
             raise invalid from None
         blob, global_signature = _decode(first), _decode(second)
@@ -189,7 +187,7 @@ def _encode(data: bytes) -> str:
 def _decode(text: str) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
 
 

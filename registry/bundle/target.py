@@ -42,11 +42,8 @@ def free_bytes(path: Path) -> int:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write or replace a file atomically and durably. Raises OSError."""
-    partial = partial_of(path)
-    with partial.open("wb") as file:
+    with _replacing(path) as file:
         file.write(data)
-        _sync(file)
-    _rename(partial, path)
 
 
 @contextlib.contextmanager
@@ -73,12 +70,8 @@ class _FolderTarget:
     @contextlib.contextmanager
     def volume(self, volume: Volume) -> Iterator[BinaryIO]:
         path = self._path / volume.name
-        partial = partial_of(path)
-        with writing(path):
-            with partial.open("wb") as file:
-                yield file
-                _sync(file)
-            _rename(partial, path)
+        with writing(path), _replacing(path) as file:
+            yield file
 
     def finish(self, manifest: bytes, signature: bytes) -> None:
         with writing(self._path):
@@ -119,6 +112,16 @@ class _FileTarget:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears at `path`, durably, at the end of the context."""
+    partial = partial_of(path)
+    with partial.open("wb") as file:
+        yield file
+        _sync(file)
+    _rename(partial, path)
 
 
 def _rename(partial: Path, path: Path) -> None:

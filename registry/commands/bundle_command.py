@@ -11,7 +11,6 @@ from registry.bundle.export import Export, plan_bundle
 from registry.bundle.importing import import_bundle, verify_bundle
 from registry.bundle.manifest import Archive, Bundle, BundleError, Image
 from registry.bundle.minisign import PublicKey, SecretKey, SignatureError, read_public, read_secret, write_public
-from registry.bundle.source import CHUNK
 from registry.commands.progress_bar import ProgressBar
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
@@ -96,13 +95,11 @@ def key_of(options: argparse.Namespace) -> PublicKey:
 
 def _read_archive(folder: Path) -> Archive:
     """Describe the archive that `docker save` wrote into `folder`; the list of images is taken from images.txt."""
-    hasher, size = hashlib.sha256(), 0
     try:
         lines = (folder / IMAGES_LIST).read_text().splitlines()
         with (folder / IMAGES_ARCHIVE).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                hasher.update(chunk)
-                size += len(chunk)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
         images = tuple(Image(name=name, id=image_id) for name, image_id in (line.split() for line in lines))
     except OSError as error:
         raise BundleError(
@@ -110,7 +107,7 @@ def _read_archive(folder: Path) -> Archive:
         ) from error
     except ValueError as error:
         raise BundleError(f"{folder / IMAGES_LIST} must have one line `NAME sha256:ID` per image.") from error
-    return Archive(name=IMAGES_ARCHIVE, size=size, sha256=hasher.hexdigest(), images=images)
+    return Archive(name=IMAGES_ARCHIVE, size=size, sha256=digest, images=images)
 
 
 def _estimate_size(path: Path) -> int:

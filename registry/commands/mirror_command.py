@@ -14,7 +14,7 @@ from kit.units import human_bytes
 from registry.commands.bulk_mirror import Outcome, follow_download, mirror_models
 from registry.commands.progress_table import ProgressTable, summary
 from registry.commands.registry_client import RegistryClient, RegistryClientError
-from registry.hub.client import HubError, SourceHub
+from registry.hub.client import HubError
 from registry.hub.file_selection import select_files
 from registry.models.library import Library
 from registry.open_store import open_library
@@ -78,8 +78,7 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
 def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Print a tab-separated line per model: name, bytes, bytes missing in the store; or `?` twice and the error."""
     library = open_library(settings)
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with SourceHub(settings.hf_endpoint, token) as hub:
+    with settings.source_hub() as hub:
         for entry in chosen_entries(library.catalogue, options.names):
             try:
                 size, missing = _size(library, hub, entry)

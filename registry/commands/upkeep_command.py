@@ -3,19 +3,16 @@
 import argparse
 import datetime
 import sys
-import threading
-from collections.abc import Iterator
 
 from kit.net.retry import TransientError
 from registry.bundle.reader import BundleReader
 from registry.commands.bundle_command import EXIT_REJECTED, key_of
 from registry.commands.progress_bar import ProgressBar
-from registry.hub.client import HubError, SourceHub
+from registry.hub.client import HubError
 from registry.models.library import Library
-from registry.models.manifest import FileEntry
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
-from registry.store.interface import Bytes, StoreError
+from registry.store.interface import StoreError
 from registry.upkeep.gc import collect_garbage
 from registry.upkeep.readiness import findings
 from registry.upkeep.scrub import (
@@ -80,16 +77,11 @@ def _from_bundle(library: Library, damages: list[Damage], options: argparse.Name
 
 
 def _from_source(settings: RegistrySettings, library: Library, damages: list[Damage]) -> list[Damage]:
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
     left = []
-    with SourceHub(settings.hf_endpoint, token) as hub:
-
-        def fetch(repo: str, commit: str, file: FileEntry) -> Iterator[Bytes]:
-            return hub.file(repo, commit, file.path).chunks(0, file.size, threading.Event())
-
+    with settings.source_hub() as hub:
         for damage in damages:
             try:
-                repair_from_source(library.store, damage, fetch)
+                repair_from_source(library.store, damage, hub)
                 print(f"repaired: {damage.file.path} of {damage.model}")
             except (HubError, TransientError, StoreError) as error:
                 left.append(damage)

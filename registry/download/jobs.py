@@ -4,7 +4,6 @@ A download's request is stored in `jobs/<name>.json` until it is done, so that a
 """
 
 import contextlib
-import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from kit.config.hub_names import BadName
 from kit.errors import ApiError
 from kit.net.retry import Cancelled, TransientError, check_stop
+from kit.units import utc_now
 from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
 from registry.hub.client import HubError
@@ -58,7 +58,7 @@ class Job:
         # Monotonic times.
         self.started_at = time.monotonic()
         self.ended_at = NEVER
-        self.verified_at: datetime.datetime | None = None
+        self.verified_at: str | None = None
         self._active = active
         self.is_cancelled = False
         self._lock = threading.Lock()
@@ -88,7 +88,7 @@ class Job:
         self.error = error
         self.ended_at = time.monotonic()
         if status == "ready" and self._active == "verifying":
-            self.verified_at = datetime.datetime.now(datetime.UTC)
+            self.verified_at = utc_now("seconds")
         self.status = status
         self.ended.set()
 

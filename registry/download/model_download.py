@@ -16,7 +16,7 @@ from kit.hub.client import HubClient
 from kit.hub.file_queue import FileQueue
 from kit.hub.listing import Listing, RemoteFile
 from kit.net.retry import TransientError, retry
-from kit.units import human_bytes
+from kit.units import human_bytes, utc_now
 from registry.download.file_download import DamagedFile, DownloadLimits, FileDownload
 from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
@@ -29,7 +29,6 @@ from registry.safety.policy import Policy, Refused, ScanResult, needs_scan, scan
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
-from registry.units import utc_now
 
 log = structlog.get_logger(__name__)
 
@@ -183,16 +182,16 @@ class ModelDownload:
         ordered = sorted(files, key=lambda file: (file.path not in required, file.size > MIN_PART, -file.size))
         queue = FileQueue(ordered, fetch, self._stop, parallel=self._parallel, max_parallel=self._limits.connections)
         self.partial_model.prioritize = queue.prioritize
-        self.partial_model.start(self._draft(listing.commit, files), required)
-        return queue.run(report, every_s=LOG_PROGRESS_EVERY_S)
-
-    def _draft(self, commit: str, files: list[RemoteFile]) -> Manifest:
         known = tuple(
             entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.is_lfs)
             for file in files
             if file.sha256 is not None
         )
-        return Manifest(repo=self._request.repo, commit=commit, files=known, source=self._source(), created=utc_now())
+        draft = Manifest(
+            repo=self._request.repo, commit=listing.commit, files=known, source=self._source(), created=utc_now()
+        )
+        self.partial_model.start(draft, required)
+        return queue.run(report, every_s=LOG_PROGRESS_EVERY_S)
 
     def _fetch(self, listing: Listing, file: RemoteFile) -> FileEntry:
         """Fetch one file; errors name it."""

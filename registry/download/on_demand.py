@@ -13,11 +13,11 @@ import structlog
 from kit.config.catalogue import Catalogue, Entry
 from kit.config.hub_names import COMMIT
 from kit.errors import ApiError, ModelLoading
+from kit.units import human_seconds
 from registry.download.jobs import Job, JobConflict
 from registry.download.mirror import DownloadRequest, Mirror
 from registry.download.partial_model import PartialModel
 from registry.models.library import MAIN
-from registry.units import human_seconds
 
 log = structlog.get_logger(__name__)
 

@@ -5,8 +5,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from kit.units import human_bytes
-from registry.units import human_seconds
+from kit.units import human_bytes, human_seconds
 
 _WINDOW_S = 10.0
 

@@ -7,7 +7,6 @@ from kit.net.http_client import HttpClient
 from kit.net.retry import RETRY_POLICY, RetryPolicy, TransientError
 
 CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 30.0
 
 
 class HubError(Exception):
@@ -17,10 +16,7 @@ class HubError(Exception):
 class SourceHub(HubClient):
     """Client of HF_ENDPOINT. Raises HubError, TransientError, Cancelled."""
 
-    def __init__(
-        self, endpoint: str, token: str | None,
-        *, file_retries: RetryPolicy = RETRY_POLICY, read_timeout_s: float = READ_TIMEOUT_S,
-    ) -> None:  # fmt: skip
+    def __init__(self, endpoint: str, token: str | None, *, file_retries: RetryPolicy, read_timeout_s: float) -> None:
         """`file_retries` may be more than for listings: downloads take days, a listing should fail within seconds."""
         endpoint = endpoint.rstrip("/")
         http = HttpClient(

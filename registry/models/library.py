@@ -9,12 +9,12 @@ from urllib.parse import quote, unquote
 
 from kit.config.catalogue import Catalogue
 from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
+from kit.units import utc_now
 from registry.models.manifest import FileEntry, Manifest, Name, Source
 from registry.models.model_card import Card
 from registry.models.quota import Quota
 from registry.store.deletion_intents import wait_for_deletions
 from registry.store.interface import Store, StoreError
-from registry.units import utc_now
 
 MAIN = "main"
 

@@ -79,10 +79,9 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
-def entry_of(path: str, size: int, sha256: str, content_git_sha1: str, *, lfs: bool | None = None) -> FileEntry:
-    """Make the entry of a file from its digests; with `lfs` None its size decides."""
+def entry_of(path: str, size: int, sha256: str, git_sha1: str, *, lfs: bool | None = None) -> FileEntry:
+    """Make the entry of a file from its digests, `git_sha1` of its content; with `lfs` None its size decides."""
     in_lfs = size >= LFS_FROM_BYTES if lfs is None else lfs
-    git_sha1 = content_git_sha1
     if in_lfs:
         pointer = lfs_pointer(sha256, size)
         hasher = git_blob_sha1(len(pointer))

@@ -15,8 +15,6 @@ from registry.store.interface import Store
 
 log = structlog.get_logger(__name__)
 
-Pickles = Literal["scan", "allow"]
-
 
 class Refused(Exception):
     """A model is refused because of its content; the message names the file and says what to do."""
@@ -31,7 +29,7 @@ class Refused(Exception):
 class Policy:
     """What is accepted from a source."""
 
-    pickles: Pickles
+    pickles: Literal["scan", "allow"]
     remote_code: bool
 
 

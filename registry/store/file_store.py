@@ -7,7 +7,6 @@ files or none, and loses nothing that was reported as stored.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -27,9 +26,8 @@ from registry.store.interface import (
     StoreFull,
     Unfinished,
     blob_key,
-    check_digest,
-    check_size,
     parse_document,
+    verified,
 )
 
 CHUNK = 1 << 20
@@ -75,20 +73,13 @@ class FileStore:
         if self.blob_size(digest) == size:
             return
         temporary = self._incoming / f"{digest}.{secrets.token_hex(4)}"
-        hasher, done = hashlib.sha256(), 0
         try:
             with self._failures("write to"):
                 file = temporary.open("xb", buffering=0)
             with file:
-                for chunk in chunks:
-                    done += len(chunk)
-                    if done > size:
-                        break
-                    hasher.update(chunk)
+                for chunk in verified(chunks, digest, size):
                     with self._failures("write to"):
                         write_all(file.fileno(), chunk)
-                check_size(size, done)
-                check_digest(digest, hasher.hexdigest())
                 with self._failures("write to"):
                     os.fchmod(file.fileno(), 0o444)
                     os.fsync(file.fileno())

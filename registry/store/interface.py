@@ -232,6 +232,19 @@ def read_digest(store: Store, digest: str, on_bytes: Callable[[int], None]) -> s
     return hasher.hexdigest()
 
 
+def verified(chunks: Iterable[Bytes], digest: str, size: int) -> Iterator[Bytes]:
+    """Yield `chunks`. Raises DigestMismatch after the last one if they do not have the size and the digest."""
+    hasher, done = hashlib.sha256(), 0
+    for chunk in chunks:
+        done += len(chunk)
+        if done > size:
+            break
+        hasher.update(chunk)
+        yield chunk
+    check_size(size, done)
+    check_digest(digest, hasher.hexdigest())
+
+
 def check_size(expected: int, size: int) -> None:
     """Raise DigestMismatch if the sizes differ."""
     if size != expected:

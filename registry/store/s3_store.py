@@ -6,7 +6,6 @@ the first use, so the registry may start before its store.
 
 import contextlib
 import datetime
-import hashlib
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -28,10 +27,9 @@ from registry.store.interface import (
     StoreFull,
     Unfinished,
     blob_key,
-    check_digest,
-    check_size,
     parse_document,
     upload_key,
+    verified,
 )
 from registry.store.part_size import MIN_PART
 from registry.store.s3_upload import (
@@ -131,25 +129,11 @@ class S3Store:
             return
         self._create_bucket()
         if size <= MIN_PART:
-            self._put_whole(digest, size, chunks)
-        else:
-            self._put_parts(digest, size, chunks)
-
-    def _put_whole(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
-        hasher, pieces, got = hashlib.sha256(), [], 0
-        for chunk in chunks:
-            got += len(chunk)
-            if got > size:
-                break
-            hasher.update(chunk)
-            pieces.append(chunk)
-        check_size(size, got)
-        check_digest(digest, hasher.hexdigest())
-        body = PartBody(memoryview(pieces[0])) if len(pieces) == 1 else b"".join(pieces)
-        with self.failures():
-            self.client.put_object(Bucket=self.bucket, Key=blob_key(digest), Body=body, ContentLength=size)
-
-    def _put_parts(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
+            pieces = list(verified(chunks, digest, size))
+            body = PartBody(memoryview(pieces[0])) if len(pieces) == 1 else b"".join(pieces)
+            with self.failures():
+                self.client.put_object(Bucket=self.bucket, Key=blob_key(digest), Body=body, ContentLength=size)
+            return
         with S3Upload(self, digest, size, threading.Event(), resumable=False) as upload:
             try:
                 for part in cut(chunks, size, upload.part_size, buffers=self._buffers):

@@ -1,9 +1,11 @@
 """Detection and repair of damaged blobs: read every byte again, repair from the source or from a bundle."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from kit.hub.client import HubClient
 from registry.bundle.reader import BundleReader
 from registry.models.library import Library
 from registry.models.manifest import FileEntry, Manifest
@@ -11,8 +13,6 @@ from registry.store.interface import Bytes, DigestMismatch, Store, StoreError, r
 
 # Called with the model's name and a number of bytes read.
 OnBytes = Callable[[str, int], None]
-# Returns the bytes of a file of a repository at a commit.
-Fetch = Callable[[str, str, FileEntry], Iterator[Bytes]]
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,17 @@ def repair(store: Store, damage: Damage, chunks: Iterator[Bytes]) -> None:
     store.put_blob(digest, damage.file.size, chunks)
 
 
-def repair_from_source(store: Store, damage: Damage, fetch: Fetch) -> None:
-    """Download the file again at the model's commit. Raises StoreError and the errors of `fetch`."""
+def repair_from_source(store: Store, damage: Damage, hub: HubClient) -> None:
+    """Download the file again at the model's commit. Raises StoreError and the errors of `hub`."""
     manifest = damage.manifest
     if manifest.source.kind != "hub":
         raise StoreError(
             f"{damage}: the model was imported from the folder {manifest.source.place}. Import it again, or repair it "
             "with --from BUNDLE."
         )
+    file = hub.file(manifest.repo, manifest.commit, damage.file.path)
     try:
-        repair(store, damage, fetch(manifest.repo, manifest.commit, damage.file))
+        repair(store, damage, file.chunks(0, damage.file.size, threading.Event()))
     except DigestMismatch as error:
         raise StoreError(f"{damage}: the source has different bytes ({error}). Repair with --from BUNDLE.") from error
 

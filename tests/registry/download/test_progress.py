@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from kit.units import human_seconds
 from registry.commands.progress_bar import ProgressBar
 from registry.download.progress import Progress
-from registry.units import human_seconds
 
 
 @pytest.fixture
