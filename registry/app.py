@@ -92,14 +92,13 @@ async def _resume(mirror: Mirror) -> None:
     while True:
         try:
             await asyncio.to_thread(mirror.resume)
+            return
         except StoreError as error:
             if str(error) != logged:
                 logged = str(error)
                 log.warning("store is not available yet", reason=logged)
         except Exception as bug:
             log.error("bug: interrupted downloads were not resumed", exc_info=bug)
-            return
-        else:
             return
         await asyncio.sleep(RESUME_RETRY_S)
 

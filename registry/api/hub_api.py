@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 
 from kit.errors import InvalidRequest, NotFound
 from registry.api import hub_json
-from registry.api.hub_files import HubFiles, entry_not_found, hub_error
+from registry.api.hub_files import HubFiles, entry_not_found, hub_error, with_message_header
 from registry.api.long_wait import HoldTimes, accepts_partial_model, hold
 from registry.download.on_demand import MirrorPending, OnDemand
 from registry.models.library import MAIN, Library, RepoUnknown, RevisionUnknown
@@ -144,6 +144,7 @@ class HubApi:
             unavailable = self._on_demand.request(id, revision)
             if unavailable is None:
                 raise
+            with_message_header(unavailable)
             if isinstance(unavailable, MirrorPending) and accepts_partial_model(request):
                 partial = unavailable.partial_model
                 if partial is not None and partial.manifest is not None:
@@ -164,7 +165,6 @@ class HubApi:
 
 
 def _segments(request: Request) -> list[str]:
-    """Split the path into segments and unescape each."""
     raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     segments = [unquote(segment) for segment in raw.decode("latin-1").strip("/").split("/")]
     if "" in segments:

@@ -13,10 +13,15 @@ from registry.store.interface import Store
 
 
 def hub_error(hub_code: str, message: str, *, code: str = "not_found", **headers: str) -> ApiError:
-    """A 404 of the Hub: clients map `hub_code` to an exception, and show the message from its header."""
-    # A header value is Latin-1; the body has the full message.
-    plain = message.encode("ascii", "replace").decode()
-    return NotFound(message, code=code, headers={"X-Error-Code": hub_code, "X-Error-Message": plain, **headers})
+    """A 404 of the Hub: clients map `hub_code` to an exception."""
+    return with_message_header(NotFound(message, code=code, headers={"X-Error-Code": hub_code, **headers}))
+
+
+def with_message_header(error: ApiError) -> ApiError:
+    """Add X-Error-Message, which Hub clients show."""
+    # A header value is Latin-1 without line breaks; the body has the full message.
+    error.headers["X-Error-Message"] = " ".join(error.message.encode("ascii", "replace").decode().split())
+    return error
 
 
 def entry_not_found(manifest: Manifest, path: str) -> ApiError:

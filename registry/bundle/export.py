@@ -203,6 +203,5 @@ class _ContentVerifier:
 
 
 def _without_digests(bundle: Bundle) -> Bundle:
-    """Return the bundle without digests and date, to compare contents."""
     volumes = tuple(volume.model_copy(update={"sha256": ""}) for volume in bundle.volumes)
     return bundle.model_copy(update={"volumes": volumes, "created": ""})

@@ -75,8 +75,6 @@ def _too_many_restarts(name: str) -> RegistryClientError:
 
 
 class _ModelMirror:
-    """Mirrors one model."""
-
     def __init__(self, client: RegistryClient, entry: Entry, show: Show) -> None:
         self._client = client
         self._entry = entry
@@ -120,7 +118,6 @@ class _ModelMirror:
         return model | {"error": f"{damaged.get('error')} That failed: {model.get('error')}"}
 
     async def _verify(self) -> Model:
-        """Verify every digest; return the final state."""
         for _ in range(MAX_RESTARTS):
             model = await self._client.follow(await self._client.verify(self._entry.name), self._show)
             # `ready` without `verified_at`: a restart of the registry lost the verification.

@@ -51,8 +51,7 @@ def export(settings: RegistrySettings, options: argparse.Namespace) -> None:
     """Write a bundle. Raises BundleError, SignatureError, StoreError, BadName."""
     key = read_secret(options.sign_with)
     library = open_library(settings)
-    archive = None if options.images is None else _read_archive(options.images)
-    archives = [] if archive is None else [archive]
+    archives = [] if options.images is None else [_read_archive(options.images)]
     plan = plan_bundle(library, options.names, archives, options.volume_size)
     files = {archive.sha256: options.images / IMAGES_ARCHIVE for archive in archives}
     work = Export(plan, options.output, library.store, files)
@@ -111,7 +110,6 @@ def _read_archive(folder: Path) -> Archive:
 
 
 def _estimate_size(path: Path) -> int:
-    """Estimate the bytes of a bundle, for the progress bar."""
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("volume-*.tar"))
     return path.stat().st_size if path.exists() else 0

@@ -13,7 +13,7 @@ from kit.net.retry import TransientError
 from kit.units import human_bytes
 from registry.commands.bulk_mirror import Outcome, follow_download, mirror_models
 from registry.commands.progress_table import ProgressTable, summary
-from registry.commands.registry_client import RegistryClient, RegistryClientError
+from registry.commands.registry_client import Model, RegistryClient, RegistryClientError
 from registry.hub.client import HubError
 from registry.hub.file_selection import select_files
 from registry.models.library import Library
@@ -62,7 +62,7 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
     given = (("hf_repo", options.repo), ("revision", options.revision))
     body = {key: value for key, value in given if value is not None}
 
-    async def run() -> dict[str, object]:
+    async def run() -> Model:
         async with _client(settings, options) as client:
             with ProgressTable([options.name]) as table:
                 client.on_wait = lambda reason: table.notify(f"waiting: {reason}")
@@ -71,8 +71,7 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
     model = asyncio.run(run())
     if model["status"] != "ready":
         raise RegistryClientError(str(model.get("error") or f"The download of {options.name} was {model['status']}."))
-    size, commit = float(str(model["size_bytes"])), str(model["commit"])
-    print(f"{options.name}: {model['hf_repo']} at {commit[:12]}, {human_bytes(size)}")
+    print(f"{options.name}: {model['hf_repo']} at {model['commit'][:12]}, {human_bytes(model['size_bytes'])}")
 
 
 def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:

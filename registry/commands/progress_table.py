@@ -63,7 +63,6 @@ class ProgressTable:
             self._write(text)
 
     def _print_line(self, model: Model) -> None:
-        """Print a line if the status has changed or the last line is old."""
         now, name = time.monotonic(), str(model["name"])
         status, printed_at = self._printed.get(name, ("", 0.0))
         if status != model["status"] or now - printed_at >= _LINE_INTERVAL_S:

@@ -254,7 +254,6 @@ class Jobs:
 
 
 def _log_fields(job: Job) -> dict[str, Any]:
-    """The fields that identify a job in the log."""
     request = job.request or {}
     return {key: request[key] for key in ("repo", "revision") if key in request}
 

@@ -68,6 +68,7 @@ class ModelDownload:
         self.partial_model = PartialModel()
         """The files that can be served before the model is published."""
         self._hub = hub
+        self._source = Source(kind="hub", place=hub.endpoint)
         self._library = library
         self._request = request
         self._progress = progress
@@ -119,12 +120,9 @@ class ModelDownload:
         with publishing():
             return self._library.publish(
                 name=request.name, repo=request.repo, revision=request.revision, commit=commit,
-                files=[entry for entry, _ in downloaded], source=self._source(),
+                files=[entry for entry, _ in downloaded], source=self._source,
                 card=next((found.card for entry, found in downloaded if entry.path == CARD), None),
             )  # fmt: skip
-
-    def _source(self) -> Source:
-        return Source(kind="hub", place=self._hub.endpoint)
 
     def _retry_store(self, step: Callable[[], T]) -> T:
         """Run an idempotent step, with retries while the store is unavailable."""
@@ -188,7 +186,7 @@ class ModelDownload:
             if file.sha256 is not None
         )
         draft = Manifest(
-            repo=self._request.repo, commit=listing.commit, files=known, source=self._source(), created=utc_now()
+            repo=self._request.repo, commit=listing.commit, files=known, source=self._source, created=utc_now()
         )
         self.partial_model.start(draft, required)
         return queue.run(report, every_s=LOG_PROGRESS_EVERY_S)

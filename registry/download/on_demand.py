@@ -92,7 +92,7 @@ class OnDemand:
             job = self._mirror.download(entry.name, DownloadRequest())
         except JobConflict as conflict:
             other = self._mirror.jobs.get(entry.name)
-            return _with_message_header(MirrorPending(conflict.message, other, matches_catalogue=False))
+            return MirrorPending(conflict.message, other, matches_catalogue=False)
         return _pending(entry, job)
 
     def _may_publish(self, revision: str, entry: Entry, job: Job | None) -> bool:
@@ -109,12 +109,12 @@ def _pending(entry: Entry, job: Job) -> ApiError:
     progress = "queued" if job.status == "queued" else job.progress.summary() or "listing its files"
     error = MirrorPending(f"{entry.name} is being mirrored: {progress}", job, matches_catalogue=True)
     error.headers["X-Mirror-Progress"] = f"{job.progress.share:.4f}"
-    return _with_message_header(error)
+    return error
 
 
 def _failed(entry: Entry, job: Job, left: float) -> ApiError:
     reason = (job.error or "unknown reason").rstrip(".")
-    error = ApiError(
+    return ApiError(
         # The same text each time: clients that poll log only what is new.
         f"{entry.name} could not be mirrored: {reason}. The next attempt is made after "
         f"{human_seconds(RETRY_AFTER_FAILURE_S)}, or at once by POST /models/{entry.name}/download.",
@@ -123,11 +123,3 @@ def _failed(entry: Entry, job: Job, left: float) -> ApiError:
         code="model_failed",
         headers={"Retry-After": str(math.ceil(left))},
     )
-    return _with_message_header(error)
-
-
-def _with_message_header(error: ApiError) -> ApiError:
-    """Add X-Error-Message, which Hub clients show."""
-    # A header value is Latin-1 without line breaks; the body has the full message.
-    error.headers["X-Error-Message"] = " ".join(error.message.encode("ascii", "replace").decode().split())
-    return error

@@ -33,7 +33,9 @@ class SourceHub(HubClient):
         repo, endpoint, code = request.repo, self.endpoint, headers.get("x-error-code", "")
         what = f"{request.path} of {repo}" if request.path else repo
         if status == 429 or status >= 500:
-            return TransientError(f"{endpoint} returned {status} for {what}.", retry_after=_retry_after(headers))
+            seconds = headers.get("retry-after", "")  # or a date, which is ignored
+            retry_after = float(seconds) if seconds.isascii() and seconds.isdigit() else None
+            return TransientError(f"{endpoint} returned {status} for {what}.", retry_after=retry_after)
         if code == "GatedRepo" or status == 403:
             step = "use a token whose account has accepted it" if self._has_token else "set HF_TOKEN"
             return HubError(f"{repo} is gated: accept its licence at {endpoint}/{repo} and {step}.")
@@ -55,8 +57,3 @@ class SourceHub(HubClient):
         return HubError(
             f"{self.endpoint} returned an invalid listing of {request.repo} ({reason}). Is HF_ENDPOINT a Hub?"
         )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    value = headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() else None

@@ -49,7 +49,6 @@ def parse_card(content: bytes) -> Card:
 
 
 def _short_string(value: object) -> str | None:
-    """The value as a short string, or None."""
     if isinstance(value, list) and value:
         value = value[0]
     return value.strip() if isinstance(value, str) and 0 < len(value.strip()) <= MAX_FIELD_CHARS else None

@@ -20,9 +20,8 @@ class Quota:
 
     def check(self, name: str, size: int) -> None:
         """Raise StoreFull if `size` more bytes, for what messages call `name`, do not fit; StoreError."""
-        self._check_disk(name, size)
-        with self._lock:
-            self._check_quota(name, {"": size})
+        with self.reserve(name, {"": size}):
+            pass
 
     @contextlib.contextmanager
     def reserve(self, name: str, blobs: Mapping[str, int], *, begun: int = 0) -> Iterator[None]:

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -62,11 +63,9 @@ class FileStore:
 
     def blob_size(self, digest: str) -> int | None:
         """The blob's size, or None."""
-        with self._failures("read"):
-            try:
-                return self._blob(digest).stat().st_size
-            except FileNotFoundError:
-                return None
+        with self._failures("read"), contextlib.suppress(FileNotFoundError):
+            return self._blob(digest).stat().st_size
+        return None
 
     def put_blob(self, digest: str, size: int, chunks: Iterable[Bytes]) -> None:
         """Write to `incoming/`, hashing on the way, and rename if the digest matches."""
@@ -115,13 +114,9 @@ class FileStore:
         """Yield chunks of at most 1 MiB."""
         with self._failures("read"), self._blob(digest).open("rb", buffering=0) as file:
             file.seek(start)
-            left = None if end is None else end - start
-            while left is None or left > 0:
-                chunk = file.read(CHUNK if left is None else min(CHUNK, left))
-                if not chunk:
-                    return
-                if left is not None:
-                    left -= len(chunk)
+            left = (sys.maxsize if end is None else end) - start
+            while left > 0 and (chunk := file.read(min(CHUNK, left))):
+                left -= len(chunk)
                 yield chunk
 
     def delete_blob(self, digest: str) -> None:
@@ -147,12 +142,9 @@ class FileStore:
 
     def get_document(self, key: str) -> Document | None:
         """Read the document's file."""
-        with self._failures("read"):
-            try:
-                text = (self._root / key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return parse_document(self, key, text)
+        with self._failures("read"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return parse_document(self, key, (self._root / key).read_bytes())
+        return None
 
     def put_document(self, key: str, document: Document) -> None:
         """Replace the document's file."""

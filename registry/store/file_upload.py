@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
 
 from kit.net.part_stream import Part, write_all
 from kit.net.retry import check_stop
@@ -38,8 +37,10 @@ class FileUpload(Upload):
         self._unsynced = 0
         self.part_size = part_size(size)
         with failures("write to"):
-            self._file: BinaryIO = self._open()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
             try:
+                self._lock()
                 self.done = self._position = self._hash_file(stop)
             except BaseException:
                 self._file.close()
@@ -68,18 +69,11 @@ class FileUpload(Upload):
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("a+b", buffering=0)
+    def _lock(self) -> None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.close()
             raise StoreError(f"{self._path} is in use by another process. Wait until it ends.") from error
-        except BaseException:
-            file.close()
-            raise
-        return file
 
     def _hash_file(self, stop: threading.Event) -> int:
         """Hash the file, which is truncated first if it is too long. Returns its length."""
