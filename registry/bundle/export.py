@@ -25,13 +25,11 @@ from registry.bundle.manifest import (
     to_json,
 )
 from registry.bundle.minisign import MAX_FILE, SecretKey, SignatureError
+from registry.bundle.reader import OnBytes
 from registry.bundle.source import CHUNK, draft_of, open_source, read_small_file, reading
 from registry.bundle.target import free_bytes, open_target, write_durably, writing
 from registry.models.library import Library, NotInStore
 from registry.store.interface import Store, blob_key
-
-# Called with a volume's name and the bytes written or read.
-OnBytes = Callable[[str, int], None]
 
 
 def plan_bundle(library: Library, names: Iterable[str], archives: Iterable[Archive], volume_size: int) -> Bundle:

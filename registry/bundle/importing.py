@@ -46,10 +46,9 @@ def import_bundle(library: Library, path: Path, key: PublicKey, on_bytes: OnByte
             stored += _store_blobs(library, reader, on_read)
             try:
                 _publish(library, reader.bundle)
+                return reader.bundle, stored
             except BlobsMissing as error:
                 missing = error  # deleted with another model since we checked
-            else:
-                return reader.bundle, stored
     raise missing
 
 

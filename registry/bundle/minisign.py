@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -65,10 +65,7 @@ class SecretKey:
     """A secret key, stored without a password like that of `minisign -G -W`."""
 
     id: str
-    seed: bytes
-
-    def __repr__(self) -> str:
-        return f"SecretKey({self.id})"
+    seed: bytes = field(repr=False)
 
     @classmethod
     def generate(cls) -> "SecretKey":

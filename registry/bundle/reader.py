@@ -10,7 +10,7 @@ from registry.bundle.manifest import MANIFEST, MAX_MANIFEST, SIGNATURE, Bundle, 
 from registry.bundle.minisign import MAX_FILE, PublicKey
 from registry.bundle.source import CHUNK, BundleSource, open_source, read_small_file
 
-# Called with a volume's name and the bytes read.
+# Called with a volume's name and the bytes read or written.
 OnBytes = Callable[[str, int], None]
 
 
@@ -35,6 +35,10 @@ class BundleReader:
         self.bundle: Bundle = parse(data, f"{MANIFEST} in {self.source.where}")
         self.damaged: list[str] = []
         """Volumes that do not match the manifest, with the reason."""
+        self._volumes = iter(self.bundle.volumes)
+        self._volume: Volume | None = None
+        self._chunks: Iterator[bytes] = iter(())
+        self._at, self._rest = 0, b""
         self._check_volumes()
 
     def _check_volumes(self) -> None:
@@ -57,15 +61,17 @@ class BundleReader:
 
         When exhausted, every byte of every volume has been read, and `damaged` lists the damaged volumes.
         """
-        stream = _Stream(self, on_bytes)
         sizes = self.bundle.contents()
         pieces = ((volume, piece) for volume in self.bundle.volumes for piece in volume.pieces)
         for digest, group in groupby(pieces, key=lambda at: at[1].sha256):
-            chunks = stream.read(group)
+            chunks = self._read(group, on_bytes)
             yield Extent(digest, sizes[digest], chunks)
             for _ in chunks:
                 pass
-        stream.finish()
+        self._end()
+        for volume in self._volumes:
+            self._begin(volume, on_bytes)
+            self._end()
 
     def damage_error(self) -> BundleError:
         """Return the error for the damaged volumes."""
@@ -73,35 +79,16 @@ class BundleReader:
             f"{self.source.where}: damaged: {', '.join(self.damaged)}. Copy the bundle again from its origin."
         )
 
-
-class _Stream:
-    """Reads the volumes in order and compares each volume's digest at its end."""
-
-    def __init__(self, reader: BundleReader, on_bytes: OnBytes) -> None:
-        self._reader = reader
-        self._on_bytes = on_bytes
-        self._volumes = iter(reader.bundle.volumes)
-        self._volume: Volume | None = None
-        self._chunks: Iterator[bytes] = iter(())
-        self._at, self._rest = 0, b""
-
-    def read(self, pieces: Iterable[tuple[Volume, Piece]]) -> Iterator[bytes]:
-        """Yield the bytes of the next pieces."""
+    def _read(self, pieces: Iterable[tuple[Volume, Piece]], on_bytes: OnBytes) -> Iterator[bytes]:
+        """Yield the bytes of the next pieces; the digest of a volume is compared at its end."""
         for volume, piece in pieces:
             while self._volume is not volume:
                 self._end()
-                self._begin(next(self._volumes))
+                self._begin(next(self._volumes), on_bytes)
             yield from self._read_range(piece.at, piece.length)
 
-    def finish(self) -> None:
-        """Read the rest of all volumes."""
-        self._end()
-        for volume in self._volumes:
-            self._begin(volume)
-            self._end()
-
-    def _begin(self, volume: Volume) -> None:
-        self._volume, self._chunks = volume, self._read_volume(volume)
+    def _begin(self, volume: Volume, on_bytes: OnBytes) -> None:
+        self._volume, self._chunks = volume, self._read_volume(volume, on_bytes)
         self._at, self._rest = 0, b""
 
     def _end(self) -> None:
@@ -110,21 +97,21 @@ class _Stream:
                 pass
             self._volume = None
 
-    def _read_volume(self, volume: Volume) -> Iterator[bytes]:
+    def _read_volume(self, volume: Volume, on_bytes: OnBytes) -> Iterator[bytes]:
         hasher, done = hashlib.sha256(), 0
-        with self._reader.source.open(volume.name) as file:
+        with self.source.open(volume.name) as file:
             while done < volume.size:
                 chunk = file.read(min(CHUNK, volume.size - done))
                 if not chunk:
                     break
                 hasher.update(chunk)
                 done += len(chunk)
-                self._on_bytes(volume.name, len(chunk))
+                on_bytes(volume.name, len(chunk))
                 yield chunk
         if done != volume.size:
-            self._reader.damaged.append(f"{volume.name} (ends after {done} of {volume.size} bytes)")
+            self.damaged.append(f"{volume.name} (ends after {done} of {volume.size} bytes)")
         elif hasher.hexdigest() != volume.sha256:
-            self._reader.damaged.append(f"{volume.name} (its sha256 is {hasher.hexdigest()})")
+            self.damaged.append(f"{volume.name} (its sha256 is {hasher.hexdigest()})")
 
     def _read_range(self, at: int, length: int) -> Iterator[bytes]:
         """Yield `length` bytes of the current volume from offset `at`."""

@@ -54,11 +54,8 @@ class ProgressBar:
         if self._is_live:
             self._progress.update(self._task, advance=count, file=file)
         elif time.monotonic() - self._printed >= _LINE_INTERVAL_S:
-            self._print_line(file)
-
-    def _print_line(self, file: str) -> None:
-        self._printed = time.monotonic()
-        share = min(self._done / self._total, 1.0) if self._total else 0.0
-        rate = self._done / max(self._printed - self._started, 0.001)
-        self._stream.write(f"{self._title} {share:.0%} of {human_bytes(self._total)}, {human_bytes(rate)}/s  {file}\n")
-        self._stream.flush()
+            self._printed = time.monotonic()
+            share = min(self._done / self._total, 1.0) if self._total else 0.0
+            size, rate = human_bytes(self._total), human_bytes(self._done / max(self._printed - self._started, 0.001))
+            self._stream.write(f"{self._title} {share:.0%} of {size}, {rate}/s  {file}\n")
+            self._stream.flush()

@@ -78,7 +78,8 @@ class ProgressTable:
         models, room = dict(self._models), self._console.height - 2
         names = list(models)
         if len(names) > room:
-            names = [name for name in names if _is_active(models[name])][: max(room - 1, 1)]
+            active = [name for name, model in models.items() if model and model["status"] not in (*ENDED, "queued")]
+            names = active[: max(room - 1, 1)]
         rows = Table.grid(
             Column(no_wrap=True, max_width=_MAX_NAME_WIDTH), Column(no_wrap=True), "", padding=(0, 2, 0, 0)
         )
@@ -104,10 +105,6 @@ def summary(outcomes: Iterable[Outcome]) -> str:
         lines.append(f"{row[0]:{name}}  {row[1]:{repo}}  {row[2]:{commit}}  {row[3]:>{size_width}}  {row[4]}".rstrip())
         lines += [f"{'':{name}}  {row[5]}"] if row[5] else []
     return "\n".join(lines)
-
-
-def _is_active(model: Model | None) -> bool:
-    return model is not None and model["status"] not in (*ENDED, "queued")
 
 
 def _has_progress(model: Model | None) -> TypeGuard[Model]:

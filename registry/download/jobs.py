@@ -93,9 +93,6 @@ class Job:
         self.ended.set()
 
 
-Work = Callable[[Job], None]
-
-
 class Jobs:
     """The jobs of this process."""
 
@@ -106,7 +103,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._closing = False
 
-    def start(self, job: Job, work: Work) -> Job:
+    def start(self, job: Job, work: Callable[[Job], None]) -> Job:
         """Run `work` for `job` in the background, or return a running job with the same request.
 
         Raises JobConflict if a different job is running on this model, StoreError.
@@ -200,7 +197,7 @@ class Jobs:
         for job in running:
             job.ended.wait(STOP_TIMEOUT_S)
 
-    def _run(self, job: Job, work: Work) -> None:
+    def _run(self, job: Job, work: Callable[[Job], None]) -> None:
         try:
             with self._slot(job):
                 job.begin()

@@ -37,10 +37,6 @@ class DownloadRequest(BaseModel):
     )
 
 
-class DamagedBlobs(StoreError):
-    """Blobs whose content does not match their digest."""
-
-
 class Mirror:
     """Downloads, verifies and deletes models of one library."""
 
@@ -145,7 +141,7 @@ class Mirror:
                 damaged.append(file.path)
             job.progress.file_done()
         if damaged:
-            raise DamagedBlobs(
+            raise StoreError(
                 f"Damaged or missing in the store: {', '.join(damaged)}. Damaged files were deleted; fetch them again "
                 f"with POST /models/{job.name}/download."
             )

@@ -29,7 +29,12 @@ class Quota:
 
         `begun` of these bytes are stored already, in unfinished uploads. Raises StoreFull, StoreError.
         """
-        self._check_disk(name, sum(blobs.values()) - begun)
+        size, free = sum(blobs.values()) - begun, self._store.free_bytes()
+        if free is not None and size > free:
+            raise StoreFull(
+                f"{self._store.where} has no space left for {name}: {human_bytes(size)} needed, {human_bytes(free)} "
+                "free. Free some space, delete a model, or set STORE to another location."
+            )
         with self._lock:
             self._check_quota(name, blobs)
             self._reservations.append(blobs)
@@ -38,14 +43,6 @@ class Quota:
         finally:
             with self._lock:
                 self._reservations.remove(blobs)
-
-    def _check_disk(self, name: str, size: int) -> None:
-        free = self._store.free_bytes()
-        if free is not None and size > free:
-            raise StoreFull(
-                f"{self._store.where} has no space left for {name}: {human_bytes(size)} needed, {human_bytes(free)} "
-                "free. Free some space, delete a model, or set STORE to another location."
-            )
 
     def _check_quota(self, name: str, blobs: Mapping[str, int]) -> None:
         if self._limit is None or not any(blobs.values()):

@@ -8,11 +8,11 @@ import contextlib
 import hashlib
 import json
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from kit.net.part_stream import Part
 
@@ -40,7 +40,7 @@ class DocumentBroken(StoreError):
     """A document exists and cannot be parsed."""
 
 
-class Upload(ABC):
+class Upload(contextlib.AbstractContextManager["Upload"]):
     """A resumable upload of one blob, written in order by one thread. A context manager.
 
     Without `finish` or `drop`, the parts written so far stay for the next upload of the same digest.
@@ -102,12 +102,6 @@ class Upload(ABC):
     @abstractmethod
     def drop(self) -> None:
         """Remove everything that was uploaded."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    @abstractmethod
-    def __exit__(self, *_: object) -> None: ...
 
 
 @dataclass(frozen=True)
