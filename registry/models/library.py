@@ -180,8 +180,7 @@ class Library:
         found = {}
         for key in self.store.list_documents(prefix):
             ref = unquote(key.removeprefix(prefix).removesuffix(".json"))
-            commit = self._ref(repo, ref)
-            if commit is not None:
+            if commit := self._ref(repo, ref):
                 found[ref] = commit
         return found
 
