@@ -11,8 +11,15 @@ from gateway.settings import GatewaySettings
 from gateway.workers.accept_balancer import WorkerServer
 from gateway.workers.shared_memory import CLOSED, SharedSlots
 from gateway.workers.supervisor import Supervisor
-from kit.web.no_arguments import refuse_arguments
-from kit.web.server import listen, make, prepare, raise_open_files_limit, serve, server_config
+from kit.web.server import (
+    listen,
+    make,
+    prepare,
+    raise_open_files_limit,
+    refuse_arguments,
+    serve,
+    server_config,
+)  # fmt: skip
 
 
 def main() -> None:

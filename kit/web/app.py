@@ -1,9 +1,11 @@
 """Factory of every program's FastAPI application: error envelope, middleware, metrics, shared settings."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 from starlette.middleware.cors import CORSMiddleware
@@ -13,14 +15,17 @@ from kit.config.settings import Settings
 from kit.errors import install_error_handlers
 from kit.logs import LogFormat
 from kit.version import __version__
-from kit.web.api_docs import add_docs
 from kit.web.guard import AdminGuard, BrowserGuard, KeyRing
-from kit.web.metrics import HttpMetrics, metrics_route
+from kit.web.metrics import HttpMetrics
 from kit.web.middleware import RequestFrame
-from kit.web.trusted_hosts import ROOT, check_place, hosts_of, networks_of
+from kit.web.trusted_hosts import ROOT, TrustedHosts, is_network, networks_of
 
 # Response headers that pages of other origins may read (CORS).
 EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
+
+# FastAPI's own page loads scripts from a CDN: blank without internet, and a leak to a third party with it.
+DOCS_PAGE = Path(__file__).with_name("api_docs.html")
+DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 def _split(value: object) -> object:
@@ -57,8 +62,8 @@ class HttpSettings(Settings):
     @field_validator("admin_trusted_networks")
     @classmethod
     def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for place in value:
-            check_place(place)
+        for network in filter(is_network, value):
+            ipaddress.ip_network(network)
         return value
 
     def browser_guard(self) -> BrowserGuard:
@@ -89,8 +94,13 @@ def create_app(
     if settings.allowed_origins:
         # Outermost: a preflight carries no key, and a page may read errors only if they carry the headers too.
         app.add_middleware(CORSMiddleware, **_cors(settings))
-    app.add_api_route("/metrics", metrics_route(metrics), methods=["GET"], include_in_schema=False)
-    add_docs(app)
+    page = DOCS_PAGE.read_text(encoding="utf-8")
+
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page, headers={"content-security-policy": DOCS_POLICY})
+
+    app.add_api_route("/metrics", metrics.page, include_in_schema=False)
+    app.add_api_route("/docs", docs, include_in_schema=False)
     return app
 
 
@@ -117,7 +127,7 @@ def admin_only(settings: HttpSettings, *, root: Path = ROOT) -> Any:
     """
     places = settings.trusted_places()
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
-    guard, hosts = AdminGuard(token, networks_of(places, root)), hosts_of(places)
+    guard, hosts = AdminGuard(token, networks_of(places, root)), TrustedHosts(places)
 
     async def check(request: Request) -> None:
         # Behind a reverse proxy on this machine every client has a loopback address: forwarded requests need the token.

@@ -89,18 +89,11 @@ class BodyMemory:
 def limited(request: Request, *, limit_mb: int, setting: str, min_rate: MinBodyRate = DEFAULT_MIN_RATE) -> Request:
     """Return `request` with its body limited to `limit_mb` MiB; call it before the body is read.
 
-    Raises PayloadTooLarge, by the Content-Length now or by the received bytes later; its message names `setting`.
-    Raises RequestTimeout while the body is read, if it arrives slower than `min_rate`.
+    Reading it raises PayloadTooLarge, by the Content-Length or the received bytes, whose message names `setting`, and
+    RequestTimeout if it arrives slower than `min_rate`.
     """
     refusal = PayloadTooLarge(f"The request is larger than {limit_mb} MiB. Send less, or raise {setting}.")
-    if _declares_more(request.headers, limit_mb * MIB):
-        raise refusal
     return Request(request.scope, _limited(request.receive, request.headers, limit_mb * MIB, refusal, min_rate))
-
-
-def _declares_more(headers: Headers, limit: int) -> bool:
-    declared = headers.get("content-length", "")
-    return declared.isdigit() and int(declared) > limit
 
 
 def _limited(
@@ -109,7 +102,8 @@ def _limited(
     """Wrap `receive`: raise `refusal` over the limit, RequestTimeout below the minimum rate."""
     received = 0
     complete = False
-    declares_more = _declares_more(headers, limit)
+    declared = headers.get("content-length", "")
+    declares_more = declared.isdigit() and int(declared) > limit
     began = time.monotonic()
 
     async def receive_within_limit() -> Message:

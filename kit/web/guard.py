@@ -27,6 +27,7 @@ class BrowserGuard:
 
     def __init__(self, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
         self._hosts = {_host_name(host) for host in allowed_hosts}
+        self._domains = tuple(host for host in self._hosts if host.startswith("."))
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
 
     def refusal(self, host: str | None, origin: str | None) -> ApiError | None:
@@ -45,17 +46,15 @@ class BrowserGuard:
         return None
 
     def _allows_host(self, name: str) -> bool:
-        if not name:
-            return False
         if "." not in name and ":" not in name:
+            return bool(name)
+        if name in self._hosts or "*" in self._hosts or name.endswith((*self._domains, ".localhost")):
             return True
-        if (
-            name in self._hosts
-            or any(h.startswith(".") and name.endswith(h) for h in self._hosts)
-            or "*" in self._hosts
-        ):
-            return True
-        return name.endswith(".localhost") or _is_address(name)
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
 
     def _allows_origin(self, origin: str, host: str) -> bool:
         if origin in self._origins or "*" in self._origins:
@@ -151,11 +150,3 @@ def _host_name(host: str) -> str:
     name, colon, port = host.rpartition(":")
     # RFC 3986, 3.2.3: the port may be empty.
     return (name if colon and (not port or port.isdigit()) else host).lower().rstrip(".")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -34,13 +34,7 @@ class HttpMetrics:
         self.requests = Counter(
             "http_requests_total", "Requests handled.", ["method", "route", "status"], registry=self.registry
         )
-        self.seconds = Histogram(
-            SECONDS,
-            SECONDS_HELP,
-            ["route"],
-            registry=self.registry,
-            buckets=SECONDS_BUCKETS,
-        )
+        self.seconds = Histogram(SECONDS, SECONDS_HELP, ["route"], registry=self.registry, buckets=SECONDS_BUCKETS)
         self.in_flight = Gauge("http_requests_in_flight", "Requests in flight.", registry=self.registry)
         # Awaited before each exposition, to refresh gauges.
         self.before_scrape: list[Callable[[], Awaitable[None]]] = []
@@ -51,13 +45,8 @@ class HttpMetrics:
         """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
-
-def metrics_route(metrics: HttpMetrics) -> Callable[[], Awaitable[Response]]:
-    """Return the handler of `GET /metrics`."""
-
-    async def handle() -> Response:
-        for refresh in metrics.before_scrape:
+    async def page(self) -> Response:
+        """Handle `GET /metrics`."""
+        for refresh in self.before_scrape:
             await refresh()
-        return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
-
-    return handle
+        return Response(self.exposition(), headers={"content-type": CONTENT_TYPE})

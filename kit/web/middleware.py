@@ -62,7 +62,7 @@ class RequestFrame:
                 pass  # recorded below as 499
             except Exception as error:
                 log.error("bug", method=scope["method"], path=scope["path"], exc_info=error)
-                if exchange.started:
+                if exchange.status:
                     raise  # the server closes the connection, so that the client sees a truncated response
                 bug = ApiError(f"Internal error. The server's log has its cause under request id {request_id}.")
                 await respond(bug)(scope, receive, exchange.send)
@@ -85,19 +85,14 @@ class _Exchange:
         self._request_id = request_id
         self._metrics = metrics
         self._began = time.perf_counter()
-        self._status = 0
+        self.status = 0  # 0 until the response's headers are sent
         self._first_byte_s = 0.0
         metrics.in_flight.inc()
-
-    @property
-    def started(self) -> bool:
-        """Whether the response's headers have been sent."""
-        return self._status != 0
 
     async def send(self, message: Message) -> None:
         """Forward `message`; add the request id to the response's headers."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             self._first_byte_s = time.perf_counter() - self._began
             message.setdefault("headers", [])  # ASGI lets an application leave them out
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
@@ -106,7 +101,7 @@ class _Exchange:
     def finish(self) -> None:
         """Write the log line and the metrics; called exactly once."""
         route = _route(self._scope)
-        status = self._status or CLIENT_LEFT
+        status = self.status or CLIENT_LEFT
         method = self._scope["method"]
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(method if method in METHODS else "other", route, str(status)).inc()

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import resource
 import socket
 import sys
@@ -22,6 +23,30 @@ EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a supervisor should not restart the
 GRACEFUL_SHUTDOWN_S = 30
 BACKLOG = 2048  # uvicorn's own
 FIRST_FREE_PORT = 1024
+
+HELP = """usage: python -m {program}
+
+Serves until SIGINT or SIGTERM. There are no arguments: each setting is an environment variable with its field's name in
+capitals (PORT=8000). {folder}/settings.py documents them; kit/web/app.py and kit/service/service.py document those
+that programs share. README.md has examples; .env.example lists the variables of the compose files.
+"""
+
+
+def refuse_arguments(program: str) -> None:
+    """Exit with 0 after `--help`, with 64 (EX_USAGE) after any other argument; return if there is none.
+
+    `program` is the module's name for `python -m`.
+    """
+    if len(sys.argv) < 2:
+        return
+    if sys.argv[1] in ("--help", "-h"):
+        sys.stdout.write(HELP.format(program=program, folder=program.replace(".", "/")))
+        raise SystemExit(0)
+    sys.stderr.write(
+        f"python -m {program}: unexpected argument {sys.argv[1][:100]!r}: settings come from the environment. "
+        f"See python -m {program} --help\n"
+    )
+    raise SystemExit(os.EX_USAGE)
 
 
 def run(name: str, settings_class: type[H], create: Callable[[H], ASGIApp], **uvicorn_options: Any) -> None:

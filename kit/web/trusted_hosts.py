@@ -1,6 +1,7 @@
 """Trusted sources of admin requests besides fixed networks: this container's host, and hosts by name."""
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import time
@@ -32,12 +33,6 @@ def is_network(place: str) -> bool:
     return not _HOST_NAME.fullmatch(place)
 
 
-def check_place(place: str) -> None:
-    """Raise ValueError unless `place` is a network, `docker-host` or a host name."""
-    if is_network(place):
-        ipaddress.ip_network(place)
-
-
 def networks_of(places: Iterable[str], root: Path = ROOT) -> list[Network]:
     """Return the networks among `places`; `docker-host` resolves to a single address or none."""
     networks: list[Network] = []
@@ -49,52 +44,37 @@ def networks_of(places: Iterable[str], root: Path = ROOT) -> list[Network]:
     return networks
 
 
-def hosts_of(places: Iterable[str]) -> "TrustedHosts":
-    """Return the host names among `places`."""
-    return TrustedHosts(place for place in places if place != DOCKER_HOST and not is_network(place))
-
-
-def docker_host(root: Path = ROOT) -> list[Network]:
+def docker_host(root: Path) -> list[Network]:
     """Return this container's default gateway, the source of requests through a port published on the host's loopback.
 
     Empty outside a container, where the gateway is the network's router, and without a default route.
     """
-    if not any((root / mark).exists() for mark in CONTAINER_MARKS):
-        reason = "not in a container"
-    else:
-        gateway = _default_gateway(root)
-        if gateway is not None:
-            return [ipaddress.IPv4Network(gateway)]
+    reason = "not in a container"
+    if any((root / mark).exists() for mark in CONTAINER_MARKS):
         reason = "the container has no default route"
+        with contextlib.suppress(OSError):
+            for route in default_routes((root / "proc/net/route").read_text(encoding="ascii")):
+                if int(route.gateway):
+                    return [ipaddress.IPv4Network(route.gateway)]
     log.warning("docker-host in ADMIN_TRUSTED_NETWORKS does not apply", reason=reason)
     return []
 
 
-def _default_gateway(root: Path) -> ipaddress.IPv4Address | None:
-    try:
-        table = (root / "proc/net/route").read_text(encoding="ascii")
-    except OSError:
-        return None
-    return next((route.gateway for route in default_routes(table) if int(route.gateway)), None)
-
-
 class TrustedHosts:
-    """Trusted hosts by name, resolved on demand. A name that does not resolve is not trusted."""
+    """The host names among `places`, resolved on demand. A name that does not resolve is not trusted."""
 
     def __init__(
-        self, names: Iterable[str], *, cache_ttl_s: float = CACHE_TTL_S, lookup_timeout_s: float = LOOKUP_S
+        self, places: Iterable[str], *, cache_ttl_s: float = CACHE_TTL_S, lookup_timeout_s: float = LOOKUP_S
     ) -> None:
         self._cache_ttl_s = cache_ttl_s
         self._lookup_timeout_s = lookup_timeout_s
-        self._lookups = [Lookup(name) for name in names]
+        self._lookups = [Lookup(place) for place in places if place != DOCKER_HOST and not is_network(place)]
         self._known: dict[str, tuple[float, frozenset[Address]]] = {}
         self._lock = asyncio.Lock()
 
     async def include(self, client: str) -> bool:
         """Whether `client` is one of the hosts' current addresses."""
         address = address_of(client)
-        if address is None:
-            return False
         for lookup in self._lookups:
             if address in await self._addresses(lookup):
                 return True
@@ -110,9 +90,7 @@ class TrustedHosts:
 
     async def _resolve(self, lookup: Lookup) -> frozenset[Address]:
         try:
-            return frozenset(
-                ipaddress.ip_address(address) for address in await lookup.addresses(self._lookup_timeout_s)
-            )
+            return frozenset(map(ipaddress.ip_address, await lookup.addresses(self._lookup_timeout_s)))
         except (NoSuchName, ResolverFailed) as error:
             log.warning("host in ADMIN_TRUSTED_NETWORKS does not resolve", host=lookup.host, reason=str(error))
             return frozenset()

@@ -1,7 +1,14 @@
 """`python -m services.llm`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
-from kit.web.no_arguments import refuse_arguments
-from kit.web.server import listen, make, prepare, raise_open_files_limit, serve, server_config
+from kit.web.server import (
+    listen,
+    make,
+    prepare,
+    raise_open_files_limit,
+    refuse_arguments,
+    serve,
+    server_config,
+)  # fmt: skip
 from services.llm.app import create
 from services.llm.graceful_stop import NOTIFY_S, InterruptingServer
 from services.llm.settings import LlmSettings

@@ -1,7 +1,6 @@
 """`python -m services.transcription`: serve until SIGINT or SIGTERM. Settings come from the environment."""
 
-from kit.web.no_arguments import refuse_arguments
-from kit.web.server import run
+from kit.web.server import refuse_arguments, run
 from services.transcription.app import create_app
 from services.transcription.settings import TranscriptionSettings
 

@@ -5,7 +5,7 @@ import re
 import httpx2
 import pytest
 
-from kit.web.api_docs import PAGE
+from kit.web.app import DOCS_PAGE
 from tests.kit.served import bare_app
 
 
@@ -30,7 +30,7 @@ async def test_page_loads_nothing_external(page: httpx2.Response) -> None:
 
 async def test_page_loads_openapi_by_relative_url(page: httpx2.Response) -> None:
     """So that it works behind a path prefix."""
-    assert page.text == PAGE.read_text(encoding="utf-8")
+    assert page.text == DOCS_PAGE.read_text(encoding="utf-8")
     assert re.findall(r'fetch\("([^"]*)"\)', page.text) == ["openapi.json"]
 
 
