@@ -2,13 +2,12 @@
 
 import threading
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from kit.config.catalogue import Entry
-from kit.model_files.fetch import ModelFilesError, fetch_model
+from kit.model_files.fetch import ModelFilesError, Report
 from kit.net.retry import RetryPolicy, retry
 from kit.service.daemon_thread import in_daemon_thread
 from kit.service.load_state import Loading
@@ -29,16 +28,18 @@ class ModelWait:
     """Fetches one model's files, however long that takes, and reports the progress to `loading`."""
 
     def __init__(
-        self, entry: Entry, loading: Loading, stop: threading.Event,
-        *, registry_url: str, token: str | None, cache: Path, retries: RetryPolicy = RETRIES,
-    ) -> None:  # fmt: skip
-        self._model = entry.name
+        self,
+        model: str,
+        fetch: Callable[[Report, threading.Event], Path],
+        loading: Loading,
+        stop: threading.Event,
+        retries: RetryPolicy = RETRIES,
+    ) -> None:
+        self._model = model
+        self._fetch = fetch
         self._loading = loading
         self._stop = stop
         self._retries = retries
-        self._fetch = partial(
-            fetch_model, entry, registry_url=registry_url, token=token, cache=cache, report=self._report, stop=stop
-        )
         self._mirrored = 0.0
         self._logged = ""
         self._log_progress_at = 0.0
@@ -48,7 +49,10 @@ class ModelWait:
         return await in_daemon_thread(self._fetch_with_retries)
 
     def _fetch_with_retries(self) -> Path:
-        return retry(self._fetch, self._retries, self._stop, on=ModelFilesError, before_retry=self._before_retry)
+        return retry(
+            lambda: self._fetch(self._report, self._stop), self._retries, self._stop,
+            on=ModelFilesError, before_retry=self._before_retry,
+        )  # fmt: skip
 
     def _report(self, done: float, detail: str) -> None:
         self._loading.report(self._mirrored + done * (FETCH_SHARE - self._mirrored), detail)

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from pydantic import DirectoryPath, Field, SecretStr
 from kit.config.catalogue import Catalogue, Entry, Kind
 from kit.config.settings import SettingsError, keys_of
 from kit.errors import ModelNotFound
+from kit.model_files.fetch import Report, fetch_model
 from kit.net.retry import RetryPolicy
 from kit.service.daemon_thread import in_daemon_thread
 from kit.service.gpu import GpuReader
@@ -43,8 +45,6 @@ __all__ = [
 ]
 
 log = structlog.get_logger(__name__)
-
-Report = Callable[[float, str], None]
 
 
 class Engine(Protocol):
@@ -100,6 +100,13 @@ class ServiceSettings(HttpSettings):
                 f"MODEL={self.model} is of kind {entry.kind}; this service supports {' and '.join(kinds)}."
             )
         return entry
+
+    def fetch(self, entry: Entry, report: Report, stop: threading.Event) -> Path:
+        """Fetch the files of `entry` into MODEL_CACHE; blocks. Raises ModelFilesError."""
+        token = self.registry_token.get_secret_value() if self.registry_token else None
+        return fetch_model(
+            entry, registry_url=self.registry_url, token=token, cache=self.model_cache, report=report, stop=stop
+        )
 
     def key_ring(self) -> KeyRing:
         """Return the keys that /v1 requires. Raises SettingsError if API_KEYS is set but has none."""
@@ -180,7 +187,10 @@ class ModelService(Generic[E]):
 
     async def _load(self) -> None:
         try:
-            folder = self.settings.model_dir or await self._fetch()
+            wait = ModelWait(
+                self.entry.name, partial(self.settings.fetch, self.entry), self.loading, self._stop, self._retries
+            )
+            folder = self.settings.model_dir or await wait.folder()
             self.loading.report(FETCH_SHARE, "loading the model")
             self._engine = await self._load_engine(folder, self._report_load)
             # PyTorch and a model are some hundred thousand permanent objects; a full collection that scans them takes
@@ -194,19 +204,6 @@ class ModelService(Generic[E]):
         self.loading.finish()
         seconds = round(time.monotonic() - self._started, 1)
         log.info("model ready", model=self.entry.name, engine=self._engine.name, seconds=seconds)
-
-    async def _fetch(self) -> Path:
-        token = self.settings.registry_token
-        wait = ModelWait(
-            self.entry,
-            self.loading,
-            self._stop,
-            registry_url=self.settings.registry_url,
-            token=token.get_secret_value() if token else None,
-            cache=self.settings.model_cache,
-            retries=self._retries,
-        )
-        return await wait.folder()
 
     def _report_load(self, done: float, detail: str) -> None:
         self.loading.report(FETCH_SHARE + done * (1 - FETCH_SHARE), detail)

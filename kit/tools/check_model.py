@@ -7,7 +7,6 @@ with 1 if there is a problem.
 
 import argparse
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +16,14 @@ from kit.config.catalogue import Catalogue, Entry
 from kit.config.settings import SettingsError, load_settings
 from kit.errors import ModelNotFound
 from kit.model_files.cache import VerifiedFolder
-from kit.model_files.fetch import ModelFilesError, fetch_model
+from kit.model_files.fetch import ModelFilesError
 from kit.service.service import ServiceSettings
-from kit.tools.check_result import Finding
+from kit.tools.check_result import Finding, report
 
 # No request to the internet, whatever the image and the compose file set.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 SENTENCE = "Hello, world."
+LOAD_FIX = "Check that the model's kind in models.yaml is right; allow_patterns and ignore_patterns may exclude files."
 
 
 class NotLoadable(Exception):
@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         findings = [Finding("problem", f"model {name or ''}".strip(), str(error), "Check models.yaml, and MODEL.")]
     else:
         findings = check(entry, settings)
-    for finding in findings:
-        finding.write(sys.stdout)
-    raise SystemExit(any(finding.status == "problem" for finding in findings))
+    report(findings)
 
 
 def check(entry: Entry, settings: ServiceSettings) -> list[Finding]:
@@ -63,30 +61,21 @@ def check(entry: Entry, settings: ServiceSettings) -> list[Finding]:
     try:
         loaded = _LOADERS[entry.kind](folder)
     except Exception as error:  # noqa: BLE001  # the libraries raise all kinds of errors
-        fix = (
-            "Check that the model's kind in models.yaml is right; allow_patterns and ignore_patterns may exclude files."
-        )
-        return [*findings, Finding("problem", subject, f"does not load: {type(error).__name__}: {error}", fix)]
+        reason = f"does not load: {type(error).__name__}: {error}"
+        return [*findings, Finding("problem", subject, reason, LOAD_FIX)]
     return [*findings, Finding("ok", subject, f"{loaded} loaded without internet")]
 
 
 def fetch_and_verify(entry: Entry, settings: ServiceSettings) -> Path:
     """Return the model's folder after verifying every digest in it. Raises ModelFilesError."""
-    token = settings.registry_token.get_secret_value() if settings.registry_token else None
-
-    def fetch() -> Path:
-        return fetch_model(
-            entry,
-            registry_url=settings.registry_url,
-            token=token,
-            cache=settings.model_cache,
-            report=lambda _done, _detail: None,
-            stop=threading.Event(),
-        )
-
-    folder = fetch()
+    stop = threading.Event()
+    folder = settings.fetch(entry, _ignore_progress, stop)
     VerifiedFolder(folder).forget()  # so that files verified earlier are verified again
-    return fetch()
+    return settings.fetch(entry, _ignore_progress, stop)
+
+
+def _ignore_progress(_done: float, _detail: str) -> None:
+    pass
 
 
 def _language_model(folder: Path) -> str:

@@ -1,7 +1,9 @@
 """Result of a readiness check, one line each, tab-separated for scripts/doctor.sh: status, subject, detail, fix."""
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Literal, NoReturn
 
 
 @dataclass(frozen=True)
@@ -13,8 +15,13 @@ class Finding:
     detail: str
     fix: str = ""
 
-    def write(self, stream: TextIO) -> None:
-        """Write the line; tabs and newlines in a field become spaces."""
-        fields = (self.status, self.subject, self.detail, self.fix)
-        stream.write("\t".join(" ".join(field.split()) for field in fields) + "\n")
-        stream.flush()
+
+def report(findings: Iterable[Finding]) -> NoReturn:
+    """Write a line per finding, tabs and newlines in a field as spaces; exits with 1 if one is a problem."""
+    code = 0
+    for finding in findings:
+        fields = (finding.status, finding.subject, finding.detail, finding.fix)
+        sys.stdout.write("\t".join(" ".join(field.split()) for field in fields) + "\n")
+        sys.stdout.flush()
+        code |= finding.status == "problem"
+    raise SystemExit(code)

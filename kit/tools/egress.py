@@ -9,14 +9,13 @@ import errno
 import secrets
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
-from kit.tools.check_result import Finding
+from kit.tools.check_result import Finding, report
 
 FIX = "Start the service from docker-compose.gpu-cluster.yml, and keep its networks internal."
 
@@ -41,10 +40,10 @@ INTERNET = Outside()
 def check_egress(outside: Outside = INTERNET) -> list[Finding]:
     """Make all attempts in parallel; return a problem for each that succeeded, or one ok."""
     attempts: Attempts = {
-        **{
-            f"TCP to {address[0]} port {address[1]}": partial(_can_connect, address, outside.timeout_s)
-            for address in outside.addresses
-        },
+        f"TCP to {address[0]} port {address[1]}": partial(_can_connect, address, outside.timeout_s)
+        for address in outside.addresses
+    }
+    attempts |= {
         f"UDP to the DNS server {outside.dns_server[0]}": partial(_can_query_dns, outside),
         f"resolving {outside.name}": partial(_can_resolve, outside.name),
     }
@@ -65,10 +64,7 @@ def main(arguments: Sequence[str] | None = None, outside: Outside = INTERNET) ->
         help="connect to this address instead of the default ones",
     )
     options = parser.parse_args(arguments)
-    findings = check_egress(replace(outside, addresses=options.outside) if options.outside else outside)
-    for finding in findings:
-        finding.write(sys.stdout)
-    raise SystemExit(any(finding.status == "problem" for finding in findings))
+    report(check_egress(replace(outside, addresses=options.outside) if options.outside else outside))
 
 
 def _address(text: str) -> Address:

@@ -2,9 +2,9 @@
 
 import argparse
 import datetime
-import sys
 
 from kit.net.retry import TransientError
+from kit.tools.check_result import report
 from registry.bundle.reader import BundleReader
 from registry.commands.bundle_command import EXIT_REJECTED, key_of
 from registry.commands.progress_bar import ProgressBar
@@ -35,11 +35,7 @@ def gc(settings: RegistrySettings, options: argparse.Namespace) -> None:
 def check(settings: RegistrySettings, _options: argparse.Namespace) -> None:
     """Print the readiness checks; exits with 1 if one is a problem."""
     library = open_library(settings)
-    problems = 0
-    for finding in findings(library, datetime.datetime.now(datetime.UTC)):
-        finding.write(sys.stdout)
-        problems += finding.status == "problem"
-    raise SystemExit(min(problems, 1))
+    report(findings(library, datetime.datetime.now(datetime.UTC)))
 
 
 def verify(settings: RegistrySettings, options: argparse.Namespace) -> None:

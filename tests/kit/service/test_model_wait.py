@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from kit.config.catalogue import Entry
 from kit.errors import ApiError, ModelLoading, NotFound
-from kit.model_files.fetch import ModelFilesError
+from kit.model_files.fetch import ModelFilesError, Report, fetch_model
 from kit.net.retry import RetryPolicy
 from kit.service.load_state import Loading
 from kit.service.model_wait import FETCH_SHARE, MIRROR_SHARE, ModelWait
@@ -79,15 +79,12 @@ def fetch(tmp_path: Path) -> Fetch:
         loading = Recorded()
         with serve(registry.app) as (host, port):
             url = f"http://{host}:{port}"
-            wait = ModelWait(
-                entry,
-                loading,
-                threading.Event(),
-                registry_url=url,
-                token=None,
-                cache=tmp_path / "cache",
-                retries=retries,
-            )
+
+            def fetch_from(report: Report, stop: threading.Event) -> Path:
+                cache = tmp_path / "cache"
+                return fetch_model(entry, registry_url=url, token=None, cache=cache, report=report, stop=stop)
+
+            wait = ModelWait("tiny", fetch_from, loading, threading.Event(), retries)
             async with asyncio.timeout(HANG_S):
                 folder = await wait.folder()
         assert (folder / "config.json").read_bytes() == b"{}"
