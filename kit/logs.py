@@ -41,13 +41,14 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+    def add_service(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("service", service)
+        return event
+
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _Service(service),
-            renderer,
-        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, add_service, renderer],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -66,14 +67,3 @@ def configure_logs(service: str, *, level: str = "INFO", format: LogFormat = "au
 def writes_json(format: LogFormat) -> bool:
     """Whether `format` means JSON lines in this process."""
     return format == "json" or (format == "auto" and not sys.stderr.isatty())
-
-
-class _Service:
-    """Structlog processor that adds the service's name to each line."""
-
-    def __init__(self, service: str) -> None:
-        self._service = service
-
-    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event.setdefault("service", self._service)
-        return event

@@ -63,19 +63,11 @@ def check_path(value: str) -> str:
         or not value.isprintable()
         or "\\" in value
         or ":" in segments[0]
-        or not all(_is_segment(segment) for segment in segments)
+        or any(segment in ("", ".", "..") or segment != segment.strip() for segment in segments)
+        or any(len(segment.encode(errors="surrogatepass")) > MAX_SEGMENT_BYTES for segment in segments)
     ):
         raise BadName(f"{value!r} is not a file path of a repository: relative, with '/', without '..' or empty parts.")
     return value
-
-
-def _is_segment(segment: str) -> bool:
-    """Whether `segment` is a valid file or folder name."""
-    return (
-        segment not in ("", ".", "..")
-        and segment == segment.strip()
-        and len(segment.encode(errors="surrogatepass")) <= MAX_SEGMENT_BYTES
-    )
 
 
 def check_paths(values: Iterable[str]) -> None:

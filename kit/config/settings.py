@@ -77,7 +77,7 @@ def load_settings(settings_class: type[S], **overrides: Any) -> S:
     try:
         return settings_class(**overrides)
     except ValidationError as error:
-        raise SettingsError(_explain(settings_class, error)) from error
+        raise SettingsError("\n".join(_line(settings_class, problem) for problem in error.errors())) from error
     except NotDecodable as error:  # a structured field whose variable is not JSON
         raise SettingsError(f"{error}: {error.__cause__ or 'not JSON'}") from None
 
@@ -95,10 +95,6 @@ def keys_of(secret: SecretStr | None, variable: str) -> list[str]:
     return [key for key in keys if key]
 
 
-def _explain(settings_class: type[BaseSettings], error: ValidationError) -> str:
-    return "\n".join(_line(settings_class, problem) for problem in error.errors())
-
-
 def _line(settings_class: type[BaseSettings], problem: ErrorDetails) -> str:
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not problem["loc"]:  # from a check over several fields; the input would be all of them, secrets included
@@ -107,11 +103,11 @@ def _line(settings_class: type[BaseSettings], problem: ErrorDetails) -> str:
     field = settings_class.model_fields.get(name)
     if field is None:
         return f"{name.upper()} is not a setting of this program."
-    got = "is not set" if problem["type"] == "missing" else f"is {_shown(field, problem['input'])}"
+    if problem["type"] == "missing":
+        got = "is not set"
+    elif "Secret" in str(field.annotation):  # settings errors end up in logs
+        got = "is set to a value not shown here"
+    else:
+        got = f"is {problem['input']!r}"
     expected = f" Expected: {field.description}." if field.description else ""
     return f"{name.upper()} {got}: {message}.{expected}"
-
-
-def _shown(field: FieldInfo, value: object) -> str:
-    """Format an invalid value, except a secret's: settings errors end up in logs."""
-    return "set to a value not shown here" if "Secret" in str(field.annotation) else repr(value)

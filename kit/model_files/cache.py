@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,8 +67,7 @@ class VerifiedFolder:
         """Record that `file` was just verified."""
         found = (self.folder / file.path).stat()
         self._verified[file.path] = Verified(found.st_size, found.st_mtime_ns, file.digest)
-        document = {path: vars(verified) for path, verified in self._verified.items()}
-        write_json(self.record, document)
+        _write_json(self.record, {path: vars(verified) for path, verified in self._verified.items()})
 
     def is_intact(self, stop: threading.Event) -> bool:
         """Return whether all recorded files are here and intact, and there is a record."""
@@ -85,17 +85,13 @@ class ModelCache:
 
     def __init__(self, cache: Path, repo: str) -> None:
         """Create the folder if needed. Raises OSError."""
-        self._home = cache.expanduser().absolute() / repo_folder(repo)
-        self._home.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def home(self) -> Path:
-        """The folder of this repository."""
-        return self._home
+        self.home = cache.expanduser().absolute() / repo_folder(repo)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._refs = self.home / "refs.json"
 
     def complete(self, listing: Listing, stop: threading.Event) -> Path | None:
         """Return the folder of this commit if every file of `listing` is in it and intact, else None."""
-        final = self._final(listing.commit)
+        final = self.home / listing.commit
         if not final.is_dir():
             return None
         verified = VerifiedFolder(final)
@@ -103,27 +99,25 @@ class ModelCache:
 
     def last_complete(self, revision: str, stop: threading.Event) -> Path | None:
         """Return the folder of the last known commit of `revision` if it is still intact, else None."""
-        commit = _read_json(self._home / "refs.json").get(revision)
-        final = self._final(str(commit))
-        if commit is None or not final.is_dir():
-            return None
-        return final if VerifiedFolder(final).is_intact(stop) else None
+        commit = _read_json(self._refs).get(revision)
+        final = self.home / str(commit)
+        return final if commit is not None and VerifiedFolder(final).is_intact(stop) else None
 
     def record_revision(self, revision: str, commit: str) -> None:
         """Record the commit of `revision`, for a start without the registry."""
-        refs = _read_json(self._home / "refs.json")
+        refs = _read_json(self._refs)
         if refs.get(revision) != commit:
-            write_json(self._home / "refs.json", refs | {revision: commit})
+            _write_json(self._refs, refs | {revision: commit})
 
     def part(self, listing: Listing) -> VerifiedFolder:
         """Return the folder in which this commit is assembled."""
-        folder = self._home / f"{listing.commit}.part"
+        folder = self.home / f"{listing.commit}.part"
         folder.mkdir(exist_ok=True)
         return VerifiedFolder(folder)
 
     def publish(self, listing: Listing, part: VerifiedFolder) -> Path:
         """Rename the complete `part` to its final name, or move its files into an existing final folder."""
-        final = self._final(listing.commit)
+        final = self.home / listing.commit
         if final.is_dir():
             verified = VerifiedFolder(final)
             for file in listing.files:
@@ -131,14 +125,16 @@ class ModelCache:
                     (final / file.path).parent.mkdir(parents=True, exist_ok=True)
                     (part.folder / file.path).replace(final / file.path)
                     verified.remember(file)
-            _remove_tree(part.folder)
+            shutil.rmtree(part.folder)
         else:
-            _fsync_tree(part.folder)
+            for path in (part.folder, *part.folder.rglob("*")):
+                if path.is_dir():
+                    _fsync(path)
             part.folder.rename(final)
             if part.record.exists():
                 part.record.replace(final.with_name(final.name + ".json"))
         part.forget()
-        _fsync(self._home)
+        _fsync(self.home)
         return final
 
     @contextlib.contextmanager
@@ -147,7 +143,7 @@ class ModelCache:
 
         The system releases the lock when its holder ends, even by SIGKILL.
         """
-        with (self._home / "lock").open("w") as file:
+        with (self.home / "lock").open("w") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,11 +154,8 @@ class ModelCache:
                     check_stop(stop)
             yield
 
-    def _final(self, commit: str) -> Path:
-        return self._home / commit
 
-
-def write_json(path: Path, document: Mapping[str, object]) -> None:
+def _write_json(path: Path, document: Mapping[str, object]) -> None:
     """Replace the file at `path` atomically."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -186,18 +179,6 @@ def _read_record(path: Path) -> dict[str, Verified]:
         return {str(key): Verified(**value) for key, value in _read_json(path).items()}  # type: ignore[arg-type]  # checked by the except
     except TypeError:
         return {}
-
-
-def _remove_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
-
-
-def _fsync_tree(folder: Path) -> None:
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            _fsync(path)
 
 
 def _fsync(folder: Path) -> None:
