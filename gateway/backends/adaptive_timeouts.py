@@ -1,4 +1,4 @@
-"""Timeouts learnt from a backend's past latency. Pure.
+"""Timeouts learned from a backend's past latency. Pure.
 
 A timeout is a multiple of the expected latency, at least a floor (a fast backend may stall for a moment) and at most a
 cap, which also applies while nothing has been measured. All durations are in seconds.

@@ -89,7 +89,7 @@ class HealthState:
 
     @property
     def is_last_resort(self) -> bool:
-        """Whether only failed requests made it unhealthy, so that it may be tried if nothing else is left."""
+        """Whether it is unhealthy only because requests failed (its probes pass), so that it is a last resort."""
         return self.passes_probes and self.state == "unhealthy"
 
     def needs_canary(self, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""A backend's time to the first byte, learnt as a base plus a cost per KB of work. Pure.
+"""A backend's time to the first byte, learned as a base plus a cost per KB of work. Pure.
 
 The line (base, per KB) is fitted to about the last twenty responses, by least squares with exponential forgetting. The
 ratio by which a response exceeds it rises at once and decays slowly, as in Finagle's peak EWMA, so that one slow

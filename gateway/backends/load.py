@@ -45,7 +45,7 @@ class Ticket:
             traffic.suspects += 1
 
     def first_byte(self, now: float, *, ok: bool) -> None:
-        """Record the first byte. Only an `ok` response is learnt from, because errors are fast."""
+        """Record the first byte. Only successful responses update the latency model: errors are faster."""
         load = self._load
         if ok:
             model = load.first_token if self.shows_first_token else load.whole_response

@@ -27,9 +27,9 @@ class Body(Protocol):
         """Return the routing properties of the complete body. Raises InvalidRequest if it is malformed."""
 
     def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes] | None]:
-        """Return the length, the first piece and further pieces to send, with the model's name replaced by `model`.
+        """Return the content length, the first chunk, and an iterator over the rest.
 
-        None leaves the name unchanged. Raises InvalidRequest if the name cannot be replaced.
+        The model's name is replaced by `model`; None leaves it unchanged. Raises InvalidRequest if that fails.
         """
 
     def close(self) -> None:

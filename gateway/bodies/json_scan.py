@@ -82,7 +82,7 @@ def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingR
 
 
 def has_images(messages: msgspec.Raw) -> bool:
-    """Whether any message has an image. Anything but a list of messages has none; the backend will reject it."""
+    """Whether any message has an image. False if `messages` is not a list: the backend rejects such a body."""
     if not _is_list(messages):
         return False
     try:

@@ -97,7 +97,7 @@ class DnsProvider:
         is_gone = self._silent_since is not None and now - self._silent_since >= REMOVE_AFTER_S
         if self._addresses and not self._failing:
             log.warning(
-                "name does not resolve, keeping its replicas",
+                "DNS lookup failed, keeping the known replicas",
                 service=self.name,
                 reason=str(error),
                 kept=sorted(self._addresses),

@@ -124,7 +124,7 @@ class RelayContext:
         return self.keys.refusal(_text(head.authorization), _text(head.api_key)) if self.keys else None
 
     def cors_headers(self, head: Head) -> bytes:
-        """Return the header lines with which a browser lets a page of an allowed origin read the response."""
+        """Return the CORS response headers for an allowed origin."""
         origin = _text(head.origin)
         if origin is None or not self.origins & {origin.lower(), "*"}:
             return b""

@@ -1,4 +1,4 @@
-"""The failover policy: what becomes of a request whose attempt at a backend has failed. No I/O.
+"""The failover policy: decide how a request proceeds after a failed attempt. No I/O.
 
 Before the first byte has gone to the client, the whole request is sent to another backend. After it, another backend of
 the same model continues the stream, if `gateway.streams.continuation` can.
@@ -35,7 +35,7 @@ Decision = Choice | Continue | Ending | ApiError
 
 
 class FailoverState:
-    """What the policy knows of one request. Forwarding sets the public attributes, decisions update the others."""
+    """State of one request for the policy. Forwarding sets the public attributes, decisions update the others."""
 
     __slots__ = (
         "_attempts", "_limit", "_max_attempts", "_model", "_needs_prefill", "_router", "_tokens", "_tried", "budget",
@@ -84,7 +84,7 @@ class FailoverState:
     def choose(self, now: float, *, last_resort: bool) -> Choice | None:
         """Return the best backend not tried yet, None if there is none or no attempt is left.
 
-        `last_resort` allows a backend that only failed requests speak against. Raises what routing raises.
+        `last_resort` allows a backend that is unhealthy only because requests failed. Raises what routing raises.
         """
         if self._attempts >= self._limit:
             return None
@@ -119,7 +119,7 @@ class FailoverState:
     def next_step(self) -> Continuation | Ending:
         """Return what remains of the stream. Raises NotResumable."""
         if self.transcript is None or not isinstance(self.source, JsonBody):
-            raise NotResumable("only streams of chats and completions can be")
+            raise NotResumable("only chat and completion streams can be continued")
         return continue_stream(self.path, self.source.data, self.model, self.transcript)
 
     def continue_with(self, request: RoutingRequest, tokens: int, *, needs_prefill: bool) -> None:

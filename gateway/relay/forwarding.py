@@ -27,7 +27,7 @@ from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 
 log = structlog.get_logger(__name__)
 
-# Statuses by which a backend says that another might do better.
+# Statuses that are retried on another backend.
 RETRIED_STATUSES = frozenset({502, 503, 504})
 # States of a backend from which no byte is expected if none has come for a while.
 SILENT_STATES: frozenset[State] = frozenset({"unhealthy", "stuck"})
@@ -339,7 +339,7 @@ class Forwarding:
 
     def on_deadline(self) -> None:
         """Check a backend that has been silent."""
-        self._guard(self._check_idle if self._response.state in BEGUN else self._check_first_byte)
+        self._guard(self._check_idle if self._response.state is SENDING else self._check_first_byte)
 
     def _check_first_byte(self) -> None:
         """Fail over if the first byte is late and another backend would accept the request; else wait on."""
@@ -352,10 +352,14 @@ class Forwarding:
             by = at
         if at < by:
             self._deadline.at = min(by, at + floor)
-        elif at < last and not self._refreshed_failover().can_retry(at):
+        elif at < last and not self._has_alternative(at):
             self._deadline.at = min(at + floor, last)
         else:
             self._time_out(attempt, at - attempt.silent_since)
+
+    def _has_alternative(self, at: float) -> bool:
+        state = self._refreshed_failover()
+        return state.can_continue() if state.has_begun else state.can_retry(at)
 
     def _check_idle(self) -> None:
         """Fail over a stream that pauses for too long; if no backend can continue it, allow the maximum."""
@@ -376,8 +380,7 @@ class Forwarding:
         attempt = self.attempt
         if attempt is None or attempt.state is AttemptState.RELEASED or attempt.backend is not backend:
             return
-        state = self._refreshed_failover()
-        if state.can_continue() if state.has_begun else state.can_retry(now()):
+        if self._has_alternative(now()):
             self._fail("stuck", UpstreamTimeout(f"{backend.name} is stuck. Try again; GET /services shows its state."))
 
     def client_full(self, full: bool) -> None:
@@ -389,6 +392,6 @@ class Forwarding:
             attempt.connection.pause()
         else:
             attempt.connection.resume()
-            if self._response.state in BEGUN:
+            if self._response.state is SENDING:
                 # The pause was the client's.
                 self._deadline.start(attempt.idle_s)

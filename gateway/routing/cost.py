@@ -5,7 +5,7 @@
            x (1 + IN_FLIGHT_COST x requests in flight / capacity)
            x BUSY_FACTOR if it does not respond to probes
 
-Capacity is the configured weight times the warmth after a start. Latency is learnt (gateway.backends.latency_model)
+Capacity is the configured weight times the warmth after a start. Latency is learned (gateway.backends.latency_model)
 separately for streams and whole responses; a backend without measurements is assumed to be as fast as the best one.
 """
 

@@ -66,7 +66,12 @@ class HttpClient:
                 return
             response.drain_conn()
             response.release_conn()
-            url = urljoin(url, location)
+            try:
+                target = urljoin(url, location)
+                _origin(target)
+            except ValueError as error:
+                raise TransientError(f"{_place(url)} redirects to an invalid URL: {error}.") from error
+            url = target
         raise TransientError(f"{_place(url)} redirects in a loop.")
 
     def _request(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:

@@ -143,7 +143,7 @@ class ModelService(Generic[E]):
         self._started = time.monotonic()
 
     def engine(self) -> E:
-        """Return the engine. Raises ModelLoading, or a 503 with the reason after a failed load or engine."""
+        """Return the engine. Raises ModelLoading, or a 503 with the reason if loading or the engine failed."""
         refusal = self.loading.refusal()
         if refusal is not None:
             raise refusal

@@ -49,7 +49,7 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     _model(tokenizer).save_pretrained(folder)
-    _name_tower_as_published(folder / "model.safetensors")
+    _rename_vision_tower_weights(folder / "model.safetensors")
     _processor(tokenizer).save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600
@@ -123,7 +123,7 @@ def _model(tokenizer: Any) -> Any:
     return model
 
 
-def _name_tower_as_published(weights: Path) -> None:
+def _rename_vision_tower_weights(weights: Path) -> None:
     """Rename the image encoder's weights as in published LLaVA models, which vLLM expects.
 
     transformers reads both, but writes other names since version 5.

@@ -120,9 +120,7 @@ class HubApi:
         length = 1 if len(segments) == 1 or segments[1] in _VERBS else 2
         verb = segments[length] if len(segments) > length else ""
         if verb and verb not in _VERBS:
-            raise NotFound(
-                f"No route {request.method} {request.url.path}. The read side of the Hub's API is implemented here."
-            )
+            raise NotFound(f"No route {request.method} {request.url.path}. Only the Hub's read API is implemented.")
         return "/".join(segments[:length]), verb, segments[length + 1 :]
 
     def _repo(self, id: str) -> str:

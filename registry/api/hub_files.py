@@ -69,11 +69,14 @@ class HubFiles:
     def _body(self, request: Request, file: FileEntry, headers: dict[str, str]) -> Response:
         local = self._store.local_path(file.sha256)
         if local is not None:
-            if not local.is_file():
+            try:
+                # With it, Starlette does not look at the file again before the response begins.
+                found = local.stat()
+            except FileNotFoundError as error:
                 raise ApiError(
                     f"The blob of {file.path} is missing in the store. Download the model again.", code="blob_missing"
-                )
-            return BlobResponse(local, headers=headers, media_type="application/octet-stream")
+                ) from error
+            return BlobResponse(local, headers=headers, media_type="application/octet-stream", stat_result=found)
         is_internal = (request.url.hostname or "") in self._internal_hosts
         url = self._store.presign(file.sha256, inside=is_internal)
         if url is not None:

@@ -53,7 +53,7 @@ class DownloadLimits(file_download.DownloadLimits):
     """Shared by all downloads: connections, memory, bandwidth, and a lock per blob."""
 
     def __init__(self, *, parts: int, bytes_per_second: float | None, retries: RetryPolicy) -> None:
-        """At most `parts` parts are in flight at once, in memory of `parts` times MIN_PART bytes."""
+        """At most `parts` parts are in flight at once, buffered in at most `parts` times MIN_PART bytes."""
         super().__init__(parts, MIN_PART)
         self.bandwidth = BandwidthLimit(bytes_per_second)
         self.retries = retries

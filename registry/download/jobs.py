@@ -64,7 +64,7 @@ class Job:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Leave the queue. Raises Cancelled if the job was cancelled there."""
+        """Mark the job as running. Raises Cancelled if it was cancelled while queued."""
         check_stop(self.stop)
         self.status = self._active
         self.started_at = time.monotonic()

@@ -1,7 +1,7 @@
 """Keep one process from publishing a blob that another is about to delete.
 
 A process that deletes first writes its intent and then looks for references; a process that publishes first writes its
-references and then looks for intents. Whatever the order, one of them sees the other: the blob is spared, or the
+references and then looks for intents. Whatever the order, one of them sees the other: the blob is kept, or the
 publisher waits and checks again that the blob exists. The intent of a killed process expires after VALID_S.
 """
 

@@ -213,7 +213,7 @@ class S3Store:
         return None
 
     def put_document(self, key: str, document: Document) -> None:
-        """Put the object, which replaces an older one atomically."""
+        """Write the document; atomically replaces a previous version."""
         with self.failures():
             self._put_document(key, document)
 

@@ -80,7 +80,7 @@ def parse(body: type[B], data: bytes) -> B:
 
 
 def embedding_work(body: EmbeddingBody, engine: TextEngine, max_inputs: int) -> Work:
-    """Return the work of an embeddings body.
+    """Validate an embeddings request and return the inputs to embed.
 
     Raises InvalidRequest for empty or too many inputs, token ids outside the vocabulary, or an unknown prompt.
     """

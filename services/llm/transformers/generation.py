@@ -191,7 +191,7 @@ class StreamTools(Protocol):
         ...
 
     def failure(self, message: str) -> Any:
-        """Return the item that the handlers treat as a failure."""
+        """Return the queue item that signals an error to the handlers."""
         ...
 
 

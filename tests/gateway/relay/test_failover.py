@@ -161,4 +161,4 @@ def test_a_response_without_transcript_cannot_be_resumed() -> None:
     state = first_attempt_failed(*backends())
     state.has_begun = True
     assert not state.can_continue()
-    assert "only streams of chats and completions" in error_of(decide(BROKEN, state, NOW))
+    assert "only chat and completion streams" in error_of(decide(BROKEN, state, NOW))

@@ -204,7 +204,7 @@ async def test_error_event_of_a_failed_engine_is_not_forwarded(start_gateway: St
 async def test_forwarded_chunks_move_the_deadline_and_are_recorded(
     start_gateway: StartGateway, short: list[bool]
 ) -> None:
-    """The longest gap is learnt, and the transcript's pending list stays bounded."""
+    """The longest gap is learned, and the transcript's pending list stays bounded."""
     async with streaming(start_gateway, stream_idle_floor=0.1, stream_idle_timeout=30.0) as (gateway, ask):
         backend, stream = gateway.backend("raw"), await ask()
         for number, piece in enumerate(plain(0, MAX_PENDING * 2 + 9)):

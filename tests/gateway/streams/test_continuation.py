@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 
+from gateway.relay.client_protocol import GatewayProtocol
 from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.streams.continuation import Ending, NotResumable, continue_stream
 from gateway.streams.sse import cut_at_error
@@ -344,3 +345,21 @@ def test_limits_are_lowered() -> None:
     assert not isinstance(step, Ending)
     sent = json.loads(step.body)
     assert (sent["max_tokens"], sent["max_completion_tokens"], sent["min_tokens"]) == (5, 3, 0)
+
+
+async def test_draining_client_keeps_the_deadline_of_the_resuming_backend(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Until the stream is resumed, the timeout is that for a first byte, not that of a stream that pauses."""
+    first, second = await pair(start_backend, reset_after=5)
+    second.switches.hang = True
+    gateway = await start_gateway(first, second)
+    response = asyncio.create_task(stream(gateway))
+    await gateway.until(lambda: bool(second.requests))
+    (connection,) = [one for one in gateway.context.connections if cast(GatewayProtocol, one).cycle is not None]
+    deadline = connection.deadline.at
+    cast(GatewayProtocol, connection).pause_writing()
+    cast(GatewayProtocol, connection).resume_writing()
+    assert connection.deadline.at == deadline
+    response.cancel()
+    await gateway.until(lambda: settled(gateway))

@@ -258,7 +258,7 @@ def test_paths_info_rejects_malformed_bodies(url: str, body: bytes) -> None:
 def test_write_side_of_the_api_is_404(url: str) -> None:
     answer = plain_http.post(f"{url}/api/models/{REPO}/commit/main", content=b"{}")
     assert answer.status_code == 404
-    assert "read side" in answer.json()["error"]["message"]
+    assert "read API" in answer.json()["error"]["message"]
 
 
 def test_major_version_of_the_client_is_known() -> None:
