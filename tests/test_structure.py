@@ -76,14 +76,22 @@ PROGRAMS = {
     "bench": " ".join((*SHIPPED, "tests")),
 }
 
-# Packages that decide from the state they are given.
+# Packages, and single modules of others, that decide from the state they are given.
 PURE = (
     "gateway.http1",
     "gateway.endpoints",
     "gateway.streams",
     "gateway.routing",
     "gateway.backends",
+    "gateway.health.engine_metrics",
+    "gateway.relay.failover",
+    "gateway.relay.retry_budget",
+    "gateway.telemetry.merge_exposition",
+    "kit.hub.listing",
     "kit.units",
+    "registry.api.hub_json",
+    "registry.models.model_card",
+    "registry.safety.remote_code",
 )
 IO_MODULES = (
     "aiohttp", "asyncio", "boto3", "fastapi", "h11", "httpcore", "httpcore2", "httptools", "httpx", "httpx2", "os",

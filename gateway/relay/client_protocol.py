@@ -16,7 +16,7 @@ from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
 from gateway.relay.data_plane import ParsedRequest
 from gateway.relay.deadline import NEVER
-from gateway.relay.exchange import RECEIVED, Exchange, ExchangeState
+from gateway.relay.exchange import RECEIVED, RECEIVING, Exchange, ExchangeState
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
 from gateway.relay.request_parser import BETWEEN, CLOSED, HEAD, UPGRADE, RequestParser
 from gateway.relay.response import CONTINUE
@@ -156,7 +156,8 @@ class GatewayProtocol(RequestParser):
             if is_open:
                 super().on_message_complete()
             return
-        exchange.state = RECEIVED
+        if exchange.state is RECEIVING:
+            exchange.state = RECEIVED
         if self._running is exchange:
             exchange.run()
 

@@ -31,7 +31,7 @@ class FileQueue(Generic[T]):
         self._prioritized: list[str] = []
         self._busy = 0
         self._results: list[T] = []
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._changed = threading.Condition()
 
     def prioritize(self, path: str) -> None:
@@ -50,10 +50,14 @@ class FileQueue(Generic[T]):
         with ThreadPoolExecutor(max(count, 1), thread_name_prefix="fetch-file") as pool:
             workers = [pool.submit(self._work) for _ in range(count)]
             report_at = time.monotonic() + every_s
-            while wait(workers, max(report_at - time.monotonic(), 0.0)).not_done:
-                report_at = time.monotonic() + every_s
-                if self._failure is None:
-                    report(len(self._results))
+            try:
+                while wait(workers, max(report_at - time.monotonic(), 0.0)).not_done:
+                    report_at = time.monotonic() + every_s
+                    if self._failure is None:
+                        report(len(self._results))
+            except BaseException:
+                self._stop.set()
+                raise
         if self._failure is not None:
             raise self._failure
         check_stop(self._stop)
@@ -63,7 +67,7 @@ class FileQueue(Generic[T]):
         while (file := self._next()) is not None:
             try:
                 self._results.append(self._fetch(file))
-            except Exception as error:  # noqa: BLE001  # raised by `run` after the other threads have ended
+            except BaseException as error:  # noqa: BLE001  # raised by `run` after the other threads have ended
                 with self._changed:
                     self._failure = self._failure or error
                 self._stop.set()

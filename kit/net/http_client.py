@@ -64,8 +64,8 @@ class HttpClient:
                     # A connection with unread bytes cannot be reused.
                     response.release_conn() if response.length_remaining == 0 else response.close()
                 return
-            response.drain_conn()
-            response.release_conn()
+            # Not drained: the body of a redirect may be of any size.
+            response.close()
             try:
                 target = urljoin(url, location)
                 _origin(target)

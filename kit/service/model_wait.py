@@ -45,7 +45,7 @@ class ModelWait:
         self._log_progress_at = 0.0
 
     async def folder(self) -> Path:
-        """Return the folder with the verified files. Raises ModelFilesError if retries cannot help."""
+        """Return the folder with the verified files. Raises ModelFilesError if retries cannot help, Cancelled."""
         return await in_daemon_thread(self._fetch_with_retries)
 
     def _fetch_with_retries(self) -> Path:

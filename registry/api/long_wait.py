@@ -74,6 +74,8 @@ async def hold(request: Request, handler: Handler, times: HoldTimes, *, is_json:
 
 async def _wait(pending: MirrorPending, request: Request, deadline: float) -> bool:
     """Wait until the request can be served or the job has ended; False at the deadline or if the client left."""
+    # At least once: right after its end a job may still count as pending.
+    await asyncio.sleep(POLL_S)
     while pending.job is not None and not pending.job.ended.is_set() and not pending.is_available():
         if time.monotonic() >= deadline or await request.is_disconnected():
             return False

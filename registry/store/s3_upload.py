@@ -188,9 +188,11 @@ def upload_state(bucket: Bucket, digest: str) -> UploadState | None:
 def discard(bucket: Bucket, digest: str, state: UploadState) -> None:
     """Abort the upload; delete its object if it was not verified, and its state. Raises StoreError."""
     abort(bucket, digest, state.upload_id)
-    if state.is_unverified:
-        bucket.delete_blob(digest)
-    bucket.delete_document(upload_key(digest))
+    # The state is gone once the object is verified.
+    if upload_state(bucket, digest) == state:
+        if state.is_unverified:
+            bucket.delete_blob(digest)
+        bucket.delete_document(upload_key(digest))
 
 
 def abort(bucket: Bucket, digest: str, upload_id: str) -> None:

@@ -49,7 +49,7 @@ def collect_garbage(
 ) -> GcResult:  # fmt: skip
     """Remove garbage older than `min_age_s`. `running` returns the digests that jobs of this process reference.
 
-    `min_upload_age_s` applies to unfinished uploads: since the last write or, on S3, since the start.
+    `min_upload_age_s` applies to unfinished uploads: since the last write or, on S3, since the last part.
     Raises LeaseTaken while another process changes the store, StoreError.
     """
     with lease(library.store, CHANGES, "gc") as renew:
@@ -81,10 +81,16 @@ def _drop_uploads(library: Library, running: Callable[[], set[str]], min_age_s: 
     stale = [
         upload for upload in library.store.unfinished() if upload.age_s > min_age_s and upload.digest not in in_use
     ]
-    if not dry_run:
-        for upload in stale:
-            library.store.drop_unfinished(upload)
-    return len(stale)
+    if dry_run:
+        return len(stale)
+    dropped = 0
+    for upload in stale:
+        # A download may have resumed it meanwhile: it is dropped, and on S3 its object deleted, as a blob is.
+        with library.store.exclusive(), announce_deletion(library.store, [upload.digest]) as good:
+            if upload.digest not in _referenced_by_jobs(library, running) and good():
+                library.store.drop_unfinished(upload)
+                dropped += 1
+    return dropped
 
 
 def _remove(library: Library, blobs: list[Blob], running: Callable[[], set[str]]) -> list[Blob]:

@@ -90,3 +90,13 @@ def test_stopped_queue_raises_cancelled() -> None:
 
     with pytest.raises(Cancelled):
         queue(fetch, "a", "b", stop=stop).run()
+
+
+def test_exception_that_ends_a_thread_is_raised() -> None:
+    def fetch(file: RemoteFile) -> str:
+        if file.path == "b":
+            raise SystemExit
+        return file.path
+
+    with pytest.raises(SystemExit):
+        queue(fetch, "a", "b", "c").run()

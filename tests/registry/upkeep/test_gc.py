@@ -76,6 +76,18 @@ def test_stale_uploads_are_removed(library: Library) -> None:
     assert list(store.unfinished()) == []
 
 
+def test_stale_upload_that_a_download_resumes_meanwhile_stays(library: Library) -> None:
+    """References are read again for each upload, once its deletion is announced."""
+    with begin(library.store) as upload:
+        feed(upload, parts=1)
+    reads = iter([set[str](), set[str]()])
+    result = collect_garbage(
+        library, min_age_s=-1, min_upload_age_s=-1, running=lambda: next(reads, {DIGEST}), dry_run=False
+    )
+    assert result.uploads == 0
+    assert [upload.digest for upload in library.store.unfinished()] == [DIGEST]
+
+
 def test_concurrent_import_prevents_gc(library: Library) -> None:
     digest = put(library.store, b"garbage")
     with lease(library.store, CHANGES, "import"), pytest.raises(LeaseTaken, match=r"gc cannot start: import of"):
