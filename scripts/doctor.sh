@@ -97,9 +97,9 @@ check_gpus() {
   count=$(grep -c '^GPU ' <<<"$gpus" || true)
   while IFS=$'\t' read -r id user; do
     if [[ $id =~ ^[0-9]+$ ]]; then
-      ((id < count)) || wrong+=" $user wants GPU $id,"
+      ((id < count)) || wrong+=" $user is configured for GPU $id,"
     elif [[ $id != all && $gpus != *"$id"* ]]; then
-      wrong+=" $user wants $id,"
+      wrong+=" $user is configured for $id,"
     fi
   done <<<"$reserved"
   if [[ -n $wrong ]]; then

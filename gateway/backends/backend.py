@@ -17,7 +17,7 @@ from kit.config.catalogue import Kind
 
 log = structlog.get_logger(__name__)
 
-# Engines that continue a message when a request asks for it in vLLM's way (gateway.streams.continuation): vLLM, SGLang
+# Engines that continue a message on request in vLLM's way (gateway.streams.continuation): vLLM, SGLang
 # and the transformers of services/llm.
 PREFILL_ENGINES = frozenset({"vllm", "sglang", "transformers"})
 

@@ -67,7 +67,7 @@ class HealthState:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What this worker's own requests have shown, None if nothing is wrong."""
+        """The verdict from this worker's own requests, None if nothing is wrong."""
         if self._stuck_reason is not None:
             return "stuck", self._stuck_reason
         return ("unhealthy", self.breaker.reason) if self.breaker.reason is not None else None

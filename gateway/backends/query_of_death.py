@@ -69,7 +69,7 @@ class _Crash:
 
 @dataclass(slots=True, eq=False)
 class _Suspect:
-    """What is known about one digest."""
+    """State of one digest."""
 
     length: int
     crashes: int = 0

@@ -29,7 +29,7 @@ WAITING = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What one scrape showed. `progress` differs between two scrapes if work was done in between."""
+    """Result of one scrape. `progress` differs between two scrapes if work was done in between."""
 
     progress: tuple[str, ...]
     # Whether `progress` changes with every step.

@@ -144,7 +144,7 @@ class GatewayProtocol(RequestParser):
             self.deadline.start(self._context.limits.client_s)
 
     def on_message_complete(self) -> None:
-        """Run the request that is complete now; one that wants to upgrade is not, for llhttp it is."""
+        """Run the request that is complete now. For llhttp, a request with Upgrade is complete after its head."""
         if self._read_state is UPGRADE:
             return
         is_open = self._read_state is not CLOSED

@@ -1,4 +1,4 @@
-"""What the fast path and the general path share: upstream request head, provenance headers, accounting."""
+"""Common part of the fast path and the general path: upstream head, provenance headers, accounting."""
 
 from gateway.backends.backend import Backend
 from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext

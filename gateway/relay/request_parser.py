@@ -28,12 +28,12 @@ MAX_FRAMING_PER_BYTE = 8
 
 
 class ReadState(Enum):
-    """Where the parser is in the bytes of a client, and what ends the state.
+    """The parser's position in the client's bytes, and the end of each state.
 
     BETWEEN  between two requests                    the next request's first byte
     HEAD     in the request line or the headers      the end of the head
     BODY     in a body                               its end
-    UPGRADE  after a head that wants to upgrade      the head is parsed again without that wish
+    UPGRADE  after a head with Upgrade               the head is parsed again without Upgrade
     CLOSED   nothing more is read                    final
     """
 
@@ -103,7 +103,7 @@ class RequestParser(HttpToolsProtocol):
             self._context.request_heads.learn(data, cacheable, cacheable.head.length)
 
     def _feed(self, data: bytes) -> None:
-        """Feed the parser. A request to upgrade is parsed again without that wish (RFC 9110, 7.8)."""
+        """Feed the parser. A request with Upgrade is parsed again without it (RFC 9110, 7.8)."""
         while True:
             try:
                 self.parser.feed_data(data)

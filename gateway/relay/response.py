@@ -18,7 +18,7 @@ MAX_BUFFERED = 256 * 1024
 
 
 class Framing(Enum):
-    """How the client learns where the body ends."""
+    """Framing of the response's body."""
 
     LENGTH = "length"
     CHUNKED = "chunked"

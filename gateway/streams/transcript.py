@@ -1,4 +1,4 @@
-"""What a stream of a chat or a completion has sent to its client, recorded so that another backend can continue it.
+"""Record of the text that a chat or completion stream has sent, so that another backend can continue it.
 
 Events are kept as they are and compressed in batches (`event_compression`). They are parsed only when another backend
 has to continue the stream, when they do not compress, or when there are too many batches: parsing is the larger part of

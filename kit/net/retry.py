@@ -53,7 +53,7 @@ def check_stop(stop: threading.Event) -> None:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How many attempts in a row may fail without progress (None: any number), and the backoff between them."""
+    """Maximum of failed attempts in a row without progress (None: no maximum), and the backoff between them."""
 
     max_attempts: int | None = 5
     initial_backoff_s: float = 0.5

@@ -27,7 +27,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Policy:
-    """What is accepted from a source."""
+    """Policy for files from a source."""
 
     pickles: Literal["scan", "allow"]
     remote_code: bool
@@ -35,7 +35,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a scan found in a file."""
+    """Result of the scan of one file."""
 
     card: Card
     code_repos: frozenset[str]

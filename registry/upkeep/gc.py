@@ -26,7 +26,7 @@ MIN_UPLOAD_AGE_S = 24 * 3600.0
 
 
 class GcResult(NamedTuple):
-    """What was removed, or would be."""
+    """Result of a garbage collection, or of its dry run."""
 
     blobs: int
     size_bytes: int

@@ -126,7 +126,7 @@ def test_missing_gpu_is_reported(ready: Host) -> None:
     ready.gpus(1)
     code, said = ready.run(SCRIPT)
     assert code == 1
-    assert "1 GPUs, but llm-secondary wants GPU 1, see nvidia-smi -L" in said
+    assert "1 GPUs, but llm-secondary is configured for GPU 1, see nvidia-smi -L" in said
     assert "Change device_ids in docker-compose.gpu-cluster.yml" in said
 
 
