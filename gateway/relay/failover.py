@@ -102,6 +102,10 @@ class FailoverState:
             return False
         return choice is not None and self.budget.has_room(self.metrics.relaying, now)
 
+    def can_fail_over(self, now: float) -> bool:
+        """Return whether another backend could take the request over: continue its stream, or start it anew."""
+        return self.can_continue() if self.has_begun else self.can_retry(now)
+
     def can_continue(self) -> bool:
         """Return whether another backend could continue the stream, as far as is known before it is tried."""
         try:

@@ -352,19 +352,15 @@ class Forwarding:
             by = at
         if at < by:
             self._deadline.at = min(by, at + floor)
-        elif at < last and not self._has_alternative(at):
+        elif at < last and not self._refreshed_failover().can_fail_over(at):
             self._deadline.at = min(at + floor, last)
         else:
             self._time_out(attempt, at - attempt.silent_since)
 
-    def _has_alternative(self, at: float) -> bool:
-        state = self._refreshed_failover()
-        return state.can_continue() if state.has_begun else state.can_retry(at)
-
     def _check_idle(self) -> None:
         """Fail over a stream that pauses for too long; if no backend can continue it, allow the maximum."""
         attempt, limits = self._present, self._limits
-        if attempt.idle_s < limits.stream_idle_s and not self._refreshed_failover().can_continue():
+        if attempt.idle_s < limits.stream_idle_s and not self._refreshed_failover().can_fail_over(now()):
             self._deadline.at += limits.stream_idle_s - attempt.idle_s
             attempt.idle_s = limits.stream_idle_s
             return
@@ -380,7 +376,7 @@ class Forwarding:
         attempt = self.attempt
         if attempt is None or attempt.state is AttemptState.RELEASED or attempt.backend is not backend:
             return
-        if self._has_alternative(now()):
+        if self._refreshed_failover().can_fail_over(now()):
             self._fail("stuck", UpstreamTimeout(f"{backend.name} is stuck. Try again; GET /services shows its state."))
 
     def client_full(self, full: bool) -> None:
