@@ -19,6 +19,8 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from kit.net.retry import TransientError
 
 MAX_REDIRECTS = 5
+# Bytes of a redirect that are read to keep the connection: the Hub redirects for nearly every file.
+MAX_REDIRECT_BODY = 64 << 10
 MAX_CONNECTIONS = 32
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -61,11 +63,11 @@ class HttpClient:
                 except HTTPError as error:
                     raise self._unreachable(url, error) from error
                 finally:
-                    # A connection with unread bytes cannot be reused.
-                    response.release_conn() if response.length_remaining == 0 else response.close()
+                    _release(response)
                 return
-            # Not drained: the body of a redirect may be of any size.
-            response.close()
+            with contextlib.suppress(HTTPError):
+                response.read(MAX_REDIRECT_BODY)
+            _release(response)
             try:
                 target = urljoin(url, location)
                 _origin(target)
@@ -113,6 +115,11 @@ class HttpClient:
         if _origin(url) == self._origin:
             return TransientError(f"{self._name} cannot be reached ({reason}). {self._advice}".rstrip())
         return TransientError(f"{_place(url)} cannot be reached ({reason}). Check the connection to it.")
+
+
+def _release(response: urllib3.BaseHTTPResponse) -> None:
+    """Return the connection to its pool; one with unread bytes cannot be reused."""
+    response.release_conn() if response.length_remaining == 0 else response.close()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
