@@ -10,7 +10,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 import shutil
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from kit.config.hub_names import repo_folder
 from kit.hub.listing import Listing, RemoteFile
+from kit.net.part_stream import fsync_folder
 from kit.net.retry import check_stop
 
 CHUNK = 1 << 20
@@ -129,12 +129,12 @@ class ModelCache:
         else:
             for path in (part.folder, *part.folder.rglob("*")):
                 if path.is_dir():
-                    _fsync(path)
+                    fsync_folder(path)
             part.folder.rename(final)
             if part.record.exists():
                 part.record.replace(final.with_name(final.name + ".json"))
         part.forget()
-        _fsync(self.home)
+        fsync_folder(self.home)
         return final
 
     @contextlib.contextmanager
@@ -179,11 +179,3 @@ def _read_record(path: Path) -> dict[str, Verified]:
         return {str(key): Verified(**value) for key, value in _read_json(path).items()}  # type: ignore[arg-type]  # checked by the except
     except TypeError:
         return {}
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

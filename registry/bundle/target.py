@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from kit.net.part_stream import fsync_folder
 from registry.bundle.layout import END, header, padded
 from registry.bundle.manifest import MANIFEST, SIGNATURE, BundleError, Volume
 from registry.bundle.source import draft_of, is_one_file, partial_of
-from registry.store.file_store import fsync_folder
 
 
 class BundleTarget(Protocol):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kit.net.part_stream import write_all
+from kit.net.part_stream import fsync_folder, write_all
 from registry.store.file_upload import FileUpload
 from registry.store.interface import (
     Blob,
@@ -239,12 +239,3 @@ class FileStore:
                     "Free some space, delete a model, or set STORE to another location."
                 ) from error
             raise StoreError(f"Cannot {verb} {self.where}: {error.strerror or error} ({error.filename}).") from error
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames in the folder durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
