@@ -29,3 +29,26 @@ def test_invalid_redirect_target_is_a_transient_error(location: str) -> None:
             pass
         client.close()
         thread.join()
+
+
+def test_redirect_keeps_its_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 2\r\n\r\nno")
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        client = HttpClient(
+            url, None, name="x", advice="", user_agent="x", connect_timeout_s=5, read_timeout_s=5, use_proxies=False
+        )
+        with client.get(url) as (response, final):
+            assert (response.read(), final) == (b"yes", f"{url}b")
+        client.close()
+        thread.join()
