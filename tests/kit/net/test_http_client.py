@@ -9,6 +9,12 @@ from kit.net.http_client import HttpClient
 from kit.net.retry import TransientError
 
 
+def client_of(url: str) -> HttpClient:
+    return HttpClient(
+        url, None, name="x", advice="", user_agent="x", connect_timeout_s=5, read_timeout_s=5, use_proxies=False
+    )
+
+
 @pytest.mark.parametrize("location", ["http://[::1:bad/", "http://h:99999/", "http://h:abc/"])
 def test_invalid_redirect_target_is_a_transient_error(location: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -22,9 +28,7 @@ def test_invalid_redirect_target_is_a_transient_error(location: str) -> None:
         thread = threading.Thread(target=redirect)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        client = HttpClient(
-            url, None, name="x", advice="", user_agent="x", connect_timeout_s=5, read_timeout_s=5, use_proxies=False
-        )
+        client = client_of(url)
         with pytest.raises(TransientError, match="redirects to an invalid URL"), client.get(url):
             pass
         client.close()
@@ -45,9 +49,7 @@ def test_redirect_keeps_its_connection() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        client = HttpClient(
-            url, None, name="x", advice="", user_agent="x", connect_timeout_s=5, read_timeout_s=5, use_proxies=False
-        )
+        client = client_of(url)
         with client.get(url) as (response, final):
             assert (response.read(), final) == (b"yes", f"{url}b")
         client.close()
