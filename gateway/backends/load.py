@@ -90,7 +90,7 @@ class Load:
         self.generating: set[Ticket] = set()
 
     def admit(
-        self, traffic: Traffic, unread_kb: float, now: float, *, shows_first_token: bool, is_suspect: bool = False
+        self, traffic: Traffic, unread_kb: float, now: float, shows_first_token: bool, is_suspect: bool = False
     ) -> Ticket:
         """Count a request that is sent now, with `unread_kb` of prompt that the backend has not read before."""
         if self._assumed:

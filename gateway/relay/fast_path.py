@@ -46,7 +46,7 @@ class FastPathRequest(RelayedRequest):
         began: float,
     ) -> None:
         """`began` is the monotonic time of its arrival, `place` its ticket at the backend."""
-        super().__init__(client, context, parsed, began)
+        RelayedRequest.__init__(self, client, context, parsed, began)  # super() takes longer
         self._data = data
         self._request = request
         self._candidate = candidate
@@ -73,7 +73,7 @@ class FastPathRequest(RelayedRequest):
         self._place.first_byte(at, ok=True)
         self._place.end("http_200")
         backend.record_success()
-        self.account(200, at, at, 1, candidate, streamed=False)
+        self.account(200, at, at, 1, candidate)
         client.fast_path_done(at)
 
     def on_chunks(self, connection: UpstreamConnection, body: bytes, framed: bytes) -> None:
@@ -168,5 +168,5 @@ def try_fast_path(
     # Nothing that follows may fail: the request counts as sent.
     client.deadline.at = sent + context.limits.first_byte_floor_s
     fast = FastPathRequest(client, context, parsed, data, request, candidate, place, connection, began)
-    connection.begin(fast, fast.upstream_head(backend, len(data)) + data)
+    connection.begin(fast, fast.upstream_head(backend, len(data), data))
     return fast

@@ -164,9 +164,7 @@ class Router:
         if choice.hashes:
             load.prefixes.add(choice.hashes, choice.unread_kb)
         shows_first_token = request.shows_first_token
-        return load.admit(
-            backend.traffic, choice.unread_kb, now, shows_first_token=shows_first_token, is_suspect=is_suspect
-        )
+        return load.admit(backend.traffic, choice.unread_kb, now, shows_first_token, is_suspect)
 
     def affinity(self, request: RoutingRequest) -> tuple[Sequence[int], bytes]:
         """Return the hashes of the prompt's prefixes and the key of the conversation; empty where not used."""
