@@ -10,6 +10,7 @@ from gateway.backends.health_state import HealthState, State, Verdict
 from gateway.backends.load import Load
 from gateway.backends.offers import Offer
 from gateway.backends.prefix_index import PrefixIndex
+from gateway.backends.response_verdict import ResponseVerdict, misconfiguration, pause_s, retry_after, verdict_of
 from gateway.backends.traffic import FRESH_S, EngineQueue, PeerTraffic, Traffic
 from gateway.discovery.target import Target
 from gateway.upstream.pool import Pool
@@ -62,6 +63,8 @@ class Backend:
         self.served_by = f"x-served-by: {target.name}\r\n".encode()
         # Empty until the first successful probe; kept while the backend is down, so that errors can name its models.
         self.offers: tuple[Offer, ...] = ()
+        # A response said that `offers` are out of date: the next probe reads them.
+        self.offers_doubted = False
         # The engine's name, if the backend reports one.
         self.engine: str | None = None
 
@@ -87,8 +90,9 @@ class Backend:
 
     @property
     def last_error(self) -> str | None:
-        """The reason for a state other than healthy."""
-        return self.health.reason
+        """The reason for a state other than healthy, or for being weighed down."""
+        left_s = self.load.full_until - self.clock.monotonic()
+        return self.health.reason or (f"full: weighed down for another {left_s:.0f} s" if left_s > 0 else None)
 
     @property
     def kind(self) -> Kind | None:
@@ -137,6 +141,29 @@ class Backend:
         self.traffic.failures += 1
         if outcome != "stuck" and self.health.record_failure(reason.partition(". ")[0], self.clock.monotonic()):
             self._publish()
+
+    def record_error(self, status: int, header_lines: bytes, body: bytes) -> ResponseVerdict:
+        """Record what an error response says of the backend; return the verdict."""
+        delay = retry_after(header_lines)
+        verdict = verdict_of(status, body, names_pause=delay is not None)
+        now = self.clock.monotonic()
+        if verdict in (ResponseVerdict.FULL, ResponseVerdict.LACKING):
+            self.load.full_until = max(self.load.full_until, now + pause_s(delay, self.clock.wall()))
+            self.offers_doubted = self.offers_doubted or verdict is ResponseVerdict.LACKING
+        elif verdict is ResponseVerdict.MISCONFIGURED:
+            self.traffic.failures += 1
+            self.health.record_misconfiguration(self.misconfiguration(status), now)
+            self._publish()
+        elif verdict is not ResponseVerdict.PASS_ON:
+            self.record_failure(f"http_{status}", f"{self.name} returned {status}")
+        # A full backend has no time for probes; one that reports 503 may be loading.
+        if verdict is not ResponseVerdict.PASS_ON and status not in (429, 529):
+            self.probe_soon()
+        return verdict
+
+    def misconfiguration(self, status: int) -> str:
+        """Return the reason for taking it out after a response of this status."""
+        return misconfiguration(self.name, status, has_key=self.key is not None)
 
     def record_success(self) -> None:
         """Record a request that got its whole response."""

@@ -9,7 +9,8 @@ As a last resort, routing also sends requests to open backends; as many successe
 close it without a pause.
 
 The thresholds follow Envoy's outlier detection (`consecutive_5xx`, 5) and resilience4j's window (50 % of 20 or more).
-Only failures of the backend count (refused, reset, timed out, 5xx): a 4xx is the client's fault.
+Only failures of the backend count (refused, reset, timed out, and statuses by `gateway.backends.response_verdict`).
+A misconfigured backend opens it at once.
 
 Sources: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier,
 https://resilience4j.readme.io/docs/circuitbreaker
@@ -85,6 +86,13 @@ class CircuitBreaker:
         self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S) if reopened else self.first_pause_s
         self._half_open_at = now + self._pause_s
         self._consecutive = 0
+        self.reason = reason
+
+    def trip(self, reason: str, now: float) -> None:
+        """Open it because of `reason`, half-open from the start: a canary shows whether the reason holds."""
+        if self.reason is None:
+            self._open(reason, now)
+            self._half_open_at = now
         self.reason = reason
 
     def end_pause(self, now: float) -> None:

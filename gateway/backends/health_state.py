@@ -39,7 +39,8 @@ class HealthState:
         self.draining = False
         # When an operator last set or cleared `draining`.
         self.drain_set_at = 0.0
-        # How often it was taken out of rotation though it passed probes: for "failures" or because it was "stuck".
+        # How often it was taken out of rotation though it passed probes: for "failures", because it was "stuck", or
+        # "misconfigured".
         self.ejections: Counter[str] = Counter()
         # When the slow start began, and how long it takes.
         self._warm_from = float("-inf")
@@ -111,6 +112,12 @@ class HealthState:
         if opened:
             self.ejections["failures"] += 1
         return opened
+
+    def record_misconfiguration(self, reason: str, now: float) -> None:
+        """Record that it rejects the gateway itself, because of `reason`."""
+        if not self.breaker.is_open:
+            self.ejections["misconfigured"] += 1
+        self.breaker.trip(reason, now)
 
     def set_stuck(self, reason: str | None) -> None:
         """Mark it as making no progress, because of `reason`; None clears the mark."""

@@ -10,6 +10,7 @@ import httpx2
 
 from gateway.backends.backend import Backend
 from gateway.backends.offers import Offer
+from gateway.backends.response_verdict import ResponseVerdict, verdict_of
 from gateway.health.backend_client import query
 
 # Timeout in seconds, for one token of an idle engine.
@@ -20,7 +21,7 @@ SILENCE_S = 0.1
 
 
 async def send_canary(client: httpx2.AsyncClient, backend: Backend, timeout_s: float = CANARY_S) -> str | None:
-    """Send a canary; return None if the backend works, else the error. Any status below 500 shows that it works."""
+    """Send a canary; return None if the backend works, else the error. An idle one that says it is full works."""
     if not backend.offers:
         return "its models are not known"
     path, post = canary_request(backend.offers[0])
@@ -31,7 +32,12 @@ async def send_canary(client: httpx2.AsyncClient, backend: Backend, timeout_s: f
         return f"a canary request had no response within {timeout_s:g} s"
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         return f"a canary request failed: {error or type(error).__name__}"
-    return f"a canary request got status {response.status_code}" if response.status_code >= 500 else None
+    status = response.status_code
+    verdict = verdict_of(status, response.content, names_pause="retry-after" in response.headers)
+    if verdict is ResponseVerdict.MISCONFIGURED:
+        return backend.misconfiguration(status)
+    is_failure = verdict in (ResponseVerdict.FAULT, ResponseVerdict.ELSEWHERE)
+    return f"a canary request got status {status}" if is_failure else None
 
 
 def canary_request(offer: Offer) -> tuple[str, Mapping[str, Any]]:

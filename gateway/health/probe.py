@@ -5,6 +5,7 @@ counts, and the models come from /v1/models.
 """
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 import httpx2
@@ -12,6 +13,7 @@ import httpx2
 from gateway.backends.adaptive_timeouts import loop_lagged
 from gateway.backends.backend import Backend
 from gateway.backends.offers import Offer, offer_of_entry, offer_of_id
+from gateway.backends.response_verdict import ResponseVerdict, verdict_of
 from gateway.health.backend_client import query
 from kit.config.catalogue import Catalogue
 
@@ -23,6 +25,11 @@ RECENT_S = 10.0
 MODELS_EVERY = 15
 # The longest model name, in characters.
 MAX_NAME = 256
+# Where /v1/models states a context length: vLLM and SGLang; OpenRouter, Together and our own services; Groq; Mistral.
+# llama.cpp has it in `meta`: the server's own, in older versions only what the model was trained for.
+CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+META_CONTEXT_FIELDS = ("n_ctx", "n_ctx_train")
+MAX_CONTEXT = 2**31
 
 
 class HealthProbe:
@@ -39,7 +46,6 @@ class HealthProbe:
         self._catalogue = catalogue
         self._timeout_s = timeout_s
         self._count = 0
-        self._was_healthy = False
 
     async def run(self, *, is_repeat: bool = False) -> None:
         """Probe the backend and record the result; `is_repeat` if our event loop lagged during the first try."""
@@ -70,14 +76,16 @@ class HealthProbe:
             else:
                 self._record_own(response)
         backend.last_probe.finished_at = backend.clock.iso()
-        self._was_healthy = backend.state == "healthy"
         self._count += 1
 
     async def _models(self, health: httpx2.Response) -> httpx2.Response | None:
-        """Request a foreign server's models: at first, after a failure, at intervals, or as its health check."""
-        if health.is_success and self._was_healthy and self.backend.offers and self._count % MODELS_EVERY:
+        """Request a foreign server's models: at first, in doubt, at intervals, or as its health check."""
+        backend = self.backend
+        is_known = backend.state == "healthy" and backend.offers and not backend.offers_doubted
+        if health.is_success and is_known and self._count % MODELS_EVERY:
             return None
-        return await query(self._client, self.backend, "/v1/models")
+        backend.offers_doubted = False
+        return await query(self._client, backend, "/v1/models")
 
     def _missed(self) -> None:
         """Record a timeout. A working backend may miss some probes: its event loop may be busy."""
@@ -124,34 +132,46 @@ class HealthProbe:
             )
         else:
             detail = body.get("detail")
-            backend.observe("unhealthy", f"/health returned {response.status_code}" + (f": {detail}" if detail else ""))
+            reason = f"/health returned {response.status_code}" + (f": {detail}" if detail else "")
+            backend.observe("unhealthy", self._misconfiguration(response) or reason)
 
     def _own_offers(self, body: dict[str, Any]) -> tuple[Offer, ...]:
         target = self.backend.target
         if target.models:
-            return self._offers_of_ids(target.models)
+            return self._offers_of_ids(target.models, {})
         model = body.get("model")
         if not _is_name(model):
             return ()
-        entry = self._catalogue.find(model)
+        entry, length = self._catalogue.find(model), _context_length(body)
         if entry is not None:
-            return (offer_of_entry(entry, kind=target.kind),)
+            return (offer_of_entry(entry, kind=target.kind, context_length=length),)
         # A service with an entry that our catalogue lacks.
-        return self._offers_of_ids((model,))
+        return self._offers_of_ids((model,), {model: length})
 
-    def _offers_of_ids(self, ids: tuple[str, ...]) -> tuple[Offer, ...]:
+    def _offers_of_ids(self, ids: Iterable[str], lengths: Mapping[str, int | None]) -> tuple[Offer, ...]:
         kind = self.backend.target.kind
-        return tuple(offer_of_id(model, self._catalogue.find(model), kind) for model in ids)
+        return tuple(offer_of_id(model, self._catalogue.find(model), kind, lengths.get(model)) for model in ids)
+
+    def _misconfiguration(self, response: httpx2.Response) -> str | None:
+        """Return the reason if the response rejects the gateway itself."""
+        is_one = verdict_of(response.status_code) is ResponseVerdict.MISCONFIGURED
+        return self.backend.misconfiguration(response.status_code) if is_one else None
 
     def _record_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:
         backend = self.backend
-        if models is not None and not models.is_success and not health.is_success:
-            self._down(f"/health returned {health.status_code} and /v1/models {models.status_code}")
-            return
+        if models is not None and not models.is_success:
+            reason = self._misconfiguration(models)
+            if reason is not None and not backend.target.models:
+                self._down(reason)
+                return
+            if not health.is_success:
+                self._down(reason or f"/health returned {health.status_code} and /v1/models {models.status_code}")
+                return
         backend.engine = _owner(models) or backend.engine
-        ids = backend.target.models or _ids(models)
-        if ids:
-            backend.set_offers(self._offers_of_ids(ids))
+        lengths = _context_lengths(models)
+        ids = backend.target.models or tuple(lengths)
+        if ids and (models is not None or not backend.offers):
+            backend.set_offers(self._offers_of_ids(ids, lengths))
         elif not backend.offers:
             self._down("it responds, but /v1/models lists no model; set models=... for it in SERVICES")
             return
@@ -176,8 +196,18 @@ def _json_object(response: httpx2.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _ids(response: httpx2.Response | None) -> tuple[str, ...]:
-    return tuple(one["id"] for one in _entries(response) if _is_name(one.get("id")))
+def _context_lengths(response: httpx2.Response | None) -> dict[str, int | None]:
+    """Return the ids of the listed models, with their context lengths where known."""
+    return {one["id"]: _context_length(one) for one in _entries(response) if _is_name(one.get("id"))}
+
+
+def _context_length(entry: dict[str, Any]) -> int | None:
+    """Return the context length that an entry of /v1/models, or our /health, states."""
+    meta = entry.get("meta")
+    found = [entry.get(name) for name in CONTEXT_FIELDS]
+    if isinstance(meta, dict):
+        found += [meta.get(name) for name in META_CONTEXT_FIELDS]
+    return next((one for one in found if type(one) is int and 0 < one <= MAX_CONTEXT), None)
 
 
 def _owner(response: httpx2.Response | None) -> str | None:

@@ -13,7 +13,8 @@ from gateway.bodies.body import Body
 from gateway.relay.attempt import Attempt
 from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
 from gateway.relay.deadline import NEVER, now
-from gateway.relay.forwarding import ForwardedRequest, Forwarding
+from gateway.relay.forwarding import Forwarding
+from gateway.relay.relayed_request import ForwardedRequest
 from gateway.relay.response import BEGUN, Response
 from gateway.routing import RoutingRequest
 from kit.errors import ApiError

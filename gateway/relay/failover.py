@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import CrashedBackend
+from gateway.backends.response_verdict import ResponseVerdict
 from gateway.bodies.body import Body, JsonBody
 from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Choice, Router, RoutingRequest
 from gateway.streams.continuation import Continuation, Ending, NotResumable, continue_stream
 from gateway.streams.transcript import Transcript
 from gateway.telemetry.metrics import GatewayMetrics
-from kit.errors import ApiError, BadGateway, NoHealthyBackend
+from kit.errors import ApiError, BadGateway, Busy, NoHealthyBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +82,54 @@ class FailoverState:
             self._attempts = number
             self._tried.append(backend)
 
-    def choose(self, now: float, *, last_resort: bool) -> Choice | None:
+    def choose(self, now: float, *, last_resort: bool, was_full: bool = False) -> Choice | None:
         """Return the best backend not tried yet, None if there is none or no attempt is left.
 
-        `last_resort` allows a backend that is unhealthy only because requests failed. Raises what routing raises.
+        `last_resort` allows a backend that is unhealthy only because requests failed. After a backend `was_full`, which
+        did no work and is therefore no attempt, those known to be full are no choice. Raises what routing raises.
         """
-        if self._attempts >= self._limit:
+        if self._attempts >= self._limit and not was_full:
             return None
-        choice = self._router.choose(self.request, now, tried=self._tried, last_resort=last_resort)
+        tried = self._tried
+        if was_full:
+            usable = self._router.usable(self.request)
+            tried = [*tried, *(one.backend for one in usable if one.backend.load.full_until > now)]
+        choice = self._router.choose(self.request, now, tried=tried, last_resort=last_resort)
         # A fallback model cannot continue the stream of another one.
         if choice is None or self._model not in (None, choice.candidate.offer.name):
             return None
         return None if self._needs_prefill and not choice.candidate.backend.can_prefill else choice
 
-    def can_retry(self, now: float, *, last_resort: bool = False) -> bool:
+    def can_retry(self, now: float, *, last_resort: bool = False, was_full: bool = False) -> bool:
         """Return whether another backend and the retry budget would accept the request."""
         try:
-            choice = self.choose(now, last_resort=last_resort)
+            choice = self.choose(now, last_resort=last_resort, was_full=was_full)
         except ApiError:
             return False
         return choice is not None and self.budget.has_room(self.metrics.relaying, now)
+
+    def rejection(self, verdict: ResponseVerdict, status: int, now: float) -> ApiError | None:
+        """Return the failure that an error response of the present attempt stands for; None: the client gets it."""
+        backend = self._tried[-1]
+        if verdict is ResponseVerdict.MISCONFIGURED:
+            reason = backend.misconfiguration(status)
+            return BadGateway(f"{backend.name} cannot be used: {reason}. Your request and your key are not the cause.")
+        if verdict is ResponseVerdict.FULL:
+            wait_s = self._room_in_s(now)
+            # Its own response has its own Retry-After.
+            if self.can_retry(now, was_full=True) or (status == 429 and wait_s < backend.load.full_until - now):
+                message = f"No backend of {self.model} has room now: {backend.name} returned {status}. Try again later."
+                return Busy(message, retry_after=wait_s)
+        elif verdict in (ResponseVerdict.ELSEWHERE, ResponseVerdict.LACKING) and self.can_retry(now, last_resort=True):
+            return BadGateway(f"{backend.name} returned {status}. Try again in a moment.")
+        return None
+
+    def _room_in_s(self, now: float) -> float:
+        """Return the seconds until the first of the model's backends is expected not to be full any more."""
+        try:
+            return min(candidate.backend.load.full_until for candidate in self._router.usable(self.request)) - now
+        except ApiError:
+            return self._tried[-1].load.full_until - now
 
     def can_fail_over(self, now: float) -> bool:
         """Return whether another backend could take the request over: continue its stream, or start it anew."""
@@ -177,8 +206,10 @@ def decide(error: ApiError, state: FailoverState, now: float) -> Decision:
 
 def _choose(error: ApiError, state: FailoverState, now: float) -> Choice | ApiError:
     """Choose the next backend and charge the budget; `error` is what the failure alone would return."""
+    was_full = isinstance(error, Busy)
     try:
-        choice = state.choose(now, last_resort=True)
+        # A backend that is only full is better than one that fails.
+        choice = state.choose(now, last_resort=not was_full, was_full=was_full)
     except ApiError as reason:
         # The router's message names every backend that is down; after a timeout the failure's own says more.
         return reason if isinstance(error, NoHealthyBackend) else error

@@ -13,12 +13,13 @@ from gateway.backends.adaptive_timeouts import next_byte_s
 from gateway.backends.backend import Backend
 from gateway.backends.health_state import State
 from gateway.backends.query_of_death import digest_of
+from gateway.backends.response_verdict import ResponseVerdict
 from gateway.bodies.body import Body, JsonBody
 from gateway.relay.attempt import Attempt, AttemptState
 from gateway.relay.deadline import now
 from gateway.relay.failover import Continue, FailoverState, decide
-from gateway.relay.relayed_request import RelayedRequest
-from gateway.relay.response import AWAITING, BEGUN, INTERRUPTED, SENDING, Response
+from gateway.relay.relayed_request import ForwardedRequest
+from gateway.relay.response import AWAITING, BEGUN, INTERRUPTED, SENDING, awaits_rest
 from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.routing import Choice, RoutingRequest
 from gateway.streams.continuation import RESUMABLE_ROUTES, Ending
@@ -27,25 +28,8 @@ from kit.errors import ApiError, BadGateway, NoHealthyBackend, UpstreamTimeout
 
 log = structlog.get_logger(__name__)
 
-# Statuses that are retried on another backend.
-RETRIED_STATUSES = frozenset({502, 503, 504})
 # States of a backend from which no byte is expected if none has come for a while.
 SILENT_STATES: frozenset[State] = frozenset({"unhealthy", "stuck"})
-
-
-class ForwardedRequest(RelayedRequest):
-    """A relayed request, as far as forwarding needs it. Forwarding ends by `refuse` or `finish`."""
-
-    __slots__ = ("response",)
-    response: Response
-
-    def refuse(self, error: ApiError) -> None:
-        """Send an error, or end the response that has begun with one."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """The response is complete."""
-        raise NotImplementedError
 
 
 class Forwarding:
@@ -251,12 +235,17 @@ class Forwarding:
         self._fail("reported_failure", error, has_lost_backend=True)
 
     def _accept(self, connection: UpstreamConnection, attempt: Attempt) -> bool:
-        """Check a new response's status; return False if it counts as a failure of the attempt."""
+        """Check a new response's status; return False if it is not the client's, or the rest of it is needed first."""
         status, backend, response = connection.status, attempt.backend, self._response
+        verdict = ResponseVerdict.PASS_ON
+        if status >= 300:
+            if awaits_rest(connection):
+                return False
+            verdict = backend.record_error(status, connection.forward, b"".join(connection.body))
         if response.state is INTERRUPTED:
             if status != 200 or not connection.is_stream:
                 error = BadGateway(f"{backend.name} returned {status} instead of the rest of the stream.")
-                self._fail(f"http_{status}", error)
+                self._fail(f"http_{status}", error, is_recorded=verdict is not ResponseVerdict.PASS_ON)
                 return False
             at = now()
             attempt.ticket.first_byte(at, ok=True)
@@ -264,11 +253,12 @@ class Forwarding:
             assert self._continued is not None
             response.resume(includes_transcript=self._continued.includes_transcript)
             return True
-        if status >= 500:
-            if status in RETRIED_STATUSES and self._refreshed_failover().can_retry(now(), last_resort=True):
-                self._fail(f"http_{status}", BadGateway(f"{backend.name} returned {status}. Try again in a moment."))
+        if verdict is not ResponseVerdict.PASS_ON:
+            rejection = self._refreshed_failover().rejection(verdict, status, now())
+            if rejection is not None:
+                # The only 500 that another backend gets: the engine died with the request.
+                self._fail(f"http_{status}", rejection, has_lost_backend=status == 500, is_recorded=True)
                 return False
-            backend.record_failure(f"http_{status}", f"{backend.name} returned {status}")
         response.accept(connection, resumable=self._relayed.endpoint.path in RESUMABLE_ROUTES)
         return True
 
@@ -281,18 +271,20 @@ class Forwarding:
 
     # Failures.
 
-    def _fail(self, outcome: str, error: ApiError, *, has_lost_backend: bool = False) -> None:
-        """End the present attempt and do what the failover policy decides."""
+    def _fail(
+        self, outcome: str, error: ApiError, *, has_lost_backend: bool = False, is_recorded: bool = False
+    ) -> None:
+        """End the present attempt and do what the failover policy decides; the backend records a failure only once."""
+        if not is_recorded:
+            self._present.backend.record_failure(outcome, error.message)
+            self._present.backend.probe_soon()
         self._guard(self._fail_over, outcome, error, has_lost_backend)
 
     def _fail_over(self, outcome: str, error: ApiError, has_lost_backend: bool) -> None:
         attempt, response, at = self._present, self._response, now()
-        backend = attempt.backend
-        backend.record_failure(outcome, error.message)
         state = self._refreshed_failover()
         state.is_convicted = has_lost_backend and self._is_convicted(attempt, at)
         attempt.release(outcome)
-        backend.probe_soon()
         response.await_backend()
         decision = decide(error, state, at)
         if isinstance(decision, ApiError):

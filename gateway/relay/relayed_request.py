@@ -4,8 +4,10 @@ from gateway.backends.backend import Backend
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head
 from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
+from gateway.relay.response import Response
 from gateway.routing import Candidate
 from gateway.telemetry.access_log import Line
+from kit.errors import ApiError
 from kit.web.middleware import request_id_from
 
 
@@ -87,3 +89,18 @@ class RelayedRequest:
         context.metrics.relaying -= 1
         context.metrics.count(path, status, first_byte - began, model if streamed else None)
         context.access_log.write(line)
+
+
+class ForwardedRequest(RelayedRequest):
+    """A relayed request, as far as forwarding needs it. Forwarding ends by `refuse` or `finish`."""
+
+    __slots__ = ("response",)
+    response: Response
+
+    def refuse(self, error: ApiError) -> None:
+        """Send an error, or end the response that has begun with one."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """The response is complete."""
+        raise NotImplementedError

@@ -189,6 +189,11 @@ class Response:
             self._transport.abort()
 
 
+def awaits_rest(connection: UpstreamConnection) -> bool:
+    """Return whether the rest of an error response is awaited before it is judged."""
+    return not connection.complete and max(connection.length or 0, sum(map(len, connection.body))) <= MAX_BUFFERED
+
+
 def response_head(
     status: int, forward: bytes, framing: Framing, length: int | None, provenance: bytes, *, keep_alive: bool
 ) -> bytes:

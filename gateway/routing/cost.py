@@ -4,6 +4,7 @@
            x slowdown, as shown by its oldest request without a byte
            x (1 + IN_FLIGHT_COST x requests in flight / capacity)
            x BUSY_FACTOR if it does not respond to probes
+           x FULL_FACTOR if it has said that it is full
 
 Capacity is the configured weight times the warmth after a start. Latency is learned (gateway.backends.latency_model)
 separately for streams and whole responses; a backend without measurements is assumed to be as fast as the best one.
@@ -22,6 +23,8 @@ from gateway.routing.request import Candidate, RoutingRequest
 IN_FLIGHT_COST = 0.1
 # Cost factor of a backend that is too busy to respond to probes.
 BUSY_FACTOR = 4.0
+# Cost factor of a full backend, for as long as its response said: only if all are full does one get requests.
+FULL_FACTOR = 1e12
 # Below this many requests in flight a backend is never over the load bound.
 MIN_BOUND = 2
 
@@ -73,6 +76,8 @@ def score(
             cost *= 1.0 + IN_FLIGHT_COST * in_flight / capacity
         if candidate.is_busy:
             cost *= BUSY_FACTOR
+        if load.full_until > now:
+            cost *= FULL_FACTOR
         scored.append(ScoredCandidate(candidate, cost, capacity, unread_kb, is_within_bound, latency))
     return scored
 

@@ -8,7 +8,7 @@ from gateway.backends.backend import Backend
 from gateway.backends.health_state import USABLE
 from gateway.backends.prefix_index import KB, PREFIX_LENGTHS
 from gateway.routing.candidates import candidates
-from gateway.routing.cost import BUSY_FACTOR, IN_FLIGHT_COST, ScoredCandidate
+from gateway.routing.cost import BUSY_FACTOR, FULL_FACTOR, IN_FLIGHT_COST, ScoredCandidate
 from gateway.routing.request import RoutingRequest
 from gateway.routing.router import TIE_FACTOR, Reason, Router
 from kit.config.catalogue import Catalogue
@@ -107,10 +107,11 @@ def _scored_row(one: ScoredCandidate, best: ScoredCandidate, why: str, now: floa
     backend, load, latency = one.candidate.backend, one.candidate.backend.load, one.latency
     is_own = latency in (load.first_token, load.whole_response)
     pending_kb = load.pending(now)
-    row = _row(backend, why=why if one is best else _why_not(one, best))
+    full_factor = FULL_FACTOR if load.full_until > now else 1.0
+    row = _row(backend, why=why if one is best else _why_not(one, best, now))
     row["chosen"] = one is best
     row["model"] = one.candidate.offer.name
-    row["expected_s"] = round(one.cost, 4) if latency is not None and latency.is_known else None
+    row["expected_s"] = round(one.cost / full_factor, 4) if latency is not None and latency.is_known else None
     row["parts"] = {
         "pace": "unknown" if latency is None else "its own" if is_own else "borrowed",
         "base_s": round(latency.base_s, 4) if latency else None,
@@ -121,13 +122,16 @@ def _scored_row(one: ScoredCandidate, best: ScoredCandidate, why: str, now: floa
         "in_flight": backend.traffic.in_flight,
         "in_flight_factor": round(1.0 + IN_FLIGHT_COST * backend.traffic.in_flight / one.capacity, 2),
         "busy_factor": BUSY_FACTOR if one.candidate.is_busy else 1.0,
+        "full_factor": full_factor,
         "capacity": round(one.capacity, 2),
         "within_load_bound": one.is_within_bound,
     }
     return row
 
 
-def _why_not(one: ScoredCandidate, best: ScoredCandidate) -> str:
+def _why_not(one: ScoredCandidate, best: ScoredCandidate, now: float) -> str:
+    if one.candidate.backend.load.full_until > now:
+        return f"it is {one.candidate.backend.last_error}"
     ratio = one.cost / best.cost if best.cost else 1.0
     if ratio > TIE_FACTOR:
         return f"it is expected to take {ratio:.1f} times as long"

@@ -181,7 +181,10 @@ class Router:
         """Return the candidates with their costs, or a sample of them if there are more than MAX_SCORED."""
         bound = self._bound(found, now) if key else None
         if len(found) > MAX_SCORED:
-            found = self._sample(found, hashes, key)
+            sample = self._sample(found, hashes, key)
+            if all(one.backend.load.full_until > now for one in sample):
+                sample = [one for one in found if one.backend.load.full_until <= now][:MAX_SCORED] or sample
+            found = sample
         return score(found, request, now, hashes, bound)
 
     def best(self, scored: Sequence[ScoredCandidate], key: bytes, *, sticky: bool) -> tuple[ScoredCandidate, Reason]:

@@ -149,7 +149,7 @@ class BackendCollector(Collector):
             sockets.add_metric([name, "active"], backend.pool.open_count - backend.pool.idle_count)
             requests.add_metric([name], backend.traffic.requests)
             queued.add_metric([name], backend.queued)
-            for reason in ("failures", "stuck"):
+            for reason in ("failures", "stuck", "misconfigured"):
                 ejections.add_metric([name, reason], backend.health.ejections[reason])
             for outcome, count in sorted(backend.traffic.outcomes.items()):
                 outcomes.add_metric([name, outcome], count)

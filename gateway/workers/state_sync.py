@@ -1,8 +1,8 @@
 """Synchronization of worker state through shared memory.
 
 Every few milliseconds a worker publishes its requests in flight at each backend, so that routing counts those of all
-workers; the backends that it found stuck or failing and the requests that crash them; and which backends an operator
-has drained. Every second it publishes its metrics, so that a scrape of any worker returns the sums.
+workers; the backends that it found stuck, failing or full and the requests that crash them; and which backends an
+operator has drained. Every second it publishes its metrics, so that a scrape of any worker returns the sums.
 """
 
 import asyncio
@@ -112,6 +112,7 @@ class StateSync:
             last_sign_at=math.floor(last_sign_at * SIGNS_PER_S) / SIGNS_PER_S,
             engine_waiting=queue.waiting,
             engine_read_at=queue.read_at,
+            full_until=backend.load.full_until,
         )
         return _BackendState(published, health.verdict, health.draining, health.drain_set_at)
 
@@ -141,6 +142,7 @@ class StateSync:
                     if peer.engine_read_at > peers.engine_read_at:
                         peers.engine_waiting, peers.engine_read_at = peer.engine_waiting, peer.engine_read_at
                     verdict = verdict or published.verdict
+                    backend.load.full_until = max(backend.load.full_until, peer.full_until)
                 if published.drain_set_at > backend.health.drain_set_at:
                     backend.set_draining(published.draining, at=published.drain_set_at)
             backend.peers = peers

@@ -79,6 +79,20 @@ def test_pause_doubles_and_resets() -> None:
     assert breaker.is_half_open(100.0 + PAUSE_RESET_S + PAUSE_S)
 
 
+def test_tripped_breaker_is_half_open_at_once() -> None:
+    """A canary may follow immediately; failed ones follow at growing intervals. The latest reason is shown."""
+    breaker = CircuitBreaker()
+    breaker.trip("401", 10.0)
+    assert (breaker.reason, breaker.is_half_open(10.0)) == ("401", True)
+    breaker.reopen("401 again", 10.0)
+    assert not breaker.is_half_open(10.0 + PAUSE_S)
+    breaker.trip("403", 10.0 + PAUSE_S)
+    assert (breaker.reason, breaker.is_half_open(10.0 + PAUSE_S)) == ("403", False)
+    assert breaker.is_half_open(10.0 + 2 * PAUSE_S)
+    breaker.close(20.0)
+    assert breaker.reason is None
+
+
 def test_end_pause_makes_it_half_open() -> None:
     breaker = opened(10.0)
     breaker.end_pause(10.5)

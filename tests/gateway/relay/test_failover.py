@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.backends.backend import Backend
+from gateway.backends.backend import Backend, Clock
 from gateway.backends.query_of_death import CrashedBackend
+from gateway.backends.response_verdict import ResponseVerdict
 from gateway.bodies.body import JsonBody
 from gateway.endpoints import BY_PATH
 from gateway.relay.failover import Continue, Decision, FailoverState, decide
@@ -15,7 +16,7 @@ from gateway.routing import Choice, Router
 from gateway.streams.continuation import Ending
 from gateway.streams.transcript import Transcript
 from gateway.telemetry.metrics import GatewayMetrics
-from kit.errors import ApiError, BadGateway, NoHealthyBackend
+from kit.errors import ApiError, BadGateway, Busy, NoHealthyBackend
 from tests.gateway.plain import CATALOGUE, CHAT, make_backend
 
 NOW = 100.0
@@ -98,6 +99,62 @@ def test_a_request_that_crashed_two_backends_is_not_retried() -> None:
     decision = decide(BROKEN, state, NOW)
     assert "the request has already crashed two backends" in error_of(decision)
     assert isinstance(decision, CrashedBackend)
+
+
+def reject(backend: Backend, status: int, body: bytes = b"") -> ResponseVerdict:
+    """Let the backend have sent an error response just before NOW."""
+    backend.clock = Clock(monotonic=lambda: NOW, wall=lambda: NOW)
+    return backend.record_error(status, b"", body)
+
+
+def test_a_full_backend_is_no_attempt() -> None:
+    """The request goes on to every backend that is not known to be full."""
+    a, b, c = backends(3)
+    state = first_attempt_failed(a, b, c, max_attempts=1)
+    verdict = reject(a, 429)
+    error = state.rejection(verdict, 429, NOW)
+    assert isinstance(error, Busy)
+    b.load.full_until = NOW + 10
+    decision = decide(error, state, NOW)
+    assert isinstance(decision, Choice)
+    assert decision.candidate.backend is c
+    c.load.full_until = NOW + 20
+    # Its own response has the least Retry-After.
+    assert state.rejection(verdict, 429, NOW) is None
+    a.load.full_until = NOW + 30
+    last = state.rejection(verdict, 429, NOW)
+    assert isinstance(last, Busy)
+    assert last.headers["Retry-After"] == "10"
+    assert decide(last, state, NOW) is last
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "others", "is_passed_on"),
+    [
+        (500, b"", True, True),
+        (503, b"", True, False),
+        (503, b"", False, True),
+        (503, b"busy", False, True),
+        (404, b"The model does not exist.", True, False),
+        (404, b"The model does not exist.", False, True),
+        (401, b"", True, False),
+        (401, b"", False, False),
+    ],
+)
+def test_response_is_passed_on_if_it_is_the_best_that_there_is(
+    status: int, body: bytes, others: bool, is_passed_on: bool
+) -> None:
+    """Except for one that rejects the gateway's key."""
+    found = backends(2 if others else 1)
+    state = first_attempt_failed(*found)
+    error = state.rejection(reject(found[0], status, body), status, NOW)
+    assert (error is None) is is_passed_on
+    if status == 401:
+        assert isinstance(error, BadGateway)
+        assert "BACKEND_KEYS" in error.message
+    if error is not None:
+        decision = decide(error, state, NOW)
+        assert decision.candidate.backend is found[1] if isinstance(decision, Choice) else decision is error
 
 
 def test_continues_a_stream_with_its_text_so_far() -> None:

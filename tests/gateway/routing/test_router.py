@@ -1,6 +1,7 @@
 """The routing decision by expected time to the first token, on plain objects."""
 
 from collections import Counter
+from dataclasses import replace
 
 from gateway.backends.backend import Backend
 from gateway.routing import Choice, Router, RoutingRequest
@@ -160,6 +161,32 @@ def test_busy_backend_is_a_second_choice() -> None:
     busy, well = make_backend("busy", "qwen", state="busy"), make_backend("well", "qwen")
     assert chosen(Router([busy, well], CATALOGUE).choose(REQUEST, 1.0)) is well
     assert chosen(Router([busy], CATALOGUE).choose(REQUEST, 1.0)) is busy
+
+
+def test_full_backend_gets_requests_only_if_all_are_full() -> None:
+    """Until its pause is over, however slow and busy the other is, and even if it is a conversation's home."""
+    full, other = make_backend("full", "qwen"), make_backend("other", "qwen", state="busy")
+    learn(full, FAST_S)
+    learn(other, 100 * SLOW_S)
+    for _ in range(9):
+        other.load.admit(other.traffic, 64.0, 1.0, shows_first_token=True)
+    full.load.full_until = 5.0
+    router = Router([full, other], CATALOGUE)
+    sessions = [replace(REQUEST, session=bytes([number])) for number in range(20)]
+    assert {chosen(router.choose(request, 4.0)) for request in (REQUEST, *sessions)} == {other}
+    assert chosen(router.choose(REQUEST, 5.0)) is full
+    other.load.full_until = 9.0
+    assert chosen(router.choose(REQUEST, 4.0)) is full
+
+
+def test_full_backends_do_not_crowd_out_the_sample() -> None:
+    """Of many candidates, the two drawn ones may both be full."""
+    backends = [make_backend(f"b{number}", "qwen") for number in range(20)]
+    for backend in backends[:19]:
+        backend.load.full_until = 5.0
+    assert chosen(Router(backends, CATALOGUE).choose(REQUEST, 4.0)) is backends[19]
+    backends[19].load.full_until = 5.0
+    assert Router(backends, CATALOGUE).choose(REQUEST, 4.0) is not None
 
 
 def test_tried_backends_are_excluded() -> None:

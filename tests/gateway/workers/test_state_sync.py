@@ -59,13 +59,21 @@ def fail(worker: Worker) -> None:
         worker.backend.record_failure("http_503", "it answered 503. Try again.")
 
 
+def reject(worker: Worker) -> None:
+    worker.backend.record_error(401, b"", b"")
+
+
 def hang(worker: Worker) -> None:
     worker.backend.set_stuck("it sent no byte")
 
 
 @pytest.mark.parametrize(
     ("do", "state", "reason"),
-    [(fail, "unhealthy", "the last 5 requests failed: it answered 503"), (hang, "stuck", "it sent no byte")],
+    [
+        (fail, "unhealthy", "the last 5 requests failed: it answered 503"),
+        (hang, "stuck", "it sent no byte"),
+        (reject, "unhealthy", "set one=KEY in BACKEND_KEYS"),
+    ],
 )
 def test_verdict_applies_to_all_workers(
     workers: list[Worker], do: Callable[[Worker], None], state: str, reason: str
@@ -97,6 +105,18 @@ def test_verdict_ends_with_its_worker(slots: SharedSlots, workers: list[Worker])
     for worker in workers[1:]:
         worker.sync.receive()
         assert worker.backend.state == "healthy"
+
+
+def test_full_backend_is_weighed_down_by_all_workers(workers: list[Worker]) -> None:
+    """For as long as the latest response that any worker saw says."""
+    first, second, third = (worker.backend for worker in workers)
+    first.record_error(429, b"retry-after: 10\r\n", b"")
+    second.record_error(429, b"retry-after: 30\r\n", b"")
+    for _ in range(2):
+        tick(workers)
+    assert first.load.full_until == second.load.full_until == third.load.full_until > now() + 20
+    assert "full" in str(third.last_error)
+    assert third.state == "healthy"
 
 
 def test_last_sign_is_shared(workers: list[Worker]) -> None:

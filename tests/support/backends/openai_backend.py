@@ -184,11 +184,12 @@ class FakeBackend:
             await self._json(writer, 200, seen)
         elif path == "/health":
             await self._answer_health(writer)
+        elif path == "/v1/models" and not self._has_key(request):
+            await self._json(writer, 401, {"error": "Unauthorized"})
         elif path == "/v1/models":
+            fields = {"owned_by": now.engine} | json.loads(now.model_fields)
             await self._json(
-                writer,
-                200,
-                {"object": "list", "data": [{"id": one, "owned_by": now.engine} for one in now.model.split("|")]},
+                writer, 200, {"object": "list", "data": [{"id": one} | fields for one in now.model.split("|")]}
             )
         elif path == "/metrics" and now.counts == "silent":
             await asyncio.Event().wait()
@@ -208,15 +209,21 @@ class FakeBackend:
         else:
             await self._json(writer, 404, {"detail": "Not Found"})
 
+    def _has_key(self, request: Received) -> bool:
+        return not self.switches.key or request.header("authorization") == f"Bearer {self.switches.key}"
+
     async def _answer_health(self, writer: asyncio.StreamWriter) -> None:
         now = self.switches
         ours: dict[str, Any] = {"service": self.name, "kind": now.kind, "model": now.model, "engine": now.engine}
+        ours |= json.loads(now.model_fields)
         if now.health == "silent":
             await asyncio.Event().wait()
         elif now.health == "absent":
             await self._json(writer, 404, {"detail": "Not Found"})
         elif now.health == "error":
             await self._json(writer, 500, {})
+        elif now.health == "forbidden":
+            await self._json(writer, 403, {"error": {"message": "not for you"}})
         elif now.health == "loading":
             body = ours | {"status": "loading", "progress": now.progress, "detail": now.detail}
             await self._json(writer, 503, body if now.ours else {"error": {"message": "Loading model"}})
@@ -245,21 +252,20 @@ class FakeBackend:
             await asyncio.Event().wait()
         if now.interim:
             writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
-        if now.key and request.header("authorization") != f"Bearer {now.key}":
+        if not self._has_key(request):
             await self._json(writer, 401, {"error": {"message": "wrong key"}}, work=True)
             return
         if now.fail_rate and random.random() < now.fail_rate:
-            await self._json(
-                writer, now.fail_status, {"error": {"message": "switched to fail", "code": "fail"}}, work=True
-            )
+            error = {"error": {"message": now.fail_message, "code": "fail"}}
+            more = f"Retry-After: {now.retry_after}\r\n" if now.retry_after else ""
+            await self._json(writer, now.fail_status, error, work=True, more=more)
             return
         form = (request.header("content-type") or "").startswith("multipart/")
         asked = {"model": form_field(request.body, b"model")} if form else request.json
         known = {now.model, *now.aliases.split("|"), None} if now.ours else set(now.model.split("|"))
         if asked.get("model") not in known:
-            await self._json(
-                writer, 404, {"error": {"message": f"no model {asked.get('model')!r}", "code": "unknown"}}, work=True
-            )
+            missing = f"The model `{asked.get('model')}` does not exist."
+            await self._json(writer, 404, {"error": {"message": missing, "type": "NotFoundError"}}, work=True)
             return
         try:
             if asked.get("stream"):
@@ -315,14 +321,16 @@ class FakeBackend:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
 
-    async def _json(self, writer: asyncio.StreamWriter, status: int, body: Any, *, work: bool = False) -> None:
-        await self._plain(writer, status, json.dumps(body).encode(), "application/json", work=work)
+    async def _json(
+        self, writer: asyncio.StreamWriter, status: int, body: Any, *, work: bool = False, more: str = ""
+    ) -> None:
+        await self._plain(writer, status, json.dumps(body).encode(), "application/json", work=work, more=more)
 
     async def _plain(
-        self, writer: asyncio.StreamWriter, status: int, body: bytes, media: str, *, work: bool = False
+        self, writer: asyncio.StreamWriter, status: int, body: bytes, media: str, *, work: bool = False, more: str = ""
     ) -> None:
         framing = self.switches.framing
-        head = f"HTTP/1.1 {status} {REASONS.get(status, 'Other')}\r\nContent-Type: {media}\r\n"
+        head = f"HTTP/1.1 {status} {REASONS.get(status, 'Other')}\r\nContent-Type: {media}\r\n{more}"
         head += "x-backend: fake\r\nx-served-by: forged\r\nx-request-id: forged\r\nKeep-Alive: timeout=5\r\n"
         if framing == "chunked":
             head += "Transfer-Encoding: chunked\r\n\r\n"

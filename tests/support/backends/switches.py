@@ -19,10 +19,13 @@ class Switches:
     tokens: int = 4
     ttft: float = 0.0
     rate: float = 0.0
-    # Faults of responses: a share of requests that get fail_status; no response; a reset before the first byte; a hang
-    # or a reset before token number N; a header sent byte by byte; bytes that are not HTTP.
+    # Faults of responses: a share of requests that get fail_status, with a Retry-After and a message; no response; a
+    # reset before the first byte; a hang or a reset before token number N; a header sent byte by byte; bytes that are
+    # not HTTP.
     fail_rate: float = 0.0
     fail_status: int = 500
+    retry_after: str = ""
+    fail_message: str = "switched to fail"
     hang: bool = False
     reset: bool = False
     hang_after: int | None = None
@@ -43,7 +46,10 @@ class Switches:
     # Content-Length of streams, in place of chunked encoding; 0 for none.
     stream_length: int = 0
     pad: int = 0
-    # Result of /health: healthy, loading, failed, error (500), silent, absent (404). Inference is not affected.
+    # More fields of /health, and of each model in /v1/models, as a JSON object.
+    model_fields: str = "{}"
+    # Result of /health: healthy, loading, failed, error (500), silent, absent (404), forbidden (403). Inference is not
+    # affected.
     health: str = "healthy"
     progress: float = 0.5
     # Counters in /metrics: no (404), steps (growing with each scrape), stalled (constant), pieces (of an endless
@@ -54,4 +60,5 @@ class Switches:
     gpus: str = "ok"
     # With `gated`, every token of a stream waits for `FakeBackend.gate`.
     gated: bool = False
+    # The bearer key that it requires: for inference, and as a foreign server for /v1/models.
     key: str = ""
