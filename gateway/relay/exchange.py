@@ -21,7 +21,7 @@ from kit.errors import ApiError
 
 log = structlog.get_logger(__name__)
 
-# nginx's status code for a client that left before its response began.
+# nginx's status code for a client that left before the end of its response.
 CLIENT_LEFT = 499
 
 
@@ -110,8 +110,7 @@ class Exchange(ForwardedRequest):
         self.keep_alive = False
         if self._forwarding is not None:
             self._forwarding.release("client_left")
-        self.response.status = self.response.status or CLIENT_LEFT
-        self._end(ExchangeState.ABANDONED)
+        self._end(ExchangeState.ABANDONED, CLIENT_LEFT)
 
     def client_full(self, full: bool) -> None:
         """Apply the client's flow control to the backend."""
@@ -157,8 +156,10 @@ class Exchange(ForwardedRequest):
         """End the exchange: its response is complete."""
         self._end(ExchangeState.COMPLETE)
 
-    def _end(self, state: ExchangeState) -> None:
+    def _end(self, state: ExchangeState, outcome: int | None = None) -> None:
+        """Account for the request by its `outcome`, the status of the response by default."""
         self.state = state
+        status = outcome or self.response.status
         if self.body is not None:
             self.body.close()
         self.client.deadline.at = NEVER
@@ -166,15 +167,15 @@ class Exchange(ForwardedRequest):
         forwarding, self._forwarding = self._forwarding, None
         ended = now()
         if forwarding is None:
-            self.account(self.response.status, ended, ended, 0, None, streamed=False)
+            self.account(status, ended, ended, 0, None, streamed=False)
         else:
             attempt, first_byte = forwarding.attempt, forwarding.first_byte
             self.account(
-                self.response.status,
+                status,
                 ended,
                 ended if first_byte is None else first_byte,
                 forwarding.attempts,
                 None if attempt is None else attempt.candidate,
-                streamed=first_byte is not None and forwarding.request.stream,
+                streamed=first_byte is not None and forwarding.request.stream and self.response.status < 300,
             )
         self.client.exchange_done(self)

@@ -48,11 +48,11 @@ class GatewayMetrics(HttpMetrics):
     def count(self, route: str, status: int, first_byte_s: float, streamed: str | None) -> None:
         """Count a finished request. `first_byte_s` is the time to the first byte of its response, in seconds.
 
-        `streamed` is the model of a streamed response.
+        `streamed` is the model of a successful streamed response.
         """
         self._counts[route, status] += 1
         self._seconds[route].observe(first_byte_s)
-        if streamed is not None and status < 300:
+        if streamed is not None:
             self._ttft[streamed].observe(first_byte_s)
 
     def exposition(self) -> bytes:

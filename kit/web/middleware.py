@@ -24,7 +24,7 @@ QUIET_STATUSES = frozenset({*range(400), 503})
 MAX_REQUEST_ID = 128
 # Metric labels must stay bounded: RFC 9110's methods and PATCH.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-CLIENT_LEFT = 499  # nginx's code for a client that disconnected before its response began
+CLIENT_LEFT = 499  # nginx's code for a client that disconnected before its response was complete
 
 
 def request_id_from(value: str | None) -> str:
@@ -63,6 +63,7 @@ class RequestFrame:
             except Exception as error:
                 log.error("bug", method=scope["method"], path=scope["path"], exc_info=error)
                 if exchange.status:
+                    exchange.is_complete = True  # as far as it goes: the client has not left
                     raise  # the server closes the connection, so that the client sees a truncated response
                 bug = ApiError(f"Internal error. The server's log has its cause under request id {request_id}.")
                 await respond(bug)(scope, receive, exchange.send)
@@ -86,6 +87,7 @@ class _Exchange:
         self._metrics = metrics
         self._began = time.perf_counter()
         self.status = 0  # 0 until the response's headers are sent
+        self.is_complete = False
         self._first_byte_s = 0.0
         metrics.in_flight.inc()
 
@@ -96,12 +98,14 @@ class _Exchange:
             self._first_byte_s = time.perf_counter() - self._began
             message.setdefault("headers", [])  # ASGI lets an application leave them out
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
+        else:
+            self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
     def finish(self) -> None:
         """Write the log line and the metrics; called exactly once."""
         route = _route(self._scope)
-        status = self.status or CLIENT_LEFT
+        status = self.status if self.is_complete else CLIENT_LEFT
         method = self._scope["method"]
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(method if method in METHODS else "other", route, str(status)).inc()

@@ -213,6 +213,33 @@ async def test_client_disconnect_ends_the_backend_request(
     await gateway.until(lambda: settled(gateway))
 
 
+@pytest.mark.parametrize(("switches", "stream"), [({"gated": True}, True), ({"pad": 30_000_000}, False)], ids=str)
+async def test_cancelled_response_has_an_outcome_of_its_own(
+    start_backend: StartBackend,
+    start_gateway: StartGateway,
+    capsys: pytest.CaptureFixture[str],
+    switches: dict[str, object],
+    stream: bool,
+) -> None:
+    """499 in access log and metrics, after the head as before it: nginx's code for a client that left."""
+    backend = await start_backend(**switches)
+    gateway = await start_gateway(backend, log_level="info")
+    reader, writer = await gateway.raw()
+    writer.write(post({"model": "qwen", "messages": [], "stream": stream}))
+    backend.gate.release()
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.transport.abort()
+    await gateway.until(lambda: settled(gateway))
+    gateway.context.access_log.flush()
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"access"' in line]
+    assert (line["status"], line["backend"], line["attempts"]) == (499, "llm-primary", 1)
+    page = (await gateway.http.get("/metrics")).text
+    assert 'http_requests_total{method="POST",route="/v1/chat/completions",status="499"} 1.0' in page
+    assert 'route="/v1/chat/completions",status="200"' not in page
+    # It had its first token.
+    assert ('gateway_time_to_first_token_seconds_count{model="qwen"} 1.0' in page) is stream
+
+
 async def test_client_disconnect_cancels_connecting(start_gateway: StartGateway) -> None:
     with socket.socket() as silent, socket.socket() as first, socket.socket() as second:
         silent.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """The application behind a real server: official clients, streams, disconnects."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -46,6 +47,7 @@ class Site:
         app: FastAPI = bare_app(metrics=self.metrics)
         app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
         app.add_api_route("/stream", self._stream)
+        app.add_api_route("/endless", self._endless)
         app.add_api_route("/cut", self._cut)
         app.add_api_route("/body/raw", self._raw, methods=["POST"])
         app.add_api_route("/body/model", self._model, methods=["POST"])
@@ -53,6 +55,13 @@ class Site:
 
     async def _chat(self) -> None:
         raise self.raises
+
+    async def _unfinished(self) -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    async def _endless(self) -> StreamingResponse:
+        return StreamingResponse(self._unfinished())
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         yield b"one"
@@ -179,3 +188,19 @@ def test_disconnect_during_upload_counts_as_499(served: tuple[Site, str], way: s
     labels = {"method": "POST", "route": f"/body/{way}", "status": "499"}
     assert site.metrics.registry.get_sample_value("http_requests_total", labels) == 1
     assert site.metrics.registry.get_sample_value("http_requests_in_flight") == 0
+
+
+def test_disconnect_during_a_stream_counts_as_499(served: tuple[Site, str]) -> None:
+    site, url = served
+    site.app.ended.clear()
+    with httpx2.stream("GET", f"{url}/endless", timeout=WITHIN_S) as response:
+        assert response.status_code == 200
+        assert next(response.iter_raw()) == b"one"
+    assert site.app.ended.wait(WITHIN_S)
+    counts = {
+        status: site.metrics.registry.get_sample_value(
+            "http_requests_total", {"method": "GET", "route": "/endless", "status": status}
+        )
+        for status in ("200", "499")
+    }
+    assert counts == {"200": None, "499": 1}
