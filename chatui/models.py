@@ -2,7 +2,8 @@
 
 Up to 0.9, Chat UI read its models from MODELS, each with `endpoints`. Since 0.10 it reads them from OPENAI_BASE_URL,
 our gateway, and MODELS overrides the display of listed ids. So an entry with endpoints becomes such an override of an
-id that the gateway serves; its addresses are ignored, because Chat UI's network reaches only the gateway.
+id that the gateway serves; its addresses are ignored, because Chat UI's network reaches only the gateway. The gateway
+lists a model once: an entry with another of its names overrides the one that is listed, and shows its own name.
 """
 
 from collections.abc import Callable, Iterable
@@ -67,8 +68,8 @@ class Translated:
 def translate(entries: Iterable[tuple[int, Any]], catalogue: Catalogue, gateway: str) -> Translated:
     """Translate the entries of MODELS, each with its line. `gateway` is the host of OPENAI_BASE_URL.
 
-    Models that cannot chat, and aliases of those that can, are hidden unless MODELS lists them. If an entry has
-    endpoints, MODELS is the whole list, as in Chat UI up to 0.9. Raises EnvFileError.
+    Models that cannot chat are hidden unless MODELS shows them. If an entry has endpoints, MODELS is the whole list, as
+    in Chat UI up to 0.9. Raises EnvFileError.
     """
     done = Translated()
     is_complete = False
@@ -81,25 +82,22 @@ def translate(entries: Iterable[tuple[int, Any]], catalogue: Catalogue, gateway:
         if "endpoints" in entry:
             is_complete = True
             _read_endpoints(done, line, name, entry["endpoints"], gateway)
-        if name != VIRTUAL_MODEL and catalogue.find(name) is None:
+        model = catalogue.find(name)
+        if name != VIRTUAL_MODEL and model is None:
             done.remarks.append(
                 f"line {line}: {name} is not in models.yaml; Chat UI shows it only if a backend of SERVICES lists it."
             )
-        named[name] = override
-    for name, can_chat, is_first_name in _names(catalogue):
-        shown = can_chat and (name in named or (is_first_name and not is_complete))
+        if model is None or model.name == name:
+            named[name] = override
+        elif model.name not in named:
+            listed = {key: model.name for key in ("id", "name") if key in override}
+            named[model.name] = {"displayName": name} | override | listed
+    for name, can_chat in ((VIRTUAL_MODEL, True), *((entry.name, entry.kind in CHAT_KINDS) for entry in catalogue)):
+        shown = can_chat and (name in named or not is_complete)
         if not shown:
             named.setdefault(name, {"id": name}).setdefault("unlisted", True)
     done.models = list(named.values())
     return done
-
-
-def _names(catalogue: Catalogue) -> Iterable[tuple[str, bool, bool]]:
-    """Yield every name that the gateway may list, whether it can chat, and whether it is no alias."""
-    yield VIRTUAL_MODEL, True, True
-    for entry in catalogue:
-        for name in entry.names:
-            yield name, entry.kind in CHAT_KINDS, name == entry.name
 
 
 def _check(line: int, entry: Any) -> None:

@@ -53,6 +53,9 @@ def convert(
         )
     for name in ("TASK_MODEL", "TRANSCRIPTION_MODEL"):
         model = values.get(name, "")
-        if model and model != VIRTUAL_MODEL and catalogue.find(model) is None:
+        entry = catalogue.find(model)
+        if entry is not None:
+            values[name] = entry.name  # Chat UI knows the names that the gateway lists
+        elif model and model != VIRTUAL_MODEL:
             remarks.append(f"{name}={model:.60} is not in models.yaml.")
     return Outcome(values, remarks)

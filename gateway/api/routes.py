@@ -69,16 +69,16 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
         return await asyncio.shield(gpu_query)
 
     @routes.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """List all names that requests may use as model."""
-        return {"object": "list", "data": views.models(backends, catalogue)}
+    async def models(aliases: bool = False) -> dict[str, Any]:
+        """List each model once; with `aliases=true` also under the other names that requests may use."""
+        return {"object": "list", "data": views.models(backends, catalogue, aliases=aliases)}
 
     @routes.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """Return one model, by any of its names."""
-        listed = {entry["id"]: entry for entry in views.models(backends, catalogue)}
+        listed = {entry["id"]: entry for entry in views.models(backends, catalogue, aliases=True)}
         if model not in listed:
-            raise ModelNotFound(model, listed)
+            raise ModelNotFound(model, (name for name, entry in listed.items() if "root" not in entry))
         return listed[model]
 
     @routes.get("/dashboard", include_in_schema=False)

@@ -117,8 +117,8 @@ def _number(value: object) -> float:
     return value if isinstance(value, int | float) else 0
 
 
-def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Return the entries of GET /v1/models: `cluster`, every served model, and its other names.
+def models(backends: Backends, catalogue: Catalogue, *, aliases: bool) -> list[dict[str, Any]]:
+    """Return the entries of GET /v1/models: `cluster` and every served model, with `aliases` also its other names.
 
     `cluster` comes first, because Chat UI and others use the first model by default.
     """
@@ -129,7 +129,7 @@ def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
     listed: dict[str, dict[str, Any]] = {}
     for name, pairs in serving.items():
         entry = catalogue.find(name)
-        names = set().union(*(offer.names for _, offer in pairs))
+        names = set().union(*(offer.names for _, offer in pairs)) if aliases else {name}
         others = [other for other in (entry.names if entry else ()) if other in names and other != name]
         others += sorted(names - {name, *others})
         for one in (name, *others):
@@ -139,7 +139,7 @@ def models(backends: Backends, catalogue: Catalogue) -> list[dict[str, Any]]:
 
 def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend, Offer]]) -> dict[str, Any]:
     kind = next((offer.kind for _, offer in pairs if offer.kind), None)
-    context = entry.context_length if entry else None
+    context = _context_length(entry, pairs)
     body: dict[str, Any] = {
         "id": name,
         "object": "model",
@@ -148,11 +148,18 @@ def _model(name: str, root: str, entry: Entry | None, pairs: list[tuple[Backend,
         "kind": kind,
         "description": (entry.description if entry else "") or name,
         "context_length": context,
+        "max_model_len": context,
         "architecture": {"input_modalities": _MODALITIES.get(kind, ["text"])},
         "providers": [_provider(context, tools=bool(entry and entry.supports_tools))],
         "backends": [backend.name for backend, _ in pairs],
     }
     return body if name == root else body | {"root": root}
+
+
+def _context_length(entry: Entry | None, pairs: list[tuple[Backend, Offer]]) -> int | None:
+    """Return the least context length that the catalogue or a backend states: any of them may get the request."""
+    stated = [entry.context_length if entry else None, *(offer.context_length for _, offer in pairs)]
+    return min((length for length in stated if length), default=None)
 
 
 def _virtual(
@@ -164,8 +171,12 @@ def _virtual(
     }
     entries = [entry for entry in catalogue if entry.name in chat]
     images = any(offer.kind == "multimodal" for pairs in serving.values() for _, offer in pairs)
-    lengths = [entry.context_length for entry in entries if entry.context_length and entry.kind == "llm"]
-    context = min(lengths) if lengths else None
+    lengths = [
+        _context_length(catalogue.find(name), pairs)
+        for name, pairs in serving.items()
+        if name in chat and all(offer.kind != "multimodal" for _, offer in pairs)
+    ]
+    context = min((length for length in lengths if length), default=None)
     return {
         "id": VIRTUAL_MODEL,
         "object": "model",
@@ -174,6 +185,7 @@ def _virtual(
         "kind": "llm",
         "description": "The fastest suitable model of the cluster at the moment",
         "context_length": context,
+        "max_model_len": context,
         "architecture": {"input_modalities": ["text", "image"] if images else ["text"]},
         "providers": [_provider(context, tools=bool(entries) and all(entry.supports_tools for entry in entries))],
         "backends": [backend.name for backend in backends if any(offer.name in chat for offer in backend.offers)],

@@ -133,6 +133,8 @@ class ModelService(Generic[E]):
         """`end` is called after the engine has failed for good."""
         self.settings = settings
         self.entry = entry
+        # In tokens; a service whose engine knows better sets it when that is loaded.
+        self.context_length = entry.context_length
         self.loading = Loading(entry.name)
         self.metrics = HttpMetrics(settings.service_name)
         self._load_engine = load_engine
@@ -217,6 +219,7 @@ class ModelService(Generic[E]):
             "service": self.settings.service_name,
             "kind": self.entry.kind,
             "model": self.entry.name,
+            "context_length": self.context_length,
             "engine": engine.name if engine else None,
             "device": engine.device if engine else self.settings.device,
             "uptime_seconds": round(time.monotonic() - self._started, 1),
@@ -225,15 +228,16 @@ class ModelService(Generic[E]):
             body |= {"progress": now.progress, "detail": now.detail}
         return (200 if now.status == "healthy" else 503), body
 
-    def models(self) -> dict[str, Any]:
-        """Return the body of `GET /v1/models`: one entry per name of the model."""
-        extra = {"kind": self.entry.kind, "context_length": self.entry.context_length}
+    def models(self, *, aliases: bool) -> dict[str, Any]:
+        """Return the body of `GET /v1/models`: the model, with `aliases` under each of its names."""
+        length = self.context_length
+        extra = {"kind": self.entry.kind, "context_length": length, "max_model_len": length}
         return {
             "object": "list",
             "data": [
                 {"id": name, "object": "model", "created": 0, "owned_by": self.settings.service_name, **extra}
                 | ({} if name == self.entry.name else {"root": self.entry.name})
-                for name in self.entry.names
+                for name in (self.entry.names if aliases else (self.entry.name,))
             ],
         }
 
@@ -257,14 +261,14 @@ def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
         """Memory, utilization, temperature and power of the GPUs visible to this service."""
         return await reader.read()
 
-    async def models() -> dict[str, Any]:
-        """The model's names."""
-        return service.models()
+    async def models(aliases: bool = False) -> dict[str, Any]:
+        """The model; with `aliases=true` once for each of its names."""
+        return service.models(aliases=aliases)
 
     async def model(name: str) -> dict[str, Any]:
         """One of the model's names."""
         service.check_model(name)
-        return next(model for model in service.models()["data"] if model["id"] == name)
+        return next(model for model in service.models(aliases=True)["data"] if model["id"] == name)
 
     reader = GpuReader()
     service.metrics.before_scrape.append(GpuGauges(service.metrics.registry, reader.read).refresh)

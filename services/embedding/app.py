@@ -32,6 +32,7 @@ def create_app(
 
     async def load(folder: Path, report: Report) -> Batcher:
         engine = await in_daemon_thread(open_engine, folder, entry.kind, settings, report)
+        service.context_length = engine.max_tokens
         return Batcher(
             engine,
             limits=BatchLimits(settings.max_batch_size, settings.max_batch_tokens),

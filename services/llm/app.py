@@ -89,7 +89,7 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
     arguments = engine_arguments(service.entry, settings)
     if service.entry.kind == "multimodal":
         arguments.setdefault("limit_mm_per_prompt", {"image": settings.max_images})
-    engine: LlmEngine = await open_engine(
+    engine = await open_engine(
         folder,
         service.entry,
         arguments,
@@ -98,6 +98,7 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
         on_engine_failed=service.loading.fail,
         report=report,
     )
+    service.context_length = engine.context_length
     return engine
 
 
@@ -124,6 +125,7 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
         max_concurrent=settings.max_concurrent,
         max_queue=settings.max_queue,
     )
+    service.context_length = limits.context
     metrics = TokenMetrics(service.metrics.registry, model=service.entry.name)
     generations = Generations(runner, limits, ends=loaded.ends, tools=TokenizerTools(loaded), metrics=metrics)
     metrics.watch_requests(lambda: generations.in_flight, slots=limits.max_concurrent if batched else 1)

@@ -27,7 +27,7 @@ def converted(text: str, *keys: str) -> Outcome:
 
 def displayed(outcome: Outcome) -> dict[str, Model]:
     """Return the models in Chat UI if every model of the catalogue is served."""
-    names = ["cluster", *(name for entry in CATALOGUE for name in entry.names)]
+    names = ["cluster", *(entry.name for entry in CATALOGUE)]
     listed: dict[str, Any] = {"data": [{"id": name} for name in names]}
     return models_of(listed, json.loads(outcome.settings["MODELS"]))
 
@@ -38,7 +38,7 @@ def shown(outcome: Outcome) -> list[str]:
 
 
 def test_shipped_file() -> None:
-    """No remarks; chat models are shown, others and aliases hidden."""
+    """No remarks; chat models are shown, others hidden."""
     outcome = convert(SHIPPED, SHIPPED, CATALOGUE, ())
     assert outcome.remarks == []
     assert shown(outcome) == ["cluster", "qwen", "tinyllama", "llava"]
@@ -121,13 +121,29 @@ def models(*entries: dict[str, Any]) -> str:
     return "MODELS=" + json.dumps(entries)
 
 
-def test_listed_aliases_are_shown() -> None:
-    """A model that cannot chat is shown only with "unlisted": false."""
+def test_entries_may_use_any_name_of_a_model() -> None:
+    """The gateway lists the first one only. A model that cannot chat is shown only with "unlisted": false."""
     outcome = converted(
-        models({"name": "Qwen/Qwen2.5-0.5B-Instruct"}, {"id": "embedding", "displayName": "E"}, {"id": "whisper",
-               "unlisted": False})
+        models({"name": "Qwen/Qwen2.5-0.5B-Instruct", "preprompt": "p"}, {"id": "embedding", "displayName": "E"},
+               {"id": "whisper-1", "displayName": "Ears", "unlisted": False})
     )  # fmt: skip
-    assert set(shown(outcome)) == {"cluster", "qwen", "tinyllama", "llava", "Qwen/Qwen2.5-0.5B-Instruct", "whisper"}
+    assert shown(outcome) == ["cluster", "qwen", "tinyllama", "llava", "whisper"]
+    assert displayed(outcome)["qwen"].display_name == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert displayed(outcome)["whisper"].display_name == "Ears"
+    assert '"preprompt":"p"' in outcome.settings["MODELS"].replace(" ", "")
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_entry_with_the_listed_name_takes_precedence(turn: int) -> None:
+    """Over one with an alias, in either order."""
+    entries = [{"name": "qwen", "displayName": "Q"}, {"name": "Qwen/Qwen2.5-0.5B-Instruct", "displayName": "other"}]
+    assert displayed(converted(models(*entries[::turn])))["qwen"].display_name == "Q"
+
+
+def test_models_for_tasks_are_those_that_the_gateway_lists() -> None:
+    outcome = converted("TASK_MODEL=Qwen/Qwen2.5-0.5B-Instruct\nTRANSCRIPTION_MODEL=whisper-1")
+    assert (outcome.settings["TASK_MODEL"], outcome.settings["TRANSCRIPTION_MODEL"]) == ("qwen", "whisper")
+    assert outcome.remarks == []
 
 
 def test_unknown_names_are_passed_on_with_a_remark() -> None:

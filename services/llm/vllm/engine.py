@@ -96,6 +96,8 @@ class VllmEngine:
         """`stack` closes the engine and all its resources."""
         self.app = app
         self.device = device
+        # In tokens: that of the arguments, or what vLLM found to fit.
+        self.context_length: int = client.model_config.max_model_len
         self._client = client
         self._stack = stack
         self._on_engine_failed = on_engine_failed

@@ -1,6 +1,7 @@
 """The gateway's own routes: health, services, models, GPUs, metrics, drain."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 
@@ -173,7 +174,7 @@ async def test_fast_backend_gets_most_requests(start_backend: StartBackend, star
 
 
 async def test_models_list(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """Models, aliases, foreign ids and `cluster`."""
+    """Each model once, foreign ids too, and `cluster`; other names only on request. All of them can be retrieved."""
     gateway = await start_gateway(
         await start_backend("llm-primary"),
         await start_backend("multimodal", model="llava", kind="multimodal"),
@@ -182,11 +183,18 @@ async def test_models_list(start_backend: StartBackend, start_gateway: StartGate
     )
     body = (await gateway.http.get("/v1/models")).json()
     assert body["object"] == "list"
-    listed = {entry["id"]: entry for entry in body["data"]}
+    assert [entry["id"] for entry in body["data"]] == ["cluster", "qwen", "llava", "minilm", "org/other", "second"]
+    assert not any("root" in entry for entry in body["data"])
+    assert [entry["kind"] for entry in body["data"]] == ["llm", "llm", "multimodal", "embedding", None, None]
+    listed = {entry["id"]: entry for entry in (await gateway.http.get("/v1/models?aliases=true")).json()["data"]}
     assert listed.keys() == {
         "qwen", "fast", "Qwen/Qwen", "llava", "llava-hf/llava", "minilm", "embedding", "st/minilm", "org/other",
         "second", "cluster",
     }  # fmt: skip
+    assert [listed[entry["id"]] for entry in body["data"]] == body["data"]
+    for name, entry in listed.items():
+        assert (await gateway.http.get(f"/v1/models/{name}")).json() == entry
+    assert (await gateway.http.get("/v1/models?aliases=perhaps")).status_code == 400
     assert all(entry["object"] == "model" for entry in body["data"])
     qwen = listed["qwen"]
     assert (qwen["kind"], qwen["backends"], qwen["context_length"]) == ("llm", ["llm-primary"], 32768)
@@ -195,11 +203,58 @@ async def test_models_list(start_backend: StartBackend, start_gateway: StartGate
     assert listed["llava"]["architecture"]["input_modalities"] == ["text", "image"]
     assert listed["cluster"]["architecture"]["input_modalities"] == ["text", "image"]
     assert listed["cluster"]["backends"] == ["llm-primary", "multimodal", "foreign"]
-    one = (await gateway.http.get("/v1/models/Qwen/Qwen")).json()
-    assert one["root"] == "qwen"
     missing = await gateway.http.get("/v1/models/nothing")
     assert missing.status_code == 404
     assert error_code(missing) == "model_not_found"
+    assert "fast" not in missing.json()["error"]["message"]
+
+
+NO_LENGTHS: tuple[object, ...] = (0, -1, "4096", 4096.5, True, [], 10**30)
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ({"max_model_len": 4096}, 4096),  # vLLM, SGLang
+        ({"context_length": 4096}, 4096),  # OpenRouter, Together, this project
+        ({"context_window": 4096}, 4096),  # Groq
+        ({"max_context_length": 4096}, 4096),  # Mistral
+        ({"meta": {"n_ctx": 4096, "n_ctx_train": 131072}}, 4096),  # llama.cpp
+        ({"meta": {"n_ctx_train": 4096}}, 4096),  # llama.cpp, older
+        ({"max_model_len": None, "meta": None}, None),
+        ({}, None),
+        *(({"max_model_len": bad}, None) for bad in NO_LENGTHS),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pinned", [False, True])
+async def test_context_length_of_a_foreign_server(
+    start_backend: StartBackend,
+    start_gateway: StartGateway,
+    fields: dict[str, object],
+    length: int | None,
+    pinned: bool,
+) -> None:
+    """As its /v1/models states it, in vLLM's field and in OpenRouter's; also where SERVICES names its models."""
+    backend = await start_backend("foreign", model="org/other", ours=False, model_fields=json.dumps(fields))
+    gateway = await start_gateway(services=f"foreign={backend.url}{';models=org/other' if pinned else ''}")
+    for name in ("org/other", "cluster"):
+        entry = (await gateway.http.get(f"/v1/models/{name}")).json()
+        assert (entry["context_length"], entry["max_model_len"]) == (length, length)
+        assert entry["providers"][0].get("context_length") == length
+
+
+async def test_least_context_length_counts(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Of the catalogue's and those of all replicas: any of them may get the request."""
+    gateway = await start_gateway(
+        await start_backend("own", model_fields='{"context_length": 8192}'),
+        await start_backend("small", model="Qwen/Qwen", ours=False, model_fields='{"max_model_len": 4096}'),
+        await start_backend("large", model="Tiny/Llama", ours=False, model_fields='{"max_model_len": 999999}'),
+        await start_backend("embedding", model="minilm", kind="embedding", model_fields='{"context_length": 128}'),
+    )
+    listed = {entry["id"]: entry for entry in (await gateway.http.get("/v1/models")).json()["data"]}
+    lengths = {name: entry["max_model_len"] for name, entry in listed.items()}
+    assert lengths == {"cluster": 2048, "qwen": 4096, "tinyllama": 2048, "minilm": 128}
 
 
 async def test_foreign_server_gets_its_own_model_name(start_backend: StartBackend, start_gateway: StartGateway) -> None:

@@ -53,9 +53,8 @@ async def test_every_model_is_accepted(start_backend: StartBackend, start_gatewa
     status, _, body = await answer(gateway, chat_ui.get_models())
     assert status == 200
     models = models_of(json.loads(body))
-    assert len(models) == 15
+    assert list(models) == ["cluster", "qwen", "tinyllama", "llava", "minilm", "ranker", "whisper"]
     assert models["qwen"] == Model("qwen", "qwen", "qwen", supports_tools=True, context_length=32768)
-    assert models["Qwen/Qwen"].context_length == 32768
     assert models["tinyllama"] == Model("tinyllama", "tinyllama", "tinyllama", context_length=2048)
     assert models["llava"] == Model("llava", "llava", "llava", multimodal=True, context_length=4096)
     assert models["whisper"] == Model("whisper", "whisper", "whisper")

@@ -3,6 +3,7 @@
 import base64
 import io
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import openai
 import pytest
@@ -12,6 +13,7 @@ from tests.gateway.conftest import StartBackend, StartGateway
 from tests.gateway.running import HANG_S, RunningGateway
 from tests.support.backends.openai_backend import FakeBackend
 
+ROOT = Path(__file__).resolve().parents[3]
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
@@ -91,10 +93,43 @@ async def test_audio(cluster: RunningGateway, connect: object) -> None:
 
 
 async def test_models(cluster: RunningGateway, connect: object) -> None:
-    """The list of models, and one of them."""
+    """Each model once, as OpenAI lists them; on request also under its other names, all of which can be retrieved."""
     client = await connect(cluster)  # type: ignore[operator]
-    assert {"qwen", "minilm", "cluster"} <= {model.id async for model in client.models.list()}
-    assert (await client.models.retrieve("qwen")).id == "qwen"
+    assert [model.id async for model in client.models.list()] == ["cluster", "qwen", "minilm", "whisper"]
+    names = [model.id async for model in client.models.list(extra_query={"aliases": True})]
+    assert {"fast", "Qwen/Qwen", "embedding", "st/minilm", "Systran/whisper"} <= set(names)
+    for name in names:
+        assert (await client.models.retrieve(name)).id == name
+
+
+@pytest.mark.parametrize("catalogue", ["models.yaml", "quickstart/models.yaml"])
+async def test_whisper_1_works_out_of_the_box(
+    start_backend: StartBackend, start_gateway: StartGateway, connect: object, catalogue: str
+) -> None:
+    """With the shipped catalogues: OpenAI's only name for years, which many applications do not let users change."""
+    backend = await start_backend("transcription", model="whisper", kind="transcription", aliases="whisper-1")
+    gateway = await start_gateway(backend, models=(ROOT / catalogue).read_text(encoding="utf-8"))
+    client = await connect(gateway)  # type: ignore[operator]
+    sound = ("a.wav", io.BytesIO(b"RIFF" + bytes(1000)))
+    assert (await client.audio.transcriptions.create(model="whisper-1", file=sound)).text
+
+
+async def test_names_of_openai_are_mapped_by_aliases(
+    start_backend: StartBackend, start_gateway: StartGateway, connect: object
+) -> None:
+    """One setting for the cluster's own services and for foreign servers, which get their own name for the model."""
+    catalogue = """
+      chat: {kind: llm, hf_repo: org/chat, aliases: [gpt-4o, gpt-3.5-turbo]}
+      minilm: {kind: embedding, hf_repo: st/minilm, aliases: [text-embedding-3-small]}
+    """
+    foreign = await start_backend("foreign", model="org/chat", ours=False)
+    own = await start_backend("own", model="minilm", kind="embedding", aliases="text-embedding-3-small")
+    client = await connect(await start_gateway(foreign, own, models=catalogue))  # type: ignore[operator]
+    for name in ("gpt-4o", "gpt-3.5-turbo"):
+        raw = await client.chat.completions.with_raw_response.create(model=name, messages=MESSAGES)
+        assert raw.headers["x-served-model"] == "chat"
+        assert foreign.requests[-1].json["model"] == "org/chat"
+    assert (await client.embeddings.create(model="text-embedding-3-small", input="a")).data
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ MODEL = "tiny"
 
 
 def test_models_are_listed_under_every_name(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny", "small", "org/tiny"]
+    (model,) = client.models.list()
+    assert model.id == "tiny"
+    assert model.model_dump()["max_model_len"] > 0
     assert client.models.retrieve("org/tiny").id == "org/tiny"
 
 
