@@ -110,8 +110,16 @@ class PayloadTooLarge(ApiError):
     code = "request_too_large"
 
 
+class HeadTooLarge(ApiError):
+    """The head of a request exceeds its limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_head_too_large"
+
+
 class RequestTimeout(ApiError):
-    """The body arrived too slowly."""
+    """The request arrived too slowly."""
 
     status = 408
     type = "invalid_request_error"
@@ -234,7 +242,10 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
         message = str(error.detail or reason)
     kind = "invalid_request_error" if status < 500 else "internal_error"
     code = reason.lower().replace(" ", "_")
-    return respond(ApiError(message, status=status, type=kind, code=code, headers=error.headers))
+    headers = {**(error.headers or {})}
+    if "GET" in headers.get("Allow", "") and "HEAD" not in headers["Allow"]:
+        headers["Allow"] += ", HEAD"  # kit.web.middleware.HeadAsGet
+    return respond(ApiError(message, status=status, type=kind, code=code, headers=headers))
 
 
 async def _handle_client_disconnect(_: Request, __: Exception) -> Response:

@@ -34,14 +34,6 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]
 _ABSOLUTE = re.compile(rb"(?i)https?://([^/?]*)(.*)\Z", re.DOTALL)
 
 
-class HeadTooLarge(ApiError):
-    """The request's head is over the limit."""
-
-    status = 431
-    type = "invalid_request_error"
-    code = "request_head_too_large"
-
-
 @dataclass(slots=True)
 class Head:
     """The interpreted headers of a request. `forward` are the header lines for the backend."""

@@ -7,19 +7,17 @@ from enum import Enum
 from typing import Any
 
 import httptools
-import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
-from gateway.http1.headers import Head, HeadTooLarge, origin_form, read_head, split_target
+from gateway.http1.headers import Head, origin_form, read_head, split_target
 from gateway.relay.data_plane import ParsedRequest, RelayContext
 from gateway.relay.deadline import Deadline
-from kit.errors import ApiError, InvalidRequest
-
-log = structlog.get_logger(__name__)
+from kit.errors import ApiError, HeadTooLarge, InvalidRequest
+from kit.web.client_connection import cause_of, feed
 
 # The bytes of framing that a chunked body may have: a fixed allowance, and so many per byte of body. HTTP does not
 # limit chunk extensions; a chunk of one byte needs five more.
@@ -87,13 +85,13 @@ class RequestParser(HttpToolsProtocol):
         if self._framed_bytes >= 0:
             self._framed_bytes += len(data)
         try:
-            self._feed(data)
+            feed(self, data)
             if self._framed_bytes > MAX_FRAMING + MAX_FRAMING_PER_BYTE * self._body_bytes:
                 raise InvalidRequest("The chunks of the body are too small, or their extensions too long.")
             if state is HEAD and self._read_state is HEAD and messages == self._messages:
                 self._count_head(len(data))
         except httptools.HttpParserError as error:
-            self._reject(_cause(error))
+            self._reject(cause_of(error, self.parser))
         except ApiError as error:
             self._reject(error)
         cacheable = self._cacheable
@@ -101,23 +99,6 @@ class RequestParser(HttpToolsProtocol):
         is_first = state is BETWEEN and self._messages == messages + 1 and data.startswith(b"POST ")
         if cacheable is not None and is_first and self._read_state is not CLOSED:
             self._context.request_heads.learn(data, cacheable, cacheable.head.length)
-
-    def _feed(self, data: bytes) -> None:
-        """Feed the parser. A request with Upgrade is parsed again without it (RFC 9110, 7.8)."""
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                # llhttp would leave what follows the head to the other protocol.
-                head = [b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)]
-                head += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
-                data = b"".join(head) + b"\r\n" + data[upgrade.args[0] :]
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-                self._messages -= 1
-                self._read_state = BETWEEN
-            else:
-                return
 
     # Callbacks of httptools. `feed_data` raises what they raise.
 
@@ -127,9 +108,10 @@ class RequestParser(HttpToolsProtocol):
             raise InvalidRequest("This connection is being closed. Send the request on another one.")
         self.url = b""
         self.headers = []
+        if self._read_state is not UPGRADE:  # else the same request again
+            self._messages += 1
         self._read_state = HEAD
         self._head_bytes = 0
-        self._messages += 1
         if self._running is None:
             self.deadline.start(self._context.limits.client_s)
 
@@ -181,14 +163,3 @@ class RequestParser(HttpToolsProtocol):
             raise HeadTooLarge(
                 f"The head of the request is larger than {limit} KB. MAX_HEAD_KB of the gateway sets the limit."
             )
-
-
-def _cause(error: httptools.HttpParserError) -> ApiError:
-    """Return the error that a callback raised, else one for the parser's own."""
-    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-    if isinstance(cause, ApiError):
-        return cause
-    if cause is not None and not isinstance(cause, httptools.HttpParserError):
-        log.error("bug", exc_info=cause)
-        return ApiError("Internal error. The gateway's log has its cause.")
-    return InvalidRequest(f"The request is not HTTP/1.1: {error}.")

@@ -273,8 +273,6 @@ def create_service_app(service: ModelService[Any], *, title: str) -> FastAPI:
     reader = GpuReader()
     service.metrics.before_scrape.append(GpuGauges(service.metrics.registry, reader.read).refresh)
     app.add_api_route("/health", health)
-    # Some health checkers (`wget --spider`, load balancers) send HEAD.
-    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/gpu-stats", gpus)
     app.add_api_route("/v1/models", models)
     app.add_api_route("/v1/models/{name:path}", model)

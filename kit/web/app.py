@@ -17,7 +17,7 @@ from kit.logs import LogFormat
 from kit.version import __version__
 from kit.web.guard import AdminGuard, BrowserGuard, KeyRing
 from kit.web.metrics import HttpMetrics
-from kit.web.middleware import RequestFrame
+from kit.web.middleware import HeadAsGet, RequestFrame
 from kit.web.trusted_hosts import ROOT, TrustedHosts, is_network, networks_of
 
 # Response headers that pages of other origins may read (CORS).
@@ -90,6 +90,7 @@ def create_app(
     """Create the FastAPI application; the caller adds its routes. `keys` guards /v1."""
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
     if settings.allowed_origins:
         # Outermost: a preflight carries no key, and a page may read errors only if they carry the headers too.

@@ -24,6 +24,7 @@ QUIET_STATUSES = frozenset({*range(400), 503})
 MAX_REQUEST_ID = 128
 # Metric labels must stay bounded: RFC 9110's methods and PATCH.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+METHOD_NOT_ALLOWED = 405
 CLIENT_LEFT = 499  # nginx's code for a client that disconnected before its response was complete
 
 
@@ -33,6 +34,43 @@ def request_id_from(value: str | None) -> str:
         return value
     # Not a secret, and os.urandom is slow. Each process has its own sequence, after a fork too.
     return "%016x" % random.getrandbits(64)  # noqa: UP031  # the fastest by far
+
+
+class HeadAsGet:
+    """HEAD on every route that has GET and no HEAD of its own: the same headers, no body (RFC 9110, 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection scope: after a 405 for HEAD, ask the application for GET."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        # The server must go on seeing HEAD in its own scope, and routing writes into the one that it gets.
+        as_get = {**scope, "method": "GET"}
+        supported = True
+        ended = False
+
+        async def send_unless_405(message: Message) -> None:
+            nonlocal supported
+            if message["type"] == "http.response.start":
+                supported = message["status"] != METHOD_NOT_ALLOWED
+            if supported:
+                await send(message)
+
+        async def send_without_body(message: Message) -> None:
+            nonlocal ended
+            if message["type"] == "http.response.body":
+                # The first piece ends it: the rest of a stream would be made for nothing.
+                message = {"type": "http.response.body", "body": b""}
+            if not ended:
+                ended = message["type"] == "http.response.body"
+                await send(message)
+
+        await self._app(scope, receive, send_unless_405)
+        if not supported:
+            await self._app(as_get, receive, send_without_body)
 
 
 class RequestFrame:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from kit.config.settings import SettingsError, load_settings
 from kit.logs import configure_logs
 from kit.web.app import HttpSettings
+from kit.web.client_connection import ClientConnection
 
 A = TypeVar("A", bound=ASGIApp)
 H = TypeVar("H", bound=HttpSettings)
@@ -90,6 +91,8 @@ def server_config(app: ASGIApp, **uvicorn_options: Any) -> uvicorn.Config:
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "http": ClientConnection,
+        "ws": "none",  # no route has WebSockets: the request is read as plain HTTP
         "timeout_graceful_shutdown": GRACEFUL_SHUTDOWN_S,
         # By default uvicorn reads FORWARDED_ALLOW_IPS; with `*` any client could pretend a loopback address.
         "forwarded_allow_ips": ["127.0.0.1", "::1"],

@@ -40,7 +40,6 @@ class HubApi:
         """The routes of the API."""
         router = APIRouter(tags=["Hugging Face Hub API"])
         router.add_api_route("/api/models", self.search, methods=["GET"], operation_id="hub_search")
-        router.add_api_route("/api/models", self.search, methods=["HEAD"], include_in_schema=False)
         router.add_api_route("/api/models/{path:path}", self.read, methods=READ, include_in_schema=False)
         router.add_api_route("/api/models/{path:path}", self.paths_info, methods=["POST"], include_in_schema=False)
         for path in ("/{name}/resolve/{path:path}", "/{org}/{name}/resolve/{path:path}"):

@@ -15,6 +15,7 @@ from kit.config.settings import load_settings
 from kit.web.app import HttpSettings, create_app
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics
+from kit.web.server import server_config
 
 READY_WITHIN_S = 20
 
@@ -31,9 +32,12 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def serve(app: ASGIApp, *, port: int = 0, **options: Any) -> Iterator[tuple[str, int]]:
-    """Serve `app`, on a port of the kernel's choice unless one is given; yields its (host, port)."""
+    """Serve `app` as `kit.web.server` does, on a port of the kernel's choice unless one is given.
+
+    Yields its (host, port).
+    """
     listener = socket.create_server(("127.0.0.1", port))
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, **options))
+    server = _Server(server_config(app, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

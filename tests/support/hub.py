@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kit.net.retry import RetryPolicy
+from kit.web.server import server_config
 from registry.api.long_wait import HoldTimes
 from registry.app import RETRY_POLICY, create_registry
 from registry.settings import RegistrySettings
@@ -28,8 +29,7 @@ JOB_S = 30.0
 def serving(app: ASGIApp) -> Iterator[str]:
     """Serve `app` in a thread of this process; yield its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="test-server")
     thread.start()
     deadline = time.monotonic() + START_S

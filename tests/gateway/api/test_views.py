@@ -356,3 +356,20 @@ async def test_every_probe_has_its_own_connection(start_backend: StartBackend, s
     gateway = await start_gateway(backend, poll_interval=0.1)
     await gateway.until(lambda: backend.polls >= 3)
     assert backend.opened >= backend.polls
+
+
+async def test_head_wherever_get_works(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """`curl -I :8080/health`: GET's headers and no body (RFC 9110, 9.3.2), on a connection that is kept."""
+    gateway = await start_gateway(await start_backend())
+    paths = ("/", "/health", "/services", "/gpu-stats", "/v1/models", "/v1/models/qwen", "/metrics", "/docs")
+    for path in (*paths, "/openapi.json", "/dashboard"):
+        head, get = await gateway.http.head(path), await gateway.http.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert int(head.headers["content-length"]) > 2
+    for path, status in (("/v1/chat/completions", 405), ("/v1/models/unknown", 404), ("/services/x/drain", 405)):
+        assert (await gateway.http.head(path)).status_code == status
+    line = b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n"
+    answer = await gateway.send_raw(line + b"\r\n" + line + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert b"{" not in answer

@@ -204,3 +204,47 @@ def test_disconnect_during_a_stream_counts_as_499(served: tuple[Site, str]) -> N
         for status in ("200", "499")
     }
     assert counts == {"200": None, "499": 1}
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/metrics", "/stream"])
+def test_head_is_get_without_its_body(served: tuple[Site, str], path: str) -> None:
+    """On every route that has GET (RFC 9110, 9.3.2); a stream is not produced. The connection is kept."""
+    site, url = served
+    site.next_chunk.set()
+    with httpx2.Client(base_url=url, timeout=WITHIN_S) as client:
+        head, get = client.head(path), client.get(path)
+    assert head.status_code == get.status_code == 200
+    assert head.content == b""
+    assert get.content
+    varying = {"content-length", "transfer-encoding", "date", "x-request-id"}
+    assert {name: head.headers[name] for name in head.headers if name not in varying} == {
+        name: get.headers[name] for name in get.headers if name not in varying
+    }
+    if path != "/metrics":  # whose size changes
+        assert head.headers.get("content-length") == get.headers.get("content-length")
+
+
+def test_head_is_counted_as_head(served: tuple[Site, str]) -> None:
+    site, url = served
+    httpx2.head(f"{url}/docs")
+    labels = {"method": "HEAD", "route": "/docs", "status": "200"}
+    assert site.metrics.registry.get_sample_value("http_requests_total", labels)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("HEAD", "/body/raw", 405, {"POST"}),
+        ("HEAD", "/nothing", 404, set()),
+        ("POST", "/docs", 405, {"GET", "HEAD"}),
+        ("DELETE", "/body/raw", 405, {"POST"}),
+    ],
+)
+def test_methods_that_a_route_lacks(
+    served: tuple[Site, str], method: str, path: str, status: int, allow: set[str]
+) -> None:
+    """`Allow` has HEAD wherever it has GET."""
+    answer = httpx2.request(method, served[1] + path)
+    assert answer.status_code == status
+    assert {name for name in answer.headers.get("allow", "").split(", ") if name} == allow
+    assert bool(answer.content) == (method != "HEAD")

@@ -201,11 +201,14 @@ def test_matching_etag_gives_304(url: str, published: Manifest) -> None:
 
 
 def test_api_supports_head(url: str) -> None:
-    """Mirrors such as olah send HEAD before GET."""
-    for path in (f"/api/models/{REPO}", f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/tree/main"):
+    """Mirrors such as olah send HEAD before GET. So do health checkers, on the registry's own routes."""
+    own = ("/health", "/models", "/models/small", "/metrics", "/docs", "/openapi.json", "/api/models")
+    for path in (f"/api/models/{REPO}", f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/tree/main", *own):
         answer = plain_http.head(url + path)
-        assert answer.status_code == 200
+        assert (answer.status_code, answer.content) == (200, b"")
         assert int(answer.headers["content-length"]) > 2
+    events = plain_http.head(f"{url}/models/small/events")
+    assert (events.status_code, events.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
 @pytest.mark.parametrize(
