@@ -31,7 +31,7 @@ from gateway.workers.shared_memory import SharedSlots
 from gateway.workers.state_sync import StateSync
 from kit.config.catalogue import Catalogue
 from kit.logs import writes_json
-from kit.web.app import admin_only, create_app
+from kit.web.app import admin_only, create_app, keys_unless_trusted
 
 # Options of uvicorn for the application; the protocol finds the `RelayContext` in the lifespan's state.
 SERVER_OPTIONS: dict[str, Any] = {"http": GatewayProtocol, "ws": "none", "proxy_headers": False, "lifespan": "on"}
@@ -105,10 +105,16 @@ def create(
             context.close()
             await client.aclose()
 
+    status = keys_unless_trusted(settings, context.keys, settings.status_trusted_networks)
     app = create_app(
-        title="GPU cluster gateway", settings=settings, metrics=metrics, keys=context.keys, lifespan=running
+        title="GPU cluster gateway",
+        settings=settings,
+        metrics=metrics,
+        keys=context.keys,
+        status=status,
+        lifespan=running,
     )
-    app.include_router(create_routes(backends, catalogue, client, admin_only(settings)))
+    app.include_router(create_routes(backends, catalogue, client, admin=admin_only(settings), status=status))
     app.include_router(
         create_explain_route(router, backends, catalogue, context.keys, max_body_mb=settings.max_body_mb)
     )

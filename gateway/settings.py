@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode
 from gateway.discovery.target import GRAMMAR, Target, parse_services
 from gateway.routing.router import Affinity
 from kit.config.settings import keys_of
-from kit.web.app import HttpSettings
+from kit.web.app import CommaSeparated, HttpSettings
 from kit.web.guard import KeyRing
 from kit.web.trusted_hosts import is_network
 
@@ -46,6 +46,11 @@ class GatewaySettings(HttpSettings):
     )
     allow_unauthenticated: bool = Field(
         False, description="yes allows everybody who reaches the gateway to use it without a key; default no"
+    )
+    status_trusted_networks: CommaSeparated = Field(
+        (),
+        description="comma-separated sources, as in ADMIN_TRUSTED_NETWORKS, that read /services, /gpu-stats and "
+        "/metrics without a key, in addition to those; 0.0.0.0/0 for everybody",
     )
     backend_keys: SecretStr | None = Field(
         None, description="bearer keys to send to backends, NAME=KEY separated by commas or line breaks"

@@ -19,8 +19,10 @@ from kit.errors import ModelNotFound, NotFound
 DASHBOARD = Path(__file__).parent / "dashboard" / "index.html"
 
 
-def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.AsyncClient, admin: Any) -> APIRouter:
-    """Create the routes. `admin` is the dependency that protects routes with side effects."""
+def create_routes(
+    backends: Backends, catalogue: Catalogue, client: httpx2.AsyncClient, *, admin: Any, status: Any
+) -> APIRouter:
+    """Create the routes. Dependencies: `admin` for those with side effects, `status` for those that show the state."""
     routes = APIRouter()
     started = time.monotonic()
     dashboard = DASHBOARD.read_text(encoding="utf-8")
@@ -40,7 +42,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
         """Return 200 while the gateway runs. See GET /services for the services."""
         return views.health(backends, started)
 
-    @routes.get("/services")
+    @routes.get("/services", dependencies=[status])
     async def services() -> dict[str, Any]:
         """List all backends with their models, state, load and last error."""
         return views.services(backends)
@@ -59,7 +61,7 @@ def create_routes(backends: Backends, catalogue: Catalogue, client: httpx2.Async
         backend.set_draining(False)
         return views.describe(backend)
 
-    @routes.get("/gpu-stats")
+    @routes.get("/gpu-stats", dependencies=[status])
     async def gpu_stats() -> dict[str, Any]:
         """List the GPUs of all services, and their sums. A service that does not respond is listed as unavailable."""
         # Concurrent callers share one query, which a cancelled caller does not cancel.

@@ -1,6 +1,7 @@
 """Factory of every program's FastAPI application: error envelope, middleware, metrics, shared settings."""
 
 import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from kit.config.settings import Settings
-from kit.errors import install_error_handlers
+from kit.errors import ApiError, install_error_handlers
 from kit.logs import LogFormat
 from kit.version import __version__
 from kit.web.guard import AdminGuard, BrowserGuard, KeyRing
@@ -59,7 +60,7 @@ class HttpSettings(Settings):
         "that this container publishes on its host's loopback), host names such as edge",
     )
 
-    @field_validator("admin_trusted_networks")
+    @field_validator("admin_trusted_networks", "status_trusted_networks", check_fields=False)
     @classmethod
     def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in filter(is_network, value):
@@ -85,9 +86,13 @@ def create_app(
     settings: HttpSettings,
     metrics: HttpMetrics,
     keys: KeyRing,
+    status: Any = None,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
-    """Create the FastAPI application; the caller adds its routes. `keys` guards /v1."""
+    """Create the FastAPI application; the caller adds its routes.
+
+    `keys` guards /v1, `status`, a dependency, /metrics.
+    """
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
     app.add_middleware(HeadAsGet)
@@ -100,7 +105,8 @@ def create_app(
     async def docs() -> HTMLResponse:
         return HTMLResponse(page, headers={"content-security-policy": DOCS_POLICY})
 
-    app.add_api_route("/metrics", metrics.page, include_in_schema=False)
+    guards = [] if status is None else [status]
+    app.add_api_route("/metrics", metrics.page, include_in_schema=False, dependencies=guards)
     app.add_api_route("/docs", docs, include_in_schema=False)
     return app
 
@@ -126,18 +132,47 @@ def admin_only(settings: HttpSettings, *, root: Path = ROOT) -> Any:
 
     Resolves `docker-host` once, here, from the files below `root`.
     """
-    places = settings.trusted_places()
+    refusal = _admin_check(settings, settings.trusted_places(), root)
+
+    async def check(request: Request) -> None:
+        error = await refusal(request)
+        if error is not None:
+            raise error
+
+    return Depends(check)
+
+
+def keys_unless_trusted(settings: HttpSettings, keys: KeyRing, places: Sequence[str], *, root: Path = ROOT) -> Any:
+    """Return a FastAPI dependency for routes that show the state of the cluster.
+
+    With `keys` set, they require a key or the admin token, except from ADMIN_TRUSTED_NETWORKS and `places`, which are
+    given in the same way. A network that has every address opens them to everybody, also through a proxy.
+    """
+    refusal = _admin_check(settings, (*settings.trusted_places(), *places), root)
+    is_open = not keys or any(is_network(place) and place.endswith("/0") for place in places)
+
+    async def check(request: Request) -> None:
+        if is_open:
+            return
+        error = keys.refusal(request.headers.get("authorization"), request.headers.get("x-api-key"))
+        if error is not None and await refusal(request) is not None:
+            raise error
+
+    return Depends(check)
+
+
+def _admin_check(
+    settings: HttpSettings, places: Sequence[str], root: Path
+) -> Callable[[Request], Awaitable[ApiError | None]]:
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
     guard, hosts = AdminGuard(token, networks_of(places, root)), TrustedHosts(places)
 
-    async def check(request: Request) -> None:
+    async def refusal(request: Request) -> ApiError | None:
         # Behind a reverse proxy on this machine every client has a loopback address: forwarded requests need the token.
         forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
         client = request.client.host if request.client and not forwarded else None
         if client is not None and await hosts.include(client):
-            return
-        refusal = guard.refusal(client, request.headers.get("authorization"))
-        if refusal is not None:
-            raise refusal
+            return None
+        return guard.refusal(client, request.headers.get("authorization"))
 
-    return Depends(check)
+    return refusal

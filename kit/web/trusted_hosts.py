@@ -56,7 +56,7 @@ def docker_host(root: Path) -> list[Network]:
             for route in default_routes((root / "proc/net/route").read_text(encoding="ascii")):
                 if int(route.gateway):
                     return [ipaddress.IPv4Network(route.gateway)]
-    log.warning("docker-host in ADMIN_TRUSTED_NETWORKS does not apply", reason=reason)
+    log.warning("trusted docker-host does not apply", reason=reason)
     return []
 
 
@@ -70,6 +70,7 @@ class TrustedHosts:
         self._lookup_timeout_s = lookup_timeout_s
         self._lookups = [Lookup(place) for place in places if place != DOCKER_HOST and not is_network(place)]
         self._known: dict[str, tuple[float, frozenset[Address]]] = {}
+        self._unresolved: set[str] = set()
         self._lock = asyncio.Lock()
 
     async def include(self, client: str) -> bool:
@@ -90,7 +91,11 @@ class TrustedHosts:
 
     async def _resolve(self, lookup: Lookup) -> frozenset[Address]:
         try:
-            return frozenset(map(ipaddress.ip_address, await lookup.addresses(self._lookup_timeout_s)))
+            found = frozenset(map(ipaddress.ip_address, await lookup.addresses(self._lookup_timeout_s)))
         except (NoSuchName, ResolverFailed) as error:
-            log.warning("host in ADMIN_TRUSTED_NETWORKS does not resolve", host=lookup.host, reason=str(error))
+            if lookup.host not in self._unresolved:
+                log.warning("trusted host does not resolve", host=lookup.host, reason=str(error))
+                self._unresolved.add(lookup.host)
             return frozenset()
+        self._unresolved.discard(lookup.host)
+        return found

@@ -75,7 +75,7 @@ async def test_keys_on_relayed_routes(
 
 
 async def test_keys_on_own_routes(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """/v1/models requires a key; routes of operators and health checks do not."""
+    """/v1/models requires a key; on this machine, routes of operators and health checks do not."""
     gateway = await start_gateway(await start_backend(), gateway_api_keys="one")
     assert (await gateway.http.get("/v1/models")).status_code == 401
     for headers, status in (

@@ -89,7 +89,7 @@ async def test_docker_host_does_not_apply_elsewhere(root: Path, change: str) -> 
         (root / "proc/net/route").unlink()
     with structlog.testing.capture_logs() as logs:
         site = Site("docker-host", root=root)
-    assert [line["event"] for line in logs] == ["docker-host in ADMIN_TRUSTED_NETWORKS does not apply"]
+    assert [line["event"] for line in logs] == ["trusted docker-host does not apply"]
     assert await site.status(HOST) == 401
     assert await site.status("0.0.0.0") == 401
 
