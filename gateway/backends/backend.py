@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.backends.health_state import HealthState, State, Verdict
+from gateway.backends.health_state import USABLE, HealthState, State, Verdict
 from gateway.backends.load import Load
 from gateway.backends.offers import Offer
 from gateway.backends.prefix_index import PrefixIndex
@@ -91,7 +91,7 @@ class Backend:
     @property
     def last_error(self) -> str | None:
         """The reason for a state other than healthy, or for being weighed down."""
-        left_s = self.load.full_until - self.clock.monotonic()
+        left_s = self.full_until - self.clock.monotonic()
         return self.health.reason or (f"full: weighed down for another {left_s:.0f} s" if left_s > 0 else None)
 
     @property
@@ -119,6 +119,11 @@ class Backend:
         return max(self.traffic.last_byte_at, self.engine_queue.progress_at, self.peers.last_sign_at)
 
     @property
+    def full_until(self) -> float:
+        """Monotonic time until which it is weighed down, by its responses to any worker."""
+        return max(self.load.full_until, self.peers.full_until)
+
+    @property
     def needs_canary(self) -> bool:
         """Whether it is idle and only the outcome of earlier requests keeps new ones away."""
         if self.traffic.in_flight + self.peers.in_flight:
@@ -129,6 +134,8 @@ class Backend:
         """Record what a probe or a connection attempt showed. Logs state changes only, as do the methods below."""
         if state == "unhealthy" and self.health.passes_probes:
             self.load.prefixes = PrefixIndex()  # the process has ended, and its cache with it
+        if state in USABLE and not self.health.passes_probes:
+            self.load.full_until = 0.0  # it may have said so while it loaded
         self.health.observe(state, error, self.clock.monotonic())
         self.last_probe.progress = progress
         self._publish()

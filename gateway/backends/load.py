@@ -81,7 +81,7 @@ class Load:
         self.ttft_s: float | None = None
         # Work of the requests without a first token, in KB.
         self.pending_kb = 0.0
-        # Monotonic time until which it is weighed down: it said that it is full.
+        # Monotonic time until which it is weighed down: it has said that it is full.
         self.full_until = 0.0
         # Virtual start time of its next turn among equals, see Router.
         self.next_turn = 0.0

@@ -46,5 +46,5 @@ class PeerTraffic(msgspec.Struct, array_like=True):
     # The latest queue length that any of them read from the engine's metrics, and when.
     engine_waiting: int = 0
     engine_read_at: float = -FRESH_S
-    # Until when it is weighed down, monotonic: each worker adopts the latest.
+    # Until when any of them weighs it down, monotonic.
     full_until: float = 0.0

@@ -93,7 +93,7 @@ class FailoverState:
         tried = self._tried
         if was_full:
             usable = self._router.usable(self.request)
-            tried = [*tried, *(one.backend for one in usable if one.backend.load.full_until > now)]
+            tried = [*tried, *(one.backend for one in usable if one.backend.full_until > now)]
         choice = self._router.choose(self.request, now, tried=tried, last_resort=last_resort)
         # A fallback model cannot continue the stream of another one.
         if choice is None or self._model not in (None, choice.candidate.offer.name):
@@ -117,7 +117,7 @@ class FailoverState:
         if verdict is ResponseVerdict.FULL:
             wait_s = self._room_in_s(now)
             # Its own response has its own Retry-After.
-            if self.can_retry(now, was_full=True) or (status == 429 and wait_s < backend.load.full_until - now):
+            if self.can_retry(now, was_full=True) or (status == 429 and wait_s < backend.full_until - now):
                 message = f"No backend of {self.model} has room now: {backend.name} returned {status}. Try again later."
                 return Busy(message, retry_after=wait_s)
         elif verdict in (ResponseVerdict.ELSEWHERE, ResponseVerdict.LACKING) and self.can_retry(now, last_resort=True):
@@ -127,9 +127,9 @@ class FailoverState:
     def _room_in_s(self, now: float) -> float:
         """Return the seconds until the first of the model's backends is expected not to be full any more."""
         try:
-            return min(candidate.backend.load.full_until for candidate in self._router.usable(self.request)) - now
+            return min(candidate.backend.full_until for candidate in self._router.usable(self.request)) - now
         except ApiError:
-            return self._tried[-1].load.full_until - now
+            return self._tried[-1].full_until - now
 
     def can_fail_over(self, now: float) -> bool:
         """Return whether another backend could take the request over: continue its stream, or start it anew."""

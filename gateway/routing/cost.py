@@ -76,7 +76,7 @@ def score(
             cost *= 1.0 + IN_FLIGHT_COST * in_flight / capacity
         if candidate.is_busy:
             cost *= BUSY_FACTOR
-        if load.full_until > now:
+        if load.full_until > now or backend.peers.full_until > now:
             cost *= FULL_FACTOR
         scored.append(ScoredCandidate(candidate, cost, capacity, unread_kb, is_within_bound, latency))
     return scored

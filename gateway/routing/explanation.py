@@ -107,7 +107,7 @@ def _scored_row(one: ScoredCandidate, best: ScoredCandidate, why: str, now: floa
     backend, load, latency = one.candidate.backend, one.candidate.backend.load, one.latency
     is_own = latency in (load.first_token, load.whole_response)
     pending_kb = load.pending(now)
-    full_factor = FULL_FACTOR if load.full_until > now else 1.0
+    full_factor = FULL_FACTOR if backend.full_until > now else 1.0
     row = _row(backend, why=why if one is best else _why_not(one, best, now))
     row["chosen"] = one is best
     row["model"] = one.candidate.offer.name
@@ -130,7 +130,7 @@ def _scored_row(one: ScoredCandidate, best: ScoredCandidate, why: str, now: floa
 
 
 def _why_not(one: ScoredCandidate, best: ScoredCandidate, now: float) -> str:
-    if one.candidate.backend.load.full_until > now:
+    if one.candidate.backend.full_until > now:
         return f"it is {one.candidate.backend.last_error}"
     ratio = one.cost / best.cost if best.cost else 1.0
     if ratio > TIE_FACTOR:

@@ -182,8 +182,8 @@ class Router:
         bound = self._bound(found, now) if key else None
         if len(found) > MAX_SCORED:
             sample = self._sample(found, hashes, key)
-            if all(one.backend.load.full_until > now for one in sample):
-                sample = [one for one in found if one.backend.load.full_until <= now][:MAX_SCORED] or sample
+            if all(one.backend.full_until > now for one in sample):
+                sample = [one for one in found if one.backend.full_until <= now][:MAX_SCORED] or sample
             found = sample
         return score(found, request, now, hashes, bound)
 

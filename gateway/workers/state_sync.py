@@ -141,8 +141,8 @@ class StateSync:
                     peers.last_sign_at = max(peers.last_sign_at, peer.last_sign_at)
                     if peer.engine_read_at > peers.engine_read_at:
                         peers.engine_waiting, peers.engine_read_at = peer.engine_waiting, peer.engine_read_at
+                    peers.full_until = max(peers.full_until, peer.full_until)
                     verdict = verdict or published.verdict
-                    backend.load.full_until = max(backend.load.full_until, peer.full_until)
                 if published.drain_set_at > backend.health.drain_set_at:
                     backend.set_draining(published.draining, at=published.drain_set_at)
             backend.peers = peers

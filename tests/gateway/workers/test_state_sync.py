@@ -114,9 +114,21 @@ def test_full_backend_is_weighed_down_by_all_workers(workers: list[Worker]) -> N
     second.record_error(429, b"retry-after: 30\r\n", b"")
     for _ in range(2):
         tick(workers)
-    assert first.load.full_until == second.load.full_until == third.load.full_until > now() + 20
+    assert first.full_until == second.full_until == third.full_until > now() + 20
     assert "full" in str(third.last_error)
     assert third.state == "healthy"
+
+
+def test_loaded_backend_is_not_weighed_down_for_what_it_said_before(workers: list[Worker]) -> None:
+    """Its 503 of the time when it loaded may have a Retry-After of a minute."""
+    workers[0].backend.record_error(503, b"retry-after: 60\r\n", b"")
+    tick(workers)
+    for worker in workers:
+        assert worker.backend.full_until > now()
+        worker.backend.observe("loading")
+        worker.backend.observe("healthy")
+    tick(workers)
+    assert [worker.backend.full_until for worker in workers] == [0.0] * 3
 
 
 def test_last_sign_is_shared(workers: list[Worker]) -> None:
