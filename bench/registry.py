@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from registry.models.library import Library
 from registry.open_store import open_store
 from registry.settings import RegistrySettings
 from tests.support.programs.s3_server import S3Server, serve_s3, weed_binary
+from tests.support.weights import safetensors
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "bench/model"
@@ -286,9 +286,7 @@ def prepared(size: int, *, fill: bool) -> Iterator[Site]:
                 library = Library(open_store(RegistrySettings.model_validate(settings)), Catalogue([]))
                 with site.scratch() as repo:
                     for number in range(FILES):
-                        (repo / f"model-{number}.safetensors").write_bytes(
-                            random.Random(number).randbytes(size // FILES)
-                        )
+                        (repo / f"model-{number}.safetensors").write_bytes(safetensors(str(number), size // FILES))
                     import_folder(library, repo, name="m", repo=REPO, revision="main")
             with site.registry("source", "http://127.0.0.1:9") as (url, _):
                 site.source = url

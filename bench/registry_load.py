@@ -15,7 +15,6 @@ mirror, and everything again over a link of 1 Gbit/s (`bench.sources.slow_line`)
 import argparse
 import contextlib
 import itertools
-import random
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from kit.config.catalogue import Catalogue
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
 from registry.store.file_store import FileStore
+from tests.support.weights import safetensors
 
 CLIENTS = 4
 LINE_BYTES_PER_SECOND = 1e9 / 8
@@ -193,7 +193,7 @@ def main() -> None:
         site = Site(Path(home), options.olah)
         repo = site.fresh()
         for number in range(FILES):
-            (repo / f"model-{number}.safetensors").write_bytes(random.Random(number).randbytes(size))
+            (repo / f"model-{number}.safetensors").write_bytes(safetensors(str(number), size))
         library = Library(FileStore(site.folder / "source"), Catalogue([]))
         import_folder(library, repo, name="m", repo=REPO, revision="main")
         rounds = [play(site) for _ in range(options.rounds)]

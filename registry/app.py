@@ -24,7 +24,6 @@ from registry.download.jobs import Jobs
 from registry.download.mirror import Mirror
 from registry.download.on_demand import OnDemand
 from registry.open_store import open_library
-from registry.safety.policy import Policy
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
 
@@ -52,7 +51,7 @@ def create_registry(
         jobs,
         lambda: settings.source_hub(file_retries=retries),
         limits,
-        Policy(pickles=settings.pickle_files, remote_code=settings.remote_code),
+        settings.policy(),
         parallel=settings.files_per_job,
     )
     keys = settings.key_ring()

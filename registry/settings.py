@@ -12,6 +12,7 @@ from kit.net.retry import RETRY_POLICY, RetryPolicy
 from kit.web.app import CommaSeparated, HttpSettings
 from kit.web.guard import KeyRing
 from registry.hub.client import SourceHub
+from registry.safety.policy import Policy
 
 
 class RegistrySettings(HttpSettings):
@@ -70,7 +71,8 @@ class RegistrySettings(HttpSettings):
     )
     remote_code: bool = Field(
         False,
-        description="yes also mirrors the repositories from which a model's auto_map loads code; no refuses the model",
+        description="yes also mirrors the repositories from which a model's auto_map loads code, and imports folders "
+        "and bundles of such models; no refuses the model",
     )
     hf_stall_seconds: float = Field(
         30.0,
@@ -97,6 +99,10 @@ class RegistrySettings(HttpSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError("not a URL of the form http://HOST:PORT")
         return value.rstrip("/")
+
+    def policy(self) -> Policy:
+        """What is accepted of a model."""
+        return Policy(pickles=self.pickle_files, remote_code=self.remote_code)
 
     def load_catalogue(self) -> Catalogue:
         """Load the catalogue; empty if none is set and ./models.yaml is missing. Raises SettingsError."""

@@ -11,6 +11,7 @@
 #   --sign-with FILE    the secret key (bundle.key, generated if missing)
 #   --volume-size SIZE  maximum size of one file of the bundle, such as 700MB (default 4GB)
 #   --skip-images       models only
+#   --allow-older       import models that are older than those in the store
 #   --help              this text
 #
 # Safe to interrupt: the same command resumes. The importing machine needs this checkout too, for the compose files and
@@ -29,7 +30,7 @@ readonly SAVED=.images
 # Prefix of an Ed25519 public key in DER (RFC 8410), in octal for printf.
 readonly ED25519_HEAD='\060\052\060\005\006\003\053\145\160\003\041\000'
 
-command=${1:-} place='' names=() key='' sign_with='' volume_size='' images=yes scratch=''
+command=${1:-} place='' names=() key='' sign_with='' volume_size='' images=yes older=() scratch=''
 
 options() {
   while (($#)); do
@@ -41,6 +42,7 @@ options() {
         shift
         ;;
       --skip-images) images=no ;;
+      --allow-older) older=(--allow-older) ;;
       --help | -h) usage && exit 0 ;;
       -*) stop 2 "There is no option $1." "scripts/bundle.sh --help lists the options." ;;
       *) if [[ -z $place ]]; then place=$1; else names+=("$1"); fi ;;
@@ -79,10 +81,11 @@ in_registry() {
   "${stack[@]}" run --rm --no-deps -T --user "$(owner "$place"):10001" --volume "$place:/bundle$mode" registry "$@"
 }
 
-# isolated ARGUMENT...: run the registry's program with the folder read-only, without network and store.
+# isolated ARGUMENT...: run the registry's program with the folder read-only and our copy of the manifest, without network
+# and store.
 isolated() {
   docker run --rm --network none --read-only --cap-drop ALL --user "$(owner "$place")" --volume "$place:/bundle:ro" \
-    "$image" "$@"
+    --volume "$scratch/manifest.json:/bundle/manifest.json:ro" "$image" "$@"
 }
 
 make_keys() {
@@ -148,14 +151,14 @@ verify_by_hand() {
   text=$(key_text)
   [[ $text =~ ^[A-Za-z0-9+/]{56}$ ]] || stop 2 "$key is not a public key." "Use the file NAME.pub that bundle.sh keygen generated."
   if command -v minisign >/dev/null 2>&1; then
-    minisign -V -q -P "$text" -m "$place/manifest.json" || refuse "the signature of manifest.json is invalid, or made with another key"
+    minisign -V -q -P "$text" -m "$scratch/manifest.json" || refuse "the signature of manifest.json is invalid, or made with another key"
   elif command -v openssl >/dev/null 2>&1; then
     verify_with_openssl "$text" || refuse "the signature of manifest.json is invalid, or made with another key"
   else
     stop 69 "Neither openssl nor minisign is installed to verify the signature." "Install one of them, or load the registry's image by hand."
   fi
   note "the signature of manifest.json is valid"
-  sed -n 's/^{"name": "\(volume-[0-9]*\.tar\)", "size": [0-9]*, "sha256": "\([0-9a-f]\{64\}\)".*/\2  \1/p' "$place/manifest.json" >"$scratch/sums"
+  sed -n 's/^{"name": "\(volume-[0-9]*\.tar\)", "size": [0-9]*, "sha256": "\([0-9a-f]\{64\}\)".*/\2  \1/p' "$scratch/manifest.json" >"$scratch/sums"
   [[ -s $scratch/sums ]] || refuse "manifest.json names no volume"
   (cd "$place" && sha256sum --check --quiet "$scratch/sums" 2>&1) || refuse "the volumes named above are missing or were changed"
   note "every volume is valid"
@@ -163,13 +166,13 @@ verify_by_hand() {
 
 # minisign's signature: 2 bytes "ED", 8 bytes key id, 64 bytes Ed25519 over the file's BLAKE2b.
 verify_with_openssl() {
-  sed -n 2p "$place/manifest.json.minisig" | openssl base64 -d -A >"$scratch/signature"
+  sed -n 2p "$scratch/manifest.json.minisig" | openssl base64 -d -A >"$scratch/signature"
   openssl base64 -d -A <<<"$1" >"$scratch/key"
   [[ $(head -c 2 "$scratch/signature") == ED && $(head -c 2 "$scratch/key") == Ed ]] || return 1
   cmp -s <(head -c 10 "$scratch/signature" | tail -c 8) <(head -c 10 "$scratch/key" | tail -c 8) || return 1
   { printf '%b' "$ED25519_HEAD" && tail -c 32 "$scratch/key"; } >"$scratch/key.der"
   tail -c 64 "$scratch/signature" >"$scratch/ed25519"
-  openssl dgst -blake2b512 -binary "$place/manifest.json" >"$scratch/digest"
+  openssl dgst -blake2b512 -binary "$scratch/manifest.json" >"$scratch/digest"
   openssl pkeyutl -verify -pubin -keyform DER -inkey "$scratch/key.der" -rawin -in "$scratch/digest" \
     -sigfile "$scratch/ed25519" >/dev/null 2>&1
 }
@@ -179,6 +182,11 @@ refuse() { stop 1 "$place: $1." "Copy it again from the exporting machine."; }
 do_verify() {
   [[ -f $place/manifest.json && -f $place/manifest.json.minisig ]] ||
     stop 1 "$place is not a complete bundle: manifest.json or manifest.json.minisig is missing." "Copy every file of it."
+  # A disk may give other bytes when it is read again: from here on, only these copies are read.
+  local name
+  for name in manifest.json manifest.json.minisig; do
+    (umask 022 && cat "$place/$name" >"$scratch/$name") || stop 1 "$place/$name cannot be read."
+  done
   if docker image inspect "$image" >/dev/null 2>&1; then
     isolated verify /bundle --key "$(key_text)" || stop 1 "The bundle is rejected."
   else
@@ -189,12 +197,12 @@ do_verify() {
 
 # The images in the manifest, each with its ID.
 manifest_images() {
-  sed -n '/^{"name": "[a-z0-9-]*\.tar", .*"images": \[/p' "$place/manifest.json" |
+  sed -n '/^{"name": "[a-z0-9-]*\.tar", .*"images": \[/p' "$scratch/manifest.json" |
     grep -o '{"name": "[^"]*", "id": "sha256:[0-9a-f]*"}' | sed 's/{"name": "\(.*\)", "id": "\(.*\)"}/\1 \2/'
 }
 
 load_images() {
-  local name id missing=0 volume member
+  local name id missing=0 volume member digest
   while read -r name id; do
     [[ $(docker image inspect --format '{{.Id}}' "$name" 2>/dev/null) == "$id" ]] || missing=$((missing + 1))
   done < <(manifest_images)
@@ -202,13 +210,18 @@ load_images() {
     note "no image is missing"
     return
   fi
-  note "loading the images"
+  note "copying the images to $scratch"
+  digest=$(sed -n 's/^{"name": "images\.tar", "size": [0-9]*, "sha256": "\([0-9a-f]\{64\}\)", .*/\1/p' "$scratch/manifest.json")
   while read -r volume member; do
     tar -xOf "$place/$volume" "$member"
-  done < <(sed -n 's/^{"name": "\(volume-[0-9]*\.tar\)", "size"/\1 &/p' "$place/manifest.json" |
+  done < <(sed -n 's/^{"name": "\(volume-[0-9]*\.tar\)", "size"/\1 &/p' "$scratch/manifest.json" |
     awk '{ volume = $1; while (match($0, /"member": "images\.tar[^"]*"/)) {
-      print volume, substr($0, RSTART + 11, RLENGTH - 12); $0 = substr($0, RSTART + RLENGTH) } }') |
-    docker load || stop 1 "docker load failed." "See its message above. Is there space left where Docker keeps images?"
+      print volume, substr($0, RSTART + 11, RLENGTH - 12); $0 = substr($0, RSTART + RLENGTH) } }') >"$scratch/images.tar" ||
+    stop 1 "The images cannot be copied to $scratch." "Is there space left? TMPDIR=FOLDER chooses another folder."
+  sha256sum --check --status <<<"$digest  $scratch/images.tar" || refuse "the images are not those that were verified"
+  note "loading the images"
+  docker load --input "$scratch/images.tar" || stop 1 "docker load failed." "See its message above. Is there space left where Docker keeps images?"
+  rm "$scratch/images.tar"
 }
 
 do_import() {
@@ -221,7 +234,7 @@ do_import() {
   docker image inspect "$image" >/dev/null 2>&1 || stop 1 "The image $image is neither on this machine nor in the bundle."
   step "Models"
   choose_stack cluster
-  in_registry :ro import /bundle --key "$(key_text)" || stop 1 "Not all models were imported." "Fix the problem above and run the same command again."
+  in_registry :ro import /bundle --key "$(key_text)" ${older[@]+"${older[@]}"} || stop 1 "Not all models were imported." "Fix the problem above and run the same command again."
   printf '\n%sEverything is imported.%s Check it and start the cluster:\n' "$green" "$plain"
   printf '   scripts/doctor.sh\n   docker compose -f %s up -d\n' "$CLUSTER_FILE"
 }
@@ -244,7 +257,7 @@ options "$@"
 [[ $command != verify && $command != import || -n $key ]] ||
   stop 2 "scripts/bundle.sh $command needs --key NAME.pub, the exporter's public key."
 trap interrupted INT TERM
-scratch=$(mktemp -d)
+scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/bundle.XXXXXX") || stop 1 "${TMPDIR:-/var/tmp} cannot be written." "TMPDIR=FOLDER chooses another folder."
 trap 'rm -rf "$scratch"' EXIT
 check_host
 image=$(registry_image) || stop 69 "$CLUSTER_FILE cannot be read." "Run this in a checkout of the project."

@@ -42,7 +42,7 @@ ALLOWED = {
         "hub": "",
         "download": "store models safety hub",
         "api": "store models download",
-        "bundle": "store models",
+        "bundle": "store models safety",
         "upkeep": "store models download bundle",
         "commands": "*",
         "settings": "*",

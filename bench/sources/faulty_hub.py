@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
+from tests.support.weights import safetensors_head
+
 Fault = Literal["none", "cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once", "corrupt"]
 PASSING: tuple[Fault, ...] = ("cut", "short", "stall", "busy", "broken", "other_range", "corrupt_once")
 PIECE = 64 << 10
@@ -45,7 +47,9 @@ def hub_file(path: str, size: int, seed: str, *, block: int | None = None, diges
 
     `digest=False` omits the digest, for a file too large to be read only for that.
     """
-    file = HubFile(path, size, random.Random(seed).randbytes(min(block or size, size)), "")
+    head = safetensors_head(size) if path.endswith(".safetensors") else b""
+    content = head + random.Random(seed).randbytes(min(block or size, size) - len(head))
+    file = HubFile(path, size, content, "")
     hasher = hashlib.sha256()
     for piece in file.pieces(0, size) if digest else ():
         hasher.update(piece)

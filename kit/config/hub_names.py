@@ -1,19 +1,27 @@
 """Validation of Hugging Face Hub names: repositories, revisions, paths in a repository.
 
 Every name that becomes part of a path on disk or of an object key is checked here first, against path traversal.
-Rules of the Hub: https://huggingface.co/docs/hub/repositories and `git check-ref-format`.
+Rules of the Hub: https://huggingface.co/docs/hub/repositories. Branches follow `git check-ref-format`, files what git
+accepts as a path, except for characters that can mislead a reader or break a line of a log.
 """
 
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Iterable
+from urllib.parse import quote
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_REVISION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}$")
 MAX_PATH_BYTES = 1024  # S3's limit for a key; file systems allow little more
 MAX_SEGMENT_BYTES = 240  # most file systems allow 255; our temporary names add a few
+# Control characters, lone surrogates (no UTF-8), line and paragraph separators.
+_UNUSABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Change the order in which the rest of the name is shown (CVE-2021-42574).
+_BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Not in a branch: git-check-ref-format(1).
+_NOT_IN_REFS = frozenset(" ~^:?*[\\")
 
 
 class BadName(ValueError):
@@ -47,9 +55,22 @@ def repo_folder(repo: str) -> str:
 
 def check_revision(value: str) -> str:
     """Return `value` if it is a branch, tag or commit. Raises BadName."""
-    if not _REVISION.fullmatch(value) or ".." in value or "//" in value or value.endswith(("/", ".", ".lock")):
-        raise BadName(f"{value!r} is not a revision: a commit of 40 hex digits, a branch or a tag.")
+    if reason := _reason_against_revision(value):
+        raise BadName(f"{value!r} is not a revision (a commit of 40 hex digits, a branch or a tag): {reason}.")
     return value
+
+
+def _reason_against_revision(value: str) -> str | None:
+    character = _unusable_character(value) or next((each for each in value if each in _NOT_IN_REFS), None)
+    if character is not None:
+        return f"it contains {describe_character(character)}"
+    if any(part == "" or part.startswith(".") or part.endswith(".lock") for part in value.split("/")):
+        return "a part is empty, begins with '.' or ends with '.lock'"
+    if ".." in value or "@{" in value or value.startswith("-") or value.endswith(".") or value == "@":
+        return "it contains '..' or '@{', begins with '-', ends with '.', or is '@'"
+    if len(quote(value, safe="")) > MAX_SEGMENT_BYTES:
+        return f"it is longer than {MAX_SEGMENT_BYTES} bytes with percent-encoding"
+    return None
 
 
 def check_path(value: str) -> str:
@@ -57,17 +78,36 @@ def check_path(value: str) -> str:
 
     Raises BadName.
     """
-    segments = value.split("/")
-    if (
-        len(value.encode(errors="surrogatepass")) > MAX_PATH_BYTES
-        or not value.isprintable()
-        or "\\" in value
-        or ":" in segments[0]
-        or any(segment in ("", ".", "..") or segment != segment.strip() for segment in segments)
-        or any(len(segment.encode(errors="surrogatepass")) > MAX_SEGMENT_BYTES for segment in segments)
-    ):
-        raise BadName(f"{value!r} is not a file path of a repository: relative, with '/', without '..' or empty parts.")
+    if reason := _reason_against_path(value):
+        raise BadName(f"{value!r} is not a file path of a repository: {reason}.")
     return value
+
+
+def _reason_against_path(value: str) -> str | None:
+    character = _unusable_character(value) or ("\\" if "\\" in value else None)
+    if character is not None:
+        return f"it contains {describe_character(character)}"
+    segments = value.split("/")
+    if "" in segments:
+        return "a part is empty" if segments[0] else "it is empty or absolute"
+    if any(segment in (".", "..") or segment.lower() == ".git" for segment in segments):
+        return "it has a part '.', '..' or '.git'"
+    if re.match("[A-Za-z]:", value):
+        return "it begins with a drive letter"
+    if len(value.encode()) > MAX_PATH_BYTES:
+        return f"it is longer than {MAX_PATH_BYTES} bytes"
+    if any(len(segment.encode()) > MAX_SEGMENT_BYTES for segment in segments):
+        return f"a part is longer than {MAX_SEGMENT_BYTES} bytes"
+    return None
+
+
+def describe_character(character: str) -> str:
+    """Return the code point and Unicode name of a character: `U+202E RIGHT-TO-LEFT OVERRIDE`."""
+    return f"U+{ord(character):04X} {unicodedata.name(character, '(no name)')}"
+
+
+def _unusable_character(value: str) -> str | None:
+    return next((each for each in value if unicodedata.category(each) in _UNUSABLE or each in _BIDIRECTIONAL), None)
 
 
 def check_paths(values: Iterable[str]) -> None:

@@ -4,7 +4,8 @@ https://huggingface.co/docs/hub/api: `GET /api/models/{repo}/revision/{revision}
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from kit.config.hub_names import COMMIT, SHA256, check_paths
@@ -48,7 +49,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit."""
+    """A repository at one commit. The paths are as the source sent them until `select` has checked them."""
 
     commit: str
     files: tuple[RemoteFile, ...]
@@ -58,16 +59,21 @@ class Listing:
         """Total size in bytes."""
         return sum(file.size for file in self.files)
 
+    def select(self, paths: Container[str]) -> Self:
+        """Return the listing of the files at `paths`, whose names are valid. Raises BadName."""
+        files = tuple(file for file in self.files if file.path in paths)
+        check_paths(file.path for file in files)
+        return replace(self, files=files)
+
 
 def parse_listing(document: Any) -> Listing:
-    """Parse and check a listing. Raises ValueError, KeyError, TypeError or AttributeError."""
+    """Parse a listing and check all but its paths. Raises ValueError, KeyError, TypeError or AttributeError."""
     if not COMMIT.fullmatch(document["sha"]):
         raise ValueError(f"invalid commit {document['sha']!r}")
     siblings = document["siblings"]
     if len(siblings) >= MAX_FILES:
         raise ValueError(f"{len(siblings)} files; at most {MAX_FILES} are supported")
     files = tuple(_remote_file(sibling) for sibling in siblings)
-    check_paths(file.path for file in files)
     return Listing(document["sha"], files)
 
 

@@ -5,14 +5,14 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from kit.config.catalogue import Entry
-from kit.config.hub_names import chosen
+from kit.config.hub_names import BadName, chosen
 from kit.hub.client import HubClient
 from kit.hub.file_download import CHUNK, SPAN, DownloadLimits, FileDownload
 from kit.hub.file_queue import FileQueue
@@ -133,7 +133,10 @@ class _Fetch:
                 f"No file of {entry.hf_repo} matches allow_patterns and ignore_patterns of {entry.name}.",
                 is_transient=False,
             )
-        return replace(listing, files=tuple(file for file in listing.files if file.path in paths))
+        try:
+            return listing.select(paths)
+        except BadName as error:
+            raise ModelFilesError(f"{entry.name}: {error}", is_transient=False) from error
 
     def _offline(self, error: TransientError | NotMirrored) -> Path:
         folder = self._cache.last_complete(self._entry.revision, self._stop)

@@ -156,6 +156,7 @@ class ModelRoutes:
             "size_bytes": size,
             **manifest.card.model_dump(exclude_defaults=True),
             "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
+            "left_out": [each.model_dump() for each in manifest.left_out],
         }
 
 
@@ -168,6 +169,7 @@ def _from_job(job: Job) -> Json:
         "commit": None,
         "size_bytes": job.progress.as_json()["bytes_total"],
         "files": [],
+        "left_out": [each.model_dump() for each in job.left_out],
     }
 
 

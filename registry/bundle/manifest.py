@@ -4,6 +4,7 @@ A reader needs nothing else: tar headers are not trusted, only byte ranges with 
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +17,8 @@ SIGNATURE = "manifest.json.minisig"
 FORMAT: Literal["gpu-cluster-bundle"] = "gpu-cluster-bundle"
 VERSION: Literal[1] = 1
 MAX_MANIFEST = 256 << 20
+# As `utc_now` writes it, so that two compare as strings.
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 Bytes = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -141,6 +144,8 @@ def _check_names(bundle: Bundle) -> None:
     for model in bundle.models:
         pointer, manifest = model.pointer, model.manifest
         check_name(pointer.name), check_repo(pointer.repo), check_revision(pointer.revision)
+        if not _TIME.fullmatch(manifest.created):
+            raise BadName(f"{pointer.name} was created at {manifest.created!r:.100}, which is not a time.")
         if (pointer.repo, pointer.commit) != (manifest.repo, manifest.commit) or not COMMIT.fullmatch(pointer.commit):
             raise BadName(f"{pointer.name} does not match its manifest.")
         check_paths(file.path for file in manifest.files)

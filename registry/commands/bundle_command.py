@@ -75,7 +75,9 @@ def import_(settings: RegistrySettings, options: argparse.Namespace) -> None:
     key, path = key_of(options), Path(options.what[0])
     library = open_library(settings)
     with ProgressBar("importing", _estimate_size(path)) as bar:
-        bundle, added = import_bundle(library, path, key, bar.advance)
+        bundle, added = import_bundle(
+            library, path, key, bar.advance, settings.policy(), allow_older=options.allow_older
+        )
     present = sum(bundle.blobs().values()) - added
     _print_contents(
         bundle, f"in {library.store.where}: {human_bytes(added)} new, {human_bytes(present)} already present"

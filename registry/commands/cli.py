@@ -19,7 +19,9 @@ from registry.commands.progress_bar import ProgressBar
 from registry.commands.registry_client import RegistryClientError, RegistryGone
 from registry.download.folder_import import FolderError, bytes_to_read, import_folder
 from registry.models.library import MAIN
+from registry.models.manifest import summary
 from registry.open_store import open_library
+from registry.safety.policy import Refused
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
 
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (BundleError, SignatureError) as error:
         sys.stderr.write(f"registry {options.command}: {error}\n")
         raise SystemExit(bundle_command.EXIT_REJECTED) from None
-    except (SettingsError, FolderError, RegistryClientError, BadName, StoreError) as error:
+    except (SettingsError, FolderError, Refused, RegistryClientError, BadName, StoreError) as error:
         fail(f"registry {options.command}: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
@@ -98,7 +100,7 @@ def _add_import(commands: _Commands) -> None:
         "import",
         help="import a local folder as a model, or a bundle exported by another registry",
         usage="registry import NAME FOLDER [--repo ORG/NAME] [--revision REVISION]\n"
-        "       registry import BUNDLE --key PUBLIC_KEY",
+        "       registry import BUNDLE --key PUBLIC_KEY [--allow-older]",
     )
     parser.add_argument(
         "what", nargs="+", metavar="NAME FOLDER | BUNDLE", help="a name and the folder of its files; or a bundle"
@@ -106,6 +108,9 @@ def _add_import(commands: _Commands) -> None:
     parser.add_argument("--repo", help="ORG/NAME for clients (default: the catalogue's, or local/NAME)")
     parser.add_argument("--revision", help="the commit (40 hex digits), branch or tag of these files")
     parser.add_argument("--key", metavar="PUBLIC_KEY", help=_KEY_HELP)
+    parser.add_argument(
+        "--allow-older", action="store_true", help="import a bundle whose models are older than those in the store"
+    )
 
 
 def _add_bundle(commands: _Commands) -> None:
@@ -176,7 +181,7 @@ def _positive(text: str) -> int:
 def _import(settings: RegistrySettings, options: argparse.Namespace) -> None:
     if len(options.what) == 1 and options.repo is None and options.revision is None:
         bundle_command.import_(settings, options)
-    elif len(options.what) == 2 and options.key is None:
+    elif len(options.what) == 2 and options.key is None and not options.allow_older:
         _import_folder(settings, options)
     else:
         sys.stderr.write(
@@ -197,12 +202,15 @@ def _import_folder(settings: RegistrySettings, options: argparse.Namespace) -> N
     commit = options.revision if options.revision and COMMIT.fullmatch(options.revision) else None
     with ProgressBar(f"importing {name}", bytes_to_read(folder)) as bar:
         manifest = import_folder(
-            library, folder, name=name, repo=repo, revision=revision, commit=commit, on_bytes=bar.advance
-        )
+            library, folder, name=name, repo=repo, revision=revision, commit=commit, policy=settings.policy(),
+            on_bytes=bar.advance,
+        )  # fmt: skip
     print(
         f"{name}: {repo} at {manifest.commit[:12]}, {len(manifest.files)} files, {human_bytes(manifest.size)}, "
         f"in {library.store.where}"
     )
+    if manifest.left_out:
+        print(f"left out: {summary(manifest.left_out)}")
 
 
 def _list(settings: RegistrySettings, _options: argparse.Namespace) -> None:

@@ -17,6 +17,8 @@ from registry.commands.registry_client import Model, RegistryClient, RegistryCli
 from registry.hub.client import HubError
 from registry.hub.file_selection import select_files
 from registry.models.library import Library
+from registry.models.manifest import LeftOut
+from registry.models.manifest import summary as summary_of
 from registry.open_store import open_library
 from registry.settings import RegistrySettings
 from registry.store.interface import StoreError
@@ -72,6 +74,8 @@ def download(settings: RegistrySettings, options: argparse.Namespace) -> None:
     if model["status"] != "ready":
         raise RegistryClientError(str(model.get("error") or f"The download of {options.name} was {model['status']}."))
     print(f"{options.name}: {model['hf_repo']} at {model['commit'][:12]}, {human_bytes(model['size_bytes'])}")
+    if left_out := [LeftOut.model_validate(each) for each in model.get("left_out", ())]:
+        print(f"left out: {summary_of(left_out)}")
 
 
 def sizes(settings: RegistrySettings, options: argparse.Namespace) -> None:

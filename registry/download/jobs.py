@@ -19,6 +19,7 @@ from kit.units import utc_now
 from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
 from registry.hub.client import HubError
+from registry.models.manifest import LeftOut
 from registry.safety.policy import Refused
 from registry.store.interface import DocumentBroken, Store, StoreError
 
@@ -54,6 +55,7 @@ class Job:
         self.error: str | None = None
         self.digests: Callable[[], set[str]] = set
         self.partial_model: PartialModel | None = None
+        self.left_out: tuple[LeftOut, ...] = ()
         self.ended = threading.Event()
         # Monotonic times.
         self.started_at = time.monotonic()

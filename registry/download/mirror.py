@@ -127,7 +127,12 @@ class Mirror:
             )
             job.digests = lambda: set(download.digests)
             job.partial_model = download.partial_model
-            download.run(job.publishing, on_selected=lambda: self.jobs.store_digests(job))
+
+            def on_selected() -> None:
+                job.left_out = download.left_out
+                self.jobs.store_digests(job)
+
+            download.run(job.publishing, on_selected=on_selected)
         finally:
             hub.close()
             if job.is_cancelled:

@@ -1,9 +1,8 @@
 """Download of one model into the store: list, select, fetch, scan, and publish when every file is verified."""
 
 import contextlib
-import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
@@ -21,11 +20,11 @@ from registry.download.file_download import DamagedFile, DownloadLimits, FileDow
 from registry.download.partial_model import PartialModel
 from registry.download.progress import Progress
 from registry.hub.client import HubError
-from registry.hub.file_selection import select_files
+from registry.hub.file_selection import files_left_out
 from registry.models.library import MAIN, BlobsMissing, Library
-from registry.models.manifest import FileEntry, Manifest, Source, entry_of
+from registry.models.manifest import FileEntry, LeftOut, Manifest, Source, entry_of, summary
 from registry.models.model_card import CARD
-from registry.safety.policy import Policy, Refused, ScanResult, needs_scan, scan
+from registry.safety.policy import Inspection, Policy, Refused, ScanResult
 from registry.safety.remote_code import CODE_PATTERNS
 from registry.store.interface import StoreDown, StoreError
 from registry.store.part_size import MIN_PART
@@ -67,6 +66,8 @@ class ModelDownload:
         """The blobs of this download, which must not be deleted while it runs."""
         self.partial_model = PartialModel()
         """The files that can be served before the model is published."""
+        self.left_out: tuple[LeftOut, ...] = ()
+        """The files of the source that are not mirrored."""
         self._hub = hub
         self._source = Source(kind="hub", place=hub.endpoint)
         self._library = library
@@ -87,25 +88,35 @@ class ModelDownload:
         request = self._request
         listing = self._hub.listing(request.repo, request.revision, self._stop)
         paths = [file.path for file in listing.files]
-        selected = set(select_files(paths, request.allow_patterns, request.ignore_patterns))
-        files = [file for file in listing.files if file.path in selected]
+        reasons = files_left_out(paths, request.allow_patterns, request.ignore_patterns)
+        try:
+            listing = listing.select(set(paths).difference(reasons))
+        except BadName as error:
+            raise BadName(f"{error} Leave it out with ignore_patterns.") from error
+        files = listing.files
         if not files:
             raise BadName(f"No file of {request.repo} is left after allow_patterns and ignore_patterns.")
+        self._inspection = Inspection(
+            self._library.store, request.repo, self._policy, (file.path for file in files), left_out=reasons
+        )
+        self.left_out = tuple(LeftOut.of(path, reason) for path, reason in reasons.items())
+        if reasons:
+            log.info("files left out", model=request.name, files=summary(self.left_out))
         self.digests.update(file.sha256 for file in files if file.sha256)
         self._retry_store(on_selected)
         with contextlib.ExitStack() as stack:
             self._retry_store(lambda: stack.enter_context(self._reserved_space(files)))
-            return self._fetch_and_publish(listing, files, publishing)
+            return self._fetch_and_publish(listing, publishing)
 
-    def _fetch_and_publish(self, listing: Listing, files: list[RemoteFile], publishing: Publishing) -> Manifest:
-        request, size = self._request, sum(file.size for file in files)
+    def _fetch_and_publish(self, listing: Listing, publishing: Publishing) -> Manifest:
+        request, files, size = self._request, listing.files, listing.size
         log.info(
             "files chosen", model=request.name, repo=request.repo, commit=listing.commit, files=len(files),
             size=human_bytes(size),
         )  # fmt: skip
         for _ in range(MAX_PUBLISH_ATTEMPTS):
             self._progress.expect(len(files), size)
-            downloaded = self._fetch_all(listing, files)
+            downloaded = self._fetch_all(listing)
             for repo in sorted({repo for _, found in downloaded for repo in found.code_repos}):
                 self._mirror_code(repo, publishing)
             try:
@@ -122,6 +133,7 @@ class ModelDownload:
                 name=request.name, repo=request.repo, revision=request.revision, commit=commit,
                 files=[entry for entry, _ in downloaded], source=self._source,
                 card=next((found.card for entry, found in downloaded if entry.path == CARD), None),
+                left_out=self.left_out,
             )  # fmt: skip
 
     def _retry_store(self, step: Callable[[], T]) -> T:
@@ -132,43 +144,34 @@ class ModelDownload:
 
         return retry(step, self._limits.retries, self._stop, on=StoreDown, before_retry=before_retry)
 
-    def _scan(self, entry: FileEntry) -> ScanResult:
-        try:
-            return scan(self._library.store, self._request.repo, entry, self._policy)
-        except Refused as refused:
-            if refused.digest is not None:
-                self.digests.discard(refused.digest)
-                self._library.delete_unreachable({refused.digest}, spare=set)
-            raise
-
     def _mirror_code(self, repo: str, publishing: Publishing) -> None:
         """Mirror the code of another repository, under a name of its own, before the model that needs it."""
         request = MirrorRequest(name=repo_folder(repo), repo=repo, revision=MAIN, allow_patterns=CODE_PATTERNS)
         log.info("mirroring the code that a model loads", model=self._request.name, repo=repo)
-        # Code that loads code from a third repository is refused.
-        policy = dataclasses.replace(self._policy, remote_code=False)
+        policy = self._policy.without_remote_code()
         code = ModelDownload(
             self._hub, self._library, request, Progress(), self._stop, self._limits, policy, parallel=self._parallel
         )
         code.digests = self.digests
         code.run(publishing)
 
-    def _reserved_space(self, files: list[RemoteFile]) -> AbstractContextManager[None]:
+    def _reserved_space(self, files: Sequence[RemoteFile]) -> AbstractContextManager[None]:
         store = self._library.store
         absent = [file for file in files if file.sha256 is None or store.blob_size(file.sha256) != file.size]
         blobs = {file.sha256 or f"{self._request.name}/{file.path}": file.size for file in absent}
         begun = sum(upload.size for upload in store.unfinished() if upload.digest in blobs)
         return self._library.quota.reserve(self._request.name, blobs, begun=begun)
 
-    def _fetch_all(self, listing: Listing, files: list[RemoteFile]) -> list[Scanned]:
+    def _fetch_all(self, listing: Listing) -> list[Scanned]:
         """Fetch the files, several at once: first those that the manifest requires, then the small, then the largest.
 
         The first failure ends the others.
         """
+        files = listing.files
 
         def fetch(file: RemoteFile) -> Scanned:
             entry = self._fetch(listing, file)
-            found = self._retry_store(partial(self._scan, entry))
+            found = self._retry_store(partial(self._inspection.scan, entry))
             self.partial_model.add(entry, needs_code=bool(found.code_repos))
             return entry, found
 
@@ -176,7 +179,7 @@ class ModelDownload:
             progress, count = self._progress.summary(), f"{done} of {len(files)}"
             log.info("downloading", model=self._request.name, progress=progress, files=count)
 
-        required = {file.path for file in files if file.sha256 is None or needs_scan(file.path, self._policy)}
+        required = {file.path for file in files if file.sha256 is None or self._policy.needs_scan(file.path)}
         ordered = sorted(files, key=lambda file: (file.path not in required, file.size > MIN_PART, -file.size))
         queue = FileQueue(ordered, fetch, self._stop, parallel=self._parallel, max_parallel=self._limits.connections)
         self.partial_model.prioritize = queue.prioritize
@@ -189,7 +192,12 @@ class ModelDownload:
             repo=self._request.repo, commit=listing.commit, files=known, source=self._source, created=utc_now()
         )
         self.partial_model.start(draft, required)
-        return queue.run(report, every_s=LOG_PROGRESS_EVERY_S)
+        try:
+            return queue.run(report, every_s=LOG_PROGRESS_EVERY_S)
+        except Refused as refused:
+            self.digests -= refused.digests
+            self._library.delete_unreachable(set(refused.digests), spare=set)
+            raise
 
     def _fetch(self, listing: Listing, file: RemoteFile) -> FileEntry:
         """Fetch one file; errors name it."""

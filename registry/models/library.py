@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from kit.config.catalogue import Catalogue
 from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
 from kit.units import utc_now
-from registry.models.manifest import FileEntry, Manifest, Name, Source
+from registry.models.manifest import FileEntry, LeftOut, Manifest, Name, Source
 from registry.models.model_card import Card
 from registry.models.quota import Quota
 from registry.store.deletion_intents import wait_for_deletions
@@ -54,22 +54,28 @@ class Library:
 
     def publish(
         self, *, name: str, repo: str, revision: str, commit: str, files: Iterable[FileEntry], source: Source,
-        card: Card | None = None,
+        card: Card | None = None, left_out: Iterable[LeftOut] = (), created: str | None = None,
     ) -> Manifest:  # fmt: skip
         """Publish a commit, whose blobs are stored, under `name`, as `revision` of `repo`, and under its own id.
 
         Files of an earlier publication of the same commit are kept. `main` moves to the commit unless another branch or
-        tag is published. Raises BadName, BlobsMissing, CommitConflict, StoreError, with nothing changed.
+        tag is published. `created`: when it was published where it comes from, if that is another registry.
+        Raises BadName, BlobsMissing, CommitConflict, StoreError, with nothing changed.
         """
         check_name(name), check_repo(repo), check_revision(revision)
         with self.store.exclusive():
-            merged = self._merged(repo, commit, files)
+            earlier = self._published(repo, commit)
+            merged = self._merged(repo, commit, files, earlier)
             self._check_blobs(merged)
+            paths = {file.path for file in merged}
             manifest = Manifest(
-                repo=repo, commit=commit, files=merged, source=source, created=utc_now(), card=card or Card()
-            )
+                repo=repo, commit=commit, files=merged, source=source, card=card or Card(),
+                # Never earlier than before: an older bundle must not make the commit look older than it is.
+                created=max(created or utc_now(), earlier.created if created and earlier else ""),
+                left_out=tuple(each for each in left_out if each.path not in paths),
+            )  # fmt: skip
             self._put_manifest(manifest)
-            for ref in self._refs_to_move(repo, revision, commit):
+            for ref in self.refs_to_move(repo, revision, commit):
                 self.store.put_document(_ref_key(repo, ref), {"commit": commit})
             pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=utc_now())
             self.store.put_document(_name_key(name), pointer.model_dump())
@@ -98,12 +104,17 @@ class Library:
                     self.store.put_document(key, earlier)
                 raise
 
-    def _merged(self, repo: str, commit: str, files: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
+    def _published(self, repo: str, commit: str) -> Manifest | None:
+        document = self.store.get_document(_commit_key(repo, commit))
+        return None if document is None else Manifest.model_validate(document)
+
+    def _merged(
+        self, repo: str, commit: str, files: Iterable[FileEntry], earlier: Manifest | None
+    ) -> tuple[FileEntry, ...]:
         by_path = {file.path: file for file in files}
         if not by_path:
             raise BadName(f"Nothing to publish: no file of {repo} was selected.")
-        earlier = self.store.get_document(_commit_key(repo, commit))
-        for file in Manifest.model_validate(earlier).files if earlier else ():
+        for file in earlier.files if earlier else ():
             if by_path.setdefault(file.path, file).sha256 != file.sha256:
                 raise CommitConflict(
                     f"{repo} at {commit} is already published with a different {file.path}. "
@@ -112,7 +123,8 @@ class Library:
         check_paths(by_path)
         return tuple(by_path[path] for path in sorted(by_path))
 
-    def _refs_to_move(self, repo: str, revision: str, commit: str) -> list[str]:
+    def refs_to_move(self, repo: str, revision: str, commit: str) -> list[str]:
+        """The refs of `repo` that a publication of `commit` as `revision` moves."""
         refs = [] if revision == commit else [revision]
         moves_main = revision == MAIN or bool(COMMIT.fullmatch(revision)) or self._ref(repo, MAIN) is None
         return [*refs, MAIN] if moves_main and MAIN not in refs else refs

@@ -1,17 +1,20 @@
 """A commit's files with their sizes and digests, as git and the Hub compute them."""
 
 import hashlib
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kit.config.hub_names import BadName, check_path
 from kit.hub.listing import git_blob_sha1
 from registry.models.model_card import Card
 
 # The Hub keeps larger files in LFS, identified by sha256, and smaller ones in git, identified by their git blob id.
 # For imported folders only: the source of a mirrored file says which it is.
 LFS_FROM_BYTES = 1 << 20
+# Files left out that a summary names.
+MAX_NAMED = 20
 
 
 class FileEntry(BaseModel):
@@ -40,6 +43,24 @@ class Source(BaseModel):
     place: str = Field(description="the endpoint's URL, or the folder's name")
 
 
+class LeftOut(BaseModel):
+    """A file of the source that is not part of the model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str = Field(description="as at the source; with escapes if it is not a valid path")
+    reason: str
+
+    @classmethod
+    def of(cls, path: str, reason: str) -> Self:
+        """Make an entry of a path that was not checked."""
+        try:
+            check_path(path)
+        except BadName:
+            path = path.encode("unicode_escape").decode()
+        return cls(path=path, reason=reason)
+
+
 class Manifest(BaseModel):
     """One complete commit of a repository."""
 
@@ -49,8 +70,9 @@ class Manifest(BaseModel):
     commit: str
     files: tuple[FileEntry, ...]
     source: Source
-    created: str = Field(description="when it was published here, ISO 8601 in UTC")
+    created: str = Field(description="when it was published, here or where its bundle was made; ISO 8601 in UTC")
     card: Card = Field(default=Card(), description="licence and base model from README.md")
+    left_out: tuple[LeftOut, ...] = Field(default=(), description="files of the source that are not part of the model")
 
     @property
     def size(self) -> int:
@@ -72,6 +94,12 @@ class Name(BaseModel):
     revision: str = Field(description="the revision requested by the last publication")
     commit: str
     updated: str
+
+
+def summary(left_out: Sequence[LeftOut]) -> str:
+    """The files and reasons as one line for a log or a terminal."""
+    more = f", and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
+    return ", ".join(f"{each.path} ({each.reason})" for each in left_out[:MAX_NAMED]) + more
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:

@@ -1,29 +1,49 @@
 """Scan pickles, and archives of pickles, for code that runs on loading, without loading them.
 
-picklescan (MIT) lists the imports of a pickle. Imports that are not known to be harmless are refused, as are files that
-cannot be scanned completely.
+The imports of a pickle must be known to be harmless, by the lists of picklescan (MIT) and `_HARMLESS`. A file with the
+ending of a pickle that is compressed, or that cannot be followed to its end, is refused: it may contain anything.
 """
 
-import errno
+import ast
+import bz2
+import contextlib
 import io
 import logging
+import lzma
+import struct
+import tarfile
 import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import PurePosixPath
+from typing import BinaryIO, cast
 
-from picklescan.scanner import SafetyLevel, scan_bytes
+from picklescan.relaxed_zipfile import RelaxedZipFile
+from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
-from registry.store.interface import Store, StoreError
+from registry.safety.blob_file import BlobFile
+from registry.safety.opcodes import follow
+from registry.store.interface import Store
 
-# Suffixes that torch.load, joblib and numpy load. CTranslate2's model.bin is not a pickle; its content shows that.
-_SUFFIXES = frozenset(
-    {
-        *(".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dat", ".data", ".npy", ".npz", ".zip"),
-        *(".7z", ".tar", ".nemo", ".model", ".mar"),
-    }
+# Suffixes of files that contain nothing but a pickle, or a zip archive of pickles.
+_PICKLES = frozenset(
+    {".pt", ".pth", ".th", ".ckpt", ".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".npz", ".zip", ".mar"}
 )
+# Suffixes of files that may contain one. CTranslate2's model.bin is none; its content shows that.
+_SUFFIXES = _PICKLES | {".bin", ".dat", ".data", ".npy", ".7z", ".rar", ".tar", ".tgz", ".nemo", ".model", ".sav"}
+_COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"})
 _PICKLE = tuple(bytes((0x80, version)) for version in range(6))
-_SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"
-_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", _SEVEN_ZIP)
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_NUMPY = b"\x93NUMPY"
+# Archives that are not opened here, under any name.
+_ARCHIVES = {
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\x04\x22\x4d\x18": "compressed (lz4)",
+}
+# Compression that joblib undoes by itself, or a loader may.
+_COMPRESSION = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x5d\x00\x00": "lzma"}
+_UNREADABLE_COMPRESSION = {b"\x28\xb5\x2f\xfd": "zstd", b"ZF": "joblib"}
 # Accepted by torch.load with weights_only (torch/_weights_only_unpickler.py) and unknown to picklescan.
 _HARMLESS = frozenset(
     {
@@ -33,12 +53,10 @@ _HARMLESS = frozenset(
         "collections.Counter",
     }
 )
-# Limits in bytes: a pickle describes tensors without containing them, so a larger one is not read into memory.
-MAX_OPCODE = 64 << 20
-MAX_PICKLE_IN_ZIP = 256 << 20
+# In bytes: a larger compressed entry of an archive is not unpacked.
+MAX_UNPACKED = 256 << 20
 WINDOW = 1 << 20
-# The bytes that identify a pickle or an archive.
-MAGIC_BYTES = 8
+_PEEK = 64 << 10
 
 
 class Unsafe(Exception):
@@ -47,39 +65,88 @@ class Unsafe(Exception):
 
 def may_be_pickle(path: str) -> bool:
     """Whether a file of this name is scanned, whatever its content."""
-    return PurePosixPath(path).suffix.lower() in _SUFFIXES
+    name = PurePosixPath(path.lower())
+    suffix = PurePosixPath(name.stem).suffix if name.suffix in _COMPRESSED else name.suffix
+    return suffix in _SUFFIXES or (suffix == "" and name.suffix in _COMPRESSED)
 
 
-def check_pickles(
-    store: Store, path: str, digest: str, size: int, *, max_object: int = MAX_OPCODE, window: int = WINDOW
-) -> None:
+def check_pickles(store: Store, path: str, digest: str, size: int, *, window: int = WINDOW) -> None:
     """Scan the blob of the file at `path`. Raises Unsafe, StoreError."""
-    file = BlobFile(store, digest, size)
-    blob = _Window(file, size, max_object, window)
-    head = blob.peek(MAGIC_BYTES)[:MAGIC_BYTES]
-    if not head or not (may_be_pickle(path) or head.startswith(_PICKLE + _ARCHIVES)):
-        return
-    ending = PurePosixPath(path).suffix.lower()
     logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # we report its findings
+    file = BlobFile(store, digest, size)
     try:
-        _check_archive(blob)
-        result = scan_bytes(blob, path, ending)
-    except Unsafe:
-        raise
-    except Exception as error:  # any error that a hostile file causes in the scanner
-        if file.failure is None:
-            raise Unsafe(f"cannot be scanned for code ({type(error).__name__}: {error})") from error
-    if file.failure is not None:  # the scanner treats a read error as the end of the pickle
+        _check(io.BufferedReader(file, window), path, size)
+    except Exception as error:  # any error that a hostile file causes
+        if file.failure is not None:
+            raise file.failure from error
+        if isinstance(error, Unsafe):
+            raise
+        raise Unsafe(f"cannot be scanned for code ({type(error).__name__}: {error})") from error
+    if file.failure is not None:  # a parser may take a read error for the end of the file
         raise file.failure
-    if blob.too_large:
-        raise Unsafe(f"contains an object of {blob.too_large} bytes, which is too large to scan")
-    imports = {f"{each.module}.{each.name}": each.safety for each in result.globals}
-    if dangerous := [name for name, safety in imports.items() if safety == SafetyLevel.Dangerous]:
+
+
+def _check(stream: BinaryIO, path: str, size: int, *, inside: bool = False) -> None:
+    """Scan a file, or an entry of an archive (`inside`). Raises Unsafe, and any error that reading causes."""
+    head = stream.read(_PEEK)
+    stream.seek(0)
+    is_pickle, suffix = may_be_pickle(path), PurePosixPath(path).suffix.lower()
+    packed = _packing(head)
+    if packed and (is_pickle or "archive" in packed or "lz4" in packed):
+        raise Unsafe(f"is {packed}, which cannot be scanned for code")
+    if head.startswith(_ZIP):
+        if inside:
+            raise Unsafe("contains an archive in an archive, which is not scanned for code")
+        _check_zip(stream)
+        return
+    if is_pickle and not inside and zipfile.is_zipfile(stream):
+        raise Unsafe("has a zip archive after its beginning: it is two files in one")
+    stream.seek(0)
+    if head.startswith(_NUMPY):
+        _check_numpy(stream, size)
+    else:
+        must_be_pickle = is_pickle or head.startswith(_PICKLE)
+        _check_pickles(stream, size, only_calls=not must_be_pickle, strict=suffix in _PICKLES)
+        if packed and (unpacked := _unpacked(head)):
+            _check_pickles(io.BytesIO(unpacked), len(unpacked), only_calls=not unpacked.startswith(_PICKLE))
+
+
+def _check_pickles(stream: BinaryIO, size: int, *, only_calls: bool, strict: bool = False) -> None:
+    """Follow one pickle after another, as a loader may. `only_calls`: other content may look like an import.
+
+    `strict`: content that is no pickle is refused. Raises Unsafe.
+    """
+    while stream.tell() < size:
+        at = stream.tell()
+        found = follow(stream, size)
+        if strict and at == 0 and found.end == "invalid" and found.opcodes == 0:
+            raise Unsafe("is neither a pickle nor a zip archive, so it cannot be scanned for code")
+        if found.imports and (found.calls or not only_calls):
+            _judge(found.imports)
+            if found.end != "stop":
+                raise Unsafe("is a truncated pickle and cannot be scanned for code")
+        if found.end != "stop":
+            return
+
+
+def _judge(imports: Iterable[tuple[str, str]]) -> None:
+    """Look the imports up in the lists of picklescan. Raises Unsafe."""
+    dangerous, unknown = [], []
+    for module, name in imports:
+        full = f"{module}.{name}"
+        if not full.isprintable() or " " in full:
+            unknown.append(repr(full))
+            continue
+        # One pickle for each: a name must not end the list of the others.
+        for found in scan_pickle_bytes(io.BytesIO(f"c{module}\n{name}\n.".encode()), full).globals:
+            if found.safety == SafetyLevel.Dangerous:
+                dangerous.append(full)
+            elif found.safety != SafetyLevel.Innocuous and full not in _HARMLESS:
+                unknown.append(full)
+    if dangerous:
         raise Unsafe(f"runs code when it is loaded ({_some(dangerous)})")
-    if unknown := [n for n, safety in imports.items() if safety != SafetyLevel.Innocuous and n not in _HARMLESS]:
+    if unknown:
         raise Unsafe(f"imports what is not known to be harmless ({_some(unknown)})")
-    if result.scan_err:
-        raise Unsafe("is a truncated pickle and cannot be scanned for code")
 
 
 def _some(names: list[str]) -> str:
@@ -87,79 +154,49 @@ def _some(names: list[str]) -> str:
     return ", ".join(sorted(names)[:3]) + more
 
 
-def _check_archive(blob: io.BufferedReader) -> None:
-    """Refuse an archive whose pickles would exhaust memory, or that cannot be opened here."""
-    if blob.peek(6)[:6] == _SEVEN_ZIP:
-        raise Unsafe("is a 7z archive, which cannot be scanned for code")
-    if zipfile.is_zipfile(blob):
-        with zipfile.ZipFile(blob) as archive:
-            for entry in archive.infolist():
-                packed = entry.compress_type != zipfile.ZIP_STORED
-                pickled = PurePosixPath(entry.filename).suffix in (".pkl", ".pickle", ".joblib", ".dat", ".data")
-                if (packed or pickled) and entry.file_size > MAX_PICKLE_IN_ZIP:
-                    raise Unsafe(f"contains {entry.filename} of {entry.file_size} bytes, which is too large to scan")
-    blob.seek(0)
+def _check_zip(stream: BinaryIO) -> None:
+    """Scan every entry. Raises Unsafe, and BadZipFile where a loader might read what we cannot."""
+    with RelaxedZipFile(stream) as archive:
+        for entry in archive.infolist():
+            if entry.is_dir():
+                continue
+            if entry.compress_type != zipfile.ZIP_STORED and entry.file_size > MAX_UNPACKED:
+                raise Unsafe(f"contains {entry.filename} of {entry.file_size} bytes, which is too large to scan")
+            with archive.open(entry) as part:
+                try:
+                    _check(cast(BinaryIO, part), entry.filename, entry.file_size, inside=True)
+                except Unsafe as error:
+                    raise Unsafe(f"contains {entry.filename}, which {error}") from None
 
 
-class _Window(io.BufferedReader):
-    """Limits the size of a read, since a pickle can declare an object of any size.
-
-    An object longer than the rest of the file ends the pickle, as it does on loading.
-    """
-
-    too_large = 0
-
-    def __init__(self, blob: "BlobFile", size: int, max_object: int, window: int) -> None:
-        super().__init__(blob, window)
-        self._size = size
-        self._max_object = max_object
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """See `io.BufferedReader`. Raises ValueError over `max_object`; records a size that the file can contain."""
-        if size is not None and size > self._max_object:
-            if size <= self._size - self.tell():
-                self.too_large = max(self.too_large, size)
-            raise ValueError("object too large")
-        return super().read(size)
+def _check_numpy(stream: BinaryIO, size: int) -> None:
+    """Scan an array of numpy: pickles follow its header if it holds objects (numpy.lib.format)."""
+    major = stream.read(8)[6]
+    (length,) = struct.unpack("<H" if major == 1 else "<I", stream.read(2 if major == 1 else 4))
+    header = ast.literal_eval(stream.read(min(length, _PEEK)).decode("latin-1").strip())
+    if "O" in repr(header["descr"]):
+        _check_pickles(stream, size, only_calls=False)
 
 
-class BlobFile(io.RawIOBase):
-    """A blob as a seekable file; each read is a range request to the store."""
+def _packing(head: bytes) -> str | None:
+    """Name the compression or archive that `head` begins."""
+    with contextlib.suppress(tarfile.HeaderError):
+        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
+        return "a tar archive"
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            return name
+    for magic, name in (_COMPRESSION | _UNREADABLE_COMPRESSION).items():
+        if head.startswith(magic):
+            return f"compressed ({name})"
+    is_zlib = head[:1] == b"\x78" and len(head) > 1 and (head[0] << 8 | head[1]) % 31 == 0
+    return "compressed (zlib)" if is_zlib else None
 
-    def __init__(self, store: Store, digest: str, size: int) -> None:
-        super().__init__()
-        self._store = store
-        self._digest = digest
-        self._size = size
-        self._position = 0
-        self.failure: StoreError | None = None
-        """The error of a failed read."""
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Change the position."""
-        at = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset
-        if at < 0:
-            raise OSError(errno.EINVAL, "negative position")
-        self._position = at
-        return at
-
-    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]  # what BufferedReader gives
-        """Read into `buffer`."""
-        end, done = min(self._position + len(buffer), self._size), 0
-        try:
-            for chunk in self._store.read_blob(self._digest, self._position, end) if end > self._position else ():
-                buffer[done : done + len(chunk)] = chunk
-                done += len(chunk)
-        except StoreError as error:
-            self.failure = error
-            raise
-        self._position += done
-        return done
+def _unpacked(head: bytes) -> bytes:
+    """Unpack the beginning of a compressed file; nothing if that fails."""
+    unpackers = (zlib.decompressobj(zlib.MAX_WBITS | 32), bz2.BZ2Decompressor(), lzma.LZMADecompressor())
+    for unpacker in unpackers:
+        with contextlib.suppress(zlib.error, OSError, lzma.LZMAError):
+            return unpacker.decompress(head, _PEEK)
+    return b""

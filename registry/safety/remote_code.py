@@ -1,8 +1,10 @@
-"""Code that a model loads from other repositories. Pure.
+"""Code that a model loads from other repositories, or from modules that its configuration names. Pure.
 
 In the configuration of a `trust_remote_code` model, `auto_map` names the classes of its own code; a value of the form
 `ORG/NAME--module.Class` loads the code from another repository, at its current `main`
-(transformers, dynamic_module_utils). Without a mirror of that repository the model does not load offline.
+(transformers, dynamic_module_utils; sentence_transformers, import_module_class, for `type` in modules.json). Without a
+mirror of that repository the model does not load offline. `auto_mapping` of an adapter names a module that is imported
+(peft, AutoPeftModel).
 """
 
 import json
@@ -11,33 +13,29 @@ from pathlib import PurePosixPath
 
 from kit.config.hub_names import BadName, check_repo
 
-# The files in which transformers looks for `auto_map`.
-CONFIGURATIONS = frozenset(
-    {
-        *("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"),
-        *("image_processor_config.json", "video_preprocessor_config.json", "feature_extractor_config.json"),
-        "generation_config.json",
-    }
-)
-MAX_BYTES = 4 << 20
+# Besides every name that ends in `config.json`.
+_CONFIGURATIONS = frozenset({"modules.json", "model_index.json", "modular_model_index.json"})
+# Keys under which classes are named, at any depth.
+_CLASSES = frozenset({"auto_map", "custom_pipelines", "type", "types"})
+# Libraries whose modules an adapter may name.
+_LIBRARIES = frozenset({"transformers", "peft", "diffusers", "torch"})
+MAX_BYTES = 16 << 20
 # The files mirrored of a repository that only provides code.
 CODE_PATTERNS = ("*.py", "*.json", "LICENSE*", "*.md")
 
 
 def may_name_code(path: str) -> bool:
-    """Whether a file can contain an `auto_map`."""
-    return PurePosixPath(path).name in CONFIGURATIONS
+    """Whether a file is a configuration in which code can be named."""
+    name = PurePosixPath(path).name
+    return name in _CONFIGURATIONS or name.endswith("config.json")
 
 
 def code_repos(content: bytes, repo: str) -> set[str]:
-    """The other repositories from which a configuration loads code. Raises BadName for an invalid one."""
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return set()  # not a configuration: nothing loads it
-    if not isinstance(document, dict):
-        return set()
-    named = {value.partition("--")[0] for value in _values(document) if "--" in value}
+    """The other repositories from which a configuration loads code.
+
+    Raises BadName for an invalid one, RecursionError for JSON that is nested too deeply.
+    """
+    named = {value.partition("--")[0] for value in _classes(_parse(content)) if "--" in value}
     for each in named:
         try:
             check_repo(each)
@@ -46,16 +44,28 @@ def code_repos(content: bytes, repo: str) -> set[str]:
     return named - {repo}
 
 
-def _values(document: dict[str, object]) -> Iterator[str]:
-    """Yield each class named by `auto_map`, whose values may be lists (a slow and a fast tokenizer)."""
-    auto_map = document.get("auto_map")
-    if isinstance(auto_map, list):
-        auto_map = {"": auto_map}  # an older form, of tokenizers
-    for value in auto_map.values() if isinstance(auto_map, dict) else ():
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, str):
-                yield each
-    custom = document.get("custom_pipelines")
-    for pipeline in custom.values() if isinstance(custom, dict) else ():
-        if isinstance(pipeline, dict) and isinstance(pipeline.get("impl"), str):
-            yield pipeline["impl"]
+def imported_modules(content: bytes) -> set[str]:
+    """The modules outside of known libraries that an adapter's configuration imports. Raises RecursionError."""
+    document = _parse(content)
+    mapping = document.get("auto_mapping") if isinstance(document, dict) else None
+    module = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    return {module} if isinstance(module, str) and module.partition(".")[0] not in _LIBRARIES else set()
+
+
+def _parse(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None  # not a configuration: nothing loads it
+
+
+def _classes(value: object, key: str = "") -> Iterator[str]:
+    """Yield the strings under `_CLASSES`."""
+    if isinstance(value, str) and key in _CLASSES:
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _classes(each, key if key in _CLASSES else name)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _classes(each, key)

@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
     elif words[0] == "save":
         Path(words[2]).write_text(json.dumps({name: images[name] for name in words[3:]}) + " " * 200_000)
     elif words[0] == "load":
-        IMAGES.write_text(json.dumps(images | json.loads(sys.stdin.read())))
+        IMAGES.write_text(json.dumps(images | json.loads(Path(words[2]).read_text())))
     elif words[0] == "run" and words[-2:] == ["-m", "kit.tools.compose_plan"]:
         sys.stdin.read()
         print("".join(f"image\t{name}\tbuild\tx\n" for name in (REGISTRY, "gpu-cluster/llm:1")), end="")

@@ -20,6 +20,7 @@ from registry.app import RETRY_POLICY, create_registry
 from registry.settings import RegistrySettings
 from registry.store.interface import Store
 from tests.support import plain_http
+from tests.support.weights import safetensors
 
 START_S = 20.0
 JOB_S = 30.0
@@ -194,7 +195,7 @@ def small_repo(folder: Path, *, seed: str = "a", weights: int = 3_000_000) -> Pa
     (folder / "1_Pooling" / "config.json").write_text('{"pooling": "mean"}')
     (folder / "README.md").write_text("# ä small model\n", encoding="utf-8")
     (folder / "empty.txt").write_bytes(b"")
-    (folder / "model.safetensors").write_bytes(random_bytes(seed, weights))
+    (folder / "model.safetensors").write_bytes(safetensors(seed, weights))
     return folder
 
 

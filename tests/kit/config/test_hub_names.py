@@ -1,13 +1,16 @@
 """Hub names: path traversal is rejected, valid names of the Hub are accepted."""
 
+import re
+import subprocess
+
 import pytest
 
 from kit.config.hub_names import BadName, check_name, check_path, check_paths, check_repo, check_revision, chosen
 
 HOSTILE_PATHS = [
     *("", "/", "/etc/passwd", "../x", "a/../b", "a/..", "..", ".", "./a", "a/./b", "a//b", "a/", "//a"),
-    *("a\\b", "..\\x", "C:/x", "C:x", "a\0b", "a\nb", "a\rb", "\x7f", "a/\u202eb", " a", "a ", "a/ b"),
-    *("x" * 241, "/".join(["d" * 100] * 12), "\ud800"),
+    *("a\\b", "..\\x", "C:/x", "C:x", "a\0b", "a\nb", "a\rb", "\x7f", "a/\u202eb", "a\u2066b", "a\u2028b", "\x85"),
+    *("x" * 241, "/".join(["d" * 100] * 12), "\ud800", ".git/hooks/post-checkout", "a/.GIT/config"),
 ]
 HOSTILE_REPOS = [
     *("", "/", "a/", "/a", "a/b/c", "..", "../..", "a/..", "../a", "a/.b", ".a/b", "-a/b", "a b", "a/b\n", "a\0/b"),
@@ -26,8 +29,9 @@ HOSTILE_REVISIONS = [
     "a\n",
     "x.lock",
     "a\\b",
-    "a" * 201,
+    "a" * 241,
     "~1",
+    *("a\u202eb", "a^b", "a:b", "a?", "*", "a[b", "@{1}", "@", ".a", "a/.b", "a.lock/b", "a.", "\x7f", "ä" * 41),
 ]
 
 
@@ -38,11 +42,37 @@ def test_hostile_paths_are_rejected(path: str) -> None:
         check_path(path)
 
 
-@pytest.mark.parametrize(
-    "path", ["config.json", "1_Pooling/config.json", ".gitattributes", "a b/ü (1).bin", "a..b", "…"]
-)
+VALID_PATHS = [
+    *("config.json", "1_Pooling/config.json", ".gitattributes", ".gitignore", "a b/ü (1).bin", "a..b", "…", "a/...b"),
+    *("assets/Screenshot 2024-05-01 at 3.05.12\u202fPM.png", "a\u00a0b", "日本\u3000語.txt", " a", "a ", "a/ b"),
+    *("👩\u200d🔬.png", "\ufeffx", "a\u00adb", "\ue000", "\U0001fbff", "a\u200fb", "e\u0301", "3:05.png", "ab:c", "-x"),
+    *("'\"`$(x);&|<>*?[]{}!#%^~=+,@", "NUL", "x" * 240),
+]
+
+
+@pytest.mark.parametrize("path", VALID_PATHS)
 def test_valid_paths(path: str) -> None:
+    """R3: what git and the Hub accept: spaces of every kind, joiners, private and unassigned characters, colons."""
     assert check_path(path) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("a\u202eb", "it contains U+202E RIGHT-TO-LEFT OVERRIDE"),
+        ("a\nb", "it contains U+000A (no name)"),
+        ("a\\b", "it contains U+005C REVERSE SOLIDUS"),
+        ("\ud800", "it contains U+D800 (no name)"),
+        ("../x", "it has a part '.', '..' or '.git'"),
+        ("/x", "it is empty or absolute"),
+        ("C:x", "it begins with a drive letter"),
+        ("x" * 241, "a part is longer than 240 bytes"),
+    ],
+)
+def test_rejected_path_names_the_reason(path: str, reason: str) -> None:
+    """R3: the character by its code point and name."""
+    with pytest.raises(BadName, match=re.escape(reason)):
+        check_path(path)
 
 
 @pytest.mark.parametrize("repo", HOSTILE_REPOS)
@@ -64,10 +94,40 @@ def test_hostile_revisions_are_rejected(revision: str) -> None:
         check_revision(revision)
 
 
-@pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0", "0" * 40, "release+1"])
+@pytest.mark.parametrize(
+    "revision",
+    [
+        *(
+            "main",
+            "refs/pr/1",
+            "v1.0",
+            "0" * 40,
+            "release+1",
+            "_x",
+            "feature/#12",
+            "v1@beta",
+            "größe",
+            "a=b,c",
+            "日本語",
+        ),
+        *("user's", "a!b", "{x}", "50%", "a&b;c"),
+    ],
+)
 def test_valid_revisions(revision: str) -> None:
-    """Branches, tags, pull requests, commits."""
+    """R3: branches, tags, pull requests, commits, by the rules of git check-ref-format."""
     assert check_revision(revision) == revision
+
+
+def test_git_accepts_and_rejects_the_same_revisions() -> None:
+    """Except what misleads a reader, what could be an option, and what is too long for a file name."""
+    for revision in ("main", "feature/#12", "größe", "_x", "50%", "a b", "@", "a.lock/b", "a:b", "x.", "a//b", "@{1}"):
+        done = subprocess.run(["git", "check-ref-format", f"refs/heads/{revision}"], check=False)
+        bare = revision != "@"  # `@` alone is rejected as a branch by `git branch`
+        try:
+            accepted = check_revision(revision) == revision
+        except BadName:
+            accepted = False
+        assert accepted == (done.returncode == 0 and bare), revision
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".a", "a..b", "x" * 97, "a\n"])

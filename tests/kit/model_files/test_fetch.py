@@ -1,6 +1,5 @@
 """Model files: fetched, verified, resumed, shared; against a real registry with injected faults."""
 
-import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from registry.models.library import Library
 from registry.models.manifest import Manifest
 from registry.store.file_store import FileStore
 from tests.support.hub import Switches, contents, serving, serving_registry, set_when, small_repo, wait_until
+from tests.support.weights import safetensors
 
 REPO = "test/small"
 WEIGHTS = "model.safetensors"
@@ -185,7 +185,7 @@ def test_many_large_files_are_one_stream_each(registry: Registry, fetch: Fetch, 
     folder = small_repo(tmp_path / "many")
     (folder / WEIGHTS).unlink()
     for name in "abcd":
-        (folder / f"{name}.safetensors").write_bytes(random.Random(name).randbytes(400_000))
+        (folder / f"{name}.safetensors").write_bytes(safetensors(name, 400_000))
     import_folder(registry.library, folder, name="small", repo=REPO, revision="main")
     registry.switches.cut_after["/c.safetensors"] = 120_000
     registry.switches.cuts_left["c.safetensors"] = 1

@@ -21,23 +21,23 @@ from registry.models.library import Library
 from registry.store.file_store import FileStore
 from registry.store.part_size import MIN_PART
 from tests.registry.conftest import REPO, WEIGHTS, Source, StoreSettings
-from tests.registry.safety.test_policy import EVIL, HARMLESS
+from tests.registry.safety.test_policy import ANYTHING, EVIL, HARMLESS
 from tests.support import plain_http
 from tests.support.hub import (
     Switches,
     contents,
-    random_bytes,
     serving_registry,
     small_repo,
     wait_for_job,
     wait_until,
 )
 from tests.support.programs.registry_process import RegistryProcess
+from tests.support.weights import safetensors
 
 SIZE = 2 * MIN_PART + 5000
 PARTS = 3
 FILE = f"/{REPO}/resolve/main/{WEIGHTS}"
-CONTENT = random_bytes("a", SIZE)
+CONTENT = safetensors("a", SIZE)
 
 
 @pytest.fixture
@@ -263,7 +263,8 @@ def test_pickle_is_served_only_after_its_scan(
     folder, switches = small_repo(tmp_path / "repo"), Switches()
     (folder / WEIGHTS).unlink()
     (folder / "pytorch_model.bin").write_bytes(content)
-    import_folder(Library(FileStore(tmp_path / "hub"), Catalogue([])), folder, name="s", repo=REPO, revision="main")
+    library = Library(FileStore(tmp_path / "hub"), Catalogue([]))
+    import_folder(library, folder, name="s", repo=REPO, revision="main", policy=ANYTHING)
     gate = switches.gate["/pytorch_model.bin"] = threading.Event()
     with (
         serving_registry(tmp_path / "hub", switches=switches) as hub,
@@ -283,15 +284,16 @@ def test_pickle_is_served_only_after_its_scan(
 
 def test_no_byte_of_an_unsafe_pickle_is_served_under_a_harmless_name(catalogue: Path, tmp_path: Path) -> None:
     folder = small_repo(tmp_path / "repo")
-    (folder / WEIGHTS).write_bytes(EVIL + bytes(2 * MIN_PART))
-    import_folder(Library(FileStore(tmp_path / "hub"), Catalogue([])), folder, name="s", repo=REPO, revision="main")
+    (folder / "weights").write_bytes(EVIL + bytes(2 * MIN_PART))
+    library = Library(FileStore(tmp_path / "hub"), Catalogue([]))
+    import_folder(library, folder, name="s", repo=REPO, revision="main", policy=ANYTHING)
     with (
         serving_registry(tmp_path / "hub") as hub,
         serving_registry(tmp_path / "mirror", hf_endpoint=hub, catalogue=catalogue, mirror_missing=True) as url,
     ):
-        response = plain_http.get(url + FILE)
+        response = plain_http.get(f"{url}/{REPO}/resolve/main/weights")
         assert response.status_code == 503
-        assert WEIGHTS in message(response)
+        assert "weights of" in message(response)
 
 
 def test_previous_commit_is_served_until_the_new_one_is_published(
@@ -311,7 +313,7 @@ def test_previous_commit_is_served_until_the_new_one_is_published(
     assert plain_http.head(mirror + FILE).headers["x-repo-commit"] == big.manifest.commit
     assert not request.done()
     gate.set()
-    assert request.result().content == random_bytes("b", SIZE)
+    assert request.result().content == safetensors("b", SIZE)
     assert wait_for_job(mirror, "small")["status"] == "ready"
     assert plain_http.head(mirror + FILE).headers["x-repo-commit"] == new.commit
 

@@ -13,7 +13,8 @@ from registry.store.interface import StoreFull
 from tests.registry.bundles import KEY, new_library, quiet, write
 from tests.registry.conftest import REPO, WEIGHTS, Run, Source
 from tests.support import plain_http
-from tests.support.hub import digests, random_bytes, serving_registry, small_repo, wait_for_job, wait_until
+from tests.support.hub import digests, serving_registry, small_repo, wait_for_job, wait_until
+from tests.support.weights import safetensors
 
 
 def test_download_over_quota_fails_before_fetching(source: Source, tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_download_over_quota_fails_before_fetching(source: Source, tmp_path: Pat
 def test_running_download_reserves_its_space(source: Source, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Files that two downloads share are counted once."""
     other = small_repo(tmp_path / "other")
-    (other / WEIGHTS).write_bytes(random_bytes("others", 3_000_000))
+    (other / WEIGHTS).write_bytes(safetensors("others", 3_000_000))
     library = Library(FileStore(source.store), new_library(tmp_path / "x").catalogue)
     import_folder(library, other, name="other", repo="test/other", revision="main")
     gate = source.switches.gate[f"{REPO}/resolve/{source.manifest.commit}/{WEIGHTS}"] = threading.Event()
