@@ -29,7 +29,7 @@ def test_import_then_list(registry: Run, tmp_path: Path) -> None:
 
 def test_import_without_store_prints_the_default_store(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "STORE"} | {"HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "registry", "import", "x", str(small_repo(tmp_path / "repo", weights=10))]
+    command = [sys.executable, "-m", "registry", "import", "x", str(small_repo(tmp_path / "repo", weights=200))]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     last = done.stdout.splitlines()[-1]
     assert "file:~/.local/share/gpu-cluster/registry" in last
@@ -72,7 +72,7 @@ def test_import_errors_are_messages_without_traceback(
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / "model.bin").symlink_to("nowhere")
     places = {"EMPTY": "empty", "DANGLING": "dangling", "FOLDER": "repo"}
-    small_repo(tmp_path / "repo", weights=10)
+    small_repo(tmp_path / "repo", weights=200)
     given = [str(tmp_path / places[word]) if word in places else word for word in arguments]
     done = registry(*given, store=tmp_path / "store")
     assert done.returncode == 78
