@@ -118,6 +118,21 @@ class HeadTooLarge(ApiError):
     code = "request_head_too_large"
 
 
+class UnsupportedEncoding(ApiError):
+    """The body is compressed (RFC 9110, 15.5.16 and 12.5.3).
+
+    Hardly any client compresses its requests, and decompressing them would take time of the event loop.
+    """
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+    def __init__(self, encoding: str) -> None:
+        message = f"Content-Encoding {encoding[:MAX_SHOWN]!r} is not supported. Send the body uncompressed."
+        super().__init__(message, headers={"Accept-Encoding": "identity"})
+
+
 class RequestTimeout(ApiError):
     """The request arrived too slowly."""
 

@@ -15,7 +15,7 @@ HeaderList = list[tuple[bytes, bytes]]
 # Interpreted by the gateway, and not forwarded.
 _READ = frozenset({
     b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"origin", b"authorization",
-    b"x-api-key", b"x-request-id",
+    b"x-api-key", b"x-request-id", b"content-encoding",
 })  # fmt: skip
 # Not forwarded: hop-by-hop headers, credentials, referrers, and headers that the gateway writes itself. Without
 # accept-encoding a backend sends uncompressed events, which the gateway can split.
@@ -45,6 +45,7 @@ class Head:
     request_id: bytes | None = None
     session: bytes = b""
     content_type: bytes = b""
+    content_encoding: bytes | None = None
     length: int | None = None
     chunked: bool = False
     expects_continue: bool = False
@@ -93,6 +94,7 @@ def read_head(headers: HeaderList, version: str) -> Head:
     head.authorization = read.get(b"authorization")
     head.api_key = read.get(b"x-api-key")
     head.request_id = read.get(b"x-request-id")
+    head.content_encoding = read.get(b"content-encoding")
     head.forward = b"".join([b"%b: %b\r\n" % header for header in forward])
     return head
 
@@ -153,6 +155,12 @@ def split_target(target: bytes, host: bytes | None) -> bytes:
             )
         target = origin_form(target)
     return target.partition(b"?")[0]
+
+
+def strip_slash(target: bytes) -> bytes:
+    """Return a target in origin form without slashes at the end of its path."""
+    path, mark, query = target.partition(b"?")
+    return (path.rstrip(b"/") or b"/") + mark + query
 
 
 def origin_form(target: bytes) -> bytes:

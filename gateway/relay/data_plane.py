@@ -24,6 +24,7 @@ from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import GatewayMetrics
 from kit.errors import ApiError
 from kit.web.app import EXPOSED_HEADERS
+from kit.web.body import encoding_refusal
 from kit.web.guard import BrowserGuard, KeyRing
 
 # How often deadlines are checked, and so by how much one may be late, in seconds.
@@ -111,7 +112,7 @@ class RelayContext:
     _accepted: set[tuple[bytes | None, bytes | None]] = field(default_factory=set)
 
     def refusal(self, head: Head) -> ApiError | None:
-        """Return the error for a request that fails the Host, Origin and key checks, or None."""
+        """Return the error for a request that fails the Host, Origin and key checks or has an encoded body, or None."""
         pair = (head.host, head.origin)
         if pair not in self._accepted:
             refusal = self.browser.refusal(_text(head.host), _text(head.origin))
@@ -121,7 +122,8 @@ class RelayContext:
             if len(self._accepted) >= MAX_CACHED_ORIGINS:
                 self._accepted.clear()
             self._accepted.add(pair)
-        return self.keys.refusal(_text(head.authorization), _text(head.api_key)) if self.keys else None
+        refusal = self.keys.refusal(_text(head.authorization), _text(head.api_key)) if self.keys else None
+        return refusal or encoding_refusal(_text(head.content_encoding))
 
     def cors_headers(self, head: Head) -> bytes:
         """Return the CORS response headers for an allowed origin."""

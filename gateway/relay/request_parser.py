@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from gateway.bodies import raw_audio
 from gateway.endpoints import BY_PATH, Endpoint
-from gateway.http1.headers import Head, origin_form, read_head, split_target
+from gateway.http1.headers import Head, origin_form, read_head, split_target, strip_slash
 from gateway.relay.data_plane import ParsedRequest, RelayContext
 from gateway.relay.deadline import Deadline
 from kit.errors import ApiError, HeadTooLarge, InvalidRequest
@@ -139,6 +139,9 @@ class RequestParser(HttpToolsProtocol):
         path = split_target(self.url, head.host)
         if head.chunked:
             self._framed_bytes = self._body_bytes = 0
+        if path.endswith(b"/"):
+            # Served as if without: our backends and others would redirect, or not know the path.
+            self.url, path = strip_slash(origin_form(self.url)), strip_slash(path)
         endpoint = BY_PATH.get(path) or raw_audio.endpoint_of(path)
         if endpoint is None or self.parser.get_method() != b"POST":
             self._begin_asgi(head)

@@ -14,6 +14,8 @@ from typing import IO
 
 import msgspec
 
+from kit.logs import escaped
+
 
 class Line(msgspec.Struct, gc=False):
     """One relayed request, with the fields of `kit.web.middleware`. `ms` is a duration; UNSET fields are omitted."""
@@ -121,5 +123,5 @@ def _as_text(lines: list[Line]) -> bytes:
     for line in lines:
         fields = msgspec.to_builtins(line)
         rest = " ".join(f"{name}={fields[name]}" for name in sorted(fields) if name not in _LEADING)
-        text += f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {rest}\n"
+        text += f"{line.timestamp} [{line.level:<9}] {line.event:<30} [{line.logger}] {escaped(rest)}\n"
     return text.encode()

@@ -93,7 +93,9 @@ def create_app(
 
     `keys` guards /v1, `status`, a dependency, /metrics.
     """
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     install_error_handlers(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)

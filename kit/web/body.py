@@ -1,4 +1,4 @@
-"""Request bodies within limits: size in bytes, minimum rate, and memory of all bodies together."""
+"""Request bodies within limits: encoding, size in bytes, minimum rate, and memory of all bodies together."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kit.errors import Busy, PayloadTooLarge, RequestTimeout
+from kit.errors import Busy, PayloadTooLarge, RequestTimeout, UnsupportedEncoding
 
 MIB = 1024 * 1024
 
@@ -31,6 +31,13 @@ class MinBodyRate:
 
 
 DEFAULT_MIN_RATE = MinBodyRate()
+
+
+def encoding_refusal(content_encoding: str | None) -> UnsupportedEncoding | None:
+    """Return a 415 if the body is compressed, by its `Content-Encoding` header."""
+    if content_encoding is None or content_encoding.strip().lower() in ("", "identity"):
+        return None
+    return UnsupportedEncoding(content_encoding)
 
 
 class BodyLimit:

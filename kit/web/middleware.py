@@ -1,6 +1,7 @@
 """ASGI middleware around every request; it never buffers.
 
-In order: a request id, the Host and Origin check, the key check on /v1, the access log line, the metrics.
+In order: a request id, the Host and Origin check, the key check on /v1, the check for an encoded body, the access log
+line, the metrics. A path that ends with a slash is served as if without.
 """
 
 import random
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kit.errors import ApiError, respond
+from kit.web.body import encoding_refusal
 from kit.web.guard import BrowserGuard, KeyRing
 from kit.web.metrics import HttpMetrics
 
@@ -73,6 +75,16 @@ class HeadAsGet:
             await self._app(as_get, receive, send_without_body)
 
 
+def strip_slash(scope: Scope) -> None:
+    """Remove slashes at the end of the path.
+
+    Starlette would redirect, to `http://` behind a proxy that ends TLS: clients drop their key there, or leave TLS.
+    """
+    path = scope["path"]
+    if path.endswith("/") and path != "/":
+        scope["path"] = path.rstrip("/") or "/"
+
+
 class RequestFrame:
     """Request id, access checks, access log and metrics around an ASGI application. `keys` guards only /v1."""
 
@@ -87,6 +99,7 @@ class RequestFrame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        strip_slash(scope)
         headers = Headers(scope=scope)
         request_id = request_id_from(headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
@@ -112,7 +125,7 @@ class RequestFrame:
         refusal = self._browser.refusal(headers.get("host"), headers.get("origin"))
         if refusal is None and scope["path"].startswith("/v1/"):
             refusal = self._keys.refusal(headers.get("authorization"), headers.get("x-api-key"))
-        return refusal
+        return refusal or encoding_refusal(headers.get("content-encoding"))
 
 
 class _Exchange:

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kit.errors import ApiError, respond
+from kit.web.body import encoding_refusal
 from kit.web.guard import BrowserGuard, KeyRing
 from kit.web.metrics import HttpMetrics
-from kit.web.middleware import RequestFrame
+from kit.web.middleware import RequestFrame, strip_slash
 
 OWN_PATHS = frozenset({"/health", "/gpu-stats", "/metrics", "/docs", "/redoc", "/openapi.json", "/v1/models"})
 OWN_PREFIX = "/v1/models/"
@@ -43,6 +44,8 @@ class Dispatcher:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection scope."""
+        if scope["type"] == "http":
+            strip_slash(scope)
         if scope["type"] != "http" or _is_own(scope["path"]) or _is_preflight(scope):
             await self._frame(scope, receive, send)
             return
@@ -56,7 +59,7 @@ class Dispatcher:
         await (respond(selected) if isinstance(selected, ApiError) else selected)(scope, receive, send)
 
     def _select_app(self, scope: Scope) -> ASGIApp | ApiError:
-        host = origin = authorization = api_key = None
+        host = origin = authorization = api_key = encoding = None
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1")
@@ -66,8 +69,10 @@ class Dispatcher:
                 authorization = value.decode("latin-1")
             elif name == b"x-api-key":
                 api_key = value.decode("latin-1")
+            elif name == b"content-encoding":
+                encoding = value.decode("latin-1")
         refusal = self._browser.refusal(host, origin) or self._keys.refusal(authorization, api_key)
-        return refusal or self._backend()
+        return refusal or encoding_refusal(encoding) or self._backend()
 
 
 def _is_own(path: str) -> bool:

@@ -25,6 +25,13 @@ def fail():
     prompt = "{SECRET}"
     raise ZeroDivisionError("divided")
 
+log.info("hostile\\x1b[2Jmessage", path="/\\x1b]0;title\\x07", forged="a\\nb", both="a b\\x9b1m", turned="\\u202egpj")
+logging.getLogger("theirs").warning("GET %s", "/\\x1bc\\r")
+try:
+    int("\\x1b[8m")
+except ValueError as error:
+    log.warning("hostile value", exc_info=error)
+    logging.getLogger("theirs").warning("their hostile value", exc_info=error)
 log.info("plain", number=1, none=None, path=__import__("pathlib").Path("/x"), text="ü \\n \\x1b[31m")
 with structlog.contextvars.bound_contextvars(request_id="r1"):
     log.warning("inside a request")
@@ -128,6 +135,20 @@ def test_console_format() -> None:
     assert SECRET not in text
     with pytest.raises(json.JSONDecodeError):
         json.loads(text.splitlines()[0])
+
+
+def test_console_format_escapes_control_characters() -> None:
+    """A client's text cannot change the terminal or forge a line, whichever logger writes it; colours are off here."""
+    text = run("console")
+    lines = text.splitlines()
+    assert [char for line in lines for char in line if not char.isprintable()] == []
+    hostile = next(line for line in lines if "hostile\\x1b[2Jmessage" in line)
+    assert "path=/\\x1b]0;title\\x07" in hostile
+    assert "forged=a\\nb" in hostile
+    assert "\\x9b1m" in hostile
+    assert "turned=\\u202egpj" in hostile
+    assert any("GET /\\x1bc\\r" in line for line in lines)
+    assert sum(line.startswith("ValueError: invalid literal") for line in lines) == 2
 
 
 def test_level_applies_to_all_loggers() -> None:

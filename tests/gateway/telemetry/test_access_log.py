@@ -37,6 +37,16 @@ async def test_text_lines_match_the_console_format() -> None:
     )
 
 
+async def test_text_lines_escape_control_characters() -> None:
+    """A backend's model can have any name."""
+    stream = io.StringIO()
+    log = AccessLog(as_json=False, enabled=True, stream=stream)
+    log.write(Line("/v1/x", 200, 1.5, "127.0.0.1", "one", 2, model="a\x1b[2J\nb"))
+    log.flush()
+    assert "model=a\\x1b[2J\\nb ms=" in stream.getvalue()
+    assert stream.getvalue()[:-1].isprintable()
+
+
 async def test_disabled_log_writes_nothing() -> None:
     stream = io.StringIO()
     log = AccessLog(as_json=True, enabled=False, stream=stream)

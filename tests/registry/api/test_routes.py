@@ -149,3 +149,24 @@ async def test_large_body_is_rejected_unread(tmp_path: Path, path: str, status: 
         answer = await registry.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert taken < 8
+
+
+@pytest.mark.parametrize("path", ["/models/x/download", "/models/x/verify", "/api/models/a/b/paths-info/main"])
+async def test_compressed_bodies_are_refused(tmp_path: Path, path: str) -> None:
+    """By name, with the encoding that is accepted."""
+    async with client(tmp_path) as registry:
+        refused = await registry.post(path, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert refused.status_code == 415
+    assert refused.headers["accept-encoding"] == "identity"
+    assert "'gzip'" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/models", "/api/models", "/models/x", "/a/b/resolve/main/c", "/docs"])
+async def test_slash_at_the_end_of_a_path_is_ignored(tmp_path: Path, path: str) -> None:
+    """No redirect, which behind a TLS proxy would lead to http://."""
+    async with client(tmp_path) as registry:
+        answers = [await registry.get(each, headers={"x-forwarded-proto": "https"}) for each in (path, path + "/")]
+    assert answers[0].status_code in (200, 404)
+    assert answers[1].status_code == answers[0].status_code
+    assert answers[1].headers.get("x-error-code") == answers[0].headers.get("x-error-code")
+    assert "location" not in answers[1].headers

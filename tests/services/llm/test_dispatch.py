@@ -131,6 +131,26 @@ def test_other_origins_and_hosts_do_not_reach_the_engine(client: httpx2.Client, 
     assert engine.scopes == []
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/tokenize"])
+def test_compressed_bodies_are_refused(client: httpx2.Client, engine: StubEngine, path: str) -> None:
+    """On the engine's paths and on ours."""
+    refused = client.post(path, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert refused.status_code == 415
+    assert refused.headers["accept-encoding"] == "identity"
+    assert "'gzip'" in refused.json()["error"]["message"]
+    assert refused.headers["x-request-id"]
+    assert engine.scopes == []
+    assert client.post("/tokenize", headers={"content-encoding": "identity"}).status_code == 200
+
+
+def test_slash_at_the_end_of_a_path_is_ignored(client: httpx2.Client) -> None:
+    """No redirect, which behind a TLS proxy would lead to http://."""
+    tls = {"x-forwarded-proto": "https"}
+    assert client.post("/v1/chat/completions/", headers=tls).json()["path"] == "/v1/chat/completions"
+    assert client.get("/v1/models/", headers=tls).status_code == 200
+    assert client.get("/v1/models/org/tiny/", headers=tls).json()["root"] == "tiny"
+
+
 ORIGIN = "https://chat.example.org"
 PREFLIGHT = {"origin": ORIGIN, "access-control-request-method": "POST", "access-control-request-headers": "x-a"}
 
