@@ -3,11 +3,13 @@
 A body is kept until the response ends, so that the request can be sent again.
 """
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from gateway.bodies.json_scan import scan_json, with_model
-from gateway.bodies.spool import Spool, Upload, too_large
+from gateway.bodies.json_members import MAX_CHUNK, MemberScanner
+from gateway.bodies.json_scan import MAX_DECODED, scan_json, spliced, whole_scan, with_model
+from gateway.bodies.spool import PIECE, Spool, Upload, too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.multipart import FormScanner, boundary_of, model_part
 from gateway.routing import RoutingRequest
@@ -57,9 +59,9 @@ class MemoryBudget:
 
 
 class JsonBody:
-    """A JSON body, in memory."""
+    """A JSON body, in memory. One over MAX_DECODED is scanned as it arrives, and sent in pieces."""
 
-    __slots__ = ("_endpoint", "_limit", "_memory", "_pieces", "_request", "_session", "_size", "data")
+    __slots__ = ("_buffer", "_endpoint", "_limit", "_memory", "_request", "_scanner", "_session", "_size", "data")
 
     def __init__(
         self, endpoint: Endpoint, limit: int, session: bytes = b"", memory: MemoryBudget | None = None
@@ -72,10 +74,12 @@ class JsonBody:
         self._session = session
         self._limit = limit
         self._memory = memory
-        self._pieces: list[bytes] = []
+        # The pieces, if there are several: it takes their length only, and returns them without a copy.
+        self._buffer: io.BytesIO | None = None
         self._size = 0
         # All of it, once `routing_request` was called.
         self.data = b""
+        self._scanner: MemberScanner | None = None
         self._request: RoutingRequest | None = None
 
     @classmethod
@@ -85,33 +89,56 @@ class JsonBody:
         """Create a body that arrived in one read and counts against no budget; `request` is its scan, if done."""
         body = cls(endpoint, len(data), session)
         body.data = data
+        body._size = len(data)
         body._request = request
         return body
 
     def add(self, data: bytes) -> None:
-        """Add the next piece. Raises PayloadTooLarge, or Busy if all bodies together exceed the budget."""
+        """Add the next piece.
+
+        Raises PayloadTooLarge, Busy if all bodies together exceed the budget, InvalidRequest if it is not JSON.
+        """
         size = self._size + len(data)
         if size > self._limit:
             raise too_large(self._limit, "MAX_BODY_MB")
         if self._memory is not None:
             self._memory.reserve(len(data))
+        if not self._size:
+            self.data = data
+        else:
+            if self._buffer is None:
+                self._buffer = io.BytesIO()
+                self._buffer.write(self.data)
+                self.data = b""
+            self._buffer.write(data)
         self._size = size
-        self._pieces.append(data)
+        if self._buffer is not None and size > MAX_DECODED:
+            scanner = self._scanner = self._scanner or MemberScanner()
+            if size - scanner.scanned >= MAX_CHUNK:
+                scanner.scan(self._buffer.getbuffer())
 
     def routing_request(self) -> RoutingRequest:
         """Return the routing properties. Raises InvalidRequest if the body is not a JSON object."""
-        pieces = self._pieces
-        if pieces:
-            self.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._pieces = []
+        if self._buffer is not None:
+            self.data = self._buffer.getvalue()
+            self._buffer = None
         if self._request is None:
-            self._request = scan_json(self.data, self._endpoint, self._session)
+            if self._scanner is not None:
+                self._scanner.finish(self.data)
+            self._request = scan_json(self.data, self._endpoint, self._session, self._scanner)
         return self._request
 
-    def pieces(self, model: str | None) -> tuple[int, bytes, None]:
-        """Return the body as one piece."""
-        data = self.data if model is None else with_model(self.data, model)
-        return len(data), data, None
+    def pieces(self, model: str | None) -> tuple[int, bytes, Iterator[bytes] | None]:
+        """Return the body: whole if it is short, else in pieces, so that the backend's pace bounds the write buffer."""
+        if self._size <= PIECE:
+            data = self.data if model is None else with_model(self.data, model)
+            return len(data), data, None
+        if model is None:
+            parts: tuple[bytes | memoryview, ...] = (self.data,)
+        else:
+            self._scanner = self._scanner or whole_scan(self.data)
+            parts = spliced(self.data, self._scanner, model)
+        return sum(map(len, parts)), b"", _in_pieces(parts)
 
     def with_data(self, data: bytes) -> "JsonBody":
         """Return another body for the same route and conversation."""
@@ -120,10 +147,17 @@ class JsonBody:
     def close(self) -> None:
         """Free the memory."""
         self.data = b""
-        self._pieces = []
+        self._buffer = self._scanner = None
         if self._memory is not None:
             self._memory.free(self._size)
             self._size = 0
+
+
+def _in_pieces(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(view), PIECE):
+            yield bytes(view[start : start + PIECE])
 
 
 class FormBody(Upload):

@@ -1,16 +1,27 @@
 """Read the routing properties of a JSON body without decoding the rest, and replace its model.
 
-A body is forwarded byte for byte unless the backend does not accept the client's name for the model.
+A body is forwarded byte for byte unless the backend does not accept the client's name for the model. Bodies up to
+MAX_DECODED are decoded at once, values that routing does not read excepted; larger ones are scanned as they arrive.
 """
 
 from typing import Any
 
 import msgspec
 
+from gateway.bodies.json_members import IMAGE_PART, MemberScanner
 from gateway.endpoints import Endpoint
 from gateway.routing import RoutingRequest
 from kit.config.catalogue import VIRTUAL_MODEL
 from kit.errors import InvalidRequest
+
+# The largest body that is decoded at once, in bytes: a few milliseconds for the worst JSON.
+MAX_DECODED = 256 * 1024
+# The largest body whose members are all decoded to replace one, in bytes: each takes 100 bytes and more.
+MAX_DECODED_MEMBERS = 16 * 1024
+# The longest value of a member that is read whole, in bytes: a model, a session.
+MAX_VALUE = 4096
+# The longest beginning of a prompt that routing compares, in bytes (gateway.backends.prefix_index).
+MAX_PROMPT = 64 * 1024
 
 _NONE = msgspec.Raw()
 
@@ -33,33 +44,29 @@ class _Top(msgspec.Struct):
     user: msgspec.Raw = _NONE
 
 
-class _Message(msgspec.Struct):
-    content: msgspec.Raw = msgspec.Raw()
-
-
-class _Part(msgspec.Struct):
-    type: str = ""
-
-
-# Types of image parts in messages: chat completions, responses, messages.
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-
+# The members that are decoded, and those of which routing uses the bytes.
+_DECODED = ("model", "stream")
+_PROMPT = ("tools", "system", "instructions", "messages", "input", "prompt")
+_SESSION = ("prompt_cache_key", "session_id", "user")
 # Session members without a value.
 _NO_SESSION = (msgspec.Raw(b"null"), msgspec.Raw(b'""'))
 
 _top = msgspec.json.Decoder(_Top)
-_messages = msgspec.json.Decoder(list[_Message])
-_parts = msgspec.json.Decoder(list[_Part])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingRequest:
+def scan_json(
+    body: bytes, endpoint: Endpoint, session: bytes = b"", scanner: MemberScanner | None = None
+) -> RoutingRequest:
     """Return the routing properties; `session` is the key of the conversation from the headers, if any.
 
+    `scanner` has scanned the whole body, if it is larger than MAX_DECODED.
     Raises InvalidRequest if the body is not a JSON object.
     """
+    if scanner is None and len(body) > MAX_DECODED:
+        scanner = whole_scan(body)
     try:
-        top = _top.decode(body)
+        top = _top.decode(body) if scanner is None else _top_of(scanner, body)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Invalid request body: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -68,7 +75,7 @@ def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingR
     images = (
         (model is None or model == VIRTUAL_MODEL)
         and "multimodal" in endpoint.kinds
-        and (has_images(top.messages) or has_images(top.input))
+        and (_has_images(top) if scanner is None else scanner.images)
     )
     stream = bool(top.stream)
     if not endpoint.generates:
@@ -81,21 +88,34 @@ def scan_json(body: bytes, endpoint: Endpoint, session: bytes = b"") -> RoutingR
     return RoutingRequest(endpoint, model, images, stream, len(body), tuple(filter(None, parts)), session)
 
 
-def has_images(messages: msgspec.Raw) -> bool:
-    """Whether any message has an image. False if `messages` is not a list: the backend rejects such a body."""
-    if not _is_list(messages):
-        return False
-    try:
-        for message in _messages.decode(messages):
-            if _is_list(message.content) and any(part.type in IMAGE_PARTS for part in _parts.decode(message.content)):
-                return True
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return False
+def whole_scan(body: bytes) -> MemberScanner:
+    """Return the places of the members of a complete body. Raises InvalidRequest."""
+    scanner = MemberScanner()
+    scanner.finish(body)
+    return scanner
 
 
-def _is_list(value: msgspec.Raw) -> bool:
-    return bytes(memoryview(value)[:1]) == b"["
+def _top_of(scanner: MemberScanner, body: bytes) -> _Top:
+    """Return the members of a large body: model and stream decoded, of the others as much as routing compares.
+
+    Raises InvalidRequest, and the errors of the decoder.
+    """
+    value = {name: memoryview(body)[start:end] for name, (start, end) in scanner.spans.items()}
+    members = []
+    for name in _DECODED:
+        if len(value.get(name, b"")) > MAX_VALUE:
+            raise InvalidRequest(f"The value of {name} is longer than {MAX_VALUE} bytes.", param=name)
+        if name in value:
+            members.append(b'"%b":%b' % (name.encode(), bytes(value[name])))
+    top = _top.decode(b"{%b}" % b",".join(members))
+    for names, limit in ((_SESSION, MAX_VALUE), (_PROMPT, MAX_PROMPT)):
+        for name in names:
+            setattr(top, name, msgspec.Raw(bytes(value.get(name, b"")[:limit])))
+    return top
+
+
+def _has_images(top: _Top) -> bool:
+    return any(value and IMAGE_PART.search(value) is not None for value in (top.messages, top.input))
 
 
 def with_model(body: bytes, model: str) -> bytes:
@@ -103,9 +123,21 @@ def with_model(body: bytes, model: str) -> bytes:
 
     Raises InvalidRequest for names of members that are not valid JSON, which `scan_json` does not decode.
     """
+    if len(body) > MAX_DECODED_MEMBERS:
+        return b"".join(spliced(body, whole_scan(body), model))
     try:
         members = _members.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(members)
+
+
+def spliced(body: bytes, scanner: MemberScanner, model: str) -> tuple[memoryview, bytes, memoryview]:
+    """Return the body in three parts, the one between its own bytes with `model` as its model."""
+    view, name = memoryview(body), msgspec.json.encode(model)
+    if "model" in scanner.spans:
+        start, end = scanner.spans["model"]
+        return view[:start], name, view[end:]
+    start = body.index(b"{") + 1
+    return view[:start], b'"model":%b%b' % (name, b"," if scanner.spans else b""), view[start:]

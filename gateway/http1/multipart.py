@@ -7,12 +7,18 @@ import re
 
 from kit.errors import InvalidRequest
 
-# Limits on the headers of a part and on the value of a field that is read, in bytes.
+# The number of parts, the default of Starlette for fields and for files; each part costs a few microseconds.
+MAX_PARTS = 1000
+# Limits on the headers of a part, those of all parts and the value of a field that is read, in bytes.
 MAX_PART_HEAD = 8 * 1024
+MAX_HEADS = 128 * 1024
 MAX_VALUE = 512
 # RFC 2046: a boundary has 1 to 70 of these characters.
 _BOUNDARY = re.compile(rb"""(?i);\s*boundary=(?:"([0-9a-z'()+_,./:=? -]{1,70})"|([0-9a-z'+_./-]{1,70}))\s*(?:;|\Z)""")
-_PARAMETER = re.compile(rb"""(?i);\s*([!#$%&'*+.^_`|~0-9a-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^";\s]*)""")
+# A parameter of Content-Disposition, or a quoted string that is none. A string that does not end is the rest: no byte
+# is read twice.
+_STRING = rb""""(?:[^"\\]|\\.?)*+(?:"|\Z)"""
+_PARAMETER = re.compile(rb"""(?is);\s*+([!#$%%&'*+.^_`|~0-9a-z-]++)\s*+=\s*+(%b|[^";\s]*+)|%b""" % (_STRING, _STRING))
 _READ_FIELDS = frozenset({b"model", b"stream"})
 
 
@@ -44,7 +50,8 @@ class FormScanner:
         self._value = b""
         self._value_start = 0
         self._is_complete = False
-        self._has_parts = False
+        self._parts = 0
+        self._heads = 0
 
     def feed(self, data: bytes) -> None:
         """Scan the next piece. Raises InvalidRequest if it is not part of a form."""
@@ -61,7 +68,7 @@ class FormScanner:
         """End the form. Raises InvalidRequest if it is incomplete or empty."""
         if not self._is_complete:
             raise InvalidRequest("The form is truncated: its closing boundary is missing.")
-        if not self._has_parts:
+        if not self._parts:
             raise InvalidRequest("The form is empty.")
 
     def _read_content(self) -> bool:
@@ -95,7 +102,12 @@ class FormScanner:
             if len(self._buffer) - self._next > MAX_PART_HEAD:
                 raise InvalidRequest("The headers of a part of the form are too large.")
             return False
-        self._has_parts = True
+        self._parts += 1
+        self._heads += end - self._next
+        if self._parts > MAX_PARTS:
+            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
+        if self._heads > MAX_HEADS:
+            raise InvalidRequest(f"The headers of the form's parts are larger than {MAX_HEADS // 1024} KB.")
         name = _part_name(self._buffer[self._next + 2 : end + 2])
         self._next = end + 4
         self._in_head = False

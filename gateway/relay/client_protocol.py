@@ -27,6 +27,9 @@ from kit.errors import ApiError
 MAX_PIPELINED = 16
 # A refused request's body up to this length, in bytes, is read and dropped, so that the connection can be kept.
 MAX_DRAINED = 256 * 1024
+# A read of this size, in bytes, is followed by a turn of the event loop. uvloop reads as long as its buffer of 256,000
+# bytes is full, up to 32 times, before other connections have theirs (libuv, uv__read).
+LARGE_READ = 128 * 1024
 # How long a closing connection is still read, in seconds: closing at once would reset it, and the reset can overtake
 # the response (RFC 9112, 9.6).
 LINGER_S = 2.0
@@ -88,6 +91,14 @@ class GatewayProtocol(RequestParser):
                     self._begin_cached(parsed, body, result)
                 return
         super().data_received(data)
+        if len(data) >= LARGE_READ and not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Resume reading after a turn of the event loop, unless flow control has paused it meanwhile."""
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Stop reading from the backend: the client is slower."""

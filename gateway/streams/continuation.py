@@ -13,6 +13,7 @@ any other machine. Repetition penalties do not cover the text before the splice.
 Rules: `ChatCompletionRequest` and `CompletionRequest` in vLLM, `vllm/entrypoints/openai/*/protocol.py`.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,17 @@ RESUMABLE_ROUTES = frozenset({CHAT, COMPLETIONS})
 # The default of `max_tokens` for completions, of OpenAI and vLLM.
 DEFAULT_MAX_TOKENS = 16
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+# The largest request that is continued, its longest member that is decoded, and its longest list of messages whose last
+# one is changed, in bytes: more would hold up the event loop.
+MAX_REQUEST = 8 * 1024 * 1024
+MAX_VALUE = 4096
+MAX_MESSAGES = 256 * 1024
+
+# Members stay bytes.
+_Request = dict[str, msgspec.Raw]
+_decode = msgspec.json.Decoder(_Request).decode
+_decode_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_single = msgspec.json.Decoder(tuple[msgspec.Raw]).decode
 
 
 class NotResumable(Exception):
@@ -91,17 +102,19 @@ def continue_stream(path: str, body: bytes, model: str, transcript: Transcript) 
         raise NotResumable(transcript.obstacle)
     if transcript.finished:
         return Ending(b"data: [DONE]\n\n")
+    if len(body) > MAX_REQUEST:
+        raise NotResumable(f"its request is larger than {MAX_REQUEST // 1024**2} MB")
     try:
         request = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotResumable("its request is not valid JSON") from error
-    request["model"] = model
+    request["model"] = _raw(model)
     text = transcript.text
     # Templates trim blank text, and then find no place at which to continue.
     if not text.strip():
         return Continuation(msgspec.json.encode(request), includes_transcript=False, needs_prefill=False)
     for name, is_obstacle in _OBSTACLES.items():
-        if is_obstacle(request.get(name)):
+        if is_obstacle(_value(request, name)):
             raise NotResumable(f"the request sets {name}")
     if _lower_limits(path, request, transcript.tokens):
         return Ending(_ended_by_length(path, transcript))
@@ -112,44 +125,62 @@ def continue_stream(path: str, body: bytes, model: str, transcript: Transcript) 
     return Continuation(msgspec.json.encode(request), includes_transcript=True, needs_prefill=path == CHAT)
 
 
-def _continue_chat(request: dict[str, Any], text: str) -> None:
-    messages = request.get("messages")
-    if not isinstance(messages, list) or not messages:
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _value(request: _Request, name: str) -> Any:
+    """Return a member's value, None if it is absent; `...` stands for a longer one than any that allows continuing."""
+    raw = request.get(name)
+    if raw is None:
+        return None
+    return msgspec.json.decode(raw) if len(memoryview(raw)) <= MAX_VALUE else ...
+
+
+def _continue_chat(request: _Request, text: str) -> None:
+    messages = bytes(memoryview(request.get("messages", b"")))
+    if not messages.startswith(b"[") or not messages[1:-1].strip():
         raise NotResumable("its request has no list of messages")
-    if request.get("continue_final_message"):
+    if _value(request, "continue_final_message"):
         # The client had the model continue a message of its own: append to that.
-        final = messages[-1]
+        if len(messages) > MAX_MESSAGES:
+            raise NotResumable("the messages before the one that it continues are too long")
+        *before, last = _decode_messages(messages)
+        final = msgspec.json.decode(last)
         if not isinstance(final, dict) or not isinstance(final.get("content"), str):
             raise NotResumable("the message that it continues is not plain text")
         final["content"] += text
+        request["messages"] = _raw([*before, final])
     else:
-        messages.append({"role": "assistant", "content": text})
-    request["continue_final_message"] = True
-    request["add_generation_prompt"] = False
+        answer = msgspec.json.encode({"role": "assistant", "content": text})
+        request["messages"] = msgspec.Raw(b"%b,%b]" % (messages[:-1], answer))
+    request["continue_final_message"] = _raw(True)
+    request["add_generation_prompt"] = _raw(False)
 
 
-def _continue_prompt(request: dict[str, Any], text: str) -> None:
-    prompt = request.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if not isinstance(prompt, str):
+def _continue_prompt(request: _Request, text: str) -> None:
+    prompt = bytes(memoryview(request.get("prompt", b"")))
+    if prompt.startswith(b"["):
+        with contextlib.suppress(msgspec.ValidationError):  # several, refused below
+            prompt = bytes(memoryview(_decode_single(prompt)[0]))
+    if not prompt.startswith(b'"'):
         raise NotResumable("its prompt is not a single text")
-    request["prompt"] = prompt + text
+    request["prompt"] = msgspec.Raw(prompt[:-1] + msgspec.json.encode(text)[1:])
 
 
-def _lower_limits(path: str, request: dict[str, Any], sent: int) -> bool:
+def _lower_limits(path: str, request: _Request, sent: int) -> bool:
     """Subtract the tokens sent so far from the limits; return True if nothing may follow."""
-    if path == COMPLETIONS and request.get("max_tokens") is None and sent < DEFAULT_MAX_TOKENS:
-        request["max_tokens"] = DEFAULT_MAX_TOKENS
+    if path == COMPLETIONS and _value(request, "max_tokens") is None and sent < DEFAULT_MAX_TOKENS:
+        request["max_tokens"] = _raw(DEFAULT_MAX_TOKENS)
     for name in ("max_tokens", "max_completion_tokens"):
-        limit = request.get(name)
+        limit = _value(request, name)
         if isinstance(limit, int):
             if limit <= sent:
                 return True
-            request[name] = limit - sent
-    minimum = request.get("min_tokens")
+            request[name] = _raw(limit - sent)
+    minimum = _value(request, "min_tokens")
     if isinstance(minimum, int):
-        request["min_tokens"] = max(minimum - sent, 0)
+        request["min_tokens"] = _raw(max(minimum - sent, 0))
     return False
 
 

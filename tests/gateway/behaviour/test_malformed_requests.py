@@ -179,7 +179,7 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
     "body that stops": (request(LOCAL, b"Content-Length: 999"), 408),
     "length over the limit": (request(LOCAL, b"Content-Length: 2000000", body=b"x" * 2_000_000), 413),
     "chunks over the limit": (
-        request(LOCAL, CHUNKED.strip(), body=b"%x\r\n%b\r\n" % (2_000_000, b"x" * 2_000_000) + b"0\r\n\r\n"),
+        request(LOCAL, CHUNKED.strip(), body=b"%x\r\n%b\r\n" % (2_000_000, b" " * 2_000_000) + b"0\r\n\r\n"),
         413,
     ),
     "a form that is none": (

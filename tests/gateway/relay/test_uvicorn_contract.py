@@ -30,6 +30,7 @@ ATTRIBUTES: dict[str, Any] = {
     "expect_100_continue": False,
     "flow": None,
     "headers": None,
+    "loop": ...,
     "parser": ...,
     "pipeline": deque(),
     "scope": None,
