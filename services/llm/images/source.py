@@ -6,7 +6,6 @@ connection goes to the address that was checked (against DNS rebinding), and red
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,9 @@ import httpx2
 
 from kit.errors import InvalidRequest
 from kit.net.dns_lookup import Lookup, NoSuchName, ResolverFailed
-from kit.web.guard import Network, address_of
+from kit.web.guard import Network
 from services.llm.images.decoding import MIB, PARAM, ImageLimits, from_data_uri, too_large
+from services.llm.images.public_addresses import is_public, read_address
 from services.llm.validation.options import shown
 
 FETCH_S = 15.0
@@ -25,8 +25,6 @@ LOOKUP_S = 5.0
 MAX_REDIRECTS = 3
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 PORTS = {"http": 80, "https": 443}
-# IPv6 networks that map IPv4 addresses, including private ones: NAT64 (RFC 6052) and 6to4 (RFC 3056).
-IPV4_MAPPED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("2002::/16"))
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,12 @@ class AllowedSources:
 
     def allows_address(self, text: str) -> bool:
         """Return whether the address is public or in an allowed network."""
-        address = address_of(text)
+        address = read_address(text)
         if address is None:
             return False
-        if any(address.version == network.version and address in network for network in self.networks):
-            return True
-        return address.is_global and not address.is_multicast and not any(address in mapped for mapped in IPV4_MAPPED)
+        return is_public(address) or any(
+            address.version == network.version and address in network for network in self.networks
+        )
 
 
 class ImageSource:

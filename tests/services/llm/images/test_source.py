@@ -135,7 +135,8 @@ async def test_other_hosts_are_rejected_without_a_request(
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.0.0.5", "172.17.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-     "::1", "fd00::1", "fe80::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "8.8.8.8 10.0.0.5"],
+     "::1", "fd00::1", "fe80::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "8.8.8.8 10.0.0.5",
+     "64:ff9b:1::7f00:1", "::10.0.0.1", "::ffff:0:7f00:1", "fec0::1"],
 )  # fmt: skip
 async def test_allowed_host_with_a_private_address_is_rejected(
     server: ThreadingHTTPServer, names: dict[str, list[str]], address: str
@@ -147,9 +148,44 @@ async def test_allowed_host_with_a_private_address_is_rejected(
     assert requested_paths(server) == []
 
 
-def test_public_addresses_and_allowed_networks_are_accepted() -> None:
-    assert AllowedSources().allows_address("8.8.8.8")
-    assert AllowedSources().allows_address("2606:4700::1111")
+@pytest.mark.parametrize(
+    "address",
+    [
+        # https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast
+        "0.1.2.3", "10.255.255.255", "100.127.255.255", "127.255.255.254", "169.254.0.1", "172.31.255.255",
+        "192.0.0.8", "192.0.0.170", "192.0.2.1", "192.31.196.1", "192.52.193.1", "192.88.99.1", "192.168.255.255",
+        "192.175.48.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.251",
+        "239.255.255.250", "240.0.0.1", "255.255.255.255",
+        # IPv4 in IPv6: mapped, compatible, translated, NAT64 with both prefixes, 6to4, Teredo, ISATAP
+        "::ffff:10.0.0.1", "::ffff:0a00:1", "::10.0.0.1", "::7f00:1", "::8.8.8.8", "::ffff:0:7f00:1",
+        "::ffff:0:808:808", "64:ff9b::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1",
+        "64:ff9b:1::808:808", "64:ff9b:1:ffff::1", "2002:7f00:1::1", "2002:a00:1::1", "2002:808:808::1",
+        "2001:0:7f00:1::1", "2001::1", "fe80::5efe:10.0.0.1",
+        # https://www.iana.org/assignments/iana-ipv6-special-registry, and what is not global unicast
+        "::", "::1", "100::1", "100:0:0:1::1", "2001:1::1", "2001:2::1", "2001:3::1", "2001:4:112::1", "2001:10::1",
+        "2001:20::1", "2001:30::1", "2001:1ff:ffff::1", "2001:db8::1", "2620:4f:8000::1", "3fff::1", "3fff:fff::1",
+        "4000::1", "5f00::1", "fc00::1", "fdff:ffff::1", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1", "feff::1",
+        "ff02::1", "ff0e::1", "1.2.3", "localhost", "",
+    ],
+)  # fmt: skip
+def test_special_purpose_addresses_are_not_public(address: str) -> None:
+    """By IANA's registries, whatever form embeds a private address; one in IMAGE_NETWORKS only if that is listed."""
+    assert not AllowedSources().allows_address(address)
+    assert not AllowedSources(networks=[ip_network("10.1.0.0/16"), ip_network("fd01::/16")]).allows_address(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "192.0.1.1", "198.20.0.1", "223.255.255.255", "2606:4700::1111",
+                "2001:200::1", "2a00:1450::1", "2003::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+)  # fmt: skip
+def test_public_addresses_are_accepted(address: str) -> None:
+    """Also as DNS64 synthesizes them for every IPv4 address in a network that has only IPv6 (RFC 6147)."""
+    assert AllowedSources().allows_address(address)
+
+
+def test_allowed_networks_are_accepted() -> None:
+    assert AllowedSources(networks=[ip_network("10.1.0.0/16")]).allows_address("64:ff9b::10.1.2.3")
+    assert AllowedSources(networks=[ip_network("64:ff9b:1::/48")]).allows_address("64:ff9b:1::10.1.2.3")
     assert AllowedSources(networks=[ip_network("10.1.0.0/16")]).allows_address("10.1.2.3")
     assert not AllowedSources(networks=[ip_network("10.1.0.0/16")]).allows_address("10.2.0.1")
 
