@@ -68,12 +68,23 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="Anthropic's Messages API",
         example={"model": "cluster", **_CHAT},
     ),
-    Endpoint("/v1/embeddings", ("embedding",), summary="Embeddings of texts", example={"input": "Hello world"}),
     Endpoint(
-        "/v1/rerank",
-        ("reranker",),
-        summary="Documents in order of relevance to a query",
-        example={"query": "What is AI?", "documents": ["A field of computing", "A river"]},
+        "/v1/messages/count_tokens",
+        _TEXT,
+        dialect="anthropic",
+        summary="The number of tokens of a message to Anthropic's Messages API",
+        example={"model": "cluster", "messages": _CHAT["messages"]},
+    ),
+    Endpoint("/v1/embeddings", ("embedding",), summary="Embeddings of texts", example={"input": "Hello world"}),
+    # The paths of Jina, of Cohere's API v1 and of its v2, as in vLLM.
+    *(
+        Endpoint(
+            path,
+            ("reranker",),
+            summary="Documents in order of relevance to a query",
+            example={"query": "What is AI?", "documents": ["A field of computing", "A river"]},
+        )
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
     ),
     Endpoint(
         "/v1/score",

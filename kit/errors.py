@@ -1,6 +1,7 @@
-"""API errors in OpenAI's error envelope: one base class, one function that renders the response.
+"""API errors: one base class, one function that renders the response in the envelope of the route.
 
-Source of the shape: https://platform.openai.com/docs/guides/error-codes and the official client's error classes.
+OpenAI's envelope (https://platform.openai.com/docs/guides/error-codes and the official client's error classes), on the
+Messages API Anthropic's (https://docs.anthropic.com/en/api/errors).
 """
 
 import http
@@ -15,7 +16,22 @@ from fastapi.utils import is_body_allowed_for_status_code
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+MESSAGES_PATH = "/v1/messages"
+# Anthropic's types of errors by status; of others, see `anthropic_type`.
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 MAX_SHOWN = 200  # characters of a client's value that an error repeats
 
 
@@ -48,12 +64,28 @@ class ApiError(Exception):
         """The envelope `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
-    def encoded(self) -> bytes:
-        """The envelope as UTF-8 JSON, for code that writes to a socket itself.
+    def anthropic_body(self, request_id: str | None = None) -> dict[str, Any]:
+        """Anthropic's envelope, `{"type": "error", "error": {"type", "message"}, "request_id"}`."""
+        error = {"type": anthropic_type(self.status), "message": self.message}
+        return {"type": "error", "error": error, "request_id": request_id}
+
+    def encoded(self, path: str = "", request_id: str | None = None) -> bytes:
+        """The envelope of the route `path` as UTF-8 JSON, for code that writes to a socket itself.
 
         A lone surrogate, valid in JSON but not in UTF-8, is written as its escape.
         """
-        return json.dumps(self.body(), ensure_ascii=False).encode(errors="backslashreplace")
+        body = self.anthropic_body(request_id) if is_messages_api(path) else self.body()
+        return json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace")
+
+
+def is_messages_api(path: str) -> bool:
+    """Return whether `path` belongs to the Messages API, whose clients expect Anthropic's envelope."""
+    return path == MESSAGES_PATH or path.startswith(MESSAGES_PATH + "/")
+
+
+def anthropic_type(status: int) -> str:
+    """Return Anthropic's type of an error with this status."""
+    return ANTHROPIC_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
 
 
 class InvalidRequest(ApiError):
@@ -212,8 +244,28 @@ def install_http_error_handler(app: FastAPI) -> None:
 
 
 def respond(error: ApiError) -> Response:
-    """Turn `error` into its HTTP response."""
-    return Response(error.encoded(), error.status, error.headers, media_type="application/json")
+    """Turn `error` into its HTTP response; sent, it has the envelope of the request's route."""
+    return _ErrorResponse(error)
+
+
+class _ErrorResponse(Response):
+    """A response that selects its envelope when it is sent, by the path of the request."""
+
+    media_type = "application/json"
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.encoded(), error.status, error.headers)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the error. Anthropic's clients read the request's id from the header `request-id`."""
+        if is_messages_api(scope["path"]):
+            request_id = scope.get("state", {}).get("request_id")
+            self.body = self._error.encoded(scope["path"], request_id)
+            self.headers["content-length"] = str(len(self.body))
+            if request_id:
+                self.headers["request-id"] = request_id
+        await super().__call__(scope, receive, send)
 
 
 async def _handle_api_error(_: Request, error: Exception) -> Response:

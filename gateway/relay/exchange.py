@@ -142,14 +142,14 @@ class Exchange(ForwardedRequest):
             forwarding.release("refused")
         state = ExchangeState.COMPLETE
         if self.response.state in BEGUN:
-            self.response.cut(error, self.endpoint.dialect)
+            self.response.cut(error, self.endpoint.dialect, self.request_id)
             log.warning("response cut", request_id=self.request_id, reason=error.message)
         else:
             if self.state is RECEIVING:
                 self.keep_alive = False
                 state = ExchangeState.REFUSED_EARLY
             provenance = self.provenance_headers(forwarding.attempts if forwarding is not None else 0)
-            self.response.refuse(error, provenance, self.client.server_state.default_headers)
+            self.response.refuse(error, self.rendered(error), provenance, self.client.server_state.default_headers)
         self._end(state)
 
     def finish(self) -> None:

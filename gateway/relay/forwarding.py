@@ -187,7 +187,11 @@ class Forwarding:
                 backend.load.ttft_s = at - attempt.ticket.sent_at
             self._start_idle_timeout(attempt, at)
             provenance = self._relayed.provenance_headers(self.attempts, attempt.candidate, self._queue_s)
-            response.begin(connection, data, provenance)
+            error = None if is_success else self._relayed.replacement(connection, attempt.backend, data)
+            if error is None:
+                response.begin(connection, data, provenance)
+            else:
+                response.replace(error, self._relayed.rendered(error), provenance, connection)
         if connection.complete:
             self._complete(connection, attempt)
         elif self._client.full:

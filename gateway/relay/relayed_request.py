@@ -2,12 +2,14 @@
 
 from gateway.backends.backend import Backend
 from gateway.endpoints import Endpoint
+from gateway.http1.error_body import replacement
 from gateway.http1.headers import Head
 from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
 from gateway.relay.response import Response
 from gateway.routing import Candidate
 from gateway.telemetry.access_log import Line
-from kit.errors import ApiError
+from gateway.upstream.connection import UpstreamConnection
+from kit.errors import ApiError, is_messages_api
 from kit.web.middleware import request_id_from
 
 
@@ -65,6 +67,22 @@ class RelayedRequest:
             request_id,
             cors,
         )
+
+    def replacement(self, connection: UpstreamConnection, backend: Backend, body: bytes) -> ApiError | None:
+        """Return the error to send in place of a backend's response, None to send that."""
+        if connection.status < 400 or not connection.complete or b"content-encoding:" in connection.forward:
+            return None
+        engine = f" (engine {backend.engine})" if backend.engine else ""
+        return replacement(self.endpoint.path, connection.status, body, backend.name + engine)
+
+    def rendered(self, error: ApiError) -> tuple[bytes, bytes]:
+        """Return the header lines and the body of `error` in the envelope of the request's route."""
+        path = self.parsed.target.partition(b"?")[0].decode("latin-1")
+        lines = b"content-type: application/json\r\n"
+        if is_messages_api(path):
+            # Where Anthropic's clients read the request's id.
+            lines += b"request-id: %b\r\n" % self.request_id.encode("latin-1")
+        return lines, error.encoded(path, self.request_id)
 
     def account(
         self,

@@ -13,6 +13,8 @@ from kit.errors import ApiError
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+# The header lines and the body of an error.
+RenderedError = tuple[bytes, bytes]
 # A response with a length up to this, in bytes, is buffered to its end: until then a failure can be retried.
 MAX_BUFFERED = 256 * 1024
 
@@ -165,10 +167,25 @@ class Response:
         assert self._framing is not None
         self._transport.write(framed(data, self._framing, last=last))
 
-    def refuse(self, error: ApiError, provenance: bytes, common: HeaderList) -> None:
+    def refuse(self, error: ApiError, rendered: RenderedError, provenance: bytes, common: HeaderList) -> None:
         """Send an error as the whole response. `common` are uvicorn's default headers."""
-        self.status = error.status
-        self._transport.write(error_response(error, provenance, common, keep_alive=self.keep_alive))
+        lines = [b"%b: %b\r\n" % header for header in common]
+        lines += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in error.headers.items()]
+        self._send_error(error.status, b"".join(lines), rendered, provenance)
+
+    def replace(
+        self, error: ApiError, rendered: RenderedError, provenance: bytes, connection: UpstreamConnection
+    ) -> None:
+        """Send an error in place of a backend's, with the backend's headers."""
+        lines = connection.forward.splitlines(keepends=True)
+        forward = b"".join(line for line in lines if not line.startswith(b"content-type:"))
+        self._send_error(error.status, forward, rendered, provenance)
+
+    def _send_error(self, status: int, lines: bytes, rendered: RenderedError, provenance: bytes) -> None:
+        self.status = status
+        extra, body = rendered
+        head = response_head(status, lines + extra, _LENGTH, len(body), provenance, keep_alive=self.keep_alive)
+        self._transport.write(head + body)
 
     def is_truncated(self, connection: UpstreamConnection) -> bool:
         """Return whether a complete stream lacks its end: closing its connection is the only framing it had."""
@@ -177,10 +194,10 @@ class Response:
         self.transcript.read()
         return not (self.transcript.done or self.transcript.finished or self.transcript.obstacle)
 
-    def cut(self, error: ApiError, dialect: Dialect) -> None:
+    def cut(self, error: ApiError, dialect: Dialect, request_id: str) -> None:
         """End an unfinished response so that the client notices: with an error event, or by breaking its framing."""
         if self._buffer is not None:
-            self.send(error_event(error, dialect), last=True)
+            self.send(error_event(error, dialect, request_id), last=True)
             return
         # Fewer bytes than promised, or no last chunk.
         self.keep_alive = False
@@ -217,15 +234,3 @@ def framed(data: bytes, framing: Framing, *, last: bool) -> bytes:
     if last:
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def error_response(error: ApiError, provenance: bytes, common: HeaderList, *, keep_alive: bool) -> bytes:
-    """Return a whole response with the error envelope."""
-    body = error.encoded()
-    lines = [status_line(error.status), b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
-    lines += [b"%b: %b\r\n" % header for header in common]
-    lines += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in error.headers.items()]
-    lines.append(provenance)
-    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    lines.append(body)
-    return b"".join(lines)

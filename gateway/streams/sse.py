@@ -62,7 +62,7 @@ def cut_at_error(events: bytes) -> tuple[bytes, str | None]:
     return (events[:start], message) if is_failure else (events, None)
 
 
-def error_event(error: ApiError, dialect: Dialect) -> bytes:
+def error_event(error: ApiError, dialect: Dialect, request_id: str | None = None) -> bytes:
     """Return the event that ends a failed stream, in the form that each API's clients understand.
 
     Sources: openai-python `_streaming.py` raises APIError on a data line with `error`;
@@ -74,5 +74,5 @@ def error_event(error: ApiError, dialect: Dialect) -> bytes:
     if dialect == "responses":
         body: dict[str, object] = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
     else:
-        body = {"type": "error", "error": {"type": "api_error", "message": error.message}}
+        body = error.anthropic_body(request_id)
     return b"event: error\ndata: %b\n\n" % json.dumps(body, ensure_ascii=False).encode()

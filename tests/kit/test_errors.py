@@ -47,6 +47,27 @@ def test_status_type_code_and_body(error: ApiError, status: int, type_: str, cod
     assert json.loads(error.encoded()) == error.body()
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"), (401, "authentication_error"), (402, "billing_error"),
+        (403, "permission_error"), (404, "not_found_error"), (405, "invalid_request_error"), (409, "conflict_error"),
+        (413, "request_too_large"), (422, "invalid_request_error"), (429, "rate_limit_error"), (500, "api_error"),
+        (502, "api_error"), (503, "overloaded_error"), (504, "timeout_error"), (529, "overloaded_error"),
+    ],
+)  # fmt: skip
+def test_types_of_anthropics_envelope(status: int, kind: str) -> None:
+    """By https://docs.anthropic.com/en/api/errors; 503, which it does not list, is temporary as 529 is."""
+    body = json.loads(ApiError("m", status=status).encoded("/v1/messages", "id-1"))
+    assert body == {"type": "error", "error": {"type": kind, "message": "m"}, "request_id": "id-1"}
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1/chat/completions", "/v1/messages_of_others", "/v2/messages"])
+def test_other_paths_have_openais_envelope(path: str) -> None:
+    error = errors.NotFound("m")
+    assert json.loads(error.encoded(path, "id-1")) == error.body()
+
+
 def test_instance_overrides_class_values() -> None:
     error = ApiError("m", status=507, type="t", code="c", param="p", headers={"X-A": "b"})
     assert (error.status, error.type, error.code, error.param, error.headers) == (507, "t", "c", "p", {"X-A": "b"})

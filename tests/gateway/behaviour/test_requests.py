@@ -42,6 +42,18 @@ async def test_every_response_framing(
     assert gateway.backend("llm-primary").traffic.in_flight == 0
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+async def test_every_path_of_rerank_is_relayed(
+    start_backend: StartBackend, start_gateway: StartGateway, path: str
+) -> None:
+    """As Jina's clients and both versions of Cohere's call it; vLLM serves all three."""
+    gateway = await start_gateway(await start_backend("ranking", model="ranker", kind="reranker"))
+    for model in ({}, {"model": "ranker"}):
+        answer = await gateway.http.post(path, json={**model, "query": "a", "documents": ["a", "b"]})
+        assert (answer.status_code, answer.json()["path"]) == (200, path)
+    assert (await gateway.http.post(path, json={"model": "qwen"})).status_code == 404
+
+
 async def test_upstream_connection_is_reused(start_backend: StartBackend, start_gateway: StartGateway) -> None:
     backend = await start_backend()
     gateway = await start_gateway(backend)

@@ -12,10 +12,14 @@ USAGE = {"input_tokens": 3, "output_tokens": len(TOKENS)}
 
 
 class AnthropicBackend:
-    """The server. With `endless` a stream continues until its client disconnects, which sets `left`."""
+    """The server. With `endless` a stream continues until its client disconnects, which sets `left`.
+
+    `refusal` is the status, content type and body of every response.
+    """
 
     def __init__(self) -> None:
         self.endless = False
+        self.refusal: tuple[int, str, bytes] | None = None
         self.asked: list[Any] = []
         self.left = asyncio.Event()
         self.url = ""
@@ -41,7 +45,11 @@ class AnthropicBackend:
                 return
             asked = json.loads(body)
             self.asked.append(asked)
-            if asked.get("stream"):
+            if self.refusal is not None:
+                _send_all(writer, *self.refusal)
+            elif head.startswith("post /v1/messages/count_tokens "):
+                _send(writer, "application/json", json.dumps({"input_tokens": USAGE["input_tokens"]}).encode())
+            elif asked.get("stream"):
                 await self._stream(reader, writer)
             else:
                 _send(writer, "application/json", json.dumps(_message("".join(TOKENS))).encode())
@@ -84,6 +92,11 @@ def _message(text: str) -> dict[str, Any]:
 def _send(writer: asyncio.StreamWriter, media: str, body: bytes) -> None:
     """Send a header and a body that ends with the connection."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nConnection: close\r\n\r\n%b" % (media.encode(), body))
+
+
+def _send_all(writer: asyncio.StreamWriter, status: int, media: str, body: bytes) -> None:
+    head = f"HTTP/1.1 {status} Error\r\nContent-Type: {media}\r\nContent-Length: {len(body)}\r\nRetry-After: 7\r\n"
+    writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
 
 
 def _event(writer: asyncio.StreamWriter, kind: str, **fields: Any) -> None:
