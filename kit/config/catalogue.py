@@ -34,6 +34,7 @@ class Entry(BaseModel):
     ignore_patterns: tuple[str, ...] | None = None
     engine_args: dict[str, Any] = Field(default_factory=dict)
     context_length: int | None = Field(None, ge=1, description="tokens, prompt and response together")
+    default_max_tokens: int | None = Field(None, ge=1, description="tokens of a response if the request sets no limit")
     supports_tools: bool = False
 
     @field_validator("name", "aliases")

@@ -22,7 +22,15 @@ from kit.web.middleware import HeadAsGet, RequestFrame
 from kit.web.trusted_hosts import ROOT, TrustedHosts, is_network, networks_of
 
 # Response headers that pages of other origins may read (CORS).
-EXPOSED_HEADERS = ["x-request-id", "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "retry-after"]
+EXPOSED_HEADERS = [
+    "x-request-id",
+    "x-served-by",
+    "x-served-model",
+    "x-queue-ms",
+    "x-attempts",
+    "retry-after",
+    "x-tools",
+]
 
 # FastAPI's own page loads scripts from a CDN: blank without internet, and a leak to a third party with it.
 DOCS_PAGE = Path(__file__).with_name("api_docs.html")

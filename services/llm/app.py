@@ -35,6 +35,8 @@ class LlmEngine(Protocol):
         ...
 
 
+# Of the transformers engine, in tokens.
+DEFAULT_MAX_TOKENS = 2048
 Service = ModelService[LlmEngine]
 # Loads the engine for the model in a folder. Runs on the event loop; must not block it.
 OpenEngine = Callable[[Service, LlmSettings, Path, Report], Awaitable[LlmEngine]]
@@ -82,6 +84,11 @@ def engine_arguments(entry: Entry, settings: LlmSettings) -> dict[str, Any]:
     return {name.removeprefix("--").replace("-", "_"): value for name, value in merged.items()}
 
 
+def default_max_tokens(entry: Entry, settings: LlmSettings) -> int | None:
+    """Return the limit of responses to requests without one: DEFAULT_MAX_TOKENS, else the catalogue's."""
+    return settings.default_max_tokens or entry.default_max_tokens
+
+
 async def open_vllm(service: Service, settings: LlmSettings, folder: Path, report: Report) -> LlmEngine:
     """Open vLLM's server on the model in `folder`."""
     from services.llm.vllm.engine import open_engine
@@ -93,6 +100,7 @@ async def open_vllm(service: Service, settings: LlmSettings, folder: Path, repor
         folder,
         service.entry,
         arguments,
+        default_max_tokens=default_max_tokens(service.entry, settings),
         images=settings.image_source(),
         metrics=service.metrics,
         on_engine_failed=service.loading.fail,
@@ -121,7 +129,7 @@ async def open_transformers(service: Service, settings: LlmSettings, folder: Pat
     )
     limits = Limits(
         context=min(loaded.context, cache) if batched else loaded.context,
-        default_max_tokens=settings.default_max_tokens,
+        default_max_tokens=default_max_tokens(service.entry, settings) or DEFAULT_MAX_TOKENS,
         max_concurrent=settings.max_concurrent,
         max_queue=settings.max_queue,
     )

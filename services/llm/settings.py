@@ -44,8 +44,11 @@ class LlmSettings(ServiceSettings):
     max_queue: int = Field(
         64, ge=0, description="maximum queued requests beyond those; further ones get a 429 (engine transformers)"
     )
-    default_max_tokens: int = Field(
-        2048, ge=1, description="maximum tokens of a response if the request sets no limit (engine transformers)"
+    default_max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="maximum tokens of a response if the request sets no limit; by default that of models.yaml, else "
+        "2048 (engine transformers) or the rest of the context (vllm)",
     )
     max_images: int = Field(8, ge=1, description="maximum images per request")
     max_image_mb: int = Field(20, ge=1, description="maximum size of an encoded image, in MiB")

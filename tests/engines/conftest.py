@@ -49,13 +49,17 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
-    """SmolLM2 with default settings, except for the context length."""
+    """SmolLM2 with default settings, except for the context length and a parser of tool calls.
+
+    Its template has no tools: without a parser of the operator's they would be ignored.
+    """
     entry = {
         "kind": "llm",
         "hf_repo": "org/smollm2",
         "revision": "main",
         "aliases": ["small", "qwen"],
         "context_length": 2048,
+        "engine_args": {"tool_call_parser": "hermes", "enable_auto_tool_choice": True},
     }
     folder = tmp_path_factory.mktemp("vllm-text")
     with healthy(VllmService(folder, entry, REGISTRY_URL=registry, STOP_GRACE="1")) as service:
@@ -66,6 +70,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Vl
 def vision(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[VllmService]:
     """The tiny LLaVA with image limits; images may be fetched from localhost."""
     entry = {"kind": "multimodal", "hf_repo": "org/llava", "revision": "main", "context_length": 2048}
+    entry |= {"default_max_tokens": 6}
     limits = {"MAX_IMAGES": "2", "MAX_IMAGE_MB": "1", "MAX_IMAGE_MEGAPIXELS": "1"}
     limits |= {"IMAGE_HOSTS": "localhost", "IMAGE_NETWORKS": "127.0.0.0/8,::1/128"}
     folder = tmp_path_factory.mktemp("vllm-vision")

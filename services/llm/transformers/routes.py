@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
-from kit.errors import ApiError, InvalidRequest
+from kit.errors import ApiError, InvalidRequest, NotFound
 from kit.service.service import ModelService
 from kit.web.app import create_app
 from kit.web.body import limited
@@ -27,6 +27,7 @@ from services.llm.validation.messages import read_messages
 from services.llm.validation.options import flag
 from services.llm.validation.prompt_suffix import read_prompt_suffix
 from services.llm.validation.requests import Capabilities, Work
+from services.llm.validation.tool_choice import IGNORED
 
 log = structlog.get_logger(__name__)
 
@@ -68,17 +69,18 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
         service.check_model(work.model)
         job = engine.admit(route, work)
         response_format = format_for(body, work)
+        headers = dict((IGNORED,)) if work.ignores_tools else {}
         del body  # with images, many megabytes
         try:
             if not work.stream:
                 content = await cancel_on_disconnect(request, _collect(engine, route, work, job, response_format))
                 job.cancel()
-                return JSONResponse(content)
+                return JSONResponse(content, headers=headers)
             events = await cancel_on_disconnect(request, engine.start(route, work, job))
         except BaseException:
             job.cancel()
             raise
-        return EventStream(_stream(events, job, response_format), on_end=job.cancel)
+        return EventStream(_stream(events, job, response_format), headers, on_end=job.cancel)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> HttpResponse:
@@ -98,6 +100,14 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
     @app.post("/v1/responses")
     async def responses(request: Request) -> HttpResponse:
         return await respond(request, "response", requests.response, lambda body, _: response_formats.Response(body))
+
+    @app.post("/v1/messages")
+    @app.post("/v1/messages/count_tokens")
+    async def messages() -> None:
+        raise NotFound(
+            "The transformers engine does not support the Messages API. Send POST /v1/chat/completions, or use a model "
+            "that vLLM serves."
+        )
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
@@ -167,7 +177,7 @@ def _failed(job: Job) -> ApiError:
 
 
 async def _tokenize(engine: TransformersEngine, body: dict[str, Any]) -> list[int]:
-    if "messages" in body:
+    if body.get("messages") is not None:
         return await engine.tokenize(
             None,
             read_messages(body["messages"], images=False),

@@ -1,7 +1,8 @@
 """Validation of chat messages, converted for chat templates."""
 
-import json
 from typing import Any
+
+from pydantic_core import from_json
 
 from kit.errors import InvalidRequest
 from services.llm.validation.options import shown
@@ -34,6 +35,20 @@ def image_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for part in message["content"]
         if part["type"] == "image_url"
     ]
+
+
+def read_arguments(value: object) -> dict[str, Any]:
+    """Return the arguments of a call in the history as the mapping that chat templates need.
+
+    Anything but a JSON object counts as empty, as in vLLM: a model's malformed call stays in the conversation, and
+    rejecting it would reject every later turn.
+    """
+    if isinstance(value, str):
+        try:
+            value = from_json(value, allow_inf_nan=False)
+        except ValueError:
+            return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _message(message: object, where: str, images: bool) -> dict[str, Any]:
@@ -98,20 +113,11 @@ def _tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InvalidRequest(f"{where}.{index} must have a function with a name.", param=f"{where}.{index}")
-        arguments = function.get("arguments", "{}")
-        try:
-            parsed = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-        except ValueError as error:
-            raise InvalidRequest(
-                f"{where}.{index}.function.arguments is not JSON: {error}.", param=f"{where}.{index}"
-            ) from error
-        if not isinstance(parsed, dict):
-            raise InvalidRequest(f"{where}.{index}.function.arguments must be a JSON object.", param=f"{where}.{index}")
         clean.append(
             {
                 "id": str(call.get("id") or ""),
                 "type": "function",
-                "function": {"name": function["name"], "arguments": parsed},
+                "function": {"name": function["name"], "arguments": read_arguments(function.get("arguments"))},
             }
         )
     return clean

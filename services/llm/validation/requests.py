@@ -15,6 +15,7 @@ from services.llm.validation.messages import read_messages
 from services.llm.validation.options import Options, Sampling, flag, integer, read_options, shown
 from services.llm.validation.prompt_suffix import read_prompt_suffix
 from services.llm.validation.responses_input import read_input
+from services.llm.validation.tool_choice import is_call_demanded, no_tool_calling
 
 UNSUPPORTED = "The transformers engine does not support this; use a service with the vLLM engine."
 
@@ -38,6 +39,8 @@ class Work:
     options: Options
     stream: bool
     include_usage: bool = False
+    # The request offers tools, and the model cannot call them.
+    ignores_tools: bool = False
 
 
 def parse(content: bytes) -> dict[str, Any]:
@@ -56,9 +59,11 @@ def parse(content: bytes) -> dict[str, Any]:
 
 def chat(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     """Read a body of `/v1/chat/completions`. Raises InvalidRequest that names the field."""
-    _reject_unsupported(body, CHAT_LIMITS)
+    # The older form of tools.
+    ignores_functions = bool(body.get("functions")) and not capabilities.tools
+    _reject_unsupported({**body, "functions": None} if ignores_functions else body, CHAT_LIMITS)
     stream, include_usage = _streaming(body)
-    tools = _tools(body, capabilities)
+    tools, ignores_tools = _tools(body, capabilities)
     clean: dict[str, Any] = {
         "messages": read_messages(body.get("messages"), images=capabilities.images),
         "chat_template_kwargs": template_arguments(body.get("chat_template_kwargs")),
@@ -68,7 +73,7 @@ def chat(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     if tools:
         clean["tools"] = tools
     options = read_options(body, capabilities.defaults, "max_completion_tokens", "max_tokens")
-    return Work(model_name(body), clean, options, stream, include_usage)
+    return Work(model_name(body), clean, options, stream, include_usage, ignores_tools or ignores_functions)
 
 
 def completion(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
@@ -92,7 +97,7 @@ def completion(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
 def response(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     """Read a body of `/v1/responses`. Raises InvalidRequest that names the field."""
     _reject_unsupported(body, RESPONSE_LIMITS)
-    tools = _tools(body, capabilities)
+    tools, ignores_tools = _tools(body, capabilities)
     instructions = body.get("instructions")
     if instructions is not None and not isinstance(instructions, str):
         raise InvalidRequest("instructions must be a string.", param="instructions")
@@ -107,7 +112,7 @@ def response(body: Mapping[str, Any], capabilities: Capabilities) -> Work:
     if tools:
         clean["tools"] = tools
     options = read_options(body, capabilities.defaults, "max_output_tokens")
-    return Work(model_name(body), clean, options, flag(body, "stream"))
+    return Work(model_name(body), clean, options, flag(body, "stream"), ignores_tools=ignores_tools)
 
 
 def model_name(body: Mapping[str, Any]) -> str | None:
@@ -165,25 +170,35 @@ def _streaming(body: Mapping[str, Any]) -> tuple[bool, bool]:
     return stream, flag(options, "include_usage")
 
 
-def _tools(body: Mapping[str, Any], capabilities: Capabilities) -> list[dict[str, Any]]:
-    choice = body.get("tool_choice")
-    tools = body.get("tools")
-    if choice not in (None, "auto", "none"):
+def _tools(body: Mapping[str, Any], capabilities: Capabilities) -> tuple[list[dict[str, Any]], bool]:
+    """Return the tools for the chat template, and whether tools that the model may call are ignored.
+
+    Front ends send tools with every chat, whatever the model: one without tool calling responds without a call, as
+    `auto` permits. Raises InvalidRequest if a call is demanded.
+    """
+    choice, tools = body.get("tool_choice"), body.get("tools")
+    if is_call_demanded(choice) and not capabilities.tools:
+        raise no_tool_calling(capabilities.model)
+    if choice not in (None, "auto", "none") and capabilities.tools:
         raise InvalidRequest(f"tool_choice {shown(choice)} is not supported. {UNSUPPORTED}", param="tool_choice")
     if not tools or choice == "none":
-        return []
+        return [], False
     if not isinstance(tools, list):
         raise InvalidRequest("tools must be a list.", param="tools")
     for index, tool in enumerate(tools):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if not isinstance(tool, dict) or kind != "function":
+        if not isinstance(kind, str) or (capabilities.tools and kind != "function"):
             raise InvalidRequest(f"tools.{index} must be of type function, not {shown(kind)}.", param="tools")
-        function = tool.get("function", tool)
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        function = tool.get("function") or tool
+        if kind == "function" and not (isinstance(function, dict) and isinstance(function.get("name"), str)):
             raise InvalidRequest(f"tools.{index} must have a function with a name.", param="tools")
-    if not capabilities.tools:
-        raise InvalidRequest(f"Model {capabilities.model!r} does not support tool calling.", param="tools")
-    return tools
+    return ([_without_nulls(tool) for tool in tools], False) if capabilities.tools else ([], True)
+
+
+def _without_nulls(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool without fields that are null, which templates would print; its schema is not changed."""
+    given = {name: value for name, value in tool.items() if value is not None}
+    return {**given, "function": _without_nulls(given["function"])} if "function" in given else given
 
 
 Check = Callable[[Any], bool]
@@ -210,7 +225,7 @@ def _empty(value: Any) -> bool:
 
 
 def _plain_text(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("type", "text") == "text"
+    return isinstance(value, dict) and (value.get("type") or "text") == "text"
 
 
 # vLLM's structured outputs; Hugging Face clients send `grammar`.

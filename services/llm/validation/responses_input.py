@@ -3,7 +3,7 @@
 from typing import Any
 
 from kit.errors import InvalidRequest
-from services.llm.validation.messages import read_messages
+from services.llm.validation.messages import read_arguments, read_messages
 from services.llm.validation.options import shown
 
 PARAM = "input"
@@ -34,9 +34,10 @@ def _item(item: object, where: str, images: bool) -> dict[str, Any]:
     if "role" in item and kind in (None, "message"):
         return read_messages([item], images=images, param=where)[0]
     if kind == "function_call":
-        if not all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments")):
-            raise InvalidRequest(f"{where} must have call_id, name and arguments, all strings.", param=PARAM)
-        return {"type": kind, **{name: item[name] for name in ("call_id", "name", "arguments")}}
+        if not isinstance(item.get("call_id"), str) or not isinstance(item.get("name"), str):
+            raise InvalidRequest(f"{where} must have call_id and name, both strings.", param=PARAM)
+        arguments = read_arguments(item.get("arguments"))
+        return {"type": kind, "call_id": item["call_id"], "name": item["name"], "arguments": arguments}
     if kind == "function_call_output":
         if not isinstance(item.get("call_id"), str) or not isinstance(item.get("output"), str):
             raise InvalidRequest(f"{where} must have call_id and output, both strings.", param=PARAM)

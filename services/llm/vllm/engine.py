@@ -29,6 +29,8 @@ from services.llm.images.source import ImageSource
 from services.llm.vllm import media_connector
 from services.llm.vllm.arguments import command_line, parse, prepare_environment
 from services.llm.vllm.failures import StartErrors, explain
+from services.llm.vllm.tool_filter import ToolFilter
+from services.llm.vllm.tool_parsers import has_automatic_tools
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,7 @@ async def open_engine(
     entry: Entry,
     arguments: dict[str, Any],
     *,
+    default_max_tokens: int | None,
     images: ImageSource,
     metrics: HttpMetrics,
     on_engine_failed: Callable[[str], None],
@@ -53,7 +56,8 @@ async def open_engine(
     """Start vLLM with the model in `folder`; takes from half a minute to several minutes.
 
     Raises SettingsError for an invalid argument, StartFailed if the model does not fit. If the engine fails later,
-    `on_engine_failed` is called and the process stops, so that its supervisor restarts it.
+    `on_engine_failed` is called and the process stops, so that its supervisor restarts it. `default_max_tokens` limits
+    responses to requests without a limit; None means the rest of the context.
     """
     prepare_environment()
     level = logging.getLogger().level
@@ -73,10 +77,12 @@ async def open_engine(
         stack.push_async_callback(_shut_down, client)
         report(0.95, "starting vLLM's server")
         try:
-            app = await stack.enter_async_context(_application(client, parsed))
+            app = await stack.enter_async_context(_application(client, parsed, default_max_tokens))
         finally:
             _restore_logging(level)
         metrics.registry.register(_VllmMetrics())
+        if not has_automatic_tools(folder, arguments, parsed):
+            app = ToolFilter(app, entry.name, can_force=parsed.tool_call_parser is not None)
         return VllmEngine(app, client, stack.pop_all(), "cpu" if cpu else "cuda", on_engine_failed)
 
 
@@ -123,7 +129,7 @@ class VllmEngine:
 
 
 @contextlib.asynccontextmanager
-async def _application(client: Any, arguments: Any) -> AsyncIterator[ASGIApp]:
+async def _application(client: Any, arguments: Any, default_max_tokens: int | None) -> AsyncIterator[ASGIApp]:
     """Build vLLM's application and run its lifespan; uvicorn runs only ours."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
@@ -133,6 +139,11 @@ async def _application(client: Any, arguments: Any) -> AsyncIterator[ASGIApp]:
     install_http_error_handler(app)  # vLLM handles only FastAPI's errors and its own
     app.middleware_stack = app.build_middleware_stack()  # built by vLLM without that handler
     await init_app_state(client, app.state, arguments, tasks)
+    if default_max_tokens is not None:
+        # vLLM's own option, max_new_tokens in override_generation_config, limits requests with a limit as well.
+        # Completions have a default of 16 tokens, and messages must set a limit.
+        for serving in (app.state.openai_serving_chat, app.state.openai_serving_responses):
+            serving.default_sampling_params["max_tokens"] = default_max_tokens
     # Its handlers set this when the engine has failed; we watch for that ourselves.
     app.state.server = SimpleNamespace(should_exit=False)
     async with app.router.lifespan_context(app):

@@ -65,6 +65,17 @@ def tool_arguments(folder: Path) -> dict[str, Any]:
     return {"tool_call_parser": parser or FALLBACK_PARSER, "enable_auto_tool_choice": True}
 
 
+def has_automatic_tools(folder: Path, arguments: dict[str, Any], parsed: Any) -> bool:
+    """Return whether the model may call tools by itself; `parsed` are vLLM's arguments, `arguments` the operator's.
+
+    An operator's parser or template is trusted. Without one the model needs a chat template with tools, or it never
+    sees them.
+    """
+    if not (parsed.enable_auto_tool_choice and parsed.tool_call_parser):
+        return False
+    return bool({"tool_call_parser", "chat_template"} & set(arguments)) or "tools" in chat_template(folder)
+
+
 def chat_template(folder: Path) -> str:
     """Return all chat templates of the model, concatenated; empty if it has none."""
     templates = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*chat_template*.jinja"))]

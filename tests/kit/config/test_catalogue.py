@@ -135,6 +135,7 @@ def test_names_has_no_duplicates(models_yaml: Path) -> None:
         ("cluster: {kind: llm, hf_repo: o/r}", "cluster: name: 'cluster' is reserved"),
         ("a: {kind: llm, hf_repo: o/r, context_length: 0}", "a: context_length: "),
         ("a: {kind: llm, hf_repo: o/r, context_length: long}", "a: context_length: "),
+        ("a: {kind: llm, hf_repo: o/r, default_max_tokens: 0}", "a: default_max_tokens: "),
         ("a: {kind: llm, hf_repo: o/r, optional: perhaps}", "a: optional: "),
         ("a: {kind: llm, hf_repo: o/r, engine_args: fast}", "a: engine_args: "),
         ("a: {kind: llm, hf_repo: o/r, hf-repo: o/s}", "a: hf-repo: Extra inputs are not permitted"),

@@ -3,8 +3,9 @@
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -18,11 +19,22 @@ LOADED_WITHIN_S = 300
 
 
 @contextlib.contextmanager
-def service(tmp: Path, model: Path, *, kind: str = "llm", context: int = 8192, **settings: Any) -> Iterator[str]:
-    """Serve the model in the folder `model` as `tiny`, alias `small`; yields the URL once it is loaded."""
+def service(
+    tmp: Path,
+    model: Path,
+    *,
+    kind: str = "llm",
+    context: int = 8192,
+    entry: Mapping[str, Any] = MappingProxyType({}),
+    **settings: Any,
+) -> Iterator[str]:
+    """Serve the model in the folder `model` as `tiny`, alias `small`; yields the URL once it is loaded.
+
+    `entry` has more keys of its entry in the catalogue.
+    """
     catalogue = tmp / "models.yaml"
-    entry = {"kind": kind, "hf_repo": "org/tiny", "aliases": ["small"], "context_length": context}
-    catalogue.write_text(json.dumps({"tiny": entry}))
+    keys = {"kind": kind, "hf_repo": "org/tiny", "aliases": ["small"], "context_length": context, **entry}
+    catalogue.write_text(json.dumps({"tiny": keys}))
     given = {"catalogue": catalogue, "model": "tiny", "model_dir": model, "engine": "transformers", **settings}
     with serve(create(load_settings(LlmSettings, **given))) as (host, port):
         url = f"http://{host}:{port}"

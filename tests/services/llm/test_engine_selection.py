@@ -3,17 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kit.config.catalogue import Entry
 from kit.config.settings import SettingsError, load_settings
-from services.llm.app import create, engine_arguments
+from services.llm.app import create, default_max_tokens, engine_arguments
 from services.llm.engine_selection import choose_engine, is_installed
 from services.llm.settings import LlmSettings
 from services.llm.vllm.arguments import command_line, environment_defaults
 from services.llm.vllm.media_connector import CONNECTOR
+from services.llm.vllm.tool_parsers import has_automatic_tools
 
 ENTRY = Entry(name="tiny", kind="llm", hf_repo="org/tiny", aliases=("small",), context_length=2048)
 
@@ -77,6 +79,41 @@ def test_tool_parser_is_detected_unless_configured(tmp_path: Path) -> None:
     assert "--enable-auto-tool-choice" not in line
     line = command_line(tmp_path, ENTRY, {"tool_call_parser": None}, cpu=False)
     assert not [one for one in line if one.startswith("--tool")]
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "setting", "expected"), [(None, None, None), (512, None, 512), (None, 64, 64), (512, 64, 64)]
+)
+def test_default_limit_of_the_catalogue_is_overridden_by_the_setting(
+    catalogue: int | None, setting: int | None, expected: int | None
+) -> None:
+    """As ENGINE_ARGS overrides engine_args."""
+    entry = ENTRY.model_copy(update={"default_max_tokens": catalogue})
+    assert default_max_tokens(entry, load_settings(LlmSettings, default_max_tokens=setting)) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "expected"),
+    [
+        ("{{ messages }}", {}, False),
+        ("{% if tools %}<tool_call>", {}, True),
+        ("{% if tools %}<tool_call>", {"tool_call_parser": None}, False),
+        ("{% if tools %}<tool_call>", {"tool_call_parser": "hermes"}, False),  # without enable_auto_tool_choice
+        ("{{ messages }}", {"tool_call_parser": "hermes", "enable_auto_tool_choice": True}, True),
+        ("{{ messages }}", {"chat_template": "/with-tools.jinja"}, True),
+    ],
+)
+def test_automatic_tool_calls_need_a_parser_and_a_template_with_tools(
+    tmp_path: Path, template: str, arguments: dict[str, Any], expected: bool
+) -> None:
+    """An operator's parser or template is trusted."""
+    (tmp_path / "chat_template.jinja").write_text(template)
+    line = command_line(tmp_path, ENTRY, arguments, cpu=False)
+    parsed = SimpleNamespace(
+        tool_call_parser=next((one.partition("=")[2] for one in line if one.startswith("--tool-call-parser")), None),
+        enable_auto_tool_choice="--enable-auto-tool-choice" in line,
+    )
+    assert has_automatic_tools(tmp_path, arguments, parsed) is expected
 
 
 def test_media_connector_is_ours() -> None:

@@ -10,6 +10,7 @@ from services.llm.validation.responses_input import read_input
 
 TEXT = {"type": "text", "text": "hi"}
 CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+HI = {"role": "user", "content": "hi"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
 
 
@@ -64,13 +65,40 @@ def test_messages_are_normalized(given: dict[str, Any], expected: dict[str, Any]
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "input_audio"),
         ([{"role": "user", "content": [IMAGE]}], "accepts text only"),
         ([{"role": "assistant", "tool_calls": [{}]}], "function with a name"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "not JSON"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}], "JSON object"),
     ],
 )
 def test_invalid_messages_are_rejected_with_the_reason(messages: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         read_messages(messages, images=False)
+
+
+ABSENT = object()
+MALFORMED: list[Any] = [
+    "", "{", "{'a': 1}", "city=Oslo", "[1]", "null", "3", '"a"', "NaN", '{"a": NaN}', "[" * 100_000, None, [1], 3
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [*MALFORMED, ABSENT])
+def test_malformed_arguments_in_the_history_count_as_empty(arguments: Any) -> None:
+    """The model wrote them, and rejecting them would end the conversation. vLLM does the same (renderers/chat_utils.py,
+    _postprocess_messages); chat completions and responses agree."""
+    given = {} if arguments is ABSENT else {"arguments": arguments}
+    (message,) = read_messages(
+        [{"role": "assistant", "tool_calls": [{"function": {"name": "f", **given}}]}], images=False
+    )
+    assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
+    called = {**CALL, **given} if given else {name: CALL[name] for name in CALL if name != "arguments"}
+    items: Any = read_input([HI, called], images=False)
+    assert items[1] == {**CALL, "arguments": {}}
+
+
+@pytest.mark.parametrize("arguments", ['{"a": [1]}', ' {"a": [1]}\n', {"a": [1]}])
+def test_arguments_reach_the_template_as_a_mapping(arguments: Any) -> None:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    (message,) = read_messages([{"role": "assistant", "tool_calls": [call]}], images=False)
+    assert message["tool_calls"][0]["function"]["arguments"] == {"a": [1]}
+    items: Any = read_input([HI, {**CALL, "arguments": arguments}], images=False)
+    assert items[1]["arguments"] == {"a": [1]}
 
 
 @pytest.mark.parametrize(
