@@ -101,6 +101,17 @@ def test_forwarded_address_is_trusted_from_loopback_only(program: subprocess.Pop
     program.wait(WITHIN_S)
 
 
+def test_programs_limit_connections_and_ignore_upgrades(program: subprocess.Popen[str]) -> None:
+    """As in test_client_connection.py."""
+    port = until_started(program)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "h2c"}
+    assert httpx2.get(f"http://127.0.0.1:{port}/peer", headers=upgrade).json() == {"peer": "127.0.0.1"}
+    too_large = httpx2.get(f"http://127.0.0.1:{port}/peer", headers={"X-A": "a" * 70_000})
+    assert (too_large.status_code, too_large.json()["error"]["code"]) == (431, "request_head_too_large")
+    program.send_signal(signal.SIGTERM)
+    program.wait(WITHIN_S)
+
+
 def said(capsys: pytest.CaptureFixture[str], caught: pytest.ExceptionInfo[SystemExit]) -> str:
     """Check the exit code; returns the one line on stderr."""
     assert caught.value.code == EXIT_CONFIG == os.EX_CONFIG
