@@ -21,6 +21,7 @@ from kit.service.gpu_metrics import GpuGauges
 from kit.web.metrics import HttpMetrics
 from services.embedding.batching.metrics import BatchMetrics
 from services.transcription.metrics import SpeechMetrics
+from tests.deploy.compose_files import CLUSTER, ONLINE, load
 from tests.gateway.plain import CLOCK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +121,15 @@ def test_scrape_targets_match_the_compose_files() -> None:
         name: routes[name] for name in expected - {"minio"}
     }
     assert scraped["minio"] == 9000
+
+
+@pytest.mark.parametrize("file", [ONLINE, CLUSTER])
+def test_prometheus_reads_the_gateway_without_a_key(file: str) -> None:
+    """The gateway trusts its name, which it can resolve: both are on one network."""
+    services = load(file)["services"]
+    trusted = services["gateway"]["environment"]["STATUS_TRUSTED_NETWORKS"]
+    assert trusted == "${STATUS_TRUSTED_NETWORKS:-prometheus}"
+    assert set(services["prometheus"]["networks"]) & set(services["gateway"]["networks"])
 
 
 def test_services_that_are_switched_off_raise_no_alert() -> None:
