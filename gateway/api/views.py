@@ -82,7 +82,7 @@ async def _gpus_of(backend: Backend, client: httpx2.AsyncClient) -> dict[str, An
         body = response.json()
     except TimeoutError:
         return _unavailable(f"{backend.name} did not respond within {GPU_TIMEOUT_S:g} s")
-    except (httpx2.HTTPError, ValueError) as error:
+    except (httpx2.HTTPError, ValueError, RecursionError) as error:
         return _unavailable(f"{backend.name} did not respond: {error or type(error).__name__}")
     if not isinstance(body, dict) or not isinstance(body.get("gpus"), list):
         return _unavailable(f"{backend.name} returned an unexpected body")

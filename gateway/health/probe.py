@@ -191,7 +191,7 @@ def _says_loading(body: dict[str, Any]) -> bool:
 def _json_object(response: httpx2.Response) -> dict[str, Any]:
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

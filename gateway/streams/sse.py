@@ -57,7 +57,7 @@ def cut_at_error(events: bytes) -> tuple[bytes, str | None]:
         error = json.loads(events[start + 6 :].partition(b"\n\n")[0])["error"]
         message = str(error["message"])
         is_failure = error.get("type") == ApiError.type or int(error["code"]) >= 500
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return events, None
     return (events[:start], message) if is_failure else (events, None)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_COMMIT_PREFIX = re.compile(r"^[0-9a-f]{7,40}$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 MAX_PATH_BYTES = 1024  # S3's limit for a key; file systems allow little more
 MAX_SEGMENT_BYTES = 240  # most file systems allow 255; our temporary names add a few
@@ -71,6 +72,11 @@ def _reason_against_revision(value: str) -> str | None:
     if len(quote(value, safe="")) > MAX_SEGMENT_BYTES:
         return f"it is longer than {MAX_SEGMENT_BYTES} bytes with percent-encoding"
     return None
+
+
+def is_commit_prefix(value: str) -> bool:
+    """Whether `value` abbreviates a commit as git does: at least its first 7 hex digits."""
+    return _COMMIT_PREFIX.fullmatch(value) is not None
 
 
 def check_path(value: str) -> str:

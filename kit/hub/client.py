@@ -1,6 +1,5 @@
 """Client of the Hub API of huggingface.co, its mirrors and the registry. Blocking, safe for many threads."""
 
-import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,12 +8,15 @@ from functools import partial
 from typing import Self
 from urllib.parse import quote
 
+from pydantic_core import from_json
+
 from kit.hub.listing import Listing, parse_listing
 from kit.net.http_client import HttpClient
 from kit.net.ranged_file import MAX_ERROR_BODY, RangedFile
-from kit.net.retry import RetryPolicy, retry
+from kit.net.retry import RetryPolicy, check_stop, retry
 
-MAX_LISTING_BYTES = 64 << 20
+# MAX_FILES entries take about 25 MB.
+MAX_LISTING_BYTES = 32 << 20
 CHUNK = 64 << 10
 
 
@@ -66,10 +68,10 @@ class HubClient(ABC):
         """
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         request = HubRequest(url, repo, revision)
-        body = retry(lambda: self._get(request), self._listing_retries, stop)
+        body = retry(lambda: self._get(request, stop), self._listing_retries, stop)
         try:
-            return parse_listing(json.loads(body))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return parse_listing(from_json(body))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.invalid_listing(request, f"{type(error).__name__}: {error}") from error
 
     def file(self, repo: str, commit: str, path: str) -> RangedFile:
@@ -78,12 +80,14 @@ class HubClient(ABC):
         error_of = partial(self.refused, HubRequest(url, repo, commit, path))
         return RangedFile(self._http, url, error_of, self._file_retries)
 
-    def _get(self, request: HubRequest) -> bytes:
+    def _get(self, request: HubRequest, stop: threading.Event) -> bytes:
         with self._http.get(request.url, {"Prefer": self._prefer}) as (response, _):
             if response.status != 200:
                 raise self.refused(request, response.status, response.headers, response.read(MAX_ERROR_BODY))
             body = bytearray()
-            while chunk := response.read(CHUNK):
+            # `read1` returns what has arrived: a source that sends a byte a minute can be cancelled.
+            while chunk := response.read1(CHUNK):
+                check_stop(stop)
                 body += chunk
                 if len(body) > MAX_LISTING_BYTES:
                     raise self.invalid_listing(request, f"more than {MAX_LISTING_BYTES} bytes")

@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from kit.config.hub_names import COMMIT, SHA256, check_paths
+from kit.config.hub_names import COMMIT, SHA256, BadName, check_paths, check_repo
 
 # The Hub's clients expect incomplete listings from here on.
 MAX_FILES = 50_000
@@ -53,6 +53,8 @@ class Listing:
 
     commit: str
     files: tuple[RemoteFile, ...]
+    repo: str | None = None
+    """The repository's id at the Hub: another one than requested if it was renamed. None if unknown."""
 
     @property
     def size(self) -> int:
@@ -74,12 +76,19 @@ def parse_listing(document: Any) -> Listing:
     if len(siblings) >= MAX_FILES:
         raise ValueError(f"{len(siblings)} files; at most {MAX_FILES} are supported")
     files = tuple(_remote_file(sibling) for sibling in siblings)
-    return Listing(document["sha"], files)
+    return Listing(document["sha"], files, _repo_of(document.get("id")))
 
 
 def git_blob_sha1(size: int) -> "hashlib._Hash":
     """Return a hash that gives the git blob id of a content of `size` bytes."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def _repo_of(id: object) -> str | None:
+    try:
+        return check_repo(id) if isinstance(id, str) else None
+    except BadName:  # a mirror's own id
+        return None
 
 
 def _remote_file(sibling: Any) -> RemoteFile:

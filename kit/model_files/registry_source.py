@@ -1,8 +1,9 @@
 """The registry as the source of model files."""
 
-import json
 import re
 from collections.abc import Mapping
+
+from pydantic_core import from_json
 
 from kit.hub.client import HubClient, HubRequest
 from kit.net.http_client import HttpClient
@@ -99,8 +100,8 @@ def _reason(error: Mapping[str, object]) -> str:
 def _error_in(body: bytes) -> Mapping[str, object]:
     """Return the error of a body in our envelope, else an empty mapping."""
     try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        error = from_json(body)["error"]
+    except (ValueError, KeyError, TypeError):
         return {}
     return error if isinstance(error, dict) else {}
 

@@ -52,7 +52,7 @@ def _line(status: str, body: bytes) -> str:
         line = str(health["status"])
         if line != "healthy" and "progress" in health:
             line += f" {int(health['progress'] * 100)} %"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return f"HTTP status {status}" if status else "not an HTTP response"
     detail = str(health.get("detail") or "")
     return " ".join((f"{line}: {detail}" if detail else line).split())[:MAX_LINE_LENGTH]

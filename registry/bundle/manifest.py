@@ -135,7 +135,7 @@ def parse(data: bytes, where: str) -> Bundle:
         bundle = Bundle.model_validate(document)
         _check_names(bundle)
         _check_layout(bundle)
-    except (ValidationError, BadName, ValueError) as error:
+    except (ValidationError, BadName, ValueError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle's manifest: {' '.join(str(error).split())[:300]}") from error
     return bundle
 
