@@ -17,6 +17,7 @@ from kit.web.body import BodyLimit
 from kit.web.guard import KeyRing
 from kit.web.metrics import HttpMetrics
 from registry.api.hub_api import HubApi
+from registry.api.hub_files import HUB_HEADERS
 from registry.api.long_wait import HoldTimes
 from registry.api.routes import ModelRoutes
 from registry.download.file_download import DownloadLimits
@@ -68,7 +69,10 @@ def create_registry(
             limits.close()
             library.store.close()
 
-    app = create_app(title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=lifespan)
+    app = create_app(
+        title="Registry", settings=settings, metrics=HttpMetrics("registry"), keys=keys, lifespan=lifespan,
+        exposed_headers=HUB_HEADERS,
+    )  # fmt: skip
     app.add_middleware(BodyLimit, limit_mb=MAX_BODY_MB)
     app.add_exception_handler(BadName, _respond_bad_name)
     app.add_exception_handler(StoreError, _respond_store_error)

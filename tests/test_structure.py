@@ -90,6 +90,7 @@ PURE = (
     "kit.hub.listing",
     "kit.units",
     "registry.api.hub_json",
+    "registry.api.hub_search",
     "registry.models.model_card",
     "registry.safety.remote_code",
 )

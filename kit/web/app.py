@@ -96,10 +96,12 @@ def create_app(
     keys: KeyRing,
     status: Any = None,
     lifespan: Lifespan[FastAPI] | None = None,
+    exposed_headers: Sequence[str] = (),
 ) -> FastAPI:
     """Create the FastAPI application; the caller adds its routes.
 
-    `keys` guards /v1, `status`, a dependency, /metrics.
+    `keys` guards /v1, `status`, a dependency, /metrics. `exposed_headers`: more response headers that pages of
+    ALLOWED_ORIGINS may read.
     """
     app = FastAPI(
         title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
@@ -109,7 +111,7 @@ def create_app(
     app.add_middleware(RequestFrame, metrics=metrics, browser=settings.browser_guard(), keys=keys)
     if settings.allowed_origins:
         # Outermost: a preflight carries no key, and a page may read errors only if they carry the headers too.
-        app.add_middleware(CORSMiddleware, **_cors(settings))
+        app.add_middleware(CORSMiddleware, **_cors(settings, exposed_headers))
     page = DOCS_PAGE.read_text(encoding="utf-8")
 
     async def docs() -> HTMLResponse:
@@ -126,12 +128,12 @@ def readable_by_pages(app: ASGIApp, settings: HttpSettings) -> ASGIApp:
     return CORSMiddleware(app, **_cors(settings)) if settings.allowed_origins else app
 
 
-def _cors(settings: HttpSettings) -> dict[str, Any]:
+def _cors(settings: HttpSettings, exposed_headers: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "allow_origins": [origin.lower().rstrip("/") for origin in settings.allowed_origins],
         "allow_methods": ["*"],
         "allow_headers": ["*"],
-        "expose_headers": EXPOSED_HEADERS,
+        "expose_headers": [*EXPOSED_HEADERS, *exposed_headers],
         # An admin who allows a public origin means it to reach this private network.
         "allow_private_network": True,
     }

@@ -7,7 +7,7 @@ requests to localhost (cross-site, with a foreign `Origin`) or rebind its domain
 
 import hmac
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from kit.errors import ApiError, Forbidden, InvalidApiKey
@@ -63,6 +63,19 @@ class BrowserGuard:
             return urlsplit(origin).netloc == host
         except ValueError:
             return False
+
+
+def may_be_from_foreign_page(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another origin may have caused this GET: an `<img>` or a link sends no `Origin`.
+
+    The request has passed BrowserGuard, so one with an `Origin` is from an allowed page. `headers` ignore case.
+    Browsers send Sec-Fetch-Site (https://w3c.github.io/webappsec-fetch-metadata/) to https and loopback only; elsewhere
+    every browser counts as foreign. `same-site` is foreign, too: it ignores the port.
+    """
+    if "origin" in headers:
+        return False
+    site = headers.get("sec-fetch-site")
+    return headers.get("user-agent", "").startswith("Mozilla/") if site is None else site not in ("none", "same-origin")
 
 
 class KeyRing:

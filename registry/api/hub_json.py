@@ -5,25 +5,26 @@ Sources: https://huggingface.co/docs/hub/api and the parsers of huggingface_hub 
 """
 
 import hashlib
+from pathlib import PurePosixPath
 from typing import Any
 
 from registry.models.manifest import FileEntry, Manifest, lfs_pointer
+from registry.models.model_metadata import Metadata
 
 Json = dict[str, Any]
 
 
-def model_info(manifest: Manifest, *, blobs: bool) -> Json:
+def model_info(manifest: Manifest, metadata: Metadata, *, blobs: bool) -> Json:
     """`GET /api/models/{id}`; `blobs` adds sizes and digests to the files."""
     siblings = [_sibling(file) if blobs else {"rfilename": file.path} for file in manifest.files]
-    return model_summary(manifest) | {"siblings": siblings, "usedStorage": manifest.size}
+    return model_summary(manifest, metadata, details=True) | {"siblings": siblings, "usedStorage": manifest.size}
 
 
-def model_summary(manifest: Manifest) -> Json:
-    """One entry of `GET /api/models`."""
-    paths = {file.path for file in manifest.files}
-    library = "sentence-transformers" if "modules.json" in paths else None
+def model_summary(manifest: Manifest, metadata: Metadata, *, details: bool) -> Json:
+    """One entry of `GET /api/models`; `details` adds the card's front matter, the configuration and the files."""
     author = manifest.repo.partition("/")[0] if "/" in manifest.repo else None
-    return {
+    entry: Json = {
+        "_id": hashlib.sha256(manifest.repo.encode()).hexdigest()[:24],  # the Hub's are as long
         "id": manifest.repo,
         "modelId": manifest.repo,
         "author": author,
@@ -35,9 +36,17 @@ def model_summary(manifest: Manifest) -> Json:
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": [library] if library else [],
-        **({"library_name": library} if library else {}),
+        "tags": list(metadata.tags),
     }
+    if metadata.library_name:
+        entry["library_name"] = metadata.library_name
+    if metadata.pipeline_tag:
+        entry["pipeline_tag"] = metadata.pipeline_tag
+    if details:
+        entry["cardData"] = metadata.card_data
+        entry["config"] = metadata.config
+        entry["siblings"] = [{"rfilename": file.path} for file in manifest.files]
+    return entry
 
 
 def tree(manifest: Manifest, folder: str, *, recursive: bool, expand: bool) -> list[Json] | None:
@@ -46,13 +55,14 @@ def tree(manifest: Manifest, folder: str, *, recursive: bool, expand: bool) -> l
     inside = [file for file in manifest.files if file.path.startswith(prefix)]
     if not inside and folder:
         return None
+    folders = _folder_ids(manifest)
     entries: dict[str, Json] = {}
     for file in inside:
         parts = file.path.removeprefix(prefix).split("/")
         depths = range(1, len(parts)) if recursive else range(1, min(len(parts), 2))
         for depth in depths:
             path = prefix + "/".join(parts[:depth])
-            entries.setdefault(path, _folder(manifest, path, expand))
+            entries.setdefault(path, _folder(manifest, path, folders[path], expand))
         if recursive or len(parts) == 1:
             entries[file.path] = _file(manifest, file, expand)
     return [entries[path] for path in sorted(entries)]
@@ -60,13 +70,14 @@ def tree(manifest: Manifest, folder: str, *, recursive: bool, expand: bool) -> l
 
 def paths_info(manifest: Manifest, paths: list[str], *, expand: bool) -> list[Json]:
     """`POST .../paths-info/{rev}`: the entries among `paths` that exist, files and folders."""
+    files = {file.path: file for file in manifest.files}
+    folders = _folder_ids(manifest)
     found = []
     for path in dict.fromkeys(path.strip("/") for path in paths):
-        file = manifest.file(path)
-        if file is not None:
-            found.append(_file(manifest, file, expand))
-        elif any(other.path.startswith(path + "/") for other in manifest.files):
-            found.append(_folder(manifest, path, expand))
+        if path in files:
+            found.append(_file(manifest, files[path], expand))
+        elif path in folders:
+            found.append(_folder(manifest, path, folders[path], expand))
     return found
 
 
@@ -105,14 +116,19 @@ def _file(manifest: Manifest, file: FileEntry, expand: bool) -> Json:
     return entry | (_last_commit(manifest) if expand else {})
 
 
-def _folder(manifest: Manifest, path: str, expand: bool) -> Json:
-    # The Hub has git's tree id here, which clients only show; this one also changes with the folder's content.
-    hasher = hashlib.sha256(path.encode())
-    for file in manifest.files:
-        if file.path.startswith(path + "/"):
-            hasher.update(f"\n{file.path} {file.sha256}".encode())
-    entry: Json = {"type": "directory", "oid": hasher.hexdigest()[:40], "size": 0, "path": path}
+def _folder(manifest: Manifest, path: str, oid: str, expand: bool) -> Json:
+    entry: Json = {"type": "directory", "oid": oid, "size": 0, "path": path}
     return entry | (_last_commit(manifest) if expand else {})
+
+
+def _folder_ids(manifest: Manifest) -> dict[str, str]:
+    """An id for each folder, which changes with its content. The Hub has git's tree id, which clients only show."""
+    hashers: dict[str, hashlib._Hash] = {}
+    for file in manifest.files:
+        for parent in PurePosixPath(file.path).parents[:-1]:
+            hasher = hashers.setdefault(str(parent), hashlib.sha256(str(parent).encode()))
+            hasher.update(f"\n{file.path} {file.sha256}".encode())
+    return {path: hasher.hexdigest()[:40] for path, hasher in hashers.items()}
 
 
 def _last_commit(manifest: Manifest) -> Json:

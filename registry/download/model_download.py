@@ -102,6 +102,9 @@ class ModelDownload:
         self.left_out = tuple(LeftOut.of(path, reason) for path, reason in reasons.items())
         if reasons:
             log.info("files left out", model=request.name, files=summary(self.left_out))
+        if listing.repo not in (None, request.repo):
+            log.info("renamed at its source", model=request.name, repo=request.repo, source_repo=listing.repo)
+            self._source = self._source.model_copy(update={"repo": listing.repo})
         self.digests.update(file.sha256 for file in files if file.sha256)
         self._retry_store(on_selected)
         with contextlib.ExitStack() as stack:

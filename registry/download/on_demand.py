@@ -11,13 +11,13 @@ from collections.abc import Callable
 import structlog
 
 from kit.config.catalogue import Catalogue, Entry
-from kit.config.hub_names import COMMIT
+from kit.config.hub_names import is_commit_prefix
 from kit.errors import ApiError, ModelLoading
 from kit.units import human_seconds
 from registry.download.jobs import Job, JobConflict
 from registry.download.mirror import DownloadRequest, Mirror
 from registry.download.partial_model import PartialModel
-from registry.models.library import MAIN
+from registry.models.library import HEAD, MAIN
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ class OnDemand:
         if entry is None:
             return None
         job = self._mirror.jobs.get(entry.name)
-        if revision not in (entry.revision, MAIN) and not self._may_publish(revision, entry, job):
+        if revision not in (entry.revision, MAIN, HEAD) and not self._may_publish(revision, entry, job):
             return None
         if job is not None and job.status == "failed":
             left = job.ended_at + RETRY_AFTER_FAILURE_S - time.monotonic()
@@ -97,12 +97,16 @@ class OnDemand:
 
     def _may_publish(self, revision: str, entry: Entry, job: Job | None) -> bool:
         """Whether `revision` may be the commit of a download that is running, has failed, or was interrupted."""
-        if not COMMIT.fullmatch(revision):
+        if not is_commit_prefix(revision):
             return False
+        if entry.revision.startswith(revision):
+            return True
         if job is None:
             return self._mirror.jobs.was_interrupted(entry.name)
         manifest = job.partial_model.manifest if job.partial_model else None
-        return job.status not in ("ready", "cancelled") if manifest is None else manifest.commit == revision
+        if manifest is None:
+            return job.status not in ("ready", "cancelled")
+        return manifest.commit.startswith(revision)
 
 
 def _pending(entry: Entry, job: Job) -> ApiError:

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable
 from urllib.parse import quote, unquote
 
 from kit.config.catalogue import Catalogue
-from kit.config.hub_names import COMMIT, BadName, check_name, check_paths, check_repo, check_revision, repo_folder
+from kit.config.hub_names import (
+    COMMIT,
+    BadName,
+    check_name,
+    check_paths,
+    check_repo,
+    check_revision,
+    is_commit_prefix,
+    repo_folder,
+)
 from kit.units import utc_now
 from registry.models.manifest import FileEntry, LeftOut, Manifest, Name, Source
 from registry.models.model_card import Card
@@ -17,6 +26,7 @@ from registry.store.deletion_intents import wait_for_deletions
 from registry.store.interface import Store, StoreError
 
 MAIN = "main"
+HEAD = "HEAD"
 
 
 class BlobsMissing(StoreError):
@@ -77,7 +87,9 @@ class Library:
             self._put_manifest(manifest)
             for ref in self.refs_to_move(repo, revision, commit):
                 self.store.put_document(_ref_key(repo, ref), {"commit": commit})
-            pointer = Name(name=name, repo=repo, revision=revision, commit=commit, updated=utc_now())
+            pointer = Name(
+                name=name, repo=repo, revision=revision, commit=commit, updated=utc_now(), source_repo=source.repo
+            )
             self.store.put_document(_name_key(name), pointer.model_dump())
         return manifest
 
@@ -174,17 +186,48 @@ class Library:
             return entry.hf_repo
         raise RepoUnknown(id)
 
+    def moved_to(self, id: str) -> str | None:
+        """The repository here, or in the catalogue, that the unknown `id` stands for, or None.
+
+        It is `id` in another letter case, or was renamed to `id` at its source.
+        """
+        if self.catalogue.find(id) is not None:
+            return None
+        folded = id.lower()
+        known: list[tuple[str, tuple[str, ...]]]
+        known = [(each.repo, (each.name, each.repo, each.source_repo or "")) for each in self.names()]
+        known += [(entry.hf_repo, entry.names) for entry in self.catalogue]
+        return next(
+            (repo for repo, ids in known if repo != id and folded in [each.lower() for each in ids]),
+            None,
+        )
+
     def manifest(self, repo: str, revision: str) -> Manifest:
-        """Resolve `revision` (a commit, branch or tag) of `repo`. Raises BadName, RevisionUnknown."""
+        """Resolve `revision` of `repo`: a commit or the beginning of one, a branch, a tag, or HEAD.
+
+        Raises BadName, RevisionUnknown.
+        """
         check_revision(revision)
-        commit = revision if COMMIT.fullmatch(revision) else None
-        document = self.store.get_document(_commit_key(repo, commit)) if commit else None
-        if document is None:
-            commit = self._ref(repo, revision)
-            document = self.store.get_document(_commit_key(repo, commit)) if commit else None
-        if document is None:
+        if COMMIT.fullmatch(revision) and (found := self._commit(repo, revision)):
+            return found
+        commit = self._ref(repo, MAIN if revision == HEAD else revision)
+        if commit is None and is_commit_prefix(revision):
+            commit = self._abbreviated(repo, revision)
+        found = self._commit(repo, commit) if commit else None
+        if found is None:
             raise RevisionUnknown(revision)
-        return Manifest.model_validate(document)
+        return found
+
+    def _commit(self, repo: str, commit: str) -> Manifest | None:
+        document = self.store.get_document(_commit_key(repo, commit))
+        return None if document is None else Manifest.model_validate(document)
+
+    def _abbreviated(self, repo: str, prefix: str) -> str | None:
+        """The only commit that begins with `prefix`, or None."""
+        folder = f"models/{repo_folder(repo)}/commits/"
+        commits = [key.removeprefix(folder).removesuffix(".json") for key in self.store.list_documents(folder)]
+        matching = [commit for commit in commits if commit.startswith(prefix)]
+        return matching[0] if len(matching) == 1 else None
 
     def refs(self, repo: str) -> dict[str, str]:
         """The branches and tags of `repo`, each with its commit."""

@@ -41,6 +41,7 @@ class Source(BaseModel):
 
     kind: Literal["hub", "folder"]
     place: str = Field(description="the endpoint's URL, or the folder's name")
+    repo: str | None = Field(default=None, description="the repository's id there, if it was renamed")
 
 
 class LeftOut(BaseModel):
@@ -94,6 +95,7 @@ class Name(BaseModel):
     revision: str = Field(description="the revision requested by the last publication")
     commit: str
     updated: str
+    source_repo: str | None = Field(default=None, description="the repository's id at its source, if it was renamed")
 
 
 def summary(left_out: Sequence[LeftOut]) -> str:

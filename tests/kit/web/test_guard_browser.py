@@ -1,8 +1,9 @@
 """Host and Origin checks against cross-site requests and DNS rebinding."""
 
 import pytest
+from starlette.datastructures import Headers
 
-from kit.web.guard import BrowserGuard
+from kit.web.guard import BrowserGuard, may_be_from_foreign_page
 
 REBOUND = "rebind.attacker.example"
 
@@ -164,3 +165,25 @@ def test_other_origins_are_rejected(origin: str) -> None:
 )
 def test_allowed_origins_match_scheme_host_and_port(allowed: str, origin: str, passes: bool) -> None:
     assert (BrowserGuard((), [allowed]).refusal("localhost:8080", origin) is None) is passes
+
+
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
+
+
+@pytest.mark.parametrize(
+    ("headers", "foreign"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, True),
+        ({"Sec-Fetch-Site": "same-site", "User-Agent": CHROME}, True),
+        ({"Sec-Fetch-Site": ""}, True),
+        ({"User-Agent": CHROME}, True),
+        ({"Sec-Fetch-Site": "none", "User-Agent": CHROME}, False),
+        ({"Sec-Fetch-Site": "same-origin", "User-Agent": CHROME}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://chat.example.org"}, False),
+        ({"User-Agent": "huggingface_hub/2.4.0"}, False),
+        ({}, False),
+    ],
+)
+def test_gets_that_a_foreign_page_may_cause(headers: dict[str, str], foreign: bool) -> None:
+    """https://w3c.github.io/webappsec-fetch-metadata/; a request with an Origin has passed the check of origins."""
+    assert may_be_from_foreign_page(Headers(headers)) is foreign

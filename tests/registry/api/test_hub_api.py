@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -184,14 +185,73 @@ def test_head_has_commit_and_digest_and_never_redirects(url: str, published: Man
         assert "xet" not in answer.headers.get("link", "")
 
 
-def test_ranges_give_206_and_416(url: str, repo_folder: Path) -> None:
+@pytest.mark.parametrize("is_page", [False, True])
+def test_ranges_give_206_and_416(url: str, repo_folder: Path, is_page: bool) -> None:
+    """A page gets the bytes without a redirection to S3, which it might not reach or be allowed to read."""
     address, data = f"{url}/{REPO}/resolve/main/{WEIGHTS}", (repo_folder / WEIGHTS).read_bytes()
+    origin = {"Origin": url} if is_page else {}
+
+    def get(**headers: str) -> httpx2.Response:
+        return plain_http.get(address, headers={**origin, **headers}, follow_redirects=not is_page)
+
     for asked, expected in (("bytes=0-0", data[:1]), ("bytes=100-", data[100:]), ("bytes=-5", data[-5:])):
-        answer = plain_http.get(address, headers={"Range": asked}, follow_redirects=True)
+        answer = get(Range=asked)
         assert (answer.status_code, answer.content) == (206, expected)
-    assert plain_http.get(address, follow_redirects=True).content == data
-    past = plain_http.get(address, headers={"Range": f"bytes={len(data)}-"}, follow_redirects=True)
-    assert past.status_code == 416
+        assert answer.headers["content-range"].endswith(f"/{len(data)}")
+    whole = get()
+    assert (whole.status_code, whole.content, whole.headers["content-length"]) == (200, data, str(len(data)))
+    assert get(Range=f"bytes={len(data)}-").status_code == 416
+    if is_page:
+        assert get(**{"Range": "bytes=0-0", "If-Range": '"another"'}).status_code == 200
+
+
+def test_raw_is_the_content_in_git(url: str, published: Manifest, repo_folder: Path) -> None:
+    """The pointer of an LFS file (https://huggingface.co/docs/hub/api); HEAD and ranges as for `resolve`."""
+    for file in published.files:
+        address = f"{url}/{REPO}/raw/main/{file.path}"
+        data = (repo_folder / file.path).read_bytes()
+        if file.lfs:
+            data = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n" % (
+                file.sha256.encode(),
+                file.size,
+            )
+        head = plain_http.head(address)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(data)))
+        assert (head.headers["etag"], head.headers["x-repo-commit"]) == (f'"{file.git_sha1}"', published.commit)
+        assert "x-linked-etag" not in head.headers
+        assert plain_http.get(address, follow_redirects=True).content == data
+        matching = plain_http.get(address, headers={"If-None-Match": head.headers["etag"]})
+        assert (matching.status_code, matching.content) == (304, b"")
+        for asked, part in (("0-0", data[:1]), ("3-5", data[3:6]), ("7-", data[7:]), ("99999999-", b"")):
+            answer = plain_http.get(address, headers={"Range": f"bytes={asked}"}, follow_redirects=True)
+            if data:
+                assert answer.status_code == (206 if part else 416)
+                assert answer.content == part or not part
+            assert answer.headers["content-range"].endswith(f"/{len(data)}")
+    missing = plain_http.head(f"{url}/{REPO}/raw/main/none")
+    assert (missing.status_code, missing.headers["x-error-code"]) == (404, "EntryNotFound")
+
+
+def test_models_are_paged_by_link_header(origin: Library) -> None:
+    """All of them are listed, by huggingface_hub too, which asks for the pages that `Link` names."""
+    seen: list[str] = []
+    with serving_registry(Path(origin.store.where.removeprefix("file:"))) as served:
+        page: str | None = f"{served}/api/models?limit=1&expand=a&expand=b"
+        while page is not None:
+            answer = plain_http.get(page)
+            seen += [entry["id"] for entry in answer.json()]
+            page = answer.links.get("next", {}).get("url")
+            assert page is None or page.count("expand=") == 2
+        assert plain_http.get(f"{served}/api/models?limit=0").json() == []
+        assert [model.id for model in HfApi(endpoint=served, token=False).list_models(limit=1)] == ["test/one"]
+    assert seen == ["test/one", "test/two"]
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-0", "bytes=0-", "bytes=5-9"])
+def test_ranges_of_an_empty_file_give_200_and_its_size(url: str, asked: str) -> None:
+    """huggingface.js asks for the first byte of each file, reads the size, and accepts no 416."""
+    answer = plain_http.get(f"{url}/{REPO}/resolve/main/empty.txt", headers={"Range": asked}, follow_redirects=True)
+    assert (answer.status_code, answer.headers["content-range"], answer.content) == (200, "bytes */0", b"")
 
 
 def test_matching_etag_gives_304(url: str, published: Manifest) -> None:
@@ -256,6 +316,22 @@ def test_paths_info_rejects_malformed_bodies(url: str, body: bytes) -> None:
     address = f"{url}/api/models/{REPO}/paths-info/main"
     answer = plain_http.post(address, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
+
+
+DEEP = [
+    opening * depth + filling + closing * depth * closed
+    for opening, filling, closing in ((b"[", b"", b"]"), (b'{"paths":', b"1", b"}"), (b'{"paths":[', b"", b"]}"))
+    for depth in (1000, 300_000)
+    for closed in (False, True)
+] + [b"[" * 2_000_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", DEEP, ids=lambda body: f"{body[:12].decode()}-{len(body)}")
+@pytest.mark.parametrize("path", [f"/api/models/{REPO}/paths-info/main", "/models/small/download"])
+def test_deeply_nested_json_is_a_client_error(url: str, path: str, body: bytes) -> None:
+    """Every route that takes JSON."""
+    answer = plain_http.post(url + path, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_write_side_of_the_api_is_404(url: str) -> None:

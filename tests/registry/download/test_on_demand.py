@@ -86,6 +86,46 @@ def test_models_outside_the_catalogue_are_not_mirrored(source: Source, mirror: s
     assert source.switches.seen == []
 
 
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
+FOREIGN = [
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image", "User-Agent": BROWSER},
+    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "User-Agent": BROWSER},  # another port
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "User-Agent": BROWSER},  # a link, a frame
+    {"sec-fetch-site": "new-value"},
+    {"User-Agent": BROWSER},  # the registry at http://192.168.7.9:8090: browsers send no Sec-Fetch-Site there
+]
+OWN = [
+    {},
+    {"User-Agent": "python-requests/2.32"},
+    {"Sec-Fetch-Site": "none", "User-Agent": BROWSER},  # typed in
+    {"Sec-Fetch-Site": "same-origin", "User-Agent": BROWSER},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "https://chat.example.org", "User-Agent": BROWSER},  # ALLOWED_ORIGINS
+]
+READ_PATHS = [
+    *(LISTING, f"/api/models/{REPO}", "/api/models/tiny", f"/api/models/{REPO}/tree/main"),
+    *(f"/{REPO}/resolve/main/config.json", f"/{REPO}/raw/main/config.json", "/small/resolve/main/config.json"),
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_a_page_of_another_origin_starts_no_download(source: Source, mirror: str, headers: dict[str, str]) -> None:
+    """Any page can send a GET (`<img>`, a link, no-cors fetch) without a question, on every route, and HEAD."""
+    for path in READ_PATHS:
+        for method in ("GET", "HEAD"):
+            answer = plain_http.request(method, mirror + path, headers={"Prefer": "respond-async", **headers})
+            assert (answer.status_code, answer.headers["x-error-code"]) == (404, "RepoNotFound")
+    assert source.switches.seen == []
+    assert plain_http.get(f"{mirror}/models").json()["models"] == []
+
+
+@pytest.mark.parametrize("headers", OWN)
+def test_programs_and_admitted_pages_start_a_download(serve: Serve, headers: dict[str, str]) -> None:
+    with serve(allowed_origins="https://chat.example.org") as url:
+        answer = plain_http.get(url + LISTING, headers={"Prefer": "respond-async", **headers})
+        assert refusal(answer)[:2] == (503, "model_loading")
+        assert wait_for_job(url, "small")["status"] == "ready"
+
+
 def test_failure_is_reported_and_retried_after_a_pause(
     source: Source, mirror: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
