@@ -189,6 +189,7 @@ class Fuzz:
         assert self._context.metrics.relaying == 0, "a request is still counted as being relayed"
         assert self._backend.traffic.in_flight == 0, "a request is still counted as in flight"
         assert not self._context.connections, "the connection is still there"
+        assert self._context.memory.in_use == 0, "memory is still counted"
         assert not self.bugs, self.bugs
 
     def _supply(self) -> None:

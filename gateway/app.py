@@ -15,7 +15,7 @@ from gateway.api.routes import create_routes
 from gateway.backends.backend import Clock
 from gateway.backends.backend_table import Backends
 from gateway.backends.query_of_death import Quarantine
-from gateway.bodies.body import MemoryBudget
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import MB, Spool
 from gateway.discovery.dns_provider import DnsProvider
 from gateway.discovery.file_provider import FileProvider
@@ -62,7 +62,7 @@ def create(
         keys=settings.key_ring(),
         origins=frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins),
         spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers),
-        memory=MemoryBudget(settings.max_buffered_mb * MB // settings.workers),
+        memory=MemoryBudget(settings.max_buffered_mb * MB // settings.workers, settings.max_body_mb * MB),
         access_log=AccessLog(
             as_json=writes_json(settings.log_format),
             enabled=settings.log_level.upper() in ("DEBUG", "INFO"),
@@ -116,7 +116,7 @@ def create(
     )
     app.include_router(create_routes(backends, catalogue, client, admin=admin_only(settings), status=status))
     app.include_router(
-        create_explain_route(router, backends, catalogue, context.keys, max_body_mb=settings.max_body_mb)
+        create_explain_route(router, backends, catalogue, context.keys, context.memory, settings.max_body_mb)
     )
     return app
 

@@ -107,7 +107,9 @@ class GatewaySettings(HttpSettings):
         10.0, ge=0, description="seconds over which a restarted backend ramps up to its full share of the requests"
     )
     client_timeout: float = Field(
-        30.0, gt=0, description="timeout for a client that stops sending or receiving, in seconds"
+        30.0,
+        gt=0,
+        description="timeout for a client that stops receiving or sends its body at less than 1 KB/s, in seconds",
     )
     keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that an idle client connection stays open")
     max_attempts: int = Field(3, ge=1, le=10, description="backends to try for one request, 1 to 10")
@@ -129,7 +131,8 @@ class GatewaySettings(HttpSettings):
     max_buffered_mb: int = Field(
         1024,
         ge=1,
-        description="memory limit for all JSON bodies in flight, in MB; beyond it, requests get 429",
+        description="memory limit for all request bodies in flight, in MB; beyond it, requests get 429. One client "
+        "holds at most three quarters of it, and an eighth is reserved for bodies up to 64 KB",
     )
     max_upload_mb: int = Field(2048, ge=1, le=65536, description="the largest audio upload in MB")
     max_head_kb: int = Field(64, ge=4, le=1024, description="the largest request head (target and headers) in KB")

@@ -7,14 +7,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from gateway.backends.backend_table import Backends
-from gateway.bodies.json_scan import scan_json
+from gateway.bodies.body import JsonBody
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.endpoints import ENDPOINTS, Endpoint
 from gateway.http1.headers import session_of
 from gateway.routing import Router
 from gateway.routing.explanation import explain
 from kit.config.catalogue import Catalogue
 from kit.errors import NotFound
-from kit.web.body import limited
+from kit.web.body import MIB, limited
 from kit.web.guard import KeyRing
 
 # The route with the model in its path is routed like /v1/audio/transcriptions.
@@ -24,7 +25,7 @@ _BODY = {"type": "object", "properties": {"model": {"type": "string"}}, "example
 
 
 def create_explain_route(
-    router: Router, backends: Backends, catalogue: Catalogue, keys: KeyRing, *, max_body_mb: int
+    router: Router, backends: Backends, catalogue: Catalogue, keys: KeyRing, memory: MemoryBudget, max_body_mb: int
 ) -> APIRouter:
     """Create the route. It requires the same keys as /v1, because its body contains prompts."""
     routes = APIRouter()
@@ -49,9 +50,14 @@ def create_explain_route(
         endpoint = _BY_PATH.get(path)
         if endpoint is None:
             raise NotFound(f"{path!r} is not a relayed route. Relayed routes: {', '.join(_BY_PATH)}.")
-        body = await limited(request, limit_mb=max_body_mb, setting="MAX_BODY_MB").body()
-        routing_request = scan_json(body, endpoint, session_of(request.headers.raw))
-        report, error = explain(router, routing_request, backends, catalogue, time.monotonic())
+        allocation = memory.allocation(request.client.host if request.client else None)
+        body = JsonBody(endpoint, max_body_mb * MIB, session_of(request.headers.raw), allocation)
+        try:
+            async for piece in limited(request, limit_mb=max_body_mb, setting="MAX_BODY_MB").stream():
+                body.add(piece)
+            report, error = explain(router, body.routing_request(), backends, catalogue, time.monotonic())
+        finally:
+            body.close()
         if error is None:
             return report
         return JSONResponse(report | error.body(), status_code=error.status, headers=error.headers)

@@ -9,14 +9,11 @@ from typing import Protocol
 
 from gateway.bodies.json_members import MAX_CHUNK, MemberScanner
 from gateway.bodies.json_scan import MAX_DECODED, scan_json, spliced, whole_scan, with_model
+from gateway.bodies.memory_budget import Allocation
 from gateway.bodies.spool import PIECE, Spool, Upload, too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.multipart import FormScanner, boundary_of, model_part
 from gateway.routing import RoutingRequest
-from kit.errors import Busy
-
-# Retry-After when the memory budget is exhausted, in seconds.
-RETRY_AFTER_S = 5.0
 
 
 class Body(Protocol):
@@ -38,37 +35,15 @@ class Body(Protocol):
         """Free memory, file and quota."""
 
 
-class MemoryBudget:
-    """Bytes that are available for the JSON bodies in flight."""
-
-    def __init__(self, limit: int) -> None:
-        self.available = limit
-
-    def reserve(self, count: int) -> None:
-        """Reserve `count` bytes. Raises Busy if there are not enough."""
-        if count > self.available:
-            raise Busy(
-                "Too many large requests in flight (MAX_BUFFERED_MB). Try again in a moment.",
-                retry_after=RETRY_AFTER_S,
-            )
-        self.available -= count
-
-    def free(self, count: int) -> None:
-        """Return `count` bytes to the budget."""
-        self.available += count
-
-
 class JsonBody:
     """A JSON body, in memory. One over MAX_DECODED is scanned as it arrives, and sent in pieces."""
 
     __slots__ = ("_buffer", "_endpoint", "_limit", "_memory", "_request", "_scanner", "_session", "_size", "data")
 
-    def __init__(
-        self, endpoint: Endpoint, limit: int, session: bytes = b"", memory: MemoryBudget | None = None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, limit: int, session: bytes = b"", memory: Allocation | None = None) -> None:
         """`session` is the key of the conversation from the request's headers.
 
-        The body's size counts against `memory`; None means no budget.
+        The body's size counts against `memory`; None means that it does not count.
         """
         self._endpoint = endpoint
         self._session = session
@@ -84,10 +59,15 @@ class JsonBody:
 
     @classmethod
     def from_bytes(
-        cls, endpoint: Endpoint, data: bytes, session: bytes, request: RoutingRequest | None = None
+        cls,
+        endpoint: Endpoint,
+        data: bytes,
+        session: bytes,
+        request: RoutingRequest | None = None,
+        memory: Allocation | None = None,
     ) -> "JsonBody":
-        """Create a body that arrived in one read and counts against no budget; `request` is its scan, if done."""
-        body = cls(endpoint, len(data), session)
+        """Create a complete body; `request` is its scan, if done, and `memory` has counted it, if it counts."""
+        body = cls(endpoint, len(data), session, memory)
         body.data = data
         body._size = len(data)
         body._request = request
@@ -96,13 +76,13 @@ class JsonBody:
     def add(self, data: bytes) -> None:
         """Add the next piece.
 
-        Raises PayloadTooLarge, Busy if all bodies together exceed the budget, InvalidRequest if it is not JSON.
+        Raises PayloadTooLarge, Busy if there is no memory for it, InvalidRequest if it is not JSON.
         """
         size = self._size + len(data)
         if size > self._limit:
             raise too_large(self._limit, "MAX_BODY_MB")
         if self._memory is not None:
-            self._memory.reserve(len(data))
+            self._memory.grow(len(data))
         if not self._size:
             self.data = data
         else:
@@ -149,7 +129,7 @@ class JsonBody:
         self.data = b""
         self._buffer = self._scanner = None
         if self._memory is not None:
-            self._memory.free(self._size)
+            self._memory.shrink(self._size)
             self._size = 0
 
 
@@ -163,11 +143,11 @@ def _in_pieces(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 class FormBody(Upload):
     """A multipart form."""
 
-    def __init__(self, endpoint: Endpoint, content_type: bytes, limit: int, spool: Spool) -> None:
+    def __init__(self, endpoint: Endpoint, content_type: bytes, limit: int, spool: Spool, memory: Allocation) -> None:
         """Raises InvalidRequest if `content_type` is not that of a form."""
         self._endpoint = endpoint
         self._scanner = FormScanner(boundary_of(content_type))
-        super().__init__(limit, spool)
+        super().__init__(limit, spool, memory)
 
     def add(self, data: bytes) -> None:
         """Add the next piece. Raises PayloadTooLarge, SpoolFull or InvalidRequest."""

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
+from gateway.bodies.memory_budget import Allocation
 from gateway.bodies.spool import Spool, Upload
 from gateway.endpoints import TRANSCRIBE, TRANSCRIBE_PREFIX, Endpoint
 from gateway.http1.headers import Head
@@ -25,9 +26,11 @@ _RECORDING = re.compile(rb"(?i)\A(?:(?:audio|video)/([a-z0-9.+-]{1,64})|applicat
 class RawAudioBody(Upload):
     """A recording that is forwarded as a form."""
 
-    def __init__(self, endpoint: Endpoint, path: bytes, content_type: bytes, limit: int, spool: Spool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, path: bytes, content_type: bytes, limit: int, spool: Spool, memory: Allocation
+    ) -> None:
         """Raises InvalidRequest if the model in `path` is invalid or `content_type` is not that of a recording."""
-        super().__init__(limit, spool)
+        super().__init__(limit, spool, memory)
         match = _RECORDING.match(content_type)
         if match is None:
             raise InvalidRequest(

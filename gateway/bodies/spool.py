@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from gateway.bodies.memory_budget import Allocation
 from kit.errors import ApiError, PayloadTooLarge
 
 MB = 1024 * 1024
@@ -57,10 +58,12 @@ class Spool:
 class Upload:
     """The bytes of one upload, with constant memory: the base of bodies that are forwarded as forms."""
 
-    def __init__(self, limit: int, spool: Spool) -> None:
+    def __init__(self, limit: int, spool: Spool, memory: Allocation) -> None:
+        """`memory` counts what is not in the file."""
         self.size = 0
         self._limit = limit
         self._spool = spool
+        self._allocation = memory
         self._memory = bytearray()
         self._file: IO[bytes] | None = None
         self._reserved = 0
@@ -70,16 +73,16 @@ class Upload:
         self.size += len(data)
         if self.size > self._limit:
             raise too_large(self._limit, "MAX_UPLOAD_MB")
-        if self._file is not None:
-            self._write(data)
-            return
-        self._memory += data
-        if len(self._memory) > MAX_IN_MEMORY:
+        if self._file is None:
+            if self.size <= MAX_IN_MEMORY and self._allocation.try_grow(len(data)):
+                self._memory += data
+                return
             self._file = self._spool.open()
-            self._write(bytes(self._memory))
-            self._memory.clear()
+            self._write(self._memory)
+            self._free_memory()
+        self._write(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         assert self._file is not None
         self._spool.reserve(len(data))
         self._reserved += len(data)
@@ -104,12 +107,16 @@ class Upload:
 
     def close(self) -> None:
         """Free memory, file and quota."""
-        self._memory = bytearray()
+        self._free_memory()
         if self._file is not None:
             self._file.close()
             self._file = None
         self._spool.free(self._reserved)
         self._reserved = 0
+
+    def _free_memory(self) -> None:
+        self._allocation.shrink(len(self._memory))
+        self._memory = bytearray()
 
 
 def too_large(limit: int, setting: str) -> PayloadTooLarge:

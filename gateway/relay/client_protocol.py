@@ -1,7 +1,8 @@
 """A client's connection: uvicorn's protocol for most paths, the relay for those of `endpoints`.
 
 uvicorn creates one per connection. Relayed requests never become ASGI messages: their bodies go to an exchange, which
-writes the response to the transport itself. Responses are sent in the order of the requests, relayed or not.
+writes the response to the transport itself. A request is parsed when the response to the one before it has been
+written and the client reads: pipelined requests wait as bytes.
 """
 
 from typing import Any
@@ -23,8 +24,9 @@ from gateway.relay.response import CONTINUE
 from gateway.routing import RoutingRequest
 from kit.errors import ApiError
 
-# How many requests may be pending behind the present one; beyond that the connection is not read.
-MAX_PIPELINED = 16
+# The slowest body that is accepted, in bytes per second of CLIENT_TIMEOUT. Apache's mod_reqtimeout starts from 500,
+# ASP.NET Core's Kestrel from 240. A body that stalls now and then still arrives, one byte at a time does not.
+MIN_BODY_RATE = 1024
 # A refused request's body up to this length, in bytes, is read and dropped, so that the connection can be kept.
 MAX_DRAINED = 256 * 1024
 # A read of this size, in bytes, is followed by a turn of the event loop. uvloop reads as long as its buffer of 256,000
@@ -46,8 +48,9 @@ class GatewayProtocol(RequestParser):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.full = False
         self.address: str | None = None
+        # The size of the body that was arriving at the last deadline, in bytes.
+        self._arrived = 0
         # The size of the write buffer at the last deadline, in bytes.
         self._unread = 0
         # The exchange whose body is arriving.
@@ -59,30 +62,30 @@ class GatewayProtocol(RequestParser):
         """Start the timeout of the first request."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else None
+        self.memory = self._context.memory.allocation(self.address)
         self._context.connections.add(self)
         self.deadline.start(self._context.limits.client_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Abandon all requests of the client."""
+        """Abandon the client's request."""
         self._context.connections.discard(self)
         self._read_state = CLOSED
-        running, receiving, pending = self._running, self._receiving, list(self.pipeline)
-        self.pipeline.clear()
-        for cycle in (running, receiving, *(cycle for cycle, _ in pending)):
-            if isinstance(cycle, RELAYED):
-                cycle.client_left()
+        self._take_held()
+        if isinstance(self._running, RELAYED):
+            self._running.client_left()
         if isinstance(self.cycle, RELAYED):
             self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
-        if running is not None and not isinstance(running, RELAYED):
-            running.disconnected = True
-            running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Relay a whole request whose head is cached without parsing it; parse anything else."""
-        if self._read_state is BETWEEN and self._running is None and not self.pipeline:
+        if self._read_state is BETWEEN and self._running is None and not self._held and not self.full:
             found = self._context.request_heads.find(data)
-            if found is not None and len(data) - found[2] == found[1] <= self._context.limits.max_body:
+            if (
+                found is not None
+                and len(data) - found[2] == found[1] <= self._context.limits.max_body
+                and self.memory.try_grow(found[1])
+            ):
                 parsed, body = found[0], data[found[2] :]
                 result = try_fast_path(self, self._context, parsed, body)
                 if isinstance(result, FastPathRequest):
@@ -105,6 +108,8 @@ class GatewayProtocol(RequestParser):
         self.full = True
         if isinstance(self._running, RELAYED):
             self._running.client_full(True)
+        elif self._running is not None:
+            self.deadline.start(self._context.limits.client_s)
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -113,7 +118,7 @@ class GatewayProtocol(RequestParser):
         if isinstance(self._running, RELAYED):
             self._running.client_full(False)
         self.flow.resume_writing()
-        if self._running is None and (self.pipeline or self._read_state is not CLOSED):
+        if self._running is None and self._read_state is not CLOSED:
             self._start_next()
 
     def on_deadline(self) -> None:
@@ -121,14 +126,19 @@ class GatewayProtocol(RequestParser):
         self.deadline.at = NEVER
         if isinstance(self._running, RELAYED) and self._running.is_received:
             self._running.on_deadline()
-        elif self._check_unread():
+        elif self._check_unread() or (self._running is not None and not isinstance(self._running, RELAYED)):
+            # The client reads, or the application takes its time.
             return
         elif self._read_state is CLOSED or (self._read_state is not HEAD and self._receiving is None):
             self.transport.close()
+        elif self._has_kept_pace():
+            self.deadline.start(self._context.limits.client_s)
         else:
+            limit_s = self._context.limits.client_s
             self._reject(
                 ApiError(
-                    "The request did not arrive in time. Send it again.",
+                    f"The request did not arrive in time: its head within {limit_s:g} s, its body within another "
+                    f"{limit_s:g} s or at {MIN_BODY_RATE} bytes per second at least. Send it again.",
                     status=408,
                     type="invalid_request_error",
                     code="request_timeout",
@@ -143,16 +153,20 @@ class GatewayProtocol(RequestParser):
     # Callbacks of httptools, beyond those of the parser.
 
     def on_body(self, body: bytes) -> None:
-        """Add a piece to the body that is arriving."""
+        """Add a piece to the body that is arriving: a chunk, or all that one read has of it."""
         self._body_bytes += len(body)
-        exchange = self._receiving
-        if exchange is None:
-            if self._read_state is not CLOSED:
-                super().on_body(body)
-            return
-        exchange.add(body)
-        if self._running is exchange:
-            self.deadline.start(self._context.limits.client_s)
+        if self._receiving is not None:
+            self._pieces.append(body)
+        elif self._read_state is not CLOSED:
+            super().on_body(body)
+
+    def _pass_body(self) -> None:
+        """Add the pieces of one read to the body. Raises ApiError if that cannot accept them."""
+        if self._pieces:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            if self._receiving is not None:
+                self._receiving.add(data)
 
     def on_message_complete(self) -> None:
         """Run the request that is complete now. For llhttp, a request with Upgrade is complete after its head."""
@@ -162,6 +176,7 @@ class GatewayProtocol(RequestParser):
         if is_open:
             self._read_state = BETWEEN
         self._framed_bytes = -1
+        self._pass_body()
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             if is_open:
@@ -169,8 +184,7 @@ class GatewayProtocol(RequestParser):
             return
         if exchange.state is RECEIVING:
             exchange.state = RECEIVED
-        if self._running is exchange:
-            exchange.run()
+        exchange.run()
 
     # Requests in order.
 
@@ -179,7 +193,7 @@ class GatewayProtocol(RequestParser):
         target, body, refusal = self.url, None, None
         try:
             self._check(endpoint, head)
-            body, target, head = self._context.body_for(endpoint, target, head)
+            body, target, head = self._context.body_for(endpoint, target, head, self.memory)
         except ApiError as error:
             refusal = error
         parsed = ParsedRequest(endpoint, origin_form(target), head)
@@ -192,14 +206,14 @@ class GatewayProtocol(RequestParser):
             self._read_state = CLOSED
         else:
             self._receiving = exchange
-        self._enqueue(exchange)
+        self._start(exchange)
 
     def _begin_cached(self, parsed: ParsedRequest, data: bytes, request: RoutingRequest | None) -> None:
         """Relay a request that cannot take the fast path; `request` is the scan of its body, None if it is invalid."""
         exchange = Exchange(self, self._context, parsed, http11=True, keep_alive=True)
-        exchange.body = JsonBody.from_bytes(parsed.endpoint, data, parsed.head.session, request)
+        exchange.body = JsonBody.from_bytes(parsed.endpoint, data, parsed.head.session, request, self.memory)
         exchange.state = RECEIVED
-        self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _enqueue
+        self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _start
         exchange.run()
 
     def _check(self, endpoint: Endpoint, head: Head) -> None:
@@ -213,34 +227,27 @@ class GatewayProtocol(RequestParser):
             if head.length > limit:
                 raise too_large(limit, "MAX_BODY_MB" if is_json else "MAX_UPLOAD_MB")
 
-    def _enqueue(self, exchange: Exchange) -> None:
-        self.cycle = exchange  # type: ignore[assignment]  # it has the fields that uvicorn reads of its own cycles
-        if self._running is None and not self.pipeline:
-            self._start(exchange)
-            return
-        self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # as above
-        if len(self.pipeline) >= MAX_PIPELINED:
-            self.flow.pause_reading()
-
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Start a request; uvicorn calls this for its own."""
-        if isinstance(cycle, Exchange):
-            self._start(cycle)
-            return
+        """Start a request of uvicorn's, which calls this."""
         self._running = cycle
         self.deadline.at = NEVER
         super()._start_asgi_task(cycle, app)
 
     def _start(self, exchange: Exchange) -> None:
-        self._running = exchange
-        if exchange.is_received:
-            exchange.run()
-        elif self._read_state is CLOSED and exchange.refusal is not None:
+        """Receive the body of a relayed request, or refuse it at once if none is received."""
+        self.cycle = self._running = exchange  # type: ignore[assignment]  # with the fields that uvicorn reads of its own
+        if self._read_state is CLOSED and exchange.refusal is not None:
             exchange.refuse(exchange.refusal)
-        else:
-            self.deadline.start(self._context.limits.client_s)
-            if exchange.head.expects_continue and exchange.refusal is None:
-                self.transport.write(CONTINUE)
+            return
+        self._arrived = 0
+        self.deadline.start(self._context.limits.client_s)
+        if exchange.head.expects_continue and exchange.refusal is None:
+            self.transport.write(CONTINUE)
+
+    def _has_kept_pace(self) -> bool:
+        """Return whether enough of the body has arrived since the last deadline."""
+        before, self._arrived = self._arrived, self._body_bytes
+        return self._receiving is not None and self._arrived - before >= MIN_BODY_RATE * self._context.limits.client_s
 
     # The end of a response.
 
@@ -253,8 +260,11 @@ class GatewayProtocol(RequestParser):
             return
         self._running = None
         self.server_state.total_requests += 1
+        # The client may still be sending.
+        # The client may still send.
+        is_sending = exchange.state is ExchangeState.REFUSED_EARLY or self._read_state is CLOSED
         self._read_state = CLOSED
-        if exchange.state is ExchangeState.REFUSED_EARLY:
+        if is_sending:
             self._linger()
         else:
             self.transport.close()
@@ -262,22 +272,12 @@ class GatewayProtocol(RequestParser):
 
     def replace_fast_path(self, exchange: Exchange) -> None:
         """Continue the present fast-path request as `exchange`."""
-        # uvicorn's cycle is the latest request, which may be a pipelined one behind this.
-        if self.cycle is self._running:
-            self.cycle = exchange  # type: ignore[assignment]  # as in _enqueue
-        self._running = exchange
+        self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _start
 
     def fast_path_done(self, now: float) -> None:
         """Start the next request: the response of a fast-path request is written."""
-        if self.cycle is self._running:
-            self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
-        if (
-            self.full
-            or self.pipeline
-            or self._read_state is HEAD
-            or self.flow.read_paused
-            or self.transport.is_closing()
-        ):
+        self.cycle = None  # type: ignore[assignment]  # as uvicorn sets it itself
+        if self.full or self._held or self.flow.read_paused or self.transport.is_closing():
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
@@ -299,12 +299,11 @@ class GatewayProtocol(RequestParser):
             self.flow.pause_reading()
             self.deadline.start(self._context.limits.client_s)
             return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        self.deadline.start(self._context.limits.keep_alive_s)
+        if self._held:
+            self.loop.call_soon(self._parse_held)
         else:
-            limits = self._context.limits
-            self.deadline.start(limits.client_s if self._read_state is HEAD else limits.keep_alive_s)
+            self.flow.resume_reading()
 
     def _check_unread(self) -> bool:
         """Return whether the client has bytes to read. Abort it unless it has read some since the last deadline."""
@@ -318,27 +317,27 @@ class GatewayProtocol(RequestParser):
         return True
 
     def _reject(self, error: ApiError) -> None:
-        """Stop reading; respond with `error` in its turn, then close."""
+        """Stop reading; respond with `error` to a request that is arriving, or end with the present response; close."""
         if self._read_state is CLOSED:
             return
         self._read_state = CLOSED
+        self._pieces.clear()
         exchange, self._receiving = self._receiving, None
-        if exchange is None:
-            running = self._running
-            if running is not None and not isinstance(running, RELAYED) and running.more_body and self.cycle is running:
-                # The application is reading this body, which will never end.
-                running.disconnected = True
-                running.message_event.set()
-                self.transport.close()
-                return
+        running = self._running
+        if exchange is not None:
+            exchange.refuse(error)
+        elif running is None:
             parsed = ParsedRequest(_MALFORMED, self.url or b"", Head())
             exchange = Exchange(self, self._context, parsed, http11=True, keep_alive=False)
             exchange.refusal = error
-            self._enqueue(exchange)
-            return
-        exchange.refusal = error
-        if self._running is exchange:
-            exchange.refuse(error)
+            self._start(exchange)
+        elif not isinstance(running, RELAYED) and running.more_body:
+            # The application is reading this body, which will never end.
+            running.disconnected = True
+            running.message_event.set()
+            self.transport.close()
+        else:
+            self.shutdown()
 
     def _linger(self) -> None:
         """Half-close; read and drop the rest of the body for LINGER_S, then close."""

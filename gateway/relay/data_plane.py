@@ -11,7 +11,8 @@ from gateway.backends.backend import Backend
 from gateway.backends.backend_table import Backends
 from gateway.backends.query_of_death import Quarantine
 from gateway.bodies import raw_audio
-from gateway.bodies.body import Body, FormBody, JsonBody, MemoryBudget
+from gateway.bodies.body import Body, FormBody, JsonBody
+from gateway.bodies.memory_budget import Allocation, MemoryBudget
 from gateway.bodies.raw_audio import RawAudioBody
 from gateway.bodies.spool import Spool
 from gateway.endpoints import Endpoint
@@ -43,6 +44,8 @@ class ClientConnection(Protocol):
     # Whether the write buffer is over its limit: the client reads more slowly than we write.
     full: bool
     address: str | None
+    # What its requests hold in memory.
+    memory: Allocation
     server_state: ServerState
 
     def on_deadline(self) -> None:
@@ -135,17 +138,18 @@ class RelayContext:
             f"access-control-allow-origin: {origin}\r\naccess-control-expose-headers: {exposed}\r\nvary: Origin\r\n"
         ).encode("latin-1")
 
-    def body_for(self, endpoint: Endpoint, target: bytes, head: Head) -> tuple[Body, bytes, Head]:
+    def body_for(self, endpoint: Endpoint, target: bytes, head: Head, memory: Allocation) -> tuple[Body, bytes, Head]:
         """Return an empty body of the kind that `endpoint` accepts, and the target and head to forward it with.
 
         Raises InvalidRequest for a wrong content type.
         """
         if endpoint.body_kind == "json":
-            return JsonBody(endpoint, self.limits.max_body, head.session, self.memory), target, head
+            return JsonBody(endpoint, self.limits.max_body, head.session, memory), target, head
         limit, spool = self.limits.max_upload, self.spool
         if endpoint.body_kind == "form":
-            return FormBody(endpoint, head.content_type, limit, spool), target, head
-        recording = RawAudioBody(endpoint, split_target(target, head.host), head.content_type, limit, spool)
+            return FormBody(endpoint, head.content_type, limit, spool, memory), target, head
+        path = split_target(target, head.host)
+        recording = RawAudioBody(endpoint, path, head.content_type, limit, spool, memory)
         return recording, raw_audio.TARGET, recording.head(head)
 
     async def watch_deadlines(self) -> None:

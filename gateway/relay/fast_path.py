@@ -69,6 +69,7 @@ class FastPathRequest(RelayedRequest):
         provenance = self.provenance_headers(1, candidate, self._place.sent_at - self.began)
         body = connection.take_body()
         client.transport.write(b"%b%d\r\n%b\r\n%b" % (cached.before_length, len(body), provenance, body))
+        client.memory.shrink(len(self._data))
         connection.release()
         self._place.first_byte(at, ok=True)
         self._place.end("http_200")
@@ -120,7 +121,7 @@ class FastPathRequest(RelayedRequest):
         exchange = Exchange(self.client, self.context, self.parsed, http11=True, keep_alive=True)
         self.context.metrics.relaying -= 1  # it was counted once more
         exchange.request_id, exchange.began = self.request_id, self.began
-        body = JsonBody.from_bytes(self.endpoint, self._data, self.head.session, self._request)
+        body = JsonBody.from_bytes(self.endpoint, self._data, self.head.session, self._request, self.client.memory)
         attempt = Attempt.sent(self._candidate, self._place, connection)
         forwarding = exchange.adopt(body, attempt, self._request, self._place.sent_at - self.began)
         if connection.listener is self:  # not if it has just ended
@@ -141,7 +142,7 @@ def try_fast_path(
     try:
         head = parsed.head
         request = scan_json(data, parsed.endpoint, head.session)
-        if request.stream or head.origin or client.full:
+        if request.stream or head.origin:
             return request
         if context.quarantine.suspects and context.quarantine.may_match(data):
             return request

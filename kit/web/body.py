@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,17 +18,18 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class MinBodyRate:
-    """Minimum rate of a body: `grace_s` seconds, plus one for every `bytes_per_s` received.
+    """Minimum rate of a body: `bytes_per_s`, on average over each `grace_s` seconds.
 
-    Stops stalled clients and slow-loris attacks; a slow link passes.
+    Stops stalled clients and slow-loris attacks, also those that begin fast; a slow link passes.
     """
 
     grace_s: float = 30.0
     bytes_per_s: int = 16 * 1024
 
-    def seconds_for(self, received: int) -> float:
-        """Return the seconds after the request's headers within which more than `received` bytes must arrive."""
-        return self.grace_s + received / self.bytes_per_s
+    @property
+    def window(self) -> float:
+        """The bytes that must arrive within `grace_s` seconds."""
+        return self.grace_s * self.bytes_per_s
 
 
 DEFAULT_MIN_RATE = MinBodyRate()
@@ -75,7 +77,8 @@ class BodyMemory:
         Raises Busy if the budget is exhausted.
         """
         held = 0
-        pieces: list[bytes] = []
+        # It takes the length of the pieces only, however small they are, and returns them without a copy.
+        buffer = io.BytesIO()
         try:
             async for piece in request.stream():
                 if len(piece) > self._free:
@@ -85,10 +88,8 @@ class BodyMemory:
                     )
                 self._free -= len(piece)
                 held += len(piece)
-                pieces.append(piece)
-            body = b"".join(pieces)
-            pieces.clear()
-            yield body
+                buffer.write(piece)
+            yield buffer.getvalue()
         finally:
             self._free += held
 
@@ -112,21 +113,25 @@ def _limited(
     declared = headers.get("content-length", "")
     declares_more = declared.isdigit() and int(declared) > limit
     began = time.monotonic()
+    # The present window of the minimum rate: its end, and how many bytes must have arrived by then.
+    ends, due = began + min_rate.grace_s, min_rate.window
 
     async def receive_within_limit() -> Message:
-        nonlocal received, complete
+        nonlocal received, complete, ends, due
         if declares_more:
             raise refusal
         if complete:  # the next message is http.disconnect
             return await receive()
         try:
-            async with asyncio.timeout(began + min_rate.seconds_for(received) - time.monotonic()):
+            async with asyncio.timeout(ends - time.monotonic()):
                 message = await receive()
         except TimeoutError as error:
             raise RequestTimeout(
                 f"Only {received} bytes of the body arrived in {time.monotonic() - began:.0f} seconds. Send it faster."
             ) from error
         received += len(message.get("body", b""))
+        if received >= due:
+            ends, due = time.monotonic() + min_rate.grace_s, received + min_rate.window
         complete = not message.get("more_body", False)
         if received > limit:
             raise refusal

@@ -73,3 +73,17 @@ async def test_client_that_never_reads_is_disconnected(
         connection.transport.close()
     await gateway.until(lambda: not gateway.context.connections)
     client.close()
+
+
+async def test_client_that_never_reads_own_routes_is_disconnected(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """The application waits in the middle of a response then."""
+    gateway = await start_gateway(await start_backend(), client_timeout=0.5)
+    client = asking(gateway)
+    await gateway.until(lambda: gateway.context.connections)
+    (connection,) = gateway.context.connections
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    await asyncio.get_running_loop().sock_sendall(client, b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+    await gateway.until(lambda: not gateway.context.connections)
+    client.close()

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bodies.body import FormBody, JsonBody, MemoryBudget
+from gateway.bodies.body import FormBody, JsonBody
 from gateway.bodies.json_scan import scan_json, with_model
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import BY_PATH
 from gateway.http1.multipart import MAX_HEADS, MAX_PART_HEAD, MAX_PARTS, FormScanner, boundary_of
 from gateway.routing import RoutingRequest
-from kit.errors import ApiError, Busy, InvalidRequest, PayloadTooLarge
-from tests.gateway.conftest import StartBackend, StartGateway
-from tests.gateway.running import post
+from kit.errors import ApiError, InvalidRequest, PayloadTooLarge
 from tests.support.work import calls, peak_memory
 
 CHAT = BY_PATH[b"/v1/chat/completions"]
@@ -86,40 +85,6 @@ def test_json_body_over_the_limit_is_413() -> None:
     body.add(b"12345")
     with pytest.raises(PayloadTooLarge, match="MAX_BODY_MB"):
         body.add(b"678901")
-
-
-def test_memory_budget_is_shared() -> None:
-    """Beyond it, 429 with Retry-After and the setting's name."""
-    memory = MemoryBudget(10)
-    one, other = JsonBody(CHAT, 10, memory=memory), JsonBody(CHAT, 10, memory=memory)
-    one.add(b"1234567")
-    other.add(b"123")
-    with pytest.raises(Busy, match="MAX_BUFFERED_MB") as refused:
-        other.add(b"4")
-    assert refused.value.headers["Retry-After"] == "5"
-    one.close()
-    other.add(b"4567890")
-    other.close()
-    other.close()
-    assert memory.available == 10
-
-
-async def test_large_request_over_the_budget_is_429(start_backend: StartBackend, start_gateway: StartGateway) -> None:
-    """And succeeds once the other one has ended."""
-    gateway = await start_gateway(await start_backend(), max_body_mb=1, max_buffered_mb=1)
-    body = json.dumps({"model": "qwen", "messages": [{"role": "user", "content": "x" * 900_000}]}).encode()
-    whole = post(body, "Connection: close")
-    reader, writer = await gateway.raw()
-    writer.write(whole[:-1])
-    await gateway.until(lambda: gateway.context.memory.available < 200_000)
-    refused = await gateway.send_raw(whole)
-    assert refused.startswith(b"HTTP/1.1 429 ")
-    assert b"retry-after: 5\r\n" in refused
-    assert (await gateway.http.post("/v1/chat/completions", json={"model": "qwen"})).status_code == 200
-    writer.write(whole[-1:])
-    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
-    assert (await gateway.send_raw(whole)).startswith(b"HTTP/1.1 200 ")
-    assert gateway.context.memory.available == 1024 * 1024
 
 
 BOUNDARY = b"xYz"
@@ -253,6 +218,10 @@ def test_boundary_of_content_type(content_type: bytes, boundary: bytes | None) -
         assert boundary_of(content_type) == boundary
 
 
+def form_body(limit: int, spool: Spool) -> FormBody:
+    return FormBody(AUDIO, HEAD, limit, spool, MemoryBudget(MB, MB).allocation("192.0.2.1"))
+
+
 def gather(body: FormBody, model: str | None) -> bytes:
     length, first, pieces = body.pieces(model)
     data = b"".join((first, *pieces))
@@ -263,7 +232,7 @@ def gather(body: FormBody, model: str | None) -> bytes:
 @pytest.mark.parametrize("size", [10, 3 * MB])
 def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
     """In memory or on disk: unchanged or with the name replaced, repeatedly."""
-    body = FormBody(AUDIO, HEAD, 10 * MB, Spool(tmp_path, 10 * MB))
+    body = form_body(10 * MB, Spool(tmp_path, 10 * MB))
     form = part("file", b"\x01" * size) + part("model", b"fast") + part("language", b"en") + END
     for start in range(0, len(form), 100_000):
         body.add(form[start : start + 100_000])
@@ -276,7 +245,7 @@ def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
 
 
 def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
-    body = FormBody(AUDIO, HEAD, MB, Spool(tmp_path, MB))
+    body = form_body(MB, Spool(tmp_path, MB))
     body.add(FILE + END)
     assert body.routing_request().model is None
     assert gather(body, "w") == part("model", b"w") + FILE + END
@@ -285,7 +254,7 @@ def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
 def test_spool_quota_is_shared(tmp_path: Path) -> None:
     """Beyond it, 507; ended uploads free their space."""
     spool = Spool(tmp_path, 3 * MB)
-    first, second = (FormBody(AUDIO, HEAD, 10 * MB, spool) for _ in range(2))
+    first, second = (form_body(10 * MB, spool) for _ in range(2))
     first.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
     with pytest.raises(SpoolFull) as full:
         second.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
@@ -296,12 +265,12 @@ def test_spool_quota_is_shared(tmp_path: Path) -> None:
 
 
 def test_form_over_the_limit_is_413(tmp_path: Path) -> None:
-    body = FormBody(AUDIO, HEAD, 100, Spool(tmp_path, MB))
+    body = form_body(100, Spool(tmp_path, MB))
     with pytest.raises(PayloadTooLarge, match="MAX_UPLOAD_MB"):
         body.add(b"x" * 101)
 
 
 def test_unusable_spool_folder_is_reported(tmp_path: Path) -> None:
-    body = FormBody(AUDIO, HEAD, 10 * MB, Spool(tmp_path / "missing", 10 * MB))
+    body = form_body(10 * MB, Spool(tmp_path / "missing", 10 * MB))
     with pytest.raises(ApiError, match="SPOOL_DIR"):
         body.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)

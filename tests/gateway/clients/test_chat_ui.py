@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gateway.bodies.memory_budget import MemoryBudget
 from gateway.bodies.raw_audio import RawAudioBody, endpoint_of
 from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import TRANSCRIBE
@@ -241,10 +242,15 @@ async def test_recordings_have_the_upload_limit(start_backend: StartBackend, sta
 WEBM = b"audio/webm;codecs=opus"
 
 
+def raw_audio(limit: int, spool: Spool, content_type: bytes = WEBM) -> RawAudioBody:
+    memory = MemoryBudget(MB, MB).allocation("192.0.2.1")
+    return RawAudioBody(TRANSCRIBE, b"/transcribe/whisper", content_type, limit, spool, memory)
+
+
 def test_large_recording_is_spooled(tmp_path: Path) -> None:
     """Within the quota, and removed afterwards."""
     spool = Spool(tmp_path, 3 * MB)
-    body = RawAudioBody(TRANSCRIBE, b"/transcribe/whisper", WEBM, 8 * MB, spool)
+    body = raw_audio(8 * MB, spool)
     body.add(b"x" * 2 * MB)
     assert spool.available == MB
     with pytest.raises(SpoolFull):
@@ -252,7 +258,7 @@ def test_large_recording_is_spooled(tmp_path: Path) -> None:
     body.close()
     assert spool.available == 3 * MB
     with pytest.raises(PayloadTooLarge):
-        RawAudioBody(TRANSCRIBE, b"/transcribe/whisper", WEBM, 4, spool).add(b"12345")
+        raw_audio(4, spool).add(b"12345")
 
 
 @pytest.mark.parametrize(
@@ -271,9 +277,9 @@ def test_content_types(tmp_path: Path, content_type: bytes, name: bytes | None) 
     """A recording is known by its content type, which goes into the form without a way to break it."""
     if name is None:
         with pytest.raises(InvalidRequest):
-            RawAudioBody(TRANSCRIBE, b"/transcribe/w", content_type, MB, Spool(tmp_path, MB))
+            raw_audio(MB, Spool(tmp_path, MB), content_type)
         return
-    body = RawAudioBody(TRANSCRIBE, b"/transcribe/w", content_type, MB, Spool(tmp_path, MB))
+    body = raw_audio(MB, Spool(tmp_path, MB), content_type)
     body.add(b"x")
     length, first, pieces = body.pieces(None)
     form = b"".join((first, *pieces))

@@ -313,7 +313,7 @@ async def answered_with_another_behind(
     await gateway.until(lambda: backend.requests[-1].begun)
     backend.switches.hang, backend.switches.pad = True, pad
     client.writer.write(behind)
-    await gateway.until(lambda: connection.pipeline)
+    await gateway.until(lambda: connection._held)
     assert fast == [True]
     assert (await client.response())[0] == 200
     return client, connection
@@ -332,8 +332,7 @@ async def test_own_response_waits_for_the_relayed_one_before_it(
     client, connection = await answered_with_another_behind(gateway, backend, fast, REQUEST, pad)
     await backend.wait_for(4)
     client.writer.write(HEALTH)
-    before = connection._messages
-    await gateway.until(lambda: connection._messages > before)
+    await gateway.until(lambda: connection._held)
     await backend.stop()
     responses = [await client.response() for _ in range(2)]
     assert [status for status, _, _ in responses] == [503, 200]

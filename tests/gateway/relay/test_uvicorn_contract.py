@@ -6,13 +6,11 @@ uvicorn may change these in any release. Each test names what the relay relies o
 import ast
 import asyncio
 import inspect
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -24,7 +22,6 @@ from gateway.relay.fast_path import FastPathRequest
 RELAY = Path(inspect.getfile(GatewayProtocol)).parent
 # Attributes that the relay reads or writes, by the value after construction.
 ATTRIBUTES: dict[str, Any] = {
-    "app": ...,  # queued in `pipeline` with the exchange
     "client": None,
     "cycle": None,
     "expect_100_continue": False,
@@ -32,7 +29,6 @@ ATTRIBUTES: dict[str, Any] = {
     "headers": None,
     "loop": ...,
     "parser": ...,
-    "pipeline": deque(),
     "scope": None,
     "server_state": ...,
     "transport": None,
@@ -53,6 +49,7 @@ METHODS = {
     "on_url": ("url",),
     "pause_writing": (),
     "resume_writing": (),
+    "shutdown": (),
 }
 # What uvicorn itself reads and writes on `cycle`, and so on the relay's exchanges.
 CYCLE_READ = {"response_complete"}
@@ -140,10 +137,11 @@ def test_own_cycles_have_what_the_relay_uses() -> None:
     assert all(f"self.{name} = " in source for name in CYCLE_USED)
 
 
-def test_a_cycle_is_queued_and_started_as_a_pair() -> None:
-    source = inspect.getsource(httptools_impl)
-    assert "self.pipeline.appendleft((self.cycle, app))" in source
-    assert "cycle, app = self.pipeline.pop()" in source
+def test_a_cycle_is_queued_only_behind_one_that_is_not_complete() -> None:
+    """The relay never begins one then, so that uvicorn's pipeline stays empty."""
+    source = inspect.getsource(HttpToolsProtocol.on_headers_complete)
+    assert "if existing_cycle is None or existing_cycle.response_complete:" in source
+    assert "self._start_asgi_task(self.cycle, app)" in source
 
 
 def test_state_and_flow_have_what_the_relay_uses() -> None:

@@ -1,6 +1,7 @@
 """Slow bodies, and the memory budget of all bodies."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,10 +35,35 @@ async def test_stalled_body_times_out() -> None:
     assert caught.value.headers["Connection"] == "close"
 
 
-async def test_received_bytes_extend_the_timeout() -> None:
-    assert MinBodyRate(30, 1000).seconds_for(5000) == 35
-    whole = limited(request(b"a" * 9000, b"b"), limit_mb=1, setting="X", min_rate=MinBodyRate(5, 1))
-    assert len(await whole.body()) == 9001
+async def test_fast_beginning_earns_no_credit() -> None:
+    """However much has arrived, the next window needs as much as the first."""
+    rate = MinBodyRate(0.02, 100)
+    stalled = limited(request(b"a" * 900_000, b"b", ends=False), limit_mb=1, setting="X", min_rate=rate)
+    async with asyncio.timeout(10):
+        with pytest.raises(RequestTimeout, match="Only 900001 bytes"):
+            await stalled.body()
+    whole = limited(request(*[b"a" * 100] * 90), limit_mb=1, setting="X", min_rate=MinBodyRate(5, 1))
+    assert len(await whole.body()) == 9000
+
+
+async def test_body_in_tiny_pieces_takes_its_length() -> None:
+    """In memory, but for the growth of its buffer."""
+    count = 50_000
+
+    async def messages() -> AsyncIterator[dict[str, Any]]:
+        for number in range(1, count + 1):
+            yield {"type": "http.request", "body": bytes(bytearray(b"ab")), "more_body": number < count}
+
+    coming = messages()
+    room = BodyMemory(1, setting="MAX_BODIES_MB")
+    tracemalloc.start()
+    try:
+        async with room.holding(Request({"type": "http", "headers": []}, lambda: anext(coming))) as body:
+            peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert body == b"ab" * count
+    assert peak < 4 * len(body)
 
 
 async def test_no_timeout_after_the_complete_body() -> None:

@@ -1,0 +1,143 @@
+"""The memory budget of request bodies: every byte that waits in memory counts, on whatever route it came.
+
+A client, an IPv4 address or an IPv6 /64, may hold SHARE times what it leaves free: alone three quarters of the budget,
+beside another one three sevenths each. So there is always room for one more client. The rule is that of shared packet
+buffers (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). Part of the
+budget is a reserve that only small bodies use, once they find no other place.
+"""
+
+import ipaddress
+import weakref
+
+from kit.errors import Busy
+
+# What a client may hold, as a multiple of what is free then.
+SHARE = 3
+# One part in so many of the budget is the reserve for bodies up to MAX_SMALL, in bytes.
+RESERVE_PARTS = 8
+MAX_SMALL = 64 * 1024
+# Retry-After when the budget is exhausted, in seconds.
+RETRY_AFTER_S = 5.0
+
+
+class MemoryBudget:
+    """The bytes that are available for bodies in memory, and those that each client holds."""
+
+    def __init__(self, limit: int, max_body: int) -> None:
+        """`limit` and `max_body`, the largest body, are in bytes."""
+        reserve = limit // RESERVE_PARTS
+        size = max(limit - reserve, max_body)
+        # The largest body fits into an empty budget, whatever the settings.
+        self._main = _Pool(size, floor=0 if SHARE * (size - max_body) >= max_body else max_body)
+        self._reserve = _Pool(reserve)
+        # As long as an allocation of theirs exists.
+        self._clients: weakref.WeakValueDictionary[str, _Client] = weakref.WeakValueDictionary()
+
+    @property
+    def in_use(self) -> int:
+        """How many bytes wait in memory."""
+        return sum(pool.size - pool.free for pool in (self._main, self._reserve))
+
+    def allocation(self, address: str | None) -> "Allocation":
+        """Return an empty allocation for the client with this IP address."""
+        name = _client_name(address or "")
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = _Client(_Share(self._main), _Share(self._reserve))
+        return Allocation(client)
+
+
+class Allocation:
+    """The bytes that one connection or request holds in memory."""
+
+    __slots__ = ("_client", "_share", "size")
+
+    def __init__(self, client: "_Client") -> None:
+        self.size = 0
+        self._client = client
+        # The one that the bytes count against: main or reserve.
+        self._share = client.main
+
+    def try_grow(self, count: int) -> bool:
+        """Add `count` bytes if the budget and the client's share permit; return whether they do."""
+        client, share, size = self._client, self._share, self.size + count
+        main, is_small = client.main, size <= MAX_SMALL
+        if (share is main or is_small) and share.try_take(count):
+            self.size = size
+            return True
+        other = client.reserve if share is main else main
+        if (other is main or is_small) and other.try_take(size):
+            share.give(self.size)
+            self._share, self.size = other, size
+            return True
+        return False
+
+    def grow(self, count: int) -> None:
+        """Add `count` bytes. Raises Busy if the budget or the client's share does not permit it."""
+        if self.try_grow(count):
+            return
+        if self._client.main.pool.free < self.size + count:
+            message = "The request bodies in memory have reached MAX_BUFFERED_MB. Try again in a moment."
+        else:
+            message = (
+                "This client's requests in flight fill its share of the memory for bodies (MAX_BUFFERED_MB). "
+                "Try again when one of them has ended."
+            )
+        raise Busy(message, retry_after=RETRY_AFTER_S)
+
+    def shrink(self, count: int) -> None:
+        """Return `count` bytes to the budget."""
+        self._share.give(count)
+        self.size -= count
+        if not self.size:
+            self._share = self._client.main
+
+
+class _Pool:
+    """A part of the budget. A client may always hold `floor` bytes of it, if they are free."""
+
+    __slots__ = ("floor", "free", "size")
+
+    def __init__(self, size: int, floor: int = 0) -> None:
+        self.size = self.free = size
+        self.floor = floor
+
+
+class _Share:
+    """What one client holds of a pool."""
+
+    __slots__ = ("held", "pool")
+
+    def __init__(self, pool: _Pool) -> None:
+        self.pool = pool
+        self.held = 0
+
+    def try_take(self, count: int) -> bool:
+        pool = self.pool
+        free, held = pool.free - count, self.held + count
+        if free < 0 or (held > SHARE * free and held > pool.floor):
+            return False
+        pool.free, self.held = free, held
+        return True
+
+    def give(self, count: int) -> None:
+        self.pool.free += count
+        self.held -= count
+
+
+class _Client:
+    """The shares of one client."""
+
+    __slots__ = ("__weakref__", "main", "reserve")
+
+    def __init__(self, main: _Share, reserve: _Share) -> None:
+        self.main = main
+        self.reserve = reserve
+
+
+def _client_name(address: str) -> str:
+    """Return what all addresses of one client have in common: an IPv6 client has a /64 (RFC 6177)."""
+    if ":" not in address:
+        return address
+    ip = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
