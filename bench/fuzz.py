@@ -1,10 +1,13 @@
-"""`python -m bench.fuzz`: a million mutated requests against the gateway's protocol, in one process, without a socket.
+"""`python -m bench.fuzz`: mutated requests against the gateway's protocol, in one process, without a socket.
 
-    python -m bench.fuzz --count 1000000 --seed 1
+    python -m bench.fuzz --count 1000000 --shapes 100000 --seed 1
 
 Every case is a connection of its own, fed in pieces. It must raise nothing, log no bug, leave nothing in flight and
 respond in HTTP, and the backend must receive only well-formed requests, one at a time. The same seed makes the same
 cases.
+
+Then the shapes of requests that keep the event loop busy for longest are searched (`bench.blocking_shapes`): no turn
+of the loop may take more than MAX_BLOCKING_S for a request of up to 8 MB.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from bench.blocking_shapes import KINDS, MB, Search
 from bench.harness.options import at_least
 from bench.harness.report import last_line
 from gateway.app import SERVER_OPTIONS, create
@@ -37,6 +41,9 @@ from tests.support.transports import SilentTransport
 
 # Connections that may remain at the end: the last ones, held by callbacks that the loop has not run yet.
 MAX_ALIVE = 8
+# The longest turn of the loop that a request of MAX_SIZE bytes may cause, in seconds of CPU time.
+MAX_BLOCKING_S = 0.1
+MAX_SIZE = 8 * MB
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
 FORM = (
@@ -131,29 +138,36 @@ class Backend(SilentTransport):
     def __init__(self) -> None:
         super().__init__()
         self.connection: UpstreamConnection | None = None
-        self._got = b""
+        # How much of the present body is missing, -1 between two requests; whether it asks for a stream.
+        self._left = -1
+        self._streams = False
         self.answered = 0
 
     def write(self, data: Any) -> None:
         """Check the bytes of a request. Raises AssertionError."""
-        self._got += bytes(data)
-        match = _REQUEST.match(self._got)
-        if match is None:
-            raise AssertionError(f"the backend got a malformed request: {self._got!r}")
-        fields = [line.partition(b": ") for line in match[1].lower().split(b"\r\n")]
-        names = [name for name, _, _ in fields]
-        if names.count(b"host") != 1 or names.count(b"content-length") != 1 or b"transfer-encoding" in names:
-            raise AssertionError(f"the backend got an ambiguous request: {self._got!r}")
-        length = int(next(value for name, _, value in fields if name == b"content-length"))
-        left = len(self._got) - match.end() - length
-        if left > 0:
-            raise AssertionError(f"the backend got more than one request: {self._got!r}")
-        if left == 0:
-            answer = STREAM if b'"stream":true' in self._got else ANSWER
-            self._got = b""
+        data = bytes(data)
+        self._left = self._body_length(data) if self._left < 0 else self._left - len(data)
+        if self._left < 0:
+            raise AssertionError(f"the backend got more than one request: {data!r}")
+        self._streams |= b'"stream":true' in data
+        if self._left == 0:
+            answer = STREAM if self._streams else ANSWER
+            self._left, self._streams = -1, False
             self.answered += 1
             assert self.connection is not None
             asyncio.get_running_loop().call_soon(self.connection.data_received, answer)
+
+    @staticmethod
+    def _body_length(data: bytes) -> int:
+        """Return how much of the body is missing after the first bytes of a request. Raises AssertionError."""
+        match = _REQUEST.match(data)
+        if match is None:
+            raise AssertionError(f"the backend got a malformed request: {data!r}")
+        fields = [line.partition(b": ") for line in match[1].lower().split(b"\r\n")]
+        names = [name for name, _, _ in fields]
+        if names.count(b"host") != 1 or names.count(b"content-length") != 1 or b"transfer-encoding" in names:
+            raise AssertionError(f"the backend got an ambiguous request: {data!r}")
+        return int(next(value for name, _, value in fields if name == b"content-length")) - (len(data) - match.end())
 
 
 class Fuzz:
@@ -170,19 +184,15 @@ class Fuzz:
 
     async def case(self, data: bytes) -> None:
         """Feed one connection and end it. Raises AssertionError, or whatever the protocol raises."""
-        self._supply()
-        config = self._server.config
-        make: Callable[..., Any] = config.http_protocol_class
-        protocol = make(config=config, server_state=self._server.server_state, app_state=self._server.lifespan.state)
         transport = SilentTransport()
-        protocol.connection_made(transport)
+        protocol = self.connect(transport)
         cuts = sorted(self._draw.randrange(len(data) + 1) for _ in range(self._draw.randrange(3)))
         for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
             if end > begin and not transport.closed:
                 protocol.data_received(data[begin:end])
-                await self._settle()
+                await self.settle()
         protocol.connection_lost(None)
-        await self._settle()
+        await self.settle()
         answer = b"".join(transport.written)
         self.answered += bool(answer)
         assert not answer or answer.startswith(b"HTTP/1.1 "), answer
@@ -192,6 +202,15 @@ class Fuzz:
         assert self._context.memory.in_use == 0, "memory is still counted"
         assert not self.bugs, self.bugs
 
+    def connect(self, transport: SilentTransport) -> Any:
+        """Return the protocol of a new client connection; an idle connection to the backend is there."""
+        self._supply()
+        config = self._server.config
+        make: Callable[..., Any] = config.http_protocol_class
+        protocol = make(config=config, server_state=self._server.server_state, app_state=self._server.lifespan.state)
+        protocol.connection_made(transport)
+        return protocol
+
     def _supply(self) -> None:
         if self._backend.pool.idle_count == 0:
             far = self._far = Backend()
@@ -199,7 +218,7 @@ class Fuzz:
             connection.connection_made(far)
             self._backend.pool.put(connection)
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
         """Run the loop until the gateway waits for the client."""
         for _ in range(3):
             await asyncio.sleep(0)
@@ -269,10 +288,28 @@ async def run(count: int, seed: int, *, show: bool = False) -> dict[str, float |
         return {"cases": count, "answered": fuzz.answered, "seconds": seconds, "rss_growth_mb": grown}
 
 
+async def search(count: int, seed: int, *, show: bool = False) -> dict[str, float]:
+    """Search through `count` shapes; return the longest turn of the loop at MAX_SIZE for each kind, in seconds."""
+    began = time.monotonic()
+    async with fuzzing(seed) as fuzz:
+        shapes = Search(fuzz.connect, fuzz.settle, seed)
+        for _ in range(20):
+            await shapes.run(count // 20)
+            if show:
+                print(f"{shapes.shapes:>9,} shapes, {time.monotonic() - began:.0f} s", flush=True)
+        worst: dict[str, float] = {}
+        for kind in KINDS:
+            worst[kind], shape = await shapes.worst(kind, MAX_SIZE)
+            if show:
+                print(f"{kind}: {worst[kind] * 1000:.0f} ms for {shape}", flush=True)
+        return worst
+
+
 def main() -> None:
     """Run and print the figures; exit with 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=at_least(1), default=1_000_000)
+    parser.add_argument("--shapes", type=at_least(1000), default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     try:
@@ -280,7 +317,12 @@ def main() -> None:
     except AssertionError as error:
         print(error)
         sys.exit(1)
-    print(last_line("fuzz", figures))
+    worst = uvloop.run(search(options.shapes, options.seed, show=True))
+    blocking = {f"{kind.replace(' ', '_')}_ms": seconds * 1000 for kind, seconds in worst.items()}
+    print(last_line("fuzz", figures | {"shapes": options.shapes} | blocking))
+    if max(worst.values()) > MAX_BLOCKING_S:
+        print(f"A request of {MAX_SIZE // MB} MB keeps the loop busy for more than {MAX_BLOCKING_S * 1000:.0f} ms.")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class FormScanner:
         self._offset = -2
         # Where in the buffer the unread bytes begin.
         self._next = 0
+        # Where in the buffer the search for the end of a head goes on.
+        self._searched = 0
         self._in_head = False
         self._field: bytes | None = None
         self._value = b""
@@ -57,6 +59,7 @@ class FormScanner:
         """Scan the next piece. Raises InvalidRequest if it is not part of a form."""
         if self._is_complete:
             return
+        self._searched = len(self._buffer) - 3
         self._buffer += data
         while not self._is_complete and (self._read_head() if self._in_head else self._read_content()):
             pass
@@ -97,7 +100,8 @@ class FormScanner:
 
     def _read_head(self) -> bool:
         """Read a part's headers; return False if more data is needed."""
-        end = self._buffer.find(b"\r\n\r\n", self._next, self._next + MAX_PART_HEAD + 4)
+        start = max(self._next, self._searched)
+        end = self._buffer.find(b"\r\n\r\n", start, self._next + MAX_PART_HEAD + 4)
         if end < 0:
             if len(self._buffer) - self._next > MAX_PART_HEAD:
                 raise InvalidRequest("The headers of a part of the form are too large.")
