@@ -90,9 +90,10 @@ def test_embeddings_without_a_model(cluster: Quickstart, client: OpenAI) -> None
 
 @pytest.mark.parametrize("response_format", ["json", "text", "srt", "vtt", "verbose_json"])
 def test_transcription(client: OpenAI, response_format: Any) -> None:
+    """Under the name that OpenAI's API has for its Whisper."""
     with SPEECH.open("rb") as file:
         answer = client.audio.transcriptions.create(
-            model="whisper", file=file, language="en", response_format=response_format
+            model="whisper-1", file=file, language="en", response_format=response_format
         )
     text = answer if isinstance(answer, str) else answer.text
     spoken = (ROOT / "quickstart" / "sentence.txt").read_text().lower().split()

@@ -26,7 +26,8 @@ async def test_every_relayed_route_is_found(start_gateway: StartGateway) -> None
     gateway = await start_gateway(services="a=http://127.0.0.1:9")
     for endpoint in ENDPOINTS:
         path = endpoint.path.replace("{model}", "whisper")
-        answers = [await gateway.http.post(each, content=b"{}", headers=TLS) for each in (path, path + "/")]
+        headers = TLS | {"x-request-id": "one"}
+        answers = [await gateway.http.post(each, content=b"{}", headers=headers) for each in (path, path + "/")]
         assert answers[0].status_code != 404
         assert answers[1].status_code == answers[0].status_code
         assert answers[1].json() == answers[0].json()
