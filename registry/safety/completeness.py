@@ -29,10 +29,11 @@ _WEIGHTS = frozenset(
 _TORCH = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)", re.ASCII)
 _INDEX = re.compile(r".+\.(safetensors|bin|pt|pth|h5|msgpack)\.index(\.\w+)?\.json", re.ASCII)
-MAX_INDEX = 64 << 20
-# The limit of the safetensors library.
-MAX_SAFETENSORS_HEADER = 100_000_000
+MAX_INDEX = 32 << 20
+# In bytes; the largest headers in use have a tenth of it, the library permits 100 MB.
+MAX_HEADER = 16 << 20
 MAX_GGUF_COUNT = 1 << 24
+MAX_GGUF_DIMENSIONS = 8
 _GGUF_VERSIONS = frozenset({2, 3})
 # Bytes of GGUF's metadata types; strings (8) and arrays (9) have a length.
 _GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -104,7 +105,7 @@ def check_file(store: Store, file: FileEntry, listed: Collection[str]) -> None:
 
 def _check_safetensors(stream: BinaryIO, size: int) -> None:
     (length,) = struct.unpack("<Q", _exactly(stream, 8))
-    if length > MAX_SAFETENSORS_HEADER:
+    if length > MAX_HEADER:
         raise ValueError(f"its safetensors header would have {length} bytes")
     if 8 + length > size:
         raise _truncated(f"its header needs {8 + length} bytes, the file has {size}")
@@ -169,6 +170,8 @@ def _skip_gguf_value(stream: BinaryIO, kind: int) -> None:
         _exactly(stream, _integer(stream, 8))
     elif kind == _GGUF_ARRAY:
         of, count = _integer(stream, 4), _integer(stream, 8)
+        if count > MAX_GGUF_COUNT:
+            raise ValueError(f"its header has an array of {count} values")
         if of in _GGUF_SCALARS:
             _exactly(stream, _GGUF_SCALARS[of] * count)
         else:
@@ -182,6 +185,8 @@ def _gguf_tensor_end(stream: BinaryIO) -> int:
     """Read the description of a tensor; return where it ends. A tensor of a newer type counts as one byte."""
     _exactly(stream, _integer(stream, 8))
     dimensions = _integer(stream, 4)
+    if dimensions > MAX_GGUF_DIMENSIONS:
+        raise ValueError(f"it has a tensor of {dimensions} dimensions")
     elements = math.prod(_integer(stream, 8) for _ in range(dimensions))
     kind, offset = _integer(stream, 4), _integer(stream, 8)
     block, length = _GGML_BLOCKS.get(kind, (elements or 1, 1))
@@ -219,7 +224,7 @@ def _integer(stream: BinaryIO, length: int) -> int:
 
 
 def _exactly(stream: BinaryIO, length: int) -> bytes:
-    if length > MAX_SAFETENSORS_HEADER:
+    if length > MAX_HEADER:
         raise ValueError(f"its header has a field of {length} bytes")
     data = stream.read(length)
     if len(data) < length:

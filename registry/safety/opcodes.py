@@ -181,7 +181,7 @@ class _Unpickler:
             name = (self._line() or b"").decode()
         except UnicodeDecodeError:
             raise _Invalid from None
-        if not name or not name.isprintable():
+        if not name or not name.isprintable() or " " in name:  # no module has such a name
             raise _Invalid
         return name
 

@@ -67,7 +67,7 @@ def may_be_pickle(path: str) -> bool:
     """Whether a file of this name is scanned, whatever its content."""
     name = PurePosixPath(path.lower())
     suffix = PurePosixPath(name.stem).suffix if name.suffix in _COMPRESSED else name.suffix
-    return suffix in _SUFFIXES or (suffix == "" and name.suffix in _COMPRESSED)
+    return suffix in _SUFFIXES
 
 
 def check_pickles(store: Store, path: str, digest: str, size: int, *, window: int = WINDOW) -> None:
@@ -108,7 +108,9 @@ def _check(stream: BinaryIO, path: str, size: int, *, inside: bool = False) -> N
         must_be_pickle = is_pickle or head.startswith(_PICKLE)
         _check_pickles(stream, size, only_calls=not must_be_pickle, strict=suffix in _PICKLES)
         if packed and (unpacked := _unpacked(head)):
-            _check_pickles(io.BytesIO(unpacked), len(unpacked), only_calls=not unpacked.startswith(_PICKLE))
+            if unpacked.startswith(_PICKLE):
+                raise Unsafe("is a compressed pickle, which cannot be scanned for code")
+            _check_pickles(io.BytesIO(unpacked), len(unpacked), only_calls=True)
 
 
 def _check_pickles(stream: BinaryIO, size: int, *, only_calls: bool, strict: bool = False) -> None:

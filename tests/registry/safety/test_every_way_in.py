@@ -183,7 +183,9 @@ CODE: dict[str, tuple[Files, str]] = {
     "joblib with compression": ({"model.joblib": zlib.compress(EVIL)}, r"is compressed \(zlib\)"),
     "gzip": ({"model.pkl": gzip.compress(EVIL)}, r"is compressed \(gzip\)"),
     "gzip with two endings": ({"model.pkl.gz": gzip.compress(EVIL)}, r"is compressed \(gzip\)"),
-    "gzip under another ending": ({"model.weights": gzip.compress(EVIL)}, "runs code"),
+    "gzip under another ending": ({"model.weights": gzip.compress(EVIL)}, "is a compressed pickle"),
+    "gzip without another ending": ({"model.gz": gzip.compress(EVIL)}, "is a compressed pickle"),
+    "protocol 0 in gzip": ({"model.gz": gzip.compress(EVIL_TEXT)}, "runs code"),
     "tar": ({"model.pt": tarred("data.pkl", EVIL)}, "is a tar archive"),
     "tar under another ending": ({"model.x": tarred("data.pkl", EVIL)}, "is a tar archive"),
     "protocol 0, torch's old ending": ({"weights.th": EVIL_TEXT}, r"runs code when it is loaded \(os\.system\)"),
@@ -236,6 +238,7 @@ def test_complete_model_is_published(way_in: WaysIn, tmp_path: Path) -> None:
             "colbert_linear.pt": pickle.dumps({"weights": [1.0]}),
             "model.bin": b"\x06\0\0\0\x0c\0WhisperSpec\0" + bytes(100),
             "bpe.txt.gz": gzip.compress(b"a b\n"),
+            "vocab.gz": gzip.compress(b"cat\ndog\n"),
             "vocab.txt": b"cat\ndog\nRabbit\n",
             "LICENSE": b"copyright\n\nRedistribution",
         }
