@@ -186,14 +186,16 @@ class _Unpickler:
         return name
 
     def _line(self) -> bytes | None:
-        """Read up to a newline; None for a line that is too long for a name or number."""
-        line = self._stream.readline(_MAX_LINE)
-        is_whole = line.endswith(b"\n")
-        while line and not line.endswith(b"\n"):
-            line = self._stream.readline(_MAX_LINE)
+        """Read up to a newline; None for a line that is too long for a name or number.
+
+        As in Python, the last byte is dropped even where the file ends without a newline.
+        """
+        line = rest = self._stream.readline(_MAX_LINE)
         if not line:
             raise EOFError
-        return line[:-1] if is_whole else None
+        while rest and not rest.endswith(b"\n"):
+            rest = self._stream.readline(_MAX_LINE)
+        return line[:-1] if len(line) < _MAX_LINE else None
 
 
 def _number(value: Argument) -> int:
