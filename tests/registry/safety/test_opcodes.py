@@ -32,7 +32,7 @@ PIECES = [
 ]
 
 
-class Spy(pickle._Unpickler):  # type: ignore[name-defined,misc]  # untyped
+class Spy(pickle._Unpickler):
     """Records imports and calls, and carries out none. In Python: the one in C allocates a memo of any size."""
 
     def __init__(self, data: bytes) -> None:
@@ -94,7 +94,7 @@ def test_nothing_that_an_unpickler_imports_or_calls_is_overlooked(seed: int) -> 
             spy.load()
         except Exception as error:  # noqa: BLE001  # whatever a damaged pickle causes; what it did before counts
             failures.add(type(error).__name__)
-        found = follow(io.BufferedReader(io.BytesIO(data)), len(data))  # type: ignore[arg-type]  # a raw file
+        found = follow(io.BufferedReader(io.BytesIO(data)), len(data))
         is_unknown = any(not is_plain("".join(pair)) or "unknown" in pair for pair in found.imports)
         assert spy.imports <= found.imports or is_unknown, data
         assert found.calls or not spy.calls, data
@@ -109,7 +109,7 @@ def test_nothing_that_an_unpickler_imports_or_calls_is_overlooked(seed: int) -> 
 def test_valid_pickle_is_followed_to_its_end(value: object, protocol: int) -> None:
     """With the same imports as picklescan's and pickletools' parsers find."""
     data = pickle.dumps(value, protocol)
-    stream = io.BufferedReader(io.BytesIO(data + b"rest"))  # type: ignore[arg-type]  # a raw file
+    stream = io.BufferedReader(io.BytesIO(data + b"rest"))
     found = follow(stream, len(data) + 4)
     spy = Spy(data)
     spy.load()
