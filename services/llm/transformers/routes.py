@@ -69,7 +69,7 @@ def create_routes(service: ModelService[Any], settings: LlmSettings, engine: Tra
         service.check_model(work.model)
         job = engine.admit(route, work)
         response_format = format_for(body, work)
-        headers = dict((IGNORED,)) if work.ignores_tools else {}
+        headers = IGNORED if work.ignores_tools else {}
         del body  # with images, many megabytes
         try:
             if not work.stream:

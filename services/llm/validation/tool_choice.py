@@ -5,7 +5,7 @@ from typing import Any
 from kit.errors import InvalidRequest
 
 # The response header that reports it.
-IGNORED = ("x-tools", "ignored")
+IGNORED = {"x-tools": "ignored"}
 # Forms of `tool_choice` that permit a response without a call; `auto` and `none` as objects are Anthropic's.
 _PERMITTING = frozenset({"auto", "none"})
 

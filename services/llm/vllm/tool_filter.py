@@ -16,7 +16,7 @@ PATHS = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1
 # Members of a request that offer tools, `functions` in their older form; all members that only concern tools.
 OFFERS = ("tools", "functions")
 MEMBERS = frozenset({*OFFERS, "tool_choice", "parallel_tool_calls", "function_call"})
-HEADER = tuple(part.encode() for part in IGNORED)
+HEADERS = [(name.encode(), value.encode()) for name, value in IGNORED.items()]
 
 
 class ToolFilter:
@@ -77,7 +77,7 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
 def _with_header(send: Send) -> Callable[[Message], Any]:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] < 400:
-            message["headers"] = [*message.get("headers", []), HEADER]
+            message["headers"] = [*message.get("headers", []), *HEADERS]
         await send(message)
 
     return sending
