@@ -208,8 +208,8 @@ class RequestParser(HttpToolsProtocol):
         self._read_state = BODY
         version = self.parser.get_http_version()
         if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT" or version != "1.1":
-                raise InvalidRequest("CONNECT and protocol upgrades are not supported.")
+            if self.parser.get_method() == b"CONNECT":
+                raise InvalidRequest("CONNECT is not supported.")
             self._read_state = UPGRADE
             return
         head = read_head(self.headers, version)

@@ -226,10 +226,11 @@ class ClientConnection(HttpToolsProtocol):
             else:
                 self._start_timeout(self.limits.stall_s)
         elif self._is_responding:
-            if self._reading is BODY and self.cycle.more_body and not self.flow.read_paused:
+            app_is_slow = self.flow.read_paused or self.cycle.waiting_for_100_continue  # the application does not read
+            if self._reading is BODY and self.cycle.more_body and not app_is_slow:
                 self._reject(RequestTimeout("The body of the request did not arrive in time. Send it again."))
             else:
-                self._restart_timeout()  # the application has paused reading, or has written in the meantime
+                self._restart_timeout()
         elif self._reading is HEAD:
             self._reject(RequestTimeout("The request did not arrive in time. Send it again."))
         else:

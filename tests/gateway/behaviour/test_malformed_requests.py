@@ -114,8 +114,8 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50, 400),
     "CONNECT": (request(LOCAL, line=b"CONNECT localhost:80 HTTP/1.1\r\n", body=SMUGGLED), 400),
-    "upgrade of HTTP/1.0": (
-        request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, line=LINE.replace(b"1.1", b"1.0")),
+    "upgrade of HTTP/2.0": (
+        request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, line=LINE.replace(b"1.1", b"2.0")),
         400,
     ),
     "upgrade with two lengths": (request(LOCAL, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH, LENGTH), 400),
@@ -252,5 +252,8 @@ async def test_upgrade_is_ignored(shared: tuple[RunningGateway, FakeBackend], pr
             await writer.drain()
         assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 2
         assert backend.requests[2].body == BODY
+        # RFC 9110, 7.8: also in HTTP/1.0, where the field has no meaning.
+        assert b"200 OK" in await gateway.send_raw(request(*wish, LENGTH, line=LINE.replace(b"1.1", b"1.0")))
+        assert backend.requests[3].body == BODY
     finally:
         backend.requests.clear()

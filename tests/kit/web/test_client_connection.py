@@ -51,7 +51,12 @@ def application(stopped: threading.Event) -> FastAPI:
 
         return StreamingResponse(zeros())
 
+    async def later(request: Request) -> Response:
+        await asyncio.to_thread(stopped.wait, WITHIN_S)
+        return Response(await request.body())
+
     app.add_api_route("/health", lambda: {"status": "healthy"})
+    app.add_api_route("/later", later, methods=["POST"])
     app.add_api_route("/echo", echo, methods=["POST"])
     app.add_api_route("/endless", endless)
     return app
@@ -206,6 +211,40 @@ def test_unread_response_is_aborted() -> None:
             assert stopped.wait(WITHIN_S)
             assert until_closed(peer).startswith(b"HTTP/1.1 200 OK")
         assert exchange(address, LAST).startswith(b"HTTP/1.1 200 OK")
+
+
+class Watched(Limited):
+    """Reports a timeout."""
+
+    timed_out = threading.Event()
+
+    def _on_timer(self) -> None:
+        is_due = self._deadline <= self.loop.time()
+        super()._on_timer()
+        if is_due:
+            self.timed_out.set()
+
+
+@pytest.mark.parametrize("waits_for", ["the body", "room for the body"])
+def test_slow_application_is_no_slow_client(waits_for: str) -> None:
+    """It has not asked for the body yet, or has not read what has arrived."""
+    stopped = threading.Event()
+    Watched.timed_out.clear()
+    body = b"x" * (10 if waits_for == "the body" else 1_000_000)
+    head = b"POST /later HTTP/1.1\r\n" + LOCAL + b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
+    with serve(application(stopped), http=Watched) as address, connect(address) as peer:
+        if waits_for == "the body":
+            peer.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        else:
+            peer.sendall(head + b"\r\n" + body[:200_000])
+        assert Watched.timed_out.wait(WITHIN_S)
+        stopped.set()
+        if waits_for == "the body":
+            assert peer.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            peer.sendall(body)
+        else:
+            peer.sendall(body[200_000:])
+        assert until_closed(peer).endswith(b"\r\n\r\n" + body)
 
 
 def test_connections_beyond_the_limit_get_503(limited: tuple[str, int]) -> None:

@@ -37,7 +37,10 @@ METHODS = {
     "pause_writing": (),
     "resume_writing": (),
 }
-CYCLE = ("disconnected", "keep_alive", "message_event", "more_body", "response_complete", "response_started")
+CYCLE = (
+    "disconnected", "keep_alive", "message_event", "more_body", "response_complete", "response_started",
+    "waiting_for_100_continue",
+)  # fmt: skip
 FLOW = ("read_paused", "write_paused")
 
 
