@@ -5,6 +5,7 @@
 #   scripts/test.sh              everything that needs no Docker
 #   scripts/test.sh --fast       lint, types and the fast tests
 #   scripts/test.sh --stack      build the images, run the compose files; about 15 minutes and 20 GB of disk
+#   scripts/test.sh --front-ends Open WebUI in a real browser against a quickstart; needs Chromium and ffmpeg; 10 minutes
 #   scripts/test.sh -k gateway   further arguments go to pytest
 #   scripts/test.sh --help       this text
 set -euo pipefail
@@ -20,7 +21,7 @@ case ${1:-} in
     usage
     exit
     ;;
-  --fast | --stack)
+  --fast | --stack | --front-ends)
     what=${1#--}
     shift
     ;;
@@ -40,13 +41,23 @@ if [[ $what == stack ]]; then
   step "tests on a Docker engine"
   exec pytest -m stack -rs "$@" tests/stack
 fi
+if [[ $what == front-ends ]]; then
+  for program in chromium ffmpeg; do
+    command -v "$program" >/dev/null || {
+      printf 'These tests need %s. Debian, Ubuntu: sudo apt-get install chromium ffmpeg\n' "$program" >&2
+      exit 2
+    }
+  done
+  step "tests of front ends in a browser"
+  exec pytest -m front_ends -rs "$@" tests/front_ends
+fi
 step "lint"
 ruff check .
 ruff format --check .
 step "types"
 mypy
 step "tests"
-pytest -n 2 -m "not stack and not engines and not vllm and not cluster" "$@"
+pytest -n 2 -m "not stack and not engines and not vllm and not cluster and not front_ends" "$@"
 if [[ $what == all ]]; then
   # One at a time: each real engine takes all cores.
   step "tests with real engines"

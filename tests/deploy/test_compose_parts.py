@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from chatui.env_file import read
 from tests.deploy.compose_files import CLUSTER, ONLINE, ROOT
 
 COMPOSE = ROOT / "deploy" / "compose"
@@ -68,9 +69,20 @@ def test_no_password_and_no_grafana_administrator() -> None:
 def test_mounted_files_exist() -> None:
     volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", ())]
     binds = [volume["source"] for volume in volumes if isinstance(volume, dict)]
-    assert len(binds) == 4
+    assert len(binds) == 5
     assert [source for source in binds if not (COMPOSE / source).exists()] == []
     assert os.access(ROOT / "deploy/chat-ui/start.sh", os.X_OK)
+
+
+def test_welcome_picture_is_where_chat_ui_looks_for_it() -> None:
+    """Its image has none for these assets. The dialogue's other text is fixed, except for the name."""
+    settings = read((ROOT / "chatui.env").read_text())
+    assert settings["PUBLIC_APP_NAME"].value == "GPU Cluster"
+    target = f"/app/build/client/{settings['PUBLIC_APP_ASSETS'].value}/omni-welcome.gif"
+    volumes = [volume for volume in SERVICES["chat-ui-1"]["volumes"] if isinstance(volume, dict)]
+    (picture,) = [volume for volume in volumes if volume["target"] == target]
+    assert picture["read_only"]
+    assert (COMPOSE / picture["source"]).read_bytes().startswith(b"GIF8")
 
 
 def has_compose() -> bool:
