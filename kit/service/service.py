@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import DirectoryPath, Field, SecretStr
 
@@ -137,6 +137,7 @@ class ModelService(Generic[E]):
         self.context_length = entry.context_length
         self.loading = Loading(entry.name)
         self.metrics = HttpMetrics(settings.service_name)
+        self._keys = settings.key_ring()
         self._load_engine = load_engine
         self._end = end
         self._retries = retries
@@ -171,6 +172,12 @@ class ModelService(Generic[E]):
         if name and name not in self.entry.names:
             raise ModelNotFound(name, self.entry.names)
         return self.entry.name
+
+    def require_key(self, request: Request) -> None:
+        """Check the API key of a route outside /v1, which the middleware does not guard. Raises InvalidApiKey."""
+        refusal = self._keys.refusal(request.headers.get("authorization"))
+        if refusal is not None:
+            raise refusal
 
     @contextlib.asynccontextmanager
     async def running(self, _app: FastAPI) -> AsyncIterator[None]:

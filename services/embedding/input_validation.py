@@ -1,12 +1,23 @@
 """Validation of request bodies. Unions are checked by hand: pydantic's errors for them do not say what to change.
 
-Fields follow OpenAI (https://platform.openai.com/docs/api-reference/embeddings); rerank and score follow vLLM;
-`truncate` and `prompt_name` follow Hugging Face's text-embeddings-inference.
+Fields follow OpenAI (https://platform.openai.com/docs/api-reference/embeddings); rerank follows Cohere's v1 and v2
+(https://docs.cohere.com/reference/rerank) and vLLM, score vLLM; `truncate` and `prompt_name` follow Hugging Face's
+text-embeddings-inference.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from kit.errors import InvalidRequest
 from services.embedding.batching.jobs import Work, text_too_long
@@ -28,18 +39,27 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = Field(None, description="a name of this service's model; omit for the only one")
-    truncate: StrictBool = Field(False, description="truncate texts over the model's limit; by default they are a 400")
+    truncate: StrictBool | None = Field(
+        None, description="truncate texts over the model's limit, or reject them; AUTO_TRUNCATE is the default"
+    )
     truncate_prompt_tokens: StrictInt | None = Field(
         None, ge=-1, description="truncate texts to this many tokens, -1 for the model's limit"
     )
     user: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, body: Any) -> Any:
+        """Treat null as absent: LiteLLM, Dify and others send null in every field that is not set."""
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
 
 class EmbeddingBody(_Body):
     """Body of POST /v1/embeddings."""
 
     input: Input = Field(
-        description="a string, a list of strings, a list of token ids, or a list of lists of token ids"
+        description="a string, a list of strings, or one or several lists of token ids of this model's own tokenizer, "
+        "including its special tokens"
     )
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="float: numbers; base64: little-endian float32"
@@ -49,12 +69,32 @@ class EmbeddingBody(_Body):
 
 
 class RerankBody(_Body):
-    """Body of POST /v1/rerank."""
+    """Body of POST /rerank, /v1/rerank and /v2/rerank."""
 
     query: str
-    documents: list[str | dict[str, Any]] = Field(description="strings, or objects with a `text`")
+    documents: list[str | dict[str, Any]] = Field(description="strings, or objects with a `text` or with `rank_fields`")
+    rank_fields: list[str] = Field(
+        ["text"], min_length=1, description="fields of each object in `documents` that are ranked, in this order"
+    )
     top_n: StrictInt | None = Field(None, ge=1, description="number of best documents to return; omit for all")
+    top_k: StrictInt | None = Field(None, ge=1, description="another name of `top_n`")
     return_documents: StrictBool = True
+    max_tokens_per_doc: StrictInt | None = Field(
+        None, ge=1, description="truncate each document to this many tokens; 4096 is the default of /v2/rerank"
+    )
+    max_chunks_per_doc: StrictInt | None = Field(
+        None, ge=1, description="truncate documents over the model's limit: each is ranked by its first chunk"
+    )
+
+    @property
+    def count(self) -> int | None:
+        """Number of documents to return, or None for all. Raises InvalidRequest if `top_n` and `top_k` differ."""
+        if self.top_n is not None and self.top_k is not None and self.top_n != self.top_k:
+            raise InvalidRequest(
+                f"top_n is {self.top_n} and top_k is {self.top_k}: they mean the same, so send one of them.",
+                param="top_k",
+            )
+        return self.top_n if self.top_n is not None else self.top_k
 
 
 class ScoreBody(_Body):
@@ -79,10 +119,10 @@ def parse(body: type[B], data: bytes) -> B:
         raise InvalidRequest(f"{where}: {first['msg']}.", param=where) from error
 
 
-def embedding_work(body: EmbeddingBody, engine: TextEngine, max_inputs: int) -> Work:
-    """Validate an embeddings request and return the inputs to embed.
+def embedding_work(body: EmbeddingBody, engine: TextEngine, max_inputs: int, *, auto_truncate: bool = False) -> Work:
+    """Validate an embeddings request and return the inputs to embed. `auto_truncate` is the default of `truncate`.
 
-    Raises InvalidRequest for empty or too many inputs, token ids outside the vocabulary, or an unknown prompt.
+    Raises InvalidRequest for empty or too many inputs, token ids of another tokenizer, or an unknown prompt.
     """
     if body.dimensions is not None and body.dimensions > engine.dimensions:
         raise InvalidRequest(
@@ -94,7 +134,7 @@ def embedding_work(body: EmbeddingBody, engine: TextEngine, max_inputs: int) -> 
         raise InvalidRequest(
             f"Unknown prompt_name {body.prompt_name!r}. Prompts of this model: {known}.", param="prompt_name"
         )
-    truncate_to = _truncation(body, engine.max_tokens)
+    truncate_to = _truncation(body, engine.max_tokens, auto_truncate)
     items = _input_items(body.input, max_inputs)
     if all(isinstance(item, str) for item in items):
         texts = [_text(item, f"input[{index}]", index, engine, truncate_to) for index, item in enumerate(items)]
@@ -104,22 +144,31 @@ def embedding_work(body: EmbeddingBody, engine: TextEngine, max_inputs: int) -> 
     raise _invalid_input()
 
 
-def rerank_work(body: RerankBody, engine: TextEngine, max_inputs: int) -> tuple[Work, list[str]]:
-    """Return the pairs to score and the documents' texts. Raises InvalidRequest like `embedding_work`."""
-    documents = [document if isinstance(document, str) else document.get("text") for document in body.documents]
-    truncate_to = _truncation(body, engine.max_tokens)
-    _check_count(len(documents), max_inputs, "documents")
-    texts = [_text(text, f"documents[{index}]", index, engine, truncate_to) for index, text in enumerate(documents)]
+def rerank_work(body: RerankBody, engine: TextEngine, max_inputs: int, *, auto_truncate: bool = False) -> Work:
+    """Return the pairs to score. Raises InvalidRequest like `embedding_work`.
+
+    Both of Cohere's limits truncate: its API rejects no document for its length.
+    """
+    auto_truncate = auto_truncate or body.max_tokens_per_doc is not None or body.max_chunks_per_doc is not None
+    truncate_to = _truncation(body, engine.max_tokens, auto_truncate)
+    _check_count(len(body.documents), max_inputs, "documents")
+    texts = [
+        _text(_ranked_text(document, body.rank_fields), f"documents[{index}]", index, engine, truncate_to)
+        for index, document in enumerate(body.documents)
+    ]
     query = _text(body.query, "query", 0, engine, truncate_to)
-    return Work(texts=[(query, text) for text in texts], truncate_to=truncate_to), texts
+    document_tokens = body.max_tokens_per_doc
+    if document_tokens is not None and document_tokens >= engine.max_tokens:
+        document_tokens = None  # the model's limit is stricter
+    return Work(texts=[(query, text) for text in texts], truncate_to=truncate_to, document_tokens=document_tokens)
 
 
-def score_work(body: ScoreBody, engine: TextEngine, max_inputs: int) -> Work:
+def score_work(body: ScoreBody, engine: TextEngine, max_inputs: int, *, auto_truncate: bool = False) -> Work:
     """Return the pairs to score: one text with each of a list, or two lists pairwise.
 
     Raises InvalidRequest like `embedding_work`.
     """
-    truncate_to = _truncation(body, engine.max_tokens)
+    truncate_to = _truncation(body, engine.max_tokens, auto_truncate)
     sides = []
     for name, value in (("text_1", body.text_1), ("text_2", body.text_2)):
         values = value if isinstance(value, list) else [value]
@@ -136,10 +185,10 @@ def score_work(body: ScoreBody, engine: TextEngine, max_inputs: int) -> Work:
     return Work(texts=list(zip(first, second, strict=True)), truncate_to=truncate_to)
 
 
-def _truncation(body: _Body, limit: int) -> int | None:
+def _truncation(body: _Body, limit: int, auto_truncate: bool) -> int | None:
     tokens = body.truncate_prompt_tokens
     if tokens is None:
-        return limit if body.truncate else None
+        return limit if (auto_truncate if body.truncate is None else body.truncate) else None
     if tokens == 0 or tokens > limit:
         raise InvalidRequest(
             f"truncate_prompt_tokens is {tokens}; it must be 1 to {limit}, or -1 for {limit}.",
@@ -169,6 +218,16 @@ def _check_count(count: int, limit: int, name: str) -> None:
         )
 
 
+def _ranked_text(document: str | dict[str, Any], fields: Sequence[str]) -> Any:
+    """Return what is ranked of a document: the values of `fields`, one per line; a wrong value, or None, if invalid."""
+    if isinstance(document, str):
+        return document
+    values = [document[field] for field in fields if document.get(field) is not None]
+    if not all(isinstance(value, str) for value in values):
+        return next(value for value in values if not isinstance(value, str))
+    return "\n".join(value for value in values if value) if values else None
+
+
 def _text(value: Any, name: str, index: int, engine: TextEngine, truncate_to: int | None) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a string, got {type(value).__name__}.", param=name.partition("[")[0])
@@ -185,9 +244,18 @@ def _text(value: Any, name: str, index: int, engine: TextEngine, truncate_to: in
 def _token_ids(value: list[Any], index: int, engine: TextEngine, truncate_to: int | None) -> Tokens:
     if not value:
         raise InvalidRequest(f"input[{index}] is an empty list of tokens. Remove it.", param="input")
+    first, last = engine.special_tokens
+    if not (first or last) or value[: len(first)] != first or value[len(value) - len(last) :] != last:
+        # LangChain's default are ids of an OpenAI tokenizer, which as ids of this model would be another text.
+        reason = f"they begin with {first} and end with {last}" if first or last else "it accepts none"
+        raise InvalidRequest(
+            f"input[{index}] does not have token ids of this model: {reason}. Send text; LangChain's OpenAIEmbeddings "
+            "does so with check_embedding_ctx_length=False.",
+            param="input",
+        )
     # Before the ids are checked one by one: millions of them would block the event loop.
-    if truncate_to is not None:
-        value = value[:truncate_to]
+    if truncate_to is not None and len(value) > truncate_to:
+        value = value[: max(truncate_to - len(last), 0)] + last
     elif len(value) > engine.max_tokens:
         raise text_too_long(index, f"{len(value)} tokens", engine.max_tokens)
     for token in value:

@@ -46,23 +46,39 @@ def truncate_dimensions(row: "Row", dimensions: int | None) -> "Row":
 
 
 def rerank_body(
-    rows: Rows, *, id: str, model: str, documents: Sequence[str], top_n: int | None, with_documents: bool
+    rows: Rows,
+    *,
+    id: str,
+    model: str,
+    api_version: str,
+    documents: Sequence[str | dict[str, Any]],
+    top_n: int | None,
+    with_documents: bool,
 ) -> dict[str, Any]:
-    """Return the body of `/v1/rerank`, best first; equal scores keep the request's order."""
+    """Return the body of the rerank routes, best first; equal scores keep the request's order.
+
+    `meta` is Cohere's, `usage` vLLM's.
+    """
     scores = [float(row[0]) for row in rows.rows]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_n]
     results = [
         {"index": index, "relevance_score": scores[index]}
-        | ({"document": {"text": documents[index]}} if with_documents else {})
+        | ({"document": _document(documents[index])} if with_documents else {})
         for index in order
     ]
-    return {"id": id, "model": model, "results": results, "usage": _usage(rows)}
+    meta = {"api_version": {"version": api_version}, "tokens": {"input_tokens": rows.tokens}}
+    return {"id": id, "model": model, "results": results, "meta": meta, "usage": _usage(rows)}
 
 
 def score_body(rows: Rows, *, id: str, model: str, created: int) -> dict[str, Any]:
     """Return the body of `/v1/score`, in the request's order. `created` is a Unix time in seconds."""
     data = [{"index": index, "object": "score", "score": float(row[0])} for index, row in enumerate(rows.rows)]
     return {"id": id, "object": "list", "created": created, "model": model, "data": data, "usage": _usage(rows)}
+
+
+def _document(document: str | dict[str, Any]) -> dict[str, Any]:
+    """Return an object as it was sent, as Cohere does; a string as an object with a `text`."""
+    return {"text": document} if isinstance(document, str) else document
 
 
 def _usage(rows: Rows) -> dict[str, int]:

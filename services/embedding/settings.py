@@ -39,6 +39,11 @@ class EmbeddingSettings(ServiceSettings):
     )
     max_queue: int = Field(4096, ge=1, description="maximum texts in flight; further requests get a 429")
     max_inputs: int = Field(2048, ge=1, description="maximum texts per request")
+    auto_truncate: bool = Field(
+        False,
+        description="truncate texts over the model's limit instead of rejecting them with a 400; a request's truncate "
+        "takes precedence",
+    )
     max_body_mb: int = Field(32, ge=1, le=4096, description="maximum body of a request, in MiB")
     max_bodies_mb: int = Field(
         256, ge=1, le=65536, description="maximum of all bodies being read, in MiB; further requests get a 429"

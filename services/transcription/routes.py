@@ -32,13 +32,6 @@ MAX_FIELD_BYTES = 64 * 1024
 def create_routes(service: ModelService[RecognitionQueue], settings: TranscriptionSettings) -> APIRouter:
     """Return OpenAI's audio routes, and the raw-audio route of Chat UI's microphone."""
     routes = APIRouter()
-    keys = settings.key_ring()
-
-    def require_key(request: Request) -> None:
-        """Check the API key; the middleware does so only under /v1."""
-        refusal = keys.refusal(request.headers.get("authorization"))
-        if refusal is not None:
-            raise refusal
 
     async def transcribe_form(request: Request, task: Task) -> Response:
         recognitions = service.engine()
@@ -66,7 +59,7 @@ def create_routes(service: ModelService[RecognitionQueue], settings: Transcripti
         """Transcribe a recording and translate it into English."""
         return await transcribe_form(request, "translate")
 
-    @routes.post("/transcribe/{model:path}", dependencies=[Depends(require_key)])
+    @routes.post("/transcribe/{model:path}", dependencies=[Depends(service.require_key)])
     async def transcribe(request: Request, model: str) -> JSONResponse:
         """Transcribe raw audio in the body to `{"text": ...}`, for Chat UI's microphone."""
         service.check_model(model)

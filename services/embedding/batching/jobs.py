@@ -22,6 +22,8 @@ class Work:
     prompt: str | None = None
     truncate_to: int | None = None
     """Truncate texts to this many tokens; None rejects texts over the model's limit."""
+    document_tokens: int | None = None
+    """Truncate the documents of pairs to this many tokens first."""
 
     def __len__(self) -> int:
         return len(self.texts) or len(self.tokens)

@@ -55,7 +55,9 @@ def _tokenize_texts(engine: TextEngine, job: Job) -> list[Tokens]:
     work, tokens = job.work, list[Tokens]()
     while len(tokens) < len(work.texts) and not job.cancelled:
         texts = work.texts[len(tokens) : len(tokens) + MAX_TEXTS_PER_CALL]
-        for item in engine.tokenize(texts, prompt=work.prompt, truncate_to=work.truncate_to):
+        for item in engine.tokenize(
+            texts, prompt=work.prompt, truncate_to=work.truncate_to, document_tokens=work.document_tokens
+        ):
             if len(item) > engine.max_tokens:
                 raise text_too_long(len(tokens), f"{len(item)} tokens", engine.max_tokens)
             tokens.append(item)
@@ -69,7 +71,7 @@ def _group_single_texts(jobs: Iterable[Job]) -> list[list[Job]]:
     for job in jobs:
         if job.cancelled:
             continue
-        if len(job.work.texts) != 1:
+        if len(job.work.texts) != 1 or job.work.document_tokens is not None:
             groups.append([job])
             continue
         key = job.work.prompt, job.work.truncate_to

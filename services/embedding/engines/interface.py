@@ -39,11 +39,18 @@ class TextEngine(Protocol):
     batch_cost: int
     """Fixed cost of a batch, in tokens: a batch of n tokens with padding takes as long as n + batch_cost tokens of a
     large batch."""
+    special_tokens: tuple[list[int], list[int]]
+    """Ids that the model's tokenizer puts before and after the tokens of a text."""
     prompts: Sequence[str]
     """Names of the model's prompts (`query`, `document`), often none."""
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
-        """Tokenize texts; truncate to `truncate_to` tokens unless it is None."""
+    def tokenize(
+        self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None, document_tokens: int | None = None
+    ) -> list[Tokens]:
+        """Tokenize texts; truncate to `truncate_to` tokens unless it is None.
+
+        The documents of pairs are truncated to `document_tokens` first.
+        """
         ...
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":

@@ -131,12 +131,15 @@ class OpenVinoEngine:
         self.max_tokens = model.max_tokens
         self.vocabulary = model.vocabulary
         self.dimensions = model.dimensions
+        self.special_tokens = model.special_tokens
         self.prompts = model.prompts
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
+    def tokenize(
+        self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None, document_tokens: int | None = None
+    ) -> list[Tokens]:
         """See `TextEngine.tokenize`."""
         assert self._model is not None, "engine is closed"
-        return self._model.tokenize(texts, prompt=prompt, truncate_to=truncate_to)
+        return self._model.tokenize(texts, prompt=prompt, truncate_to=truncate_to, document_tokens=document_tokens)
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         """See `TextEngine.run`."""

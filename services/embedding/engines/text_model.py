@@ -37,6 +37,7 @@ class TextModel:
         self.max_tokens = _token_limit(model)
         self.vocabulary = int(model.transformers_model.get_input_embeddings().num_embeddings)
         self.dimensions = 1 if kind == "reranker" else int(model.get_embedding_dimension())
+        self.special_tokens = _special_tokens(model.tokenizer)
         self.prompts: Sequence[str] = [name for name, prompt in model.prompts.items() if prompt]
         self._default_prompt: str | None = model.default_prompt_name
         self._pad_id = model.tokenizer.pad_token_id or 0
@@ -47,8 +48,13 @@ class TextModel:
         """True if pooling excludes the prompt, so that its length must be known."""
         return any(getattr(module, "include_prompt", True) is False for module in self.model.modules())
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
+    def tokenize(
+        self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None, document_tokens: int | None = None
+    ) -> list[Tokens]:
         """See `TextEngine.tokenize`."""
+        if document_tokens is not None:
+            pairs = [text for text in texts if isinstance(text, tuple)]
+            texts = self._truncate_documents(pairs, document_tokens)
         truncation = (
             {"truncation": False} if truncate_to is None else {"truncation": "longest_first", "max_length": truncate_to}
         )
@@ -62,6 +68,20 @@ class TextModel:
         types = features.get("token_type_ids") or [None] * len(texts)
         prompt_length = features.get("prompt_length") or 0
         return [Tokens(ids, kinds, prompt_length) for ids, kinds in zip(features["input_ids"], types, strict=True)]
+
+    def _truncate_documents(self, pairs: Sequence[tuple[str, str]], max_tokens: int) -> list[Text]:
+        """Cut the text of each document after `max_tokens` tokens."""
+        offsets = self.model.tokenizer(
+            [document for _, document in pairs],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=max_tokens,
+            return_offsets_mapping=True,
+        )["offset_mapping"]
+        return [
+            (query, document[: ends[-1][1]] if len(ends) == max_tokens else document)
+            for (query, document), ends in zip(pairs, offsets, strict=True)
+        ]
 
     def pad(self, batch: Sequence[Tokens], *, types: bool | None = None) -> "Arrays":
         """Return the model's inputs: arrays with one row per text, padded to one width.
@@ -113,6 +133,14 @@ def load(folder: Path, kind: Kind, *, device: str, dtype: str) -> TextModel:
     cls: Any = CrossEncoder if kind == "reranker" else SentenceTransformer
     options = {"device": device, "local_files_only": True, "model_kwargs": {"dtype": getattr(torch, dtype)}}
     return TextModel(cls(str(folder), **options), kind)
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after the tokens of a text."""
+    bare, whole = (list(tokenizer("a", add_special_tokens=add)["input_ids"]) for add in (False, True))
+    starts = (n for n in range(len(whole) - len(bare) + 1) if whole[n : n + len(bare)] == bare)
+    first = next(starts, None)
+    return ([], []) if first is None else (whole[:first], whole[first + len(bare) :])
 
 
 def _token_limit(model: Any) -> int:

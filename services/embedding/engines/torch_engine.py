@@ -29,11 +29,14 @@ class TorchEngine:
         self.max_tokens = model.max_tokens
         self.vocabulary = model.vocabulary
         self.dimensions = model.dimensions
+        self.special_tokens = model.special_tokens
         self.prompts = model.prompts
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
+    def tokenize(
+        self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None, document_tokens: int | None = None
+    ) -> list[Tokens]:
         """See `TextEngine.tokenize`."""
-        return self._loaded.tokenize(texts, prompt=prompt, truncate_to=truncate_to)
+        return self._loaded.tokenize(texts, prompt=prompt, truncate_to=truncate_to, document_tokens=document_tokens)
 
     def run(self, batch: Sequence[Tokens]) -> "NDArray[np.float32]":
         """See `TextEngine.run`."""

@@ -17,6 +17,7 @@ class FakeEngine:
     device = "cpu"
     max_tokens = 16
     vocabulary = 1000
+    special_tokens: tuple[list[int], list[int]] = ([1], [2])
     batch_cost = 100
 
     def __init__(self, *, dimensions: int = 8, prompts: Sequence[str] = ("query",)) -> None:
@@ -33,7 +34,12 @@ class FakeEngine:
         """True if each result lacks a row."""
         self.gate = Gate()
 
-    def tokenize(self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None) -> list[Tokens]:
+    def tokenize(
+        self, texts: Sequence[Text], *, prompt: str | None, truncate_to: int | None, document_tokens: int | None = None
+    ) -> list[Tokens]:
+        if document_tokens is not None:
+            pairs = [text for text in texts if isinstance(text, tuple)]
+            texts = [(query, " ".join(document.split()[:document_tokens])) for query, document in pairs]
         self.tokenized += len(texts)
         self.calls.append(len(texts))
         if "unspeakable" in texts:

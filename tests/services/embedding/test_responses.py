@@ -52,13 +52,16 @@ def test_rerank_sorts_by_score() -> None:
     """Ties keep the request's order; `top_n` and documents only if requested."""
     rows = Rows([np.array([score], dtype=np.float32) for score in (0.25, 0.75, 0.25, 0.5)], tokens=9)
     response = responses.rerank_body(
-        rows, id="rerank-1", model="tiny", documents=["a", "b", "c", "d"], top_n=3, with_documents=True
+        rows, id="rerank-1", model="tiny", api_version="1", documents=["a", "b", "c", "d"], top_n=3, with_documents=True
     )
     assert [(item["index"], item["relevance_score"], item["document"]["text"]) for item in response["results"]] == [
         (1, 0.75, "b"),
         (3, 0.5, "d"),
         (0, 0.25, "a"),
     ]
-    bare = responses.rerank_body(rows, id="r", model="tiny", documents=["a"] * 4, top_n=None, with_documents=False)
+    bare = responses.rerank_body(
+        rows, id="r", model="tiny", api_version="2", documents=["a"] * 4, top_n=None, with_documents=False
+    )
     assert [item["index"] for item in bare["results"]] == [1, 3, 0, 2]
     assert "document" not in bare["results"][0]
+    assert bare["meta"] == {"api_version": {"version": "2"}, "tokens": {"input_tokens": 9}}

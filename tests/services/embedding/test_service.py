@@ -10,8 +10,10 @@ import httpx2
 import numpy as np
 import pytest
 from openai import OpenAI
+from pydantic import BaseModel
 
 from kit.config.settings import SettingsError, load_settings
+from services.embedding.input_validation import EmbeddingBody, RerankBody, ScoreBody
 from services.embedding.settings import EmbeddingSettings
 from tests.services.embedding.fake_engine import FakeEngine
 from tests.services.fake_service import WAIT_S, Start, wait_for_metric
@@ -57,6 +59,66 @@ def test_rerank_and_score_agree(start: Start) -> None:
     assert [item["relevance_score"] for item in ranked["results"]] == sorted(scores.values(), reverse=True)
     assert {item["document"]["text"] for item in ranked["results"]} == {"a", "b", "c"}
     assert ranked["usage"] == scored["usage"] == {"prompt_tokens": 12, "total_tokens": 12}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "body", "schema"),
+    [
+        ("embedding", "/v1/embeddings", {"input": "a b"}, EmbeddingBody),
+        ("reranker", "/rerank", {"query": "q", "documents": ["a", "b"]}, RerankBody),
+        ("reranker", "/v1/rerank", {"query": "q", "documents": ["a", "b"]}, RerankBody),
+        ("reranker", "/v2/rerank", {"query": "q", "documents": ["a", "b"]}, RerankBody),
+        ("reranker", "/v1/score", {"text_1": "a", "text_2": "b"}, ScoreBody),
+    ],
+)
+def test_null_in_an_optional_field_is_absent(
+    start: Start, kind: str, path: str, body: dict[str, Any], schema: type[BaseModel]
+) -> None:
+    """Every optional field, one by one and all together; LiteLLM and Dify send nulls by default."""
+    optional = [name for name, field in schema.model_fields.items() if not field.is_required()]
+    with start(FakeEngine(dimensions=1 if kind == "reranker" else 8), kind=kind) as client:
+        without = client.post(path, json=body).json()
+        for names in (*([name] for name in optional), optional):
+            answer = client.post(path, json=body | dict.fromkeys(names))
+            assert answer.status_code == 200, (names, answer.text)
+            assert without == answer.json() | {name: without[name] for name in ("id", "created") if name in without}
+    assert len(optional) >= 4
+
+
+def test_auto_truncate_truncates_texts_by_default(start: Start) -> None:
+    """TEI's auto_truncate: for clients that cannot send `truncate`, which decides where it is sent."""
+    long = "word " * 2000
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "/v1/embeddings": ("embedding", {"input": [long, "short"]}),
+        "/v1/rerank": ("reranker", {"query": "q", "documents": [long, "short"]}),
+        "/v1/score": ("reranker", {"text_1": "q", "text_2": [long, "short"]}),
+    }
+    for path, (kind, body) in bodies.items():
+        for auto_truncate, default in ((False, 400), (True, 200)):
+            engine = FakeEngine(dimensions=1)
+            with start(engine, kind=kind, auto_truncate=auto_truncate) as client:
+                assert client.post(path, json=body).status_code == default
+                assert client.post(path, json=body | {"truncate": True}).status_code == 200
+                refused = client.post(path, json=body | {"truncate": False})
+                assert refused.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_top_k_is_top_n(start: Start, path: str) -> None:
+    """Voyage's and Together's name for it; both are accepted if they agree."""
+    with start(FakeEngine(dimensions=1), kind="reranker") as client:
+        body = {"query": "q", "documents": ["a", "b", "c"]}
+        assert len(client.post(path, json=body).json()["results"]) == 3
+        for count in ({"top_n": 2}, {"top_k": 2}, {"top_n": 2, "top_k": 2}, {"top_n": None, "top_k": 2}):
+            assert len(client.post(path, json=body | count).json()["results"]) == 2
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_rerank_needs_a_key_under_every_path(start: Start, path: str) -> None:
+    with start(FakeEngine(dimensions=1), kind="reranker", api_keys="secret") as client:
+        body = {"query": "q", "documents": ["a"]}
+        assert client.post(path, json=body).status_code == 401
+        assert client.post(path, json=body, headers={"authorization": "Bearer secret"}).status_code == 200
 
 
 def test_service_responds_503_with_progress_while_loading(start: Start, engine: FakeEngine) -> None:
