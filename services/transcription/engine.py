@@ -30,7 +30,10 @@ class Options:
     vad: bool = True
     """Skip parts without speech."""
     text_only: bool = False
-    """Segments may be as long as Whisper's window, so that several windows can be computed in parallel."""
+    """Times are not reported. Segments may be as long as Whisper's window, so that windows can be computed in parallel,
+    unless `streamed`."""
+    streamed: bool = False
+    """Segments are reported one by one, as they are recognized."""
 
 
 @dataclass(frozen=True)

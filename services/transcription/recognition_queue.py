@@ -200,4 +200,4 @@ class RecognitionQueue:
 
 def _is_batchable(options: Options) -> bool:
     """Prompt and temperature apply to a whole batch, so only recordings without them share one."""
-    return options.text_only and not options.prompt and not options.temperature
+    return options.text_only and not options.streamed and not options.prompt and not options.temperature

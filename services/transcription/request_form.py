@@ -18,7 +18,7 @@ from services.transcription.response_formats import Format, Granularity
 # Formats without timestamps, which can be streamed.
 TEXT_ONLY_FORMATS = ("json", "text")
 TRUE = frozenset({"true", "1", "yes", "on"})
-FALSE = frozenset({"false", "0", "no", "off", ""})
+FALSE = frozenset({"false", "0", "no", "off"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def uploaded_file(form: FormData) -> UploadFile:
 
 def model_name(form: FormData) -> str | None:
     """Return the field `model`, or None."""
-    return _last(form, "model") or None
+    return _last(form, "model")
 
 
 def read_request(form: FormData, task: Task, engine: SpeechEngine, *, vad_filter: bool) -> TranscriptionRequest:
@@ -59,14 +59,21 @@ def read_request(form: FormData, task: Task, engine: SpeechEngine, *, vad_filter
     Raises InvalidRequest that names the field, its value and the valid values.
     """
     format_: Format = _one_of("response_format", _last(form, "response_format") or "json", get_args(Format))
-    values = [*form.getlist("timestamp_granularities[]"), *form.getlist("timestamp_granularities")]
     granularities: list[Granularity] = [
-        _one_of("timestamp_granularities", str(value), get_args(Granularity)) for value in values
+        _one_of("timestamp_granularities", value, get_args(Granularity))
+        for value in _list(form, "timestamp_granularities")
     ]
     if granularities and format_ != "verbose_json":
         raise InvalidRequest(
             f"timestamp_granularities needs response_format=verbose_json, not {format_}.",
             param="timestamp_granularities",
+        )
+    included = _list(form, "include")
+    if included:
+        raise InvalidRequest(
+            f"include is {included[0]!r:.40}, which Whisper models do not have. Omit it; the segments of "
+            "response_format=verbose_json have avg_logprob.",
+            param="include",
         )
     stream = _flag(form, "stream", default=False)
     if stream and format_ not in TEXT_ONLY_FORMATS:
@@ -77,17 +84,18 @@ def read_request(form: FormData, task: Task, engine: SpeechEngine, *, vad_filter
     options = Options(
         task=task,
         language=language_code(language, engine.languages) if language else None,
-        prompt=_last(form, "prompt") or None,
+        prompt=_last(form, "prompt"),
         temperature=_temperature(_last(form, "temperature")),
         words="word" in granularities,
         vad=_flag(form, "vad_filter", default=vad_filter),
-        text_only=not stream and format_ in TEXT_ONLY_FORMATS,
+        text_only=format_ in TEXT_ONLY_FORMATS,
+        streamed=stream,
     )
     return TranscriptionRequest(options, format_, granularities, stream)
 
 
 def _temperature(value: str | None) -> float:
-    if not value:
+    if value is None:
         return 0.0
     try:
         temperature = float(value)
@@ -119,8 +127,28 @@ def _one_of(name: str, value: str, allowed: Sequence[V]) -> V:
 
 
 def _last(form: FormData, name: str) -> str | None:
-    """Return the last value of a text field. Raises InvalidRequest if it is a file."""
-    value = form.get(name)
+    """Return the last value of a text field; None if absent, or empty, as forms send null.
+
+    Raises InvalidRequest if it is a file.
+    """
+    return _as_text(name, form.get(name)) or None
+
+
+def _list(form: FormData, name: str) -> list[str]:
+    """Return the values of a list: `name`, `name[]` or `name[0]`, repeated, comma-separated or a JSON array.
+
+    OpenAI's clients send `name[]`, others each of these. Raises InvalidRequest if one is a file.
+    """
+    found = [
+        _as_text(name, value)
+        for key, value in form.multi_items()
+        if key == name or (key.startswith(f"{name}[") and key.endswith("]"))
+    ]
+    items = (item.strip(" \t\r\n\"'") for value in found for item in value.strip().strip("[]").split(","))
+    return [item for item in items if item]
+
+
+def _as_text(name: str, value: UploadFile | str | None) -> str:
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(f"{name} is a file; it must be text.", param=name)
-    return value
+    return value or ""

@@ -12,14 +12,20 @@ from kit.service.service import Report
 from services.transcription import short_clip_batching
 from services.transcription.audio import RATE, as_float
 from services.transcription.engine import WINDOW_S, Info, Options, Segment, Word
-from services.transcription.segmentation import MAX_PART_S, shift_segment, split_at_silence
+from services.transcription.segmentation import MAX_PART_S, SpeechTimes, shift_segment, split_at_silence
 from services.transcription.settings import TranscriptionSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from services.transcription.engine import Samples
 
 # OpenAI's API reference for temperature 0: raise it step by step while the result exceeds Whisper's thresholds.
 FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+# Longer than a pause inside a word, shorter than one between two phrases.
+MIN_SILENCE_MS = 500
 
 
 def open_engine(folder: Path, settings: TranscriptionSettings, report: Report) -> "WhisperEngine":
@@ -119,23 +125,40 @@ class WhisperEngine:
             "language": options.language,
             "initial_prompt": options.prompt or None,
             "temperature": options.temperature or FALLBACK_TEMPERATURES,
-            "word_timestamps": options.words,
-            "vad_filter": options.vad,
             "beam_size": self._beam_size,
         }
         audio = as_float(samples)
         is_long = len(samples) > WINDOW_S * RATE
-        if is_long and options.text_only and options.vad and self._batch_size > 1:
+        times: SpeechTimes | None = None
+        if is_long and options.text_only and not options.streamed and options.vad and self._batch_size > 1:
             # Text only: with timestamps inside a window, the pipeline drops speech after the last timestamp.
             segments, info = self._batched.transcribe(audio, batch_size=self._batch_size, **arguments)
+        elif options.vad:
+            times = SpeechTimes(_spoken_intervals(audio), len(audio))
+            words = options.words or (times.has_cuts and not options.text_only)
+            segments, info = self._model.transcribe(times.speech(audio), word_timestamps=words, **arguments)
         else:
-            segments, info = self._model.transcribe(audio, **arguments)
-        return Info(info.language, float(info.duration)), (_segment(segment) for segment in segments)
+            segments, info = self._model.transcribe(audio, word_timestamps=options.words, **arguments)
+        converted = (_segment(segment) for segment in segments)
+        restored = converted if times is None else times.restore(converted, self._tokens)
+        return Info(info.language, float(info.duration)), restored
+
+    def _tokens(self, text: str) -> Sequence[int]:
+        ids: Sequence[int] = self._model.hf_tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     async def aclose(self) -> None:
         """Release the weights and their memory."""
         self._model = self._batched = None
         gc.collect()
+
+
+def _spoken_intervals(audio: "NDArray[np.float32]") -> list[tuple[int, int]]:
+    """Return the intervals of speech in samples, as the voice activity detector finds them, without padding."""
+    from faster_whisper.vad import VadOptions, get_speech_timestamps  # type: ignore[import-untyped]  # ships no types
+
+    found = get_speech_timestamps(audio, VadOptions(min_silence_duration_ms=MIN_SILENCE_MS, speech_pad_ms=0))
+    return [(interval["start"], interval["end"]) for interval in found]
 
 
 def _segment(segment: Any) -> Segment:

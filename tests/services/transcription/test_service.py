@@ -142,6 +142,43 @@ def test_form_fields_reach_the_engine(client: httpx2.Client, engine: FakeEngine)
     ]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timestamp_granularities": "word"},
+        {"timestamp_granularities": ["segment", "word"]},
+        {"timestamp_granularities[]": ["segment", "word"]},
+        {"timestamp_granularities[0]": "word"},
+        {"timestamp_granularities[0]": "segment", "timestamp_granularities[1]": "word"},
+        {"timestamp_granularities": "segment, word"},
+        {"timestamp_granularities[]": "segment,word"},
+        {"timestamp_granularities": '["word"]'},
+        {"timestamp_granularities": '["segment", "word"]'},
+    ],
+    ids=str,
+)
+def test_word_times_are_granted_for_every_spelling_of_the_field(client: httpx2.Client, fields: dict[str, Any]) -> None:
+    """OpenAI's clients send `timestamp_granularities[]`, others index it or send a list as text."""
+    data = {"response_format": "verbose_json"} | fields
+    answer = client.post("/v1/audio/transcriptions", files=FILE, data=data).json()
+    assert [word["word"] for word in answer["words"]] == ["word", "0.", "word", "1."]
+    assert ("segments" in answer) == ("segment" in str(fields))
+
+
+@pytest.mark.parametrize("route", ["transcriptions", "translations"])
+def test_empty_optional_fields_are_absent(client: httpx2.Client, engine: FakeEngine, route: str) -> None:
+    """Clients send null in a form as an empty value. Every optional field, one by one and all together."""
+    schema = client.get("/openapi.json").json()["paths"][f"/v1/audio/{route}"]["post"]["requestBody"]
+    fields = schema["content"]["multipart/form-data"]["schema"]["properties"]
+    optional = [*(name for name in fields if name != "file"), "include[]", "timestamp_granularities"]
+    assert len(optional) >= 10
+    without = client.post(f"/v1/audio/{route}", files=FILE)
+    for names in (*([name] for name in optional), optional):
+        answer = client.post(f"/v1/audio/{route}", files=FILE, data=dict.fromkeys(names, ""))
+        assert (answer.status_code, answer.json()) == (200, without.json()), names
+    assert set(engine.requests) == {engine.requests[0]}
+
+
 def test_vad_filter_setting_is_the_default(start: Start, engine: FakeEngine) -> None:
     with start(engine, vad_filter=False) as client:
         client.post("/v1/audio/transcriptions", files=FILE)
