@@ -50,22 +50,32 @@ class MemoryBudget:
 class Allocation:
     """The bytes that one connection or request holds in memory."""
 
-    __slots__ = ("_client", "_share", "size")
+    __slots__ = ("_client", "_main", "_share", "size")
 
     def __init__(self, client: "_Client") -> None:
         self.size = 0
         self._client = client
+        self._main = client.main
         # The one that the bytes count against: main or reserve.
         self._share = client.main
 
     def try_grow(self, count: int) -> bool:
         """Add `count` bytes if the budget and the client's share permit; return whether they do."""
-        client, share, size = self._client, self._share, self.size + count
-        main, is_small = client.main, size <= MAX_SMALL
-        if (share is main or is_small) and share.try_take(count):
+        share, main = self._share, self._main
+        if share is main:
+            # `try_take`, inlined: nearly all requests need no more.
+            pool = main.pool
+            free, held = pool.free - count, main.held + count
+            if free >= 0 and (held <= SHARE * free or held <= pool.floor):
+                pool.free, main.held = free, held
+                self.size += count
+                return True
+        size = self.size + count
+        is_small = size <= MAX_SMALL
+        if share is not main and is_small and share.try_take(count):
             self.size = size
             return True
-        other = client.reserve if share is main else main
+        other = self._client.reserve if share is main else main
         if (other is main or is_small) and other.try_take(size):
             share.give(self.size)
             self._share, self.size = other, size
@@ -76,7 +86,7 @@ class Allocation:
         """Add `count` bytes. Raises Busy if the budget or the client's share does not permit it."""
         if self.try_grow(count):
             return
-        if self._client.main.pool.free < self.size + count:
+        if self._main.pool.free < self.size + count:
             message = "The request bodies in memory have reached MAX_BUFFERED_MB. Try again in a moment."
         else:
             message = (
@@ -87,10 +97,12 @@ class Allocation:
 
     def shrink(self, count: int) -> None:
         """Return `count` bytes to the budget."""
-        self._share.give(count)
+        share = self._share
+        share.pool.free += count
+        share.held -= count
         self.size -= count
         if not self.size:
-            self._share = self._client.main
+            self._share = self._main
 
 
 class _Pool:

@@ -156,17 +156,19 @@ class GatewayProtocol(RequestParser):
         """Add a piece to the body that is arriving: a chunk, or all that one read has of it."""
         self._body_bytes += len(body)
         if self._receiving is not None:
-            self._pieces.append(body)
+            if self._framed_bytes < 0:
+                self._receiving.add(body)
+            else:
+                self._pieces.append(body)
         elif self._read_state is not CLOSED:
             super().on_body(body)
 
     def _pass_body(self) -> None:
-        """Add the pieces of one read to the body. Raises ApiError if that cannot accept them."""
-        if self._pieces:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
-            if self._receiving is not None:
-                self._receiving.add(data)
+        """Add the chunks of one read to the body. Raises ApiError if that cannot accept them."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._receiving is not None:
+            self._receiving.add(data)
 
     def on_message_complete(self) -> None:
         """Run the request that is complete now. For llhttp, a request with Upgrade is complete after its head."""
@@ -176,7 +178,8 @@ class GatewayProtocol(RequestParser):
         if is_open:
             self._read_state = BETWEEN
         self._framed_bytes = -1
-        self._pass_body()
+        if self._pieces:
+            self._pass_body()
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             if is_open:

@@ -74,7 +74,7 @@ class RequestParser(HttpToolsProtocol):
         self._framed_bytes = -1
         self._body_length = 0
         self._body_bytes = 0
-        # The pieces of a relayed body in the present read.
+        # The chunks of a relayed body in the present read.
         self._pieces: list[bytes] = []
         # The last bytes of an incomplete head or chunked body.
         self._tail = b""
@@ -90,7 +90,7 @@ class RequestParser(HttpToolsProtocol):
         raise NotImplementedError
 
     def _pass_body(self) -> None:
-        """Relay the pieces of a body that were read. Raises ApiError if they cannot be accepted."""
+        """Relay the chunks of a body that were read. Raises ApiError if they cannot be accepted."""
         raise NotImplementedError
 
     def _reject(self, error: ApiError) -> None:
@@ -162,7 +162,8 @@ class RequestParser(HttpToolsProtocol):
             self._framed_bytes += len(data)
         try:
             feed(self, data)
-            self._pass_body()
+            if self._pieces:
+                self._pass_body()
             if self._framed_bytes > MAX_FRAMING + MAX_FRAMING_PER_BYTE * self._body_bytes:
                 raise InvalidRequest("The chunks of the body are too small, or their extensions too long.")
             if state is HEAD and self._read_state is HEAD and messages == self._messages:
