@@ -53,6 +53,10 @@ class HubClient(ABC):
         """Close the connections."""
         self._http.close()
 
+    def abort(self) -> None:
+        """End the responses that other threads are reading, for a download that is stopped."""
+        self._http.abort()
+
     @abstractmethod
     def refused(self, request: HubRequest, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
         """Make the exception for an error response; TransientError is retried."""

@@ -20,14 +20,18 @@ class FileQueue(Generic[T]):
 
     def __init__(
         self, files: Sequence[RemoteFile], fetch: Callable[[RemoteFile], T], stop: threading.Event,
-        *, parallel: int, max_parallel: int = 0,
+        *, parallel: int, max_parallel: int = 0, abort: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """Up to `parallel` files at once; prioritized files in addition, up to `max_parallel` in all."""
+        """Up to `parallel` files at once; prioritized files in addition, up to `max_parallel` in all.
+
+        `abort` is called while `fetch` runs and `stop` is set: it ends what does not look at `stop`.
+        """
         self._left = {file.path: file for file in files}
         self._fetch = fetch
         self._stop = stop
         self._parallel = parallel
         self._max_parallel = max(max_parallel, parallel)
+        self._abort = abort
         self._prioritized: list[str] = []
         self._busy = 0
         self._results: list[T] = []
@@ -51,9 +55,11 @@ class FileQueue(Generic[T]):
             workers = [pool.submit(self._work) for _ in range(count)]
             report_at = time.monotonic() + every_s
             try:
-                while wait(workers, max(report_at - time.monotonic(), 0.0)).not_done:
-                    report_at = time.monotonic() + every_s
-                    if self._failure is None:
+                while wait(workers, min(max(report_at - time.monotonic(), 0.0), POLL_S)).not_done:
+                    if self._stop.is_set():
+                        self._abort()
+                    elif time.monotonic() >= report_at:
+                        report_at = time.monotonic() + every_s
                         report(len(self._results))
             except BaseException:
                 self._stop.set()

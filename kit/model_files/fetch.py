@@ -167,7 +167,7 @@ class _Fetch:
         missing.sort(key=lambda file: file.size, reverse=True)
         with closing(DownloadLimits(self._tuning.parts, self._tuning.part)) as limits:
             fetch = partial(self._fetch_file, listing, part, limits)
-            FileQueue(missing, fetch, self._stop, parallel=self._tuning.files).run()
+            FileQueue(missing, fetch, self._stop, parallel=self._tuning.files, abort=self._registry.abort).run()
         return self._cache.publish(listing, part)
 
     def _check_space(self, folder: Path, missing: list[RemoteFile]) -> None:

@@ -44,12 +44,23 @@ class HttpClient:
         self._use_proxies = use_proxies
         self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
         self._pools: dict[tuple[str, str | None], urllib3.PoolManager] = {}
+        self._open: set[urllib3.BaseHTTPResponse] = set()
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close idle connections."""
         for pool in self._pools.values():
             pool.clear()
+
+    def abort(self) -> None:
+        """End the responses that other threads are reading, however slowly they arrive; reading raises TransientError.
+
+        Requests that follow are not affected.
+        """
+        with self._lock:
+            for response in self._open:
+                with contextlib.suppress(OSError, RuntimeError, ValueError):  # it has ended meanwhile
+                    response.shutdown()
 
     @contextlib.contextmanager
     def get(self, url: str, headers: Mapping[str, str] = _NO_HEADERS) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
@@ -58,11 +69,15 @@ class HttpClient:
             response = self._request(url, headers)
             location = response.headers.get("location", "")
             if response.status not in _REDIRECTED or not location:
+                with self._lock:
+                    self._open.add(response)
                 try:
                     yield response, url
                 except HTTPError as error:
                     raise self._unreachable(url, error) from error
                 finally:
+                    with self._lock:
+                        self._open.discard(response)
                     _release(response)
                 return
             with contextlib.suppress(HTTPError):

@@ -184,7 +184,10 @@ class ModelDownload:
 
         required = {file.path for file in files if file.sha256 is None or self._policy.needs_scan(file.path)}
         ordered = sorted(files, key=lambda file: (file.path not in required, file.size > MIN_PART, -file.size))
-        queue = FileQueue(ordered, fetch, self._stop, parallel=self._parallel, max_parallel=self._limits.connections)
+        queue = FileQueue(
+            ordered, fetch, self._stop,
+            parallel=self._parallel, max_parallel=self._limits.connections, abort=self._hub.abort,
+        )  # fmt: skip
         self.partial_model.prioritize = queue.prioritize
         known = tuple(
             entry_of(file.path, file.size, file.sha256, file.git_sha1 or "", lfs=file.is_lfs)
