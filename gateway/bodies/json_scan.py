@@ -75,7 +75,7 @@ def scan_json(
     images = (
         (model is None or model == VIRTUAL_MODEL)
         and "multimodal" in endpoint.kinds
-        and (_has_images(top) if scanner is None else scanner.images)
+        and (b"image" in body and _has_images(top) if scanner is None else scanner.images)
     )
     stream = bool(top.stream)
     if not endpoint.generates:

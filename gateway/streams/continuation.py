@@ -14,6 +14,7 @@ Rules: `ChatCompletionRequest` and `CompletionRequest` in vLLM, `vllm/entrypoint
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ MAX_MESSAGES = 256 * 1024
 _Request = dict[str, msgspec.Raw]
 _decode = msgspec.json.Decoder(_Request).decode
 _decode_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_EMPTY_LIST = re.compile(rb"\[\s*\]")
 _decode_single = msgspec.json.Decoder(tuple[msgspec.Raw]).decode
 
 
@@ -138,8 +140,8 @@ def _value(request: _Request, name: str) -> Any:
 
 
 def _continue_chat(request: _Request, text: str) -> None:
-    messages = bytes(memoryview(request.get("messages", b"")))
-    if not messages.startswith(b"[") or not messages[1:-1].strip():
+    messages = memoryview(request.get("messages", b""))
+    if messages[:1].tobytes() != b"[" or _EMPTY_LIST.match(messages):
         raise NotResumable("its request has no list of messages")
     if _value(request, "continue_final_message"):
         # The client had the model continue a message of its own: append to that.
@@ -153,19 +155,19 @@ def _continue_chat(request: _Request, text: str) -> None:
         request["messages"] = _raw([*before, final])
     else:
         answer = msgspec.json.encode({"role": "assistant", "content": text})
-        request["messages"] = msgspec.Raw(b"%b,%b]" % (messages[:-1], answer))
+        request["messages"] = msgspec.Raw(b"".join((messages[:-1], b",", answer, b"]")))
     request["continue_final_message"] = _raw(True)
     request["add_generation_prompt"] = _raw(False)
 
 
 def _continue_prompt(request: _Request, text: str) -> None:
-    prompt = bytes(memoryview(request.get("prompt", b"")))
-    if prompt.startswith(b"["):
+    prompt = memoryview(request.get("prompt", b""))
+    if prompt[:1].tobytes() == b"[":
         with contextlib.suppress(msgspec.ValidationError):  # several, refused below
-            prompt = bytes(memoryview(_decode_single(prompt)[0]))
-    if not prompt.startswith(b'"'):
+            prompt = memoryview(_decode_single(prompt)[0])
+    if prompt[:1].tobytes() != b'"':
         raise NotResumable("its prompt is not a single text")
-    request["prompt"] = msgspec.Raw(prompt[:-1] + msgspec.json.encode(text)[1:])
+    request["prompt"] = msgspec.Raw(b"".join((prompt[:-1], msgspec.json.encode(text)[1:])))
 
 
 def _lower_limits(path: str, request: _Request, sent: int) -> bool:

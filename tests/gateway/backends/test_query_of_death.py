@@ -12,6 +12,7 @@ from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import (
     MAX_CRASH_AFTER_S,
     MAX_CRASHES,
+    MAX_DIGESTED,
     MAX_DIGESTS,
     MAX_SUSPECTS,
     QUIET_S,
@@ -33,6 +34,15 @@ BOOM = {"messages": [{"role": "user", "content": "boom"}]}
 async def chat(gateway: RunningGateway, body: dict[str, Any], **more: Any) -> httpx2.Response:
     """One chat."""
     return await gateway.http.post(PATH, json={"model": "qwen", **body, **more})
+
+
+def test_large_bodies_are_known_by_their_ends_and_length() -> None:
+    """A digest of all of it would hold up the event loop."""
+    body = b"a" * (MAX_DIGESTED + 10)
+    others = (b"b" + body[1:], body[:-1] + b"b", body + b"a", body[:-1])
+    digests = {digest_of(PATH, one) for one in (body, *others)} | {digest_of("/v1/completions", body)}
+    assert len(digests) == 6
+    assert digest_of(PATH, bytes(body)) in digests
 
 
 @pytest.mark.parametrize("stream", [False, True])
