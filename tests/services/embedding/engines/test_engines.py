@@ -108,6 +108,7 @@ def test_limits_come_from_the_model_files(engine: Any) -> None:
     [truncate_to] = engine.tokenize(["word " * 400], prompt=None, truncate_to=256)
     assert len(truncate_to) == 256
     assert truncate_to.ids[-1] == long.ids[-1]  # truncation keeps the closing token
+    assert engine.special_tokens == ([101], [102])
 
 
 def test_prompts_are_prepended_and_excluded_from_pooling(minilm: Path, tmp_path: Path) -> None:
@@ -157,6 +158,23 @@ def test_scores_equal_sentence_transformers(cross_encoder: Path, cache: Path, ch
     assert rows.shape == (len(pairs), 1)
     assert np.ptp(reference) > 1e-3
     assert np.abs(rows[:, 0] - reference).max() < 1e-5
+
+
+def test_documents_are_truncated_before_they_are_paired(cross_encoder: Path, cache: Path, choice: str) -> None:
+    """To whole tokens of the text; the query and short documents are unchanged."""
+    engine = load(cross_encoder, cache, "reranker", **ENGINES[choice][0])
+    cut, short, limit = engine.tokenize(
+        [("a cat", "Unbelievable storms by the river"), ("a cat", "a dog"), ("a cat", "word " * 2000)],
+        prompt=None,
+        truncate_to=engine.max_tokens,
+        document_tokens=3,
+    )
+    expected = engine.tokenize(
+        [("a cat", "Unbelievable storms by"), ("a cat", "a dog"), ("a cat", "word word word")],
+        prompt=None,
+        truncate_to=engine.max_tokens,
+    )
+    assert [cut.ids, short.ids, limit.ids] == [item.ids for item in expected]
 
 
 def test_reranker_over_http(cross_encoder: Path, start: Start) -> None:
