@@ -10,13 +10,15 @@ from urllib.parse import quote
 
 from pydantic_core import from_json
 
-from kit.hub.listing import Listing, parse_listing
+from kit.hub.listing import MAX_FILES, Listing, parse_listing
 from kit.net.http_client import HttpClient
 from kit.net.ranged_file import MAX_ERROR_BODY, RangedFile
 from kit.net.retry import RetryPolicy, check_stop, retry
 
 # MAX_FILES entries take about 25 MB.
 MAX_LISTING_BYTES = 32 << 20
+# They have 9 values each. Parsed, an empty list takes thirty times the memory of its two bytes.
+MAX_LISTING_VALUES = 20 * MAX_FILES
 CHUNK = 64 << 10
 
 
@@ -95,4 +97,6 @@ class HubClient(ABC):
                 body += chunk
                 if len(body) > MAX_LISTING_BYTES:
                     raise self.invalid_listing(request, f"more than {MAX_LISTING_BYTES} bytes")
+            if sum(body.count(mark) for mark in b",[{") > MAX_LISTING_VALUES:
+                raise self.invalid_listing(request, f"more than {MAX_LISTING_VALUES} values")
             return bytes(body)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from kit.hub.listing import MAX_FILES
 from kit.net.retry import RETRY_POLICY, Cancelled
 from registry.hub.client import HubError, SourceHub
 from tests.support.hub import wait_until
@@ -95,6 +96,30 @@ def test_endless_listing_is_cut_off() -> None:
             with pytest.raises(HubError, match=r"invalid listing of o/r \(more than \d+ bytes\)"):
                 client.listing("o/r", "main", threading.Event())
             assert hub.requests == 1
+
+
+@pytest.mark.parametrize("values", [b"[]," * 2_000_000, b"[[{}]]," * 500_000, b'"a",' * 2_000_000])
+def test_listing_of_too_many_values_is_not_parsed(values: bytes) -> None:
+    """Parsed, it would take thirty times its size in memory."""
+    answer = head(f"Content-Length: {len(values) + 4}") + b"[" + values + b"0]\n"
+    with raw_hub(answer) as hub, source_hub(hub.url) as client, pytest.raises(HubError, match="values"):
+        client.listing("o/r", "main", threading.Event())
+
+
+def test_largest_listing_is_within_the_limits() -> None:
+    siblings = [
+        {
+            "rfilename": f"folder-{number}/model-{number}.safetensors",
+            "size": 10**10,
+            "blobId": COMMIT,
+            "sha256": "a" * 64,
+            "lfs": {"sha256": "a" * 64, "size": 10**10, "pointerSize": 135},
+        }
+        for number in range(MAX_FILES - 1)
+    ]
+    body = json.dumps({"id": "o/r", "sha": COMMIT, "siblings": siblings}).encode()
+    with raw_hub(head(f"Content-Length: {len(body)}") + body) as hub, source_hub(hub.url) as client:
+        assert len(client.listing("o/r", "main", threading.Event()).files) == MAX_FILES - 1
 
 
 @pytest.mark.parametrize("body", [b"[" * 2_000_000, b'{"a":' * 400_000, b'{"sha": ' + b"9" * 100_000 + b"}"])
