@@ -12,7 +12,12 @@ from typing import BinaryIO, Literal
 # The name of an import that cannot be determined.
 UNKNOWN = "unknown"
 MAX_PROTOCOL = 5
-_MAX_READ = 1024
+# Limits of one pickle: its opcodes (a minute or two), and what is kept of it, each up to 500 bytes. Models have a few
+# hundred thousand.
+MAX_OPCODES = 1 << 26
+MAX_KEPT = 1 << 20
+# The longest string that is kept, in bytes: longer ones are no names of imports.
+_MAX_READ = 256
 _MAX_LINE = 64 << 10
 _MARK = object()
 _CALLS = frozenset({"REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"})
@@ -65,7 +70,7 @@ class Pickle:
     calls: bool = False
     """Whether it may call an import."""
     opcodes: int = 0
-    end: Literal["stop", "invalid", "truncated"] = "truncated"
+    end: Literal["stop", "invalid", "truncated", "too long"] = "truncated"
 
 
 def follow(stream: BinaryIO, size: int) -> Pickle:
@@ -75,6 +80,9 @@ def follow(stream: BinaryIO, size: int) -> Pickle:
     try:
         while unpickler.step() != "STOP":
             found.opcodes += 1
+            if found.opcodes > MAX_OPCODES or unpickler.kept > MAX_KEPT:
+                found.end = "too long"
+                return found
         found.end = "stop"
     except _Invalid:
         found.end = "invalid"
@@ -90,6 +98,11 @@ class _Unpickler:
         self._size = size
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
+
+    @property
+    def kept(self) -> int:
+        """How many objects are in memory."""
+        return len(self._stack) + len(self._memo) + len(self.found.imports)
 
     def step(self) -> str:
         """Take the next opcode and return its name. Raises _Invalid, EOFError."""
@@ -183,7 +196,7 @@ class _Unpickler:
             raise _Invalid from None
         if not name or not name.isprintable() or " " in name:  # no module has such a name
             raise _Invalid
-        return name
+        return name if len(name) <= _MAX_READ else UNKNOWN
 
     def _line(self) -> bytes | None:
         """Read up to a newline; None for a line that is too long for a name or number.

@@ -22,7 +22,7 @@ from picklescan.relaxed_zipfile import RelaxedZipFile
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from registry.safety.blob_file import BlobFile
-from registry.safety.opcodes import follow
+from registry.safety.opcodes import MAX_OPCODES, follow
 from registry.store.interface import Store
 
 # Suffixes of files that contain nothing but a pickle, or a zip archive of pickles.
@@ -118,9 +118,13 @@ def _check_pickles(stream: BinaryIO, size: int, *, only_calls: bool, strict: boo
 
     `strict`: content that is no pickle is refused. Raises Unsafe.
     """
+    opcodes = 0
     while stream.tell() < size:
         at = stream.tell()
         found = follow(stream, size)
+        opcodes += found.opcodes + 1
+        if found.end == "too long" or opcodes > MAX_OPCODES:
+            raise Unsafe("has more opcodes of a pickle than can be scanned for code")
         if strict and at == 0 and found.end == "invalid" and found.opcodes == 0:
             raise Unsafe("is neither a pickle nor a zip archive, so it cannot be scanned for code")
         if found.imports and (found.calls or not only_calls):

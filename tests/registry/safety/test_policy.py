@@ -18,6 +18,7 @@ from kit.config.catalogue import Catalogue
 from kit.config.hub_names import BadName
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
+from registry.safety.opcodes import MAX_KEPT
 from registry.safety.pickles import Unsafe, check_pickles
 from registry.safety.policy import Policy
 from registry.safety.remote_code import code_repos
@@ -94,6 +95,13 @@ def test_large_object_does_not_hide_the_code_after_it(store: Store) -> None:
     with pytest.raises(Unsafe, match="runs code"):
         check(store, "x.pkl", piece + b"0" + EVIL[2:])
     check(store, "y.pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"0" + EVIL[2:])
+
+
+@pytest.mark.parametrize("repeated", [b"N", b"\x94"])
+def test_pickle_that_would_fill_the_memory_is_refused(store: Store, repeated: bytes) -> None:
+    """A byte of a pickle may cost an unpickler more than 100: 20 MB would end the registry."""
+    with pytest.raises(Unsafe, match="more opcodes"):
+        check(store, "model.bin", b"\x80\x04N" + (MAX_KEPT + 1) * repeated)
 
 
 def test_read_error_is_not_mistaken_for_a_clean_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
