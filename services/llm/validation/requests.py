@@ -198,7 +198,10 @@ def _tools(body: Mapping[str, Any], capabilities: Capabilities) -> tuple[list[di
 def _without_nulls(tool: dict[str, Any]) -> dict[str, Any]:
     """Return a tool without fields that are null, which templates would print; its schema is not changed."""
     given = {name: value for name, value in tool.items() if value is not None}
-    return {**given, "function": _without_nulls(given["function"])} if "function" in given else given
+    function = given.get("function")
+    if isinstance(function, dict):
+        given["function"] = {name: value for name, value in function.items() if value is not None}
+    return given
 
 
 Check = Callable[[Any], bool]

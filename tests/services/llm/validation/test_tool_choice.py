@@ -79,6 +79,14 @@ def test_demanded_call_is_rejected(route: str, choice: Any) -> None:
     assert (refused.value.status, refused.value.param) == (400, "tool_choice")
 
 
+@pytest.mark.parametrize(
+    "tool", [FLAT | {"function": ""}, {"type": "function", "function": {"name": "f", "function": "x"}}]
+)
+def test_tool_with_a_strange_function_reaches_the_template_as_it_is(tool: dict[str, Any]) -> None:
+    work = requests.chat({"messages": MESSAGES, "tools": [tool]}, Capabilities(tools=True))
+    assert work.body["tools"] == [tool]
+
+
 @pytest.mark.parametrize("extra", [{}, {"tools": []}, {"tools": None}, {"tool_choice": "auto"}, {"functions": []}])
 def test_nothing_is_ignored_without_tools(extra: dict[str, Any]) -> None:
     assert not read("chat", **extra).ignores_tools
