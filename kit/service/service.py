@@ -175,7 +175,7 @@ class ModelService(Generic[E]):
 
     def require_key(self, request: Request) -> None:
         """Check the API key of a route outside /v1, which the middleware does not guard. Raises InvalidApiKey."""
-        refusal = self._keys.refusal(request.headers.get("authorization"))
+        refusal = self._keys.refusal(request.headers.get("authorization"), request.headers.get("x-api-key"))
         if refusal is not None:
             raise refusal
 

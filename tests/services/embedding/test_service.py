@@ -118,7 +118,8 @@ def test_rerank_needs_a_key_under_every_path(start: Start, path: str) -> None:
     with start(FakeEngine(dimensions=1), kind="reranker", api_keys="secret") as client:
         body = {"query": "q", "documents": ["a"]}
         assert client.post(path, json=body).status_code == 401
-        assert client.post(path, json=body, headers={"authorization": "Bearer secret"}).status_code == 200
+        for headers in ({"authorization": "Bearer secret"}, {"x-api-key": "secret"}):
+            assert client.post(path, json=body, headers=headers).status_code == 200
 
 
 def test_service_responds_503_with_progress_while_loading(start: Start, engine: FakeEngine) -> None:
