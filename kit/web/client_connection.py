@@ -190,8 +190,8 @@ class ClientConnection(HttpToolsProtocol):
 
     @property
     def _is_responding(self) -> bool:
-        """Whether the response to the latest request is not complete."""
-        return self.cycle is not None and not self.cycle.response_complete
+        """Whether the response to the latest request is still to come: not that of one whose body was cut off."""
+        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
 
     # Timeouts.
 
