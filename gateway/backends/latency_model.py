@@ -42,14 +42,16 @@ class LatencyModel:
             line = self.base_s + self.per_kb_s * kb
             ratio = seconds / line if line > 0.0 else 1.0
             peak = self._peak
-            # The peak decays with time, and by a tenth per response at least, so that many fast ones in a second count.
-            weight = min(math.exp((self._at - now) / PEAK_DECAY_S), PEAK_KEEP) if peak > 1.0 else 0.0
-            self._peak = max(ratio, 1.0 + (peak - 1.0) * weight)
+            if peak > 1.0:
+                # It decays with time, and by a tenth per response at least, so that many fast ones in a second count.
+                peak = 1.0 + (peak - 1.0) * min(math.exp((self._at - now) / PEAK_DECAY_S), PEAK_KEEP)
+            self._peak = ratio if ratio > peak else peak
         self.is_known = True
         self._at = now
-        if self._count < FITTED_RESPONSES:
-            self._count += 1
-        share = 1.0 / self._count
+        count = self._count
+        if count < FITTED_RESPONSES:
+            self._count = count = count + 1
+        share = 1.0 / count
         kept = 1.0 - share
         more_kb, more_s = kb - self._kb, seconds - self._s
         self._kb = mean_kb = self._kb + share * more_kb

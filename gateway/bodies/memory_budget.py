@@ -16,6 +16,9 @@ SHARE = 3
 # One part in so many of the budget is the reserve for bodies up to MAX_SMALL, in bytes.
 RESERVE_PARTS = 8
 MAX_SMALL = 64 * 1024
+# A body up to this length, in bytes, that arrives whole in one read is not counted: the objects of its connection take
+# more, and counting it would take as long as choosing its backend.
+MAX_UNCOUNTED = 4096
 # Retry-After when the budget is exhausted, in seconds.
 RETRY_AFTER_S = 5.0
 

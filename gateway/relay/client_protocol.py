@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
+from gateway.bodies.memory_budget import MAX_UNCOUNTED
 from gateway.bodies.spool import too_large
 from gateway.endpoints import Endpoint
 from gateway.http1.headers import Head, origin_form
@@ -84,7 +85,7 @@ class GatewayProtocol(RequestParser):
             if (
                 found is not None
                 and len(data) - found[2] == found[1] <= self._context.limits.max_body
-                and self.memory.try_grow(found[1])
+                and (found[1] <= MAX_UNCOUNTED or self.memory.try_grow(found[1]))
             ):
                 parsed, body = found[0], data[found[2] :]
                 result = try_fast_path(self, self._context, parsed, body)
@@ -214,7 +215,8 @@ class GatewayProtocol(RequestParser):
     def _begin_cached(self, parsed: ParsedRequest, data: bytes, request: RoutingRequest | None) -> None:
         """Relay a request that cannot take the fast path; `request` is the scan of its body, None if it is invalid."""
         exchange = Exchange(self, self._context, parsed, http11=True, keep_alive=True)
-        exchange.body = JsonBody.from_bytes(parsed.endpoint, data, parsed.head.session, request, self.memory)
+        memory = self.memory if len(data) > MAX_UNCOUNTED else None
+        exchange.body = JsonBody.from_bytes(parsed.endpoint, data, parsed.head.session, request, memory)
         exchange.state = RECEIVED
         self.cycle = self._running = exchange  # type: ignore[assignment]  # as in _start
         exchange.run()

@@ -11,6 +11,7 @@ import structlog
 from gateway.backends.backend import Backend
 from gateway.bodies.body import JsonBody
 from gateway.bodies.json_scan import scan_json
+from gateway.bodies.memory_budget import MAX_UNCOUNTED
 from gateway.relay.attempt import Attempt
 from gateway.relay.data_plane import ClientConnection, ParsedRequest, RelayContext
 from gateway.relay.deadline import now
@@ -69,7 +70,8 @@ class FastPathRequest(RelayedRequest):
         provenance = self.provenance_headers(1, candidate, self._place.sent_at - self.began)
         body = connection.take_body()
         client.transport.write(b"%b%d\r\n%b\r\n%b" % (cached.before_length, len(body), provenance, body))
-        client.memory.shrink(len(self._data))
+        if len(self._data) > MAX_UNCOUNTED:
+            client.memory.shrink(len(self._data))
         connection.release()
         self._place.first_byte(at, ok=True)
         self._place.end("http_200")
@@ -121,7 +123,8 @@ class FastPathRequest(RelayedRequest):
         exchange = Exchange(self.client, self.context, self.parsed, http11=True, keep_alive=True)
         self.context.metrics.relaying -= 1  # it was counted once more
         exchange.request_id, exchange.began = self.request_id, self.began
-        body = JsonBody.from_bytes(self.endpoint, self._data, self.head.session, self._request, self.client.memory)
+        memory = self.client.memory if len(self._data) > MAX_UNCOUNTED else None
+        body = JsonBody.from_bytes(self.endpoint, self._data, self.head.session, self._request, memory)
         attempt = Attempt.sent(self._candidate, self._place, connection)
         forwarding = exchange.adopt(body, attempt, self._request, self._place.sent_at - self.began)
         if connection.listener is self:  # not if it has just ended

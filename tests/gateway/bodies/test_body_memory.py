@@ -104,10 +104,10 @@ async def test_every_route_counts(
 async def test_body_counts_until_the_response_ends(
     start_backend: StartBackend, start_gateway: StartGateway, stream: bool
 ) -> None:
-    """Also a request whose head is cached, which arrives in one read."""
+    """Also a request whose head is cached, which arrives in one read, if it is larger than MAX_UNCOUNTED."""
     backend = await start_backend()
     gateway = await start_gateway(backend)
-    body: dict[str, Any] = {"model": "qwen", "messages": [], "stream": stream, "padding": "x" * 1000}
+    body: dict[str, Any] = {"model": "qwen", "messages": [], "stream": stream, "padding": "x" * 10_000}
     whole = post(body, "Content-Type: application/json")
     reader, writer = await client(gateway)
     for number in range(1, 4):
