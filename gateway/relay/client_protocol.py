@@ -265,7 +265,6 @@ class GatewayProtocol(RequestParser):
             return
         self._running = None
         self.server_state.total_requests += 1
-        # The client may still be sending.
         # The client may still send.
         is_sending = exchange.state is ExchangeState.REFUSED_EARLY or self._read_state is CLOSED
         self._read_state = CLOSED

@@ -47,7 +47,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         """Assign a unique id."""
-        self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{next(_numbers)}"
+        self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{next(_numbers):06}"
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         # Built by hand: benches send hundreds of thousands of these.
         self._open = f'data: {{"id": "{self.id}", "object": "{kind}", "created": 1700000000, "model": "{self.model}"'
