@@ -34,6 +34,8 @@ _SUFFIXES = _PICKLES | {".bin", ".dat", ".data", ".npy", ".7z", ".rar", ".tar", 
 _COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z"})
 _PICKLE = tuple(bytes((0x80, version)) for version in range(6))
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+# Bytes of the records at the end of a zip archive, and of the longest comment behind them (APPNOTE.TXT, 4.3.14 to 16).
+_END, _END64, _LOCATOR64, _COMMENT = 22, 56, 20, 0xFFFF
 _NUMPY = b"\x93NUMPY"
 # Archives that are not opened here, under any name.
 _ARCHIVES = {
@@ -163,8 +165,10 @@ def _some(names: list[str]) -> str:
 def _check_zip(stream: BinaryIO) -> None:
     """Scan every entry. Raises Unsafe, and BadZipFile where a loader might read what we cannot."""
     with RelaxedZipFile(stream) as archive:
+        if _directory_by_offsets(stream) != archive.start_dir:
+            raise Unsafe("has a second directory of its zip archive: loaders may read others than those scanned")
         for entry in archive.infolist():
-            if entry.is_dir():
+            if entry.is_dir() and not entry.file_size:
                 continue
             if entry.compress_type != zipfile.ZIP_STORED and entry.file_size > MAX_UNPACKED:
                 raise Unsafe(f"contains {entry.filename} of {entry.file_size} bytes, which is too large to scan")
@@ -173,6 +177,28 @@ def _check_zip(stream: BinaryIO) -> None:
                     _check(cast(BinaryIO, part), entry.filename, entry.file_size, inside=True)
                 except Unsafe as error:
                     raise Unsafe(f"contains {entry.filename}, which {error}") from None
+
+
+def _directory_by_offsets(stream: BinaryIO) -> int | None:
+    """Return where a zip archive says that its directory is; None if its end contradicts itself.
+
+    Torch's reader (miniz) follows these offsets, Python takes what is in front of the end for the directory.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    start = max(size - _END - _COMMENT - _LOCATOR64 - _END64, 0)
+    stream.seek(start)
+    tail = stream.read()
+    end = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END + 4)
+    (offset,) = struct.unpack_from("<I", tail, end + 16)
+    locator = end - _LOCATOR64
+    if locator < 0 or not tail.startswith(b"PK\x06\x07", locator):
+        return int(offset)
+    end64 = locator - _END64
+    if end64 < 0 or not tail.startswith(b"PK\x06\x06", end64):
+        return None
+    (named,) = struct.unpack_from("<Q", tail, locator + 8)
+    (offset64,) = struct.unpack_from("<Q", tail, end64 + 48)
+    return int(offset64) if named == start + end64 and offset in (offset64, 0xFFFFFFFF) else None
 
 
 def _check_numpy(stream: BinaryIO, size: int) -> None:

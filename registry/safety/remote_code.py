@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 
 from kit.config.hub_names import BadName, check_repo
 
-# Besides every name that ends in `config.json`.
+# Besides every name that ends in `config.json`, and `config.4.0.0.json`, which `configuration_files` of transformers
+# puts in the place of config.json from that version on.
 _CONFIGURATIONS = frozenset({"modules.json", "model_index.json", "modular_model_index.json"})
 # Keys under which classes are named, at any depth.
 _CLASSES = frozenset({"auto_map", "custom_pipelines", "type", "types"})
@@ -27,6 +28,8 @@ CODE_PATTERNS = ("*.py", "*.json", "LICENSE*", "*.md")
 def may_name_code(path: str) -> bool:
     """Whether a file is a configuration in which code can be named."""
     name = PurePosixPath(path).name
+    if name.startswith("config.") and name.endswith(".json"):
+        return True
     return name in _CONFIGURATIONS or name.endswith("config.json")
 
 

@@ -106,6 +106,40 @@ def zipped(name: str, content: bytes) -> bytes:
     return whole.getvalue()
 
 
+def with_second_directory(*, zip64: bool) -> bytes:
+    """An archive in which Python finds a harmless data.pkl, and miniz, torch's reader, one that runs code.
+
+    Python reads the directory in front of the end, miniz the one whose offset the end states.
+    """
+    evil, harmless = zipped("a/data.pkl", EVIL), zipped("a/data.pkl", b"N.")
+    at, other = evil.index(b"PK\x01\x02"), harmless.index(b"PK\x01\x02")
+    files, evil_directory = evil[:at], evil[at:-22]
+    file, directory = harmless[:other], bytearray(harmless[other:-22])
+    length = len(directory)
+    if zip64:
+        directory[42:46] = struct.pack("<I", len(files))
+        at = len(files + file)
+        ends = [
+            struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, length, offset)
+            for offset in (at, at + length + 56)
+        ]
+        locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, at + length, 1)
+        end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, length, 0xFFFFFFFF, 0)
+        return files + file + evil_directory + ends[0] + directory + ends[1] + locator + end
+    # Python adds the distance between the two directories to every offset.
+    gap = bytes(max(length - len(files), 0))
+    directory[42:46] = struct.pack("<I", len(files + gap) - length)
+    at = len(files + gap + file)
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, length, at, 0)
+    return files + gap + file + evil_directory + directory + end
+
+
+def array_in_a_folder() -> bytes:
+    """An archive of numpy whose array has the name of a folder; numpy.load reads it."""
+    array = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+    return zipped("x/", b"\x93NUMPY\x01\0" + struct.pack("<H", len(array)) + array + EVIL)
+
+
 def tarred(name: str, content: bytes) -> bytes:
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as archive:
@@ -195,6 +229,9 @@ CODE: dict[str, tuple[Files, str]] = {
     "archive at the end of a pickle": ({"a.pkl": EVIL + zipped("b.txt", b"harmless")}, "two files in one"),
     "archive in an archive": ({"a.zip": zipped("b.pt", zipped("data.pkl", EVIL))}, "archive in an archive"),
     "entry that parsers reject": ({"a.pt": zipped("a/data.pkl", b"I0x10\n0" + EVIL_TEXT)}, "runs code"),
+    "second directory of an archive": ({"a.pt": with_second_directory(zip64=False)}, "a second directory"),
+    "second directory of a zip64": ({"a.bin": with_second_directory(zip64=True)}, "a second directory"),
+    "entry with the name of a folder": ({"a.npz": array_in_a_folder()}, "contains x/, which runs code"),
     "name that ends a list": (
         {"a.pkl": b"\x80\x04\x8c\x01a\x8c\x03b\n.\x93" + b"0" + EVIL[2:]},
         "runs code",
@@ -210,6 +247,13 @@ CODE: dict[str, tuple[Files, str]] = {
     "configuration too large": ({"config.json": b'{"pad": "%s"}' % (b"x" * (16 << 20))}, "too large to check for code"),
     "configuration too deep": ({"config.json": b'{"a":' * 100_000}, "nested too deeply"),
     "adapter_config.json": ({"adapter_config.json": b'{"auto_map": {"x": "a/b--c.D"}}'}, "loads code from a/b"),
+    "configuration of a version": (
+        {
+            "config.json": b'{"configuration_files": ["config.4.0.0.json"]}',
+            "config.4.0.0.json": b'{"auto_map": {"AutoConfig": "a/b--c.D"}}',
+        },
+        "config.4.0.0.json of o/m loads code from a/b",
+    ),
     "processor": ({"processor_config.json": b'{"auto_map": {"x": "a/b--c.D"}}'}, "loads code from a/b"),
     "modules.json": ({"modules.json": b'[{"idx": 0, "type": "a/b--c.D"}]'}, "loads code from a/b"),
     "adapter's library": ({"adapter_config.json": b'{"auto_mapping": {"parent_library": "os"}}'}, "imports os"),
