@@ -20,7 +20,8 @@ from registry.models.manifest import FileEntry
 from registry.safety.blob_file import BlobFile
 from registry.store.interface import Store
 
-_POINTERS = (b"version https://git-lfs.github.com/spec/v1\n", b"version https://hawser.github.com/spec/v1\n")
+# Without the line break, which may have become that of Windows.
+_POINTERS = (b"version https://git-lfs.github.com/spec/v1", b"version https://hawser.github.com/spec/v1")
 MAX_POINTER = 1024
 _WEIGHTS = frozenset(
     {".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".onnx", ".onnx_data", ".msgpack", ".npz"}
@@ -32,6 +33,14 @@ _INDEX = re.compile(r".+\.(safetensors|bin|pt|pth|h5|msgpack)\.index(\.\w+)?\.js
 MAX_INDEX = 32 << 20
 # In bytes; the largest headers in use have a tenth of it, the library permits 100 MB.
 MAX_HEADER = 16 << 20
+# Type of a safetensors tensor -> bits of an element.
+_SAFETENSORS_BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+    **{"U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32},
+    **{"U64": 64, "I64": 64, "F64": 64, "C64": 64},
+}
+# Those of a torch tensor.
+MAX_DIMENSIONS = 64
 MAX_GGUF_COUNT = 1 << 24
 MAX_GGUF_DIMENSIONS = 8
 _GGUF_VERSIONS = frozenset({2, 3})
@@ -124,11 +133,24 @@ def _check_safetensors(stream: BinaryIO, size: int) -> None:
 
 
 def _offsets(name: str, value: Any) -> tuple[int, int]:
-    offsets = value.get("data_offsets") if isinstance(value, dict) else None
-    match offsets:
-        case [int(start), int(stop)] if 0 <= start <= stop:
-            return start, stop
-    raise ValueError(f"tensor {name!r:.100} has no data_offsets")
+    """Return where a tensor begins and ends, if its type and shape agree; one of a newer type is not judged."""
+    match value:
+        case {"data_offsets": [int(start), int(stop)]} if 0 <= start <= stop:
+            pass
+        case _:
+            raise ValueError(f"tensor {name!r:.100} has no data_offsets")
+    match value:
+        case {"dtype": str(dtype), "shape": [*shape]} if len(shape) <= MAX_DIMENSIONS and all(map(_is_length, shape)):
+            bits = math.prod(shape) * _SAFETENSORS_BITS.get(dtype, 0)
+        case _:
+            raise ValueError(f"tensor {name!r:.100} has no dtype and shape")
+    if dtype in _SAFETENSORS_BITS and bits != (stop - start) * 8:
+        raise ValueError(f"tensor {name!r:.100} has {stop - start} bytes, which its type and shape contradict")
+    return start, stop
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 64
 
 
 def _check_gguf(stream: BinaryIO, size: int) -> None:
@@ -201,11 +223,14 @@ def _check_index(file: FileEntry, content: bytes, listed: Collection[str]) -> No
     weights = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weights, dict):
         raise ValueError("it has no weight_map")
+    if not weights or not all(isinstance(name, str) for name in weights.values()):
+        raise ValueError("its weight_map does not map tensors to files")
     folder = posixpath.dirname(file.path)
     if ".safetensors.index" not in file.path and _has_safetensors(folder, listed):
         return
-    names = {name for name in weights.values() if isinstance(name, str)}
-    missing = sorted(name for name in names if posixpath.normpath(posixpath.join(folder, name)) not in listed)
+    missing = sorted(
+        name for name in set(weights.values()) if posixpath.normpath(posixpath.join(folder, name)) not in listed
+    )
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise Incomplete(f"lists {missing[0]!r:.200}{more}, which the model does not have. Add what is missing")

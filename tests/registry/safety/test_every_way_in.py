@@ -167,6 +167,10 @@ def header(content: object, data: bytes = b"") -> bytes:
 INCOMPLETE: dict[str, tuple[Files, str]] = {
     "lfs pointer": ({"model.safetensors": POINTER}, "model.safetensors of o/m is a Git LFS pointer.*`git lfs pull`"),
     "lfs pointer for a tokenizer": ({"model.safetensors": WEIGHTS, "tokenizer.json": POINTER}, "tokenizer.json.*LFS"),
+    "lfs pointer with line breaks of Windows": (
+        {"tokenizer.model": POINTER.replace(b"\n", b"\r\n")},
+        "tokenizer.model of o/m is a Git LFS pointer",
+    ),
     "index of an absent shard": (
         {"model.safetensors.index.json": index("a.safetensors", "b.safetensors"), "a.safetensors": WEIGHTS},
         "model.safetensors.index.json of o/m lists 'b.safetensors', which the model does not have",
@@ -174,6 +178,11 @@ INCOMPLETE: dict[str, tuple[Files, str]] = {
     "index in a folder": ({"unet/x.safetensors.index.fp16.json": index("x.safetensors")}, "lists 'x.safetensors'"),
     "index of pickles": ({"pytorch_model.bin.index.json": index("p.bin")}, "lists 'p.bin'"),
     "index without weights": ({"model.safetensors.index.json": b"{}"}, "no weight_map"),
+    "index of nothing": ({"model.safetensors.index.json": index()}, "does not map tensors to files"),
+    "index of numbers": (
+        {"model.safetensors.index.json": b'{"weight_map": {"w": 1}}'},
+        "does not map tensors to files",
+    ),
     "missing shard": (
         {"q-00001-of-00003.gguf": gguf(1024), "q-00003-of-00003.gguf": gguf(1024)},
         "q-00002-of-00003.gguf, to which q-0000[13]-of-00003.gguf belongs, is missing",
@@ -184,8 +193,16 @@ INCOMPLETE: dict[str, tuple[Files, str]] = {
     "a web page": ({"model.safetensors": b"<!DOCTYPE html><p>Sign in" + bytes(200)}, "would have .* bytes"),
     "header of no object": ({"model.safetensors": header([])}, "not a JSON object"),
     "tensor without offsets": ({"model.safetensors": header({"w": {}})}, "'w' has no data_offsets"),
+    "tensor without a type": (
+        {"model.safetensors": header({"w": {"data_offsets": [0, 0]}})},
+        "'w' has no dtype and shape",
+    ),
+    "tensor of another shape": (
+        {"model.safetensors": header({"w": {"dtype": "F32", "shape": [100], "data_offsets": [0, 4]}}, bytes(4))},
+        "'w' has 4 bytes, which its type and shape contradict",
+    ),
     "gap between tensors": (
-        {"model.safetensors": header({"w": {"data_offsets": [1, 2]}}, b"ab")},
+        {"model.safetensors": header({"w": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}, b"ab")},
         "no tensor has the bytes from 0 to 1",
     ),
     "empty weights": ({"model.safetensors": b""}, "is empty"),
