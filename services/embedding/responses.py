@@ -5,7 +5,7 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from services.embedding.batching.jobs import Rows
 
@@ -77,8 +77,11 @@ def score_body(rows: Rows, *, id: str, model: str, created: int) -> dict[str, An
 
 
 def _document(document: str | dict[str, Any]) -> dict[str, Any]:
-    """Return an object as it was sent, as Cohere does; a string as an object with a `text`."""
-    return {"text": document} if isinstance(document, str) else document
+    """Return an object as it was sent, as Cohere does; a string as an object with a `text`.
+
+    NaN and infinity, which Python's clients send and JSON does not have, become null.
+    """
+    return {"text": document} if isinstance(document, str) else from_json(to_json(document, inf_nan_mode="null"))
 
 
 def _usage(rows: Rows) -> dict[str, int]:

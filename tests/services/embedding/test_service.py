@@ -113,6 +113,14 @@ def test_top_k_is_top_n(start: Start, path: str) -> None:
             assert len(client.post(path, json=body | count).json()["results"]) == 2
 
 
+def test_document_comes_back_without_what_json_does_not_have(start: Start) -> None:
+    """Python's json writes NaN, as of pandas' empty cells."""
+    with start(FakeEngine(dimensions=1), kind="reranker") as client:
+        body = b'{"query": "q", "documents": [{"text": "a", "price": NaN, "limits": [-Infinity, 1.5]}]}'
+        answer = client.post("/v1/rerank", content=body).json()
+    assert answer["results"][0]["document"] == {"text": "a", "price": None, "limits": [None, 1.5]}
+
+
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_rerank_needs_a_key_under_every_path(start: Start, path: str) -> None:
     with start(FakeEngine(dimensions=1), kind="reranker", api_keys="secret") as client:
