@@ -1,4 +1,4 @@
-"""The memory budget of request bodies: every byte that waits in memory counts, on whatever route it came.
+"""The memory budget of request bodies: all count, on whatever route, except short ones that arrive whole.
 
 A client, an IPv4 address or an IPv6 /64, may hold SHARE times what it leaves free: alone three quarters of the budget,
 beside another one three sevenths each. So there is always room for one more client. The rule is that of shared packet
