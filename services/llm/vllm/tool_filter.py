@@ -46,6 +46,8 @@ class ToolFilter:
         elif is_call_demanded(choice):
             app = self._app if self._can_force else respond(no_tool_calling(self._model))
             await app(scope, _replay(messages, receive), send)
+        elif is_call_demanded(request.get("function_call")):  # vLLM does not read the older form
+            await respond(no_tool_calling(self._model))(scope, _replay(messages, receive), send)
         else:
             body = json.dumps({name: value for name, value in request.items() if name not in MEMBERS}).encode()
             headers = [header for header in scope["headers"] if header[0] != b"content-length"]

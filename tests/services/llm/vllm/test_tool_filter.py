@@ -69,6 +69,13 @@ def test_older_form_is_removed(client: httpx2.Client) -> None:
     assert (echo(answer), answer.headers["x-tools"]) == ({"n": 1}, "ignored")
 
 
+def test_demanded_call_in_the_older_form_is_rejected(client: httpx2.Client) -> None:
+    """vLLM would answer without the call."""
+    answer = client.post(PATHS[0], json={"functions": [{"name": "f"}], "function_call": {"name": "f"}})
+    assert answer.status_code == 400
+    assert "does not support tool calling" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}, {"type": "any"}])
 def test_demanded_call_is_structured_output_or_rejected(client: httpx2.Client, path: str, choice: Any) -> None:
