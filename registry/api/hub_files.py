@@ -14,6 +14,8 @@ from registry.download.on_demand import MirrorPending
 from registry.models.manifest import FileEntry, Manifest, lfs_pointer
 from registry.store.interface import Store
 
+# Node reads 16 KB of headers, nginx 4 KB from a server. Clients show the message, and the body has all of it.
+_MAX_MESSAGE_HEADER = 1000
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 # What Hub clients read beyond the headers that every page may read (CORS); the Hub itself exposes the same.
 HUB_HEADERS = (
@@ -30,7 +32,8 @@ def hub_error(hub_code: str, message: str, *, code: str = "not_found", **headers
 def with_message_header(error: ApiError) -> ApiError:
     """Add X-Error-Message, which Hub clients show."""
     # A header value is Latin-1 without line breaks; the body has the full message.
-    error.headers["X-Error-Message"] = " ".join(error.message.encode("ascii", "replace").decode().split())
+    line = " ".join(error.message.encode("ascii", "replace").decode().split())
+    error.headers["X-Error-Message"] = line if len(line) <= _MAX_MESSAGE_HEADER else line[:_MAX_MESSAGE_HEADER] + "..."
     return error
 
 

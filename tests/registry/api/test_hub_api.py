@@ -247,6 +247,23 @@ def test_models_are_paged_by_link_header(origin: Library) -> None:
     assert seen == ["test/one", "test/two"]
 
 
+def test_names_of_all_models_fit_into_a_header(origin: Library) -> None:
+    """Node refuses a response with more than 16 KB of headers; the body names all."""
+    manifest = origin.manifest("test/one", "main")
+    for number in range(200):
+        origin.publish(
+            name=f"m{number}", repo=f"{'organisation' * 7}/m{number}", revision="main", commit=manifest.commit,
+            files=manifest.files, source=manifest.source,
+        )  # fmt: skip
+    with serving_registry(Path(origin.store.where.removeprefix("file:"))) as served:
+        response = plain_http.get(f"{served}/api/models/no/such")
+    header = response.headers["x-error-message"]
+    assert header.startswith("The repository 'no/such' is not in this registry.")
+    assert header.endswith("...")
+    assert sum(len(name) + len(value) for name, value in response.headers.items()) < 4096
+    assert all(f"/m{number}" in response.text for number in range(200))
+
+
 @pytest.mark.parametrize("asked", ["bytes=0-0", "bytes=0-", "bytes=5-9"])
 def test_ranges_of_an_empty_file_give_200_and_its_size(url: str, asked: str) -> None:
     """huggingface.js asks for the first byte of each file, reads the size, and accepts no 416."""
