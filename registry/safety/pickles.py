@@ -206,7 +206,8 @@ def _check_numpy(stream: BinaryIO, size: int) -> None:
     major = stream.read(8)[6]
     (length,) = struct.unpack("<H" if major == 1 else "<I", stream.read(2 if major == 1 else 4))
     header = ast.literal_eval(stream.read(min(length, _PEEK)).decode("latin-1").strip())
-    if "O" in repr(header["descr"]):
+    # Objects are `O` or `object`, also in a list of fields.
+    if "o" in repr(header["descr"]).lower():
         _check_pickles(stream, size, only_calls=False)
 
 

@@ -134,10 +134,10 @@ def with_second_directory(*, zip64: bool) -> bytes:
     return files + gap + file + evil_directory + directory + end
 
 
-def array_in_a_folder() -> bytes:
-    """An archive of numpy whose array has the name of a folder; numpy.load reads it."""
-    array = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
-    return zipped("x/", b"\x93NUMPY\x01\0" + struct.pack("<H", len(array)) + array + EVIL)
+def array(descr: str) -> bytes:
+    """An array of numpy whose objects run code."""
+    head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}".encode()
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(head)) + head + EVIL
 
 
 def tarred(name: str, content: bytes) -> bytes:
@@ -248,7 +248,9 @@ CODE: dict[str, tuple[Files, str]] = {
     "entry that parsers reject": ({"a.pt": zipped("a/data.pkl", b"I0x10\n0" + EVIL_TEXT)}, "runs code"),
     "second directory of an archive": ({"a.pt": with_second_directory(zip64=False)}, "a second directory"),
     "second directory of a zip64": ({"a.bin": with_second_directory(zip64=True)}, "a second directory"),
-    "entry with the name of a folder": ({"a.npz": array_in_a_folder()}, "contains x/, which runs code"),
+    "entry with the name of a folder": ({"a.npz": zipped("x/", array("'|O'"))}, "contains x/, which runs code"),
+    "array of objects": ({"a.npy": array("'object'")}, "runs code"),
+    "array with fields of objects": ({"a.npy": array("[('f', 'object')]")}, "runs code"),
     "name that ends a list": (
         {"a.pkl": b"\x80\x04\x8c\x01a\x8c\x03b\n.\x93" + b"0" + EVIL[2:]},
         "runs code",
