@@ -6,6 +6,8 @@ import re
 from tests.test_source_tree import ROOT
 
 PAGE = ROOT / "docs/field-cases.md"
+# The last case of each letter.
+CASES = {"G": 12, "S": 5, "R": 7, "C": 6, "X": 19}
 ROW = re.compile(r"^\| (?P<case>[GSRCX]\d+) \|(?P<kind>[^|]+)\|(?P<tests>[^|]+)\|(?P<summary>[^|]+)\|$", re.MULTILINE)
 TEST_ID = re.compile(r"`(?P<path>tests/[\w/]+\.py)::(?P<name>test_\w+)`")
 
@@ -29,6 +31,8 @@ def test_named_tests_exist() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert missing_tests(text) == []
     rows = [line for line in text.splitlines() if re.match(r"\| [GSRCX]\d", line)]
+    cases = [f"{letter}{number}" for letter, last in CASES.items() for number in range(1, last + 1)]
+    assert [row.split()[1] for row in rows] == cases
     assert [line for line in rows if not ROW.fullmatch(line)] == []
 
 
