@@ -88,8 +88,11 @@ def check_pickles(store: Store, path: str, digest: str, size: int, *, window: in
         raise file.failure
 
 
-def _check(stream: BinaryIO, path: str, size: int, *, inside: bool = False) -> None:
-    """Scan a file, or an entry of an archive (`inside`). Raises Unsafe, and any error that reading causes."""
+def _check(stream: BinaryIO, path: str, size: int, *, inside: bool = False, opcodes: int = 0) -> int:
+    """Scan a file, or an entry of an archive (`inside`) after entries of `opcodes`; return the opcodes of both.
+
+    Raises Unsafe, and any error that reading causes.
+    """
     head = stream.read(_PEEK)
     stream.seek(0)
     is_pickle, suffix = may_be_pickle(path), PurePosixPath(path).suffix.lower()
@@ -99,28 +102,26 @@ def _check(stream: BinaryIO, path: str, size: int, *, inside: bool = False) -> N
     if head.startswith(_ZIP):
         if inside:
             raise Unsafe("contains an archive in an archive, which is not scanned for code")
-        _check_zip(stream)
-        return
+        return _check_zip(stream)
     if is_pickle and not inside and zipfile.is_zipfile(stream):
         raise Unsafe("has a zip archive after its beginning: it is two files in one")
     stream.seek(0)
     if head.startswith(_NUMPY):
-        _check_numpy(stream, size)
-    else:
-        must_be_pickle = is_pickle or head.startswith(_PICKLE)
-        _check_pickles(stream, size, only_calls=not must_be_pickle, strict=suffix in _PICKLES)
-        if packed and (unpacked := _unpacked(head)):
-            if unpacked.startswith(_PICKLE):
-                raise Unsafe("is a compressed pickle, which cannot be scanned for code")
-            _check_pickles(io.BytesIO(unpacked), len(unpacked), only_calls=True)
+        return _check_numpy(stream, size, opcodes)
+    must_be_pickle = is_pickle or head.startswith(_PICKLE)
+    opcodes = _check_pickles(stream, size, opcodes, only_calls=not must_be_pickle, strict=suffix in _PICKLES)
+    if packed and (unpacked := _unpacked(head)):
+        if unpacked.startswith(_PICKLE):
+            raise Unsafe("is a compressed pickle, which cannot be scanned for code")
+        opcodes = _check_pickles(io.BytesIO(unpacked), len(unpacked), opcodes, only_calls=True)
+    return opcodes
 
 
-def _check_pickles(stream: BinaryIO, size: int, *, only_calls: bool, strict: bool = False) -> None:
-    """Follow one pickle after another, as a loader may. `only_calls`: other content may look like an import.
+def _check_pickles(stream: BinaryIO, size: int, opcodes: int, *, only_calls: bool, strict: bool = False) -> int:
+    """Follow one pickle after another, as a loader may; return their opcodes and those before, `opcodes`.
 
-    `strict`: content that is no pickle is refused. Raises Unsafe.
+    `only_calls`: other content may look like an import. `strict`: content that is no pickle is refused. Raises Unsafe.
     """
-    opcodes = 0
     while stream.tell() < size:
         at = stream.tell()
         found = follow(stream, size)
@@ -134,7 +135,8 @@ def _check_pickles(stream: BinaryIO, size: int, *, only_calls: bool, strict: boo
             if found.end != "stop":
                 raise Unsafe("is a truncated pickle and cannot be scanned for code")
         if found.end != "stop":
-            return
+            break
+    return opcodes
 
 
 def _judge(imports: Iterable[tuple[str, str]]) -> None:
@@ -162,8 +164,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(sorted(names)[:3]) + more
 
 
-def _check_zip(stream: BinaryIO) -> None:
-    """Scan every entry. Raises Unsafe, and BadZipFile where a loader might read what we cannot."""
+def _check_zip(stream: BinaryIO) -> int:
+    """Scan every entry; return their opcodes.
+
+    Raises Unsafe, and BadZipFile where a loader might read what we cannot.
+    """
+    opcodes = 0
     with RelaxedZipFile(stream) as archive:
         if _directory_by_offsets(stream) != archive.start_dir:
             raise Unsafe("has a second directory of its zip archive: loaders may read others than those scanned")
@@ -174,9 +180,11 @@ def _check_zip(stream: BinaryIO) -> None:
                 raise Unsafe(f"contains {entry.filename} of {entry.file_size} bytes, which is too large to scan")
             with archive.open(entry) as part:
                 try:
-                    _check(cast(BinaryIO, part), entry.filename, entry.file_size, inside=True)
+                    size = entry.file_size
+                    opcodes = _check(cast(BinaryIO, part), entry.filename, size, inside=True, opcodes=opcodes)
                 except Unsafe as error:
                     raise Unsafe(f"contains {entry.filename}, which {error}") from None
+    return opcodes
 
 
 def _directory_by_offsets(stream: BinaryIO) -> int | None:
@@ -201,14 +209,13 @@ def _directory_by_offsets(stream: BinaryIO) -> int | None:
     return int(offset64) if named == start + end64 and offset in (offset64, 0xFFFFFFFF) else None
 
 
-def _check_numpy(stream: BinaryIO, size: int) -> None:
+def _check_numpy(stream: BinaryIO, size: int, opcodes: int) -> int:
     """Scan an array of numpy: pickles follow its header if it holds objects (numpy.lib.format)."""
     major = stream.read(8)[6]
     (length,) = struct.unpack("<H" if major == 1 else "<I", stream.read(2 if major == 1 else 4))
     header = ast.literal_eval(stream.read(min(length, _PEEK)).decode("latin-1").strip())
     # Objects are `O` or `object`, also in a list of fields.
-    if "o" in repr(header["descr"]).lower():
-        _check_pickles(stream, size, only_calls=False)
+    return _check_pickles(stream, size, opcodes, only_calls=False) if "o" in repr(header["descr"]).lower() else opcodes
 
 
 def _packing(head: bytes) -> str | None:

@@ -104,6 +104,18 @@ def test_pickle_that_would_fill_the_memory_is_refused(store: Store, repeated: by
         check(store, "model.bin", b"\x80\x04N" + (MAX_KEPT + 1) * repeated)
 
 
+def test_opcodes_of_all_entries_of_an_archive_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may compress to a thousandth, or be the same bytes many times."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as entries:
+        for number in range(3):
+            entries.writestr(f"{number}.txt", b"N0" * 20)
+    check(store, "a.zip", archive.getvalue())
+    monkeypatch.setattr("registry.safety.pickles.MAX_OPCODES", 100)
+    with pytest.raises(Unsafe, match=r"contains 2\.txt, which has more opcodes"):
+        check(store, "a.zip", archive.getvalue())
+
+
 def test_read_error_is_not_mistaken_for_a_clean_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     content = pickle.dumps("x" * 100, protocol=0)[:-1] + b"0" + EVIL[2:]
     digest = hashlib.sha256(content).hexdigest()
