@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from gateway.bodies import raw_audio
 from gateway.bodies.memory_budget import Allocation
 from gateway.endpoints import BY_PATH, Endpoint
+from gateway.http1.chunks import ChunkScanner
 from gateway.http1.headers import Head, origin_form, read_head, split_target, strip_slash
 from gateway.relay.data_plane import ParsedRequest, RelayContext
 from gateway.relay.deadline import Deadline
@@ -72,6 +73,7 @@ class RequestParser(HttpToolsProtocol):
         self._cacheable: ParsedRequest | None = None
         # The size of a chunked body on the wire, -1 for other bodies; the length of those; how much of a body has come.
         self._framed_bytes = -1
+        self._chunks = ChunkScanner()
         self._body_length = 0
         self._body_bytes = 0
         # The chunks of a relayed body in the present read.
@@ -121,9 +123,12 @@ class RequestParser(HttpToolsProtocol):
 
     def _piece_end(self, data: bytes, start: int) -> int:
         """Return where the piece of `data` from `start` on ends. A request ends with a piece."""
-        if self._read_state is BODY and self._framed_bytes < 0:
-            return min(start + self._body_length - self._body_bytes, len(data))
-        # Heads, and chunked bodies with their trailers, end in an empty line.
+        if self._read_state is BODY:
+            if self._framed_bytes < 0:
+                return min(start + self._body_length - self._body_bytes, len(data))
+            # An empty line within a chunk ends nothing: pieces that small would take the worker's time.
+            start = self._chunks.skip(data, start)
+        # Heads and trailers end in an empty line.
         if start == 0 and self._tail:
             end = (self._tail + data[:3]).find(b"\r\n\r\n")
             if end >= 0:
@@ -215,7 +220,9 @@ class RequestParser(HttpToolsProtocol):
             return
         head = read_head(self.headers, version)
         path = split_target(self.url, head.host)
-        self._framed_bytes = 0 if head.chunked else -1
+        self._framed_bytes = -1
+        if head.chunked:
+            self._framed_bytes, self._chunks = 0, ChunkScanner()
         self._body_length = head.length or 0
         self._body_bytes = 0
         if path.endswith(b"/"):
