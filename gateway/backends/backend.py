@@ -154,9 +154,9 @@ class Backend:
         delay = retry_after(header_lines)
         verdict = verdict_of(status, body, names_pause=delay is not None)
         now = self.clock.monotonic()
-        if verdict in (ResponseVerdict.FULL, ResponseVerdict.LACKING):
+        if verdict in (ResponseVerdict.FULL, ResponseVerdict.LACKING, ResponseVerdict.FORBIDDEN):
             self.load.full_until = max(self.load.full_until, now + pause_s(delay, self.clock.wall()))
-            self.offers_doubted = self.offers_doubted or verdict is ResponseVerdict.LACKING
+            self.offers_doubted = self.offers_doubted or verdict is not ResponseVerdict.FULL
         elif verdict is ResponseVerdict.MISCONFIGURED:
             self.traffic.failures += 1
             self.health.record_misconfiguration(self.misconfiguration(status), now)

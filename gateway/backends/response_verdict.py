@@ -1,8 +1,9 @@
 """What an error response says of the backend that sent it, beside the circuit breaker. Pure.
 
     status                         verdict        source
-    401, 402, 403, 407             MISCONFIGURED  RFC 9110, 15.5: the credentials are the gateway's, never the client's
+    401, 402, 407                  MISCONFIGURED  RFC 9110, 15.5: the credentials are the gateway's, never the client's
     301, 302, 303, 307, 308        MISCONFIGURED  no engine redirects a request: its URL in SERVICES is wrong
+    403                            FORBIDDEN      of the gateway (its key, ALLOWED_HOSTS), or of one request: a filter's
     425, 429, 529                  FULL           TEI and TGI when overloaded, our own services; Anthropic's 529
     503 with Retry-After           FULL           RFC 9110, 15.6.4
     503 that says it is busy       FULL           vLLM's QueueOverflowError, MaxQueuedTokensError and scaling; SGLang's
@@ -34,8 +35,9 @@ class ResponseVerdict(Enum):
     FULL           another backend is tried; this one is weighed down for its Retry-After
     LACKING        as FULL, for a moment; the backend's models are read again
     MISCONFIGURED  another backend is tried; this one is taken out until a canary succeeds
+    FORBIDDEN      as LACKING for the request; as MISCONFIGURED for a probe or a canary
 
-    If no other backend can be tried, the client gets the response, except for MISCONFIGURED.
+    If no other backend can be tried, the client gets the response, except for the last two.
     """
 
     PASS_ON = auto()
@@ -44,8 +46,11 @@ class ResponseVerdict(Enum):
     FULL = auto()
     LACKING = auto()
     MISCONFIGURED = auto()
+    FORBIDDEN = auto()
 
 
+# Those that may speak of the gateway's credentials: a client would take them for its own.
+REJECTIONS = (ResponseVerdict.MISCONFIGURED, ResponseVerdict.FORBIDDEN)
 # How long a backend is weighed down if it does not say, and at most, in seconds.
 PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
@@ -55,7 +60,8 @@ MAX_SEARCHED = 4096
 _REDIRECTS = dict.fromkeys((301, 302, 303, 307, 308), ResponseVerdict.MISCONFIGURED)
 _VERDICTS: dict[int, ResponseVerdict] = {
     **_REDIRECTS,
-    **dict.fromkeys((401, 402, 403, 407), ResponseVerdict.MISCONFIGURED),
+    **dict.fromkeys((401, 402, 407), ResponseVerdict.MISCONFIGURED),
+    403: ResponseVerdict.FORBIDDEN,
     **dict.fromkeys((425, 429, 529), ResponseVerdict.FULL),
     **dict.fromkeys((408, 421, 502, 503, 504, 507, *range(520, 528), 530), ResponseVerdict.ELSEWHERE),
     424: ResponseVerdict.FAULT,

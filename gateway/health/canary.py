@@ -10,7 +10,7 @@ import httpx2
 
 from gateway.backends.backend import Backend
 from gateway.backends.offers import Offer
-from gateway.backends.response_verdict import ResponseVerdict, verdict_of
+from gateway.backends.response_verdict import REJECTIONS, ResponseVerdict, verdict_of
 from gateway.health.backend_client import query
 
 # Timeout in seconds, for one token of an idle engine.
@@ -34,7 +34,7 @@ async def send_canary(client: httpx2.AsyncClient, backend: Backend, timeout_s: f
         return f"a canary request failed: {error or type(error).__name__}"
     status = response.status_code
     verdict = verdict_of(status, response.content, names_pause="retry-after" in response.headers)
-    if verdict is ResponseVerdict.MISCONFIGURED:
+    if verdict in REJECTIONS:
         return backend.misconfiguration(status)
     is_failure = verdict in (ResponseVerdict.FAULT, ResponseVerdict.ELSEWHERE)
     return f"a canary request got status {status}" if is_failure else None

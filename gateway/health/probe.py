@@ -13,7 +13,7 @@ import httpx2
 from gateway.backends.adaptive_timeouts import loop_lagged
 from gateway.backends.backend import Backend
 from gateway.backends.offers import Offer, offer_of_entry, offer_of_id
-from gateway.backends.response_verdict import ResponseVerdict, verdict_of
+from gateway.backends.response_verdict import REJECTIONS, verdict_of
 from gateway.health.backend_client import query
 from kit.config.catalogue import Catalogue
 
@@ -154,7 +154,7 @@ class HealthProbe:
 
     def _misconfiguration(self, response: httpx2.Response) -> str | None:
         """Return the reason if the response rejects the gateway itself."""
-        is_one = verdict_of(response.status_code) is ResponseVerdict.MISCONFIGURED
+        is_one = verdict_of(response.status_code) in REJECTIONS
         return self.backend.misconfiguration(response.status_code) if is_one else None
 
     def _record_foreign(self, health: httpx2.Response, models: httpx2.Response | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gateway.backends.backend import Backend
 from gateway.backends.query_of_death import CrashedBackend
-from gateway.backends.response_verdict import ResponseVerdict
+from gateway.backends.response_verdict import REJECTIONS, ResponseVerdict
 from gateway.bodies.body import Body, JsonBody
 from gateway.relay.retry_budget import RetryBudget
 from gateway.routing import Choice, Router, RoutingRequest
@@ -111,9 +111,11 @@ class FailoverState:
     def rejection(self, verdict: ResponseVerdict, status: int, now: float) -> ApiError | None:
         """Return the failure that an error response of the present attempt stands for; None: the client gets it."""
         backend = self._tried[-1]
-        if verdict is ResponseVerdict.MISCONFIGURED:
-            reason = backend.misconfiguration(status)
-            return BadGateway(f"{backend.name} cannot be used: {reason}. Your request and your key are not the cause.")
+        if verdict in REJECTIONS:
+            message = f"{backend.name} cannot be used: {backend.misconfiguration(status)}."
+            if verdict is ResponseVerdict.FORBIDDEN:
+                return BadGateway(f"{message} Or a filter of it refuses this prompt. Your key is not the cause.")
+            return BadGateway(f"{message} Your request and your key are not the cause.")
         if verdict is ResponseVerdict.FULL:
             wait_s = self._room_in_s(now)
             # Its own response has its own Retry-After.

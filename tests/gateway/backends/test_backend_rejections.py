@@ -119,7 +119,7 @@ async def test_a_failing_backend_does_not_take_over_from_a_full_one(
     assert (await gateway.chat("qwen")).status_code == 429
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 407, 302, 307])
+@pytest.mark.parametrize("status", [401, 402, 407, 302, 307])
 async def test_misconfigured_backend_is_taken_out(
     start_backend: StartBackend, start_gateway: StartGateway, status: int
 ) -> None:
@@ -141,10 +141,46 @@ async def test_misconfigured_backend_is_taken_out(
     # Canaries are rejected as well, with the same reason.
     await gateway.until(lambda: len(wrong.requests) > 2)
     assert str(status) in str(backend.last_error)
+    wrong.switches.fail_status = 403
+    await gateway.until(lambda: "403" in str(backend.last_error))
+    assert backend.state == "unhealthy"
     wrong.switches.fail_rate = 0.0
     await gateway.until(lambda: str(backend.state) == "healthy")
     assert backend.last_error is None
     await gateway.until(lambda: settled(gateway))
+
+
+async def test_403_of_one_request_does_not_take_out_the_replicas(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """A filter refuses a prompt wherever it is sent, however often; the other prompts are still answered."""
+    backends = [await start_backend(f"b{index}", ours=False) for index in range(3)]
+    gateway = await start_gateway(*backends, poll_interval=60)
+    for _ in range(4):
+        for backend in backends:
+            reject(backend, 403)
+        answer = await gateway.chat("qwen")
+        assert (answer.status_code, answer.headers["x-attempts"]) == (502, "3")
+        assert "(status 403): check b" in answer.text
+        for backend in backends:
+            backend.switches.fail_rate = 0.0
+        assert (await gateway.chat("qwen", user="other")).status_code == 200
+    for name in ("b0", "b1", "b2"):
+        assert gateway.backend(name).state == "healthy"
+        assert not gateway.backend(name).health.ejections
+
+
+async def test_backend_that_forbids_everything_gets_little(
+    start_backend: StartBackend, start_gateway: StartGateway
+) -> None:
+    """Another one answers, and retries stay within their budget; a foreign one's /v1/models is asked at once."""
+    wrong, right = await start_backend("wrong", ours=False), await start_backend("right")
+    reject(wrong, 403)
+    gateway = await start_gateway(wrong, right, poll_interval=60)
+    for number in range(16):
+        assert (await gateway.chat("qwen", user=str(number))).headers["x-served-by"] == "right"
+    assert 0 < len(wrong.requests) < 8
+    await gateway.until(lambda: not gateway.backend("wrong").offers_doubted)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -38,7 +38,8 @@ def error(message: str, **fields: object) -> bytes:
             (status, b"", "PASS_ON")
             for status in (400, 405, 406, 409, 410, 411, 413, 414, 415, 416, 418, 422, 431, 451)
         ),
-        *((status, b"", "MISCONFIGURED") for status in (301, 302, 303, 307, 308, 401, 402, 403, 407)),
+        *((status, b"", "MISCONFIGURED") for status in (301, 302, 303, 307, 308, 401, 402, 407)),
+        (403, b"", "FORBIDDEN"),
         *((status, b"", "FULL") for status in (425, 429, 529)),
         *((status, b"", "ELSEWHERE") for status in (408, 421, 502, 503, 504, 507, 520, 522, 524, 530)),
         *((status, b"", "FAULT") for status in (424, 500, 505, 508, 599)),
