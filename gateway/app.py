@@ -61,7 +61,7 @@ def create(
         browser=settings.browser_guard(),
         keys=settings.key_ring(),
         origins=frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins),
-        spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers),
+        spool=Spool(settings.spool_dir, settings.spool_quota_mb * MB // settings.workers, settings.max_upload_mb * MB),
         memory=MemoryBudget(settings.max_buffered_mb * MB // settings.workers, settings.max_body_mb * MB),
         access_log=AccessLog(
             as_json=writes_json(settings.log_format),

@@ -2,8 +2,8 @@
 
 A client, an IPv4 address or an IPv6 /64, may hold SHARE times what it leaves free: alone three quarters of the budget,
 beside another one three sevenths each. So there is always room for one more client. The rule is that of shared packet
-buffers (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). Part of the
-budget is a reserve that only small bodies use, once they find no other place.
+buffers (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998); the spool
+follows it too. Part of the budget is a reserve that only small bodies use, once they find no other place.
 """
 
 import ipaddress
@@ -31,10 +31,10 @@ class MemoryBudget:
         reserve = limit // RESERVE_PARTS
         size = max(limit - reserve, max_body)
         # The largest body fits into an empty budget, whatever the settings.
-        self._main = _Pool(size, floor=0 if SHARE * (size - max_body) >= max_body else max_body)
-        self._reserve = _Pool(reserve)
+        self._main = Pool(size, max_body)
+        self._reserve = Pool(reserve)
         # As long as an allocation of theirs exists.
-        self._clients: weakref.WeakValueDictionary[str, _Client] = weakref.WeakValueDictionary()
+        self._clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 
     @property
     def in_use(self) -> int:
@@ -46,18 +46,18 @@ class MemoryBudget:
         name = _client_name(address or "")
         client = self._clients.get(name)
         if client is None:
-            client = self._clients[name] = _Client(_Share(self._main), _Share(self._reserve))
+            client = self._clients[name] = Client(Share(self._main), Share(self._reserve))
         return Allocation(client)
 
 
 class Allocation:
     """The bytes that one connection or request holds in memory."""
 
-    __slots__ = ("_client", "_main", "_share", "size")
+    __slots__ = ("_main", "_share", "client", "size")
 
-    def __init__(self, client: "_Client") -> None:
+    def __init__(self, client: "Client") -> None:
         self.size = 0
-        self._client = client
+        self.client = client
         self._main = client.main
         # The one that the bytes count against: main or reserve.
         self._share = client.main
@@ -78,7 +78,7 @@ class Allocation:
         if share is not main and is_small and share.try_take(count):
             self.size = size
             return True
-        other = self._client.reserve if share is main else main
+        other = self.client.reserve if share is main else main
         if (other is main or is_small) and other.try_take(size):
             share.give(self.size)
             self._share, self.size = other, size
@@ -108,26 +108,28 @@ class Allocation:
             self._share = self._main
 
 
-class _Pool:
-    """A part of the budget. A client may always hold `floor` bytes of it, if they are free."""
+class Pool:
+    """Bytes that clients share. A client may always hold `floor` bytes of them, if they are free."""
 
     __slots__ = ("floor", "free", "size")
 
-    def __init__(self, size: int, floor: int = 0) -> None:
+    def __init__(self, size: int, largest: int = 0) -> None:
+        """A body of `largest` bytes fits into an empty pool of at least this size, also if it is more than a share."""
         self.size = self.free = size
-        self.floor = floor
+        self.floor = largest if SHARE * (size - largest) < largest <= size else 0
 
 
-class _Share:
+class Share:
     """What one client holds of a pool."""
 
     __slots__ = ("held", "pool")
 
-    def __init__(self, pool: _Pool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.held = 0
 
     def try_take(self, count: int) -> bool:
+        """Take `count` bytes if the pool and the client's share permit; return whether they do."""
         pool = self.pool
         free, held = pool.free - count, self.held + count
         if free < 0 or (held > SHARE * free and held > pool.floor):
@@ -136,16 +138,17 @@ class _Share:
         return True
 
     def give(self, count: int) -> None:
+        """Return `count` bytes to the pool."""
         self.pool.free += count
         self.held -= count
 
 
-class _Client:
+class Client:
     """The shares of one client."""
 
     __slots__ = ("__weakref__", "main", "reserve")
 
-    def __init__(self, main: _Share, reserve: _Share) -> None:
+    def __init__(self, main: Share, reserve: Share) -> None:
         self.main = main
         self.reserve = reserve
 

@@ -1,13 +1,17 @@
-"""Spool for uploads: in memory while they are small, else in an unlinked file, within a shared quota."""
+"""Spool for uploads: in memory while they are small, else in an unlinked file, within a shared quota.
+
+A client's part of the quota is limited as its part of the memory budget is: `gateway.bodies.memory_budget`.
+"""
 
 import errno
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from gateway.bodies.memory_budget import Allocation
+from gateway.bodies.memory_budget import Allocation, Client, Pool, Share
 from kit.errors import ApiError, PayloadTooLarge
 
 MB = 1024 * 1024
@@ -33,9 +37,16 @@ class SpoolFull(ApiError):
 class Spool:
     """The disk space shared by all uploads in flight."""
 
-    def __init__(self, folder: Path | None, quota: int) -> None:
+    def __init__(self, folder: Path | None, quota: int, max_upload: int) -> None:
+        """`quota` and `max_upload`, the largest upload, are in bytes."""
         self._folder = folder
-        self.available = quota
+        self._pool = Pool(quota, max_upload)
+        self._shares: weakref.WeakKeyDictionary[Client, Share] = weakref.WeakKeyDictionary()
+
+    @property
+    def available(self) -> int:
+        """How many bytes of the quota are free."""
+        return self._pool.free
 
     def open(self) -> IO[bytes]:
         """Create an unlinked file, which is freed when it is closed or this process ends."""
@@ -44,22 +55,29 @@ class Spool:
         except OSError as error:
             raise SpoolFull(f"The gateway cannot spool this upload: {error.strerror}. Check SPOOL_DIR.") from error
 
-    def reserve(self, count: int) -> None:
-        """Reserve `count` bytes of the quota. Raises SpoolFull."""
-        if count > self.available:
+    def reserve(self, count: int, client: Client) -> None:
+        """Reserve `count` bytes of the quota. Raises SpoolFull if it or the client's share does not permit it."""
+        share = self._shares.setdefault(client, Share(self._pool))
+        if share.try_take(count):
+            return
+        if self._pool.free < count:
             raise SpoolFull("Too many uploads in flight (SPOOL_QUOTA_MB). Try again in a moment.")
-        self.available -= count
+        raise SpoolFull(
+            "This client's uploads in flight fill its share of the spool (SPOOL_QUOTA_MB). "
+            "Try again when one of them has ended."
+        )
 
-    def free(self, count: int) -> None:
+    def free(self, count: int, client: Client) -> None:
         """Return `count` bytes to the quota."""
-        self.available += count
+        if count:
+            self._shares[client].give(count)
 
 
 class Upload:
     """The bytes of one upload, with constant memory: the base of bodies that are forwarded as forms."""
 
     def __init__(self, limit: int, spool: Spool, memory: Allocation) -> None:
-        """`memory` counts what is not in the file."""
+        """`memory` counts what is not in the file, and names the client."""
         self.size = 0
         self._limit = limit
         self._spool = spool
@@ -84,7 +102,7 @@ class Upload:
 
     def _write(self, data: bytes | bytearray) -> None:
         assert self._file is not None
-        self._spool.reserve(len(data))
+        self._spool.reserve(len(data), self._allocation.client)
         self._reserved += len(data)
         view = memoryview(data)
         try:
@@ -111,7 +129,7 @@ class Upload:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._spool.free(self._reserved)
+        self._spool.free(self._reserved, self._allocation.client)
         self._reserved = 0
 
     def _free_memory(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.bodies.body import FormBody, JsonBody
 from gateway.bodies.json_scan import scan_json, with_model
-from gateway.bodies.memory_budget import MemoryBudget
+from gateway.bodies.memory_budget import Allocation, MemoryBudget
 from gateway.bodies.spool import MB, Spool, SpoolFull
 from gateway.endpoints import BY_PATH
 from gateway.http1.multipart import MAX_HEADS, MAX_PART_HEAD, MAX_PARTS, FormScanner, boundary_of
@@ -218,8 +218,8 @@ def test_boundary_of_content_type(content_type: bytes, boundary: bytes | None) -
         assert boundary_of(content_type) == boundary
 
 
-def form_body(limit: int, spool: Spool) -> FormBody:
-    return FormBody(AUDIO, HEAD, limit, spool, MemoryBudget(MB, MB).allocation("192.0.2.1"))
+def form_body(limit: int, spool: Spool, memory: Allocation | None = None) -> FormBody:
+    return FormBody(AUDIO, HEAD, limit, spool, memory or MemoryBudget(MB, MB).allocation("192.0.2.1"))
 
 
 def gather(body: FormBody, model: str | None) -> bytes:
@@ -232,7 +232,7 @@ def gather(body: FormBody, model: str | None) -> bytes:
 @pytest.mark.parametrize("size", [10, 3 * MB])
 def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
     """In memory or on disk: unchanged or with the name replaced, repeatedly."""
-    body = form_body(10 * MB, Spool(tmp_path, 10 * MB))
+    body = form_body(10 * MB, Spool(tmp_path, 10 * MB, MB))
     form = part("file", b"\x01" * size) + part("model", b"fast") + part("language", b"en") + END
     for start in range(0, len(form), 100_000):
         body.add(form[start : start + 100_000])
@@ -245,7 +245,7 @@ def test_form_is_rewritten(tmp_path: Path, size: int) -> None:
 
 
 def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
-    body = form_body(MB, Spool(tmp_path, MB))
+    body = form_body(MB, Spool(tmp_path, MB, MB))
     body.add(FILE + END)
     assert body.routing_request().model is None
     assert gather(body, "w") == part("model", b"w") + FILE + END
@@ -253,7 +253,7 @@ def test_form_without_a_model_gets_one(tmp_path: Path) -> None:
 
 def test_spool_quota_is_shared(tmp_path: Path) -> None:
     """Beyond it, 507; ended uploads free their space."""
-    spool = Spool(tmp_path, 3 * MB)
+    spool = Spool(tmp_path, 3 * MB, MB)
     first, second = (form_body(10 * MB, spool) for _ in range(2))
     first.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
     with pytest.raises(SpoolFull) as full:
@@ -264,13 +264,40 @@ def test_spool_quota_is_shared(tmp_path: Path) -> None:
     assert spool.available == 3 * MB
 
 
+@pytest.mark.parametrize("max_upload", [MB, 32 * MB, 2048 * MB])
+def test_no_client_holds_the_whole_spool(tmp_path: Path, max_upload: int) -> None:
+    """An address, or an IPv6 /64, has a share of it as of the memory; it returns with the upload."""
+    spool, budget = Spool(tmp_path, 64 * MB, max_upload), MemoryBudget(MB, MB)
+    held = [form_body(64 * MB, spool, budget.allocation(f"2001:db8::{number}")) for number in range(8)]
+
+    def fill() -> None:
+        for body in held * 9:
+            body.add(b"--xYz\r\n\r\n" + b"x" * MB)
+
+    with pytest.raises(SpoolFull, match="This client's uploads"):
+        fill()
+    assert spool.available >= 15 * MB
+    other = form_body(4 * MB, spool, budget.allocation("2001:db8:0:1::1"))
+    other.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)
+    for body in (*held, other):
+        body.close()
+    assert spool.available == 64 * MB
+
+
+@pytest.mark.parametrize("quota", [8 * MB, 10 * MB, 64 * MB])
+def test_largest_upload_fits_into_an_empty_spool(tmp_path: Path, quota: int) -> None:
+    body = form_body(8 * MB, Spool(tmp_path, quota, 8 * MB))
+    body.add(b"--xYz\r\n\r\n" + b"x" * (8 * MB - 9))
+    body.close()
+
+
 def test_form_over_the_limit_is_413(tmp_path: Path) -> None:
-    body = form_body(100, Spool(tmp_path, MB))
+    body = form_body(100, Spool(tmp_path, MB, MB))
     with pytest.raises(PayloadTooLarge, match="MAX_UPLOAD_MB"):
         body.add(b"x" * 101)
 
 
 def test_unusable_spool_folder_is_reported(tmp_path: Path) -> None:
-    body = form_body(10 * MB, Spool(tmp_path / "missing", 10 * MB))
+    body = form_body(10 * MB, Spool(tmp_path / "missing", 10 * MB, MB))
     with pytest.raises(ApiError, match="SPOOL_DIR"):
         body.add(b"--xYz\r\n\r\n" + b"x" * 2 * MB)

@@ -190,6 +190,21 @@ async def test_client_cannot_hold_the_memory_of_others(
     assert await status_of(reader) == 200
 
 
+async def test_client_cannot_hold_the_spool_of_others(start_backend: StartBackend, start_gateway: StartGateway) -> None:
+    """Uploads that never end leave room for those of another client."""
+    speech = await start_backend("speech", kind="transcription", model="whisper")
+    gateway = await start_gateway(speech, max_upload_mb=4, spool_quota_mb=16)
+    spool, request = gateway.context.spool, head("recording", b"Content-Length: %d" % (4 * MB))
+    for number in range(1, 4):
+        _, writer = await client(gateway)
+        writer.write(request + b" " * (4 * MB - 100_000))
+        await gateway.until(lambda: spool.available == 16 * MB - number * (4 * MB - 100_000))  # noqa: B023  # awaited here
+    for address, body, status in (("127.0.0.1", b" " * 4 * MB, 507), ("127.0.0.2", b" " * 2 * MB, 200)):
+        reader, writer = await client(gateway, address)
+        writer.write(head("recording", b"Content-Length: %d" % len(body)) + body)
+        assert await status_of(reader) == status
+
+
 @pytest.mark.parametrize("burst", [10, 500_000])
 @pytest.mark.parametrize("framing", [b"Content-Length: 900000", b"Transfer-Encoding: chunked"])
 async def test_trickling_body_is_408(

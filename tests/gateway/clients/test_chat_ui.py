@@ -249,7 +249,7 @@ def raw_audio(limit: int, spool: Spool, content_type: bytes = WEBM) -> RawAudioB
 
 def test_large_recording_is_spooled(tmp_path: Path) -> None:
     """Within the quota, and removed afterwards."""
-    spool = Spool(tmp_path, 3 * MB)
+    spool = Spool(tmp_path, 3 * MB, MB)
     body = raw_audio(8 * MB, spool)
     body.add(b"x" * 2 * MB)
     assert spool.available == MB
@@ -277,9 +277,9 @@ def test_content_types(tmp_path: Path, content_type: bytes, name: bytes | None) 
     """A recording is known by its content type, which goes into the form without a way to break it."""
     if name is None:
         with pytest.raises(InvalidRequest):
-            raw_audio(MB, Spool(tmp_path, MB), content_type)
+            raw_audio(MB, Spool(tmp_path, MB, MB), content_type)
         return
-    body = raw_audio(MB, Spool(tmp_path, MB), content_type)
+    body = raw_audio(MB, Spool(tmp_path, MB, MB), content_type)
     body.add(b"x")
     length, first, pieces = body.pieces(None)
     form = b"".join((first, *pieces))
