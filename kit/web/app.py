@@ -32,6 +32,9 @@ EXPOSED_HEADERS = [
     "x-tools",
 ]
 
+# A request with one of these was forwarded by a proxy.
+PROXY_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
+
 # FastAPI's own page loads scripts from a CDN: blank without internet, and a leak to a third party with it.
 DOCS_PAGE = Path(__file__).with_name("api_docs.html")
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -181,7 +184,7 @@ def _admin_check(
 
     async def refusal(request: Request) -> ApiError | None:
         # Behind a reverse proxy on this machine every client has a loopback address: forwarded requests need the token.
-        forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
+        forwarded = any(name in request.headers for name in PROXY_HEADERS)
         client = request.client.host if request.client and not forwarded else None
         if client is not None and await hosts.include(client):
             return None

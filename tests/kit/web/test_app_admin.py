@@ -63,6 +63,8 @@ def test_loopback_needs_no_token(changes: tuple[Changes, str]) -> None:
         {"X-Forwarded-For": "203.0.113.9, 127.0.0.1"},
         {"X-Forwarded-For": ""},
         {"Forwarded": "for=127.0.0.1"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Via": "1.1 proxy"},
     ],
 )
 def test_forwarded_requests_need_the_token(changes: tuple[Changes, str], forwarded: dict[str, str]) -> None:
