@@ -21,9 +21,9 @@ _READ = frozenset({
 # accept-encoding a backend sends uncompressed events, which the gateway can split.
 _DROPPED = frozenset({
     b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer", b"upgrade",
-    b"http2-settings", b"cookie", b"api-key", b"referer", b"forwarded", b"x-forwarded-for", b"x-forwarded-host",
-    b"x-forwarded-proto", b"x-real-ip", b"accept-encoding", b"x-served-by", b"x-served-model", b"x-queue-ms",
-    b"x-attempts",
+    b"http2-settings", b"cookie", b"api-key", b"openai-organization", b"openai-project", b"referer", b"forwarded",
+    b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"accept-encoding", b"x-served-by",
+    b"x-served-model", b"x-queue-ms", b"x-attempts",
 })  # fmt: skip
 # Headers that identify a conversation: those of other routers, and of Claude Code and Codex. The first one counts.
 _SESSIONS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id", b"session-id", b"session_id")

@@ -52,6 +52,7 @@ def test_ambiguous_heads_are_rejected(headers: list[tuple[bytes, bytes]], versio
         "host", "content-length", "authorization", "cookie", "x-api-key", "api-key", "proxy-authorization", "te",
         "keep-alive", "proxy-connection", "upgrade", "trailer", "expect", "accept-encoding", "origin", "referer",
         "x-served-by", "x-served-model", "x-queue-ms", "x-attempts", "x-request-id", "x-forwarded-for", "forwarded",
+        "openai-organization", "openai-project",
     ],
 )  # fmt: skip
 def test_header_is_not_forwarded(name: str) -> None:
