@@ -81,15 +81,16 @@ class MetadataReader:
         if file is None:
             return {}
         key = parse.__name__, file.sha256
-        if key not in self._parsed:
+        parsed = self._parsed.get(key)
+        if parsed is None:
             try:
                 content = b"".join(self._store.read_blob(file.sha256, 0, min(file.size, limit))) if file.size else b""
             except StoreError:
                 return {}
             if len(self._parsed) >= MAX_CACHED_FILES:
                 self._parsed.clear()
-            self._parsed[key] = parse(content)
-        return self._parsed[key]
+            parsed = self._parsed[key] = parse(content)
+        return parsed
 
 
 def derive(card: Json, config: Json, paths: Iterable[str]) -> Metadata:

@@ -1,10 +1,16 @@
 """Task, library and tags as the Hub derives them."""
 
+import sys
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from registry.models.model_metadata import derive
+from registry.download.folder_import import import_folder
+from registry.models.model_metadata import MetadataReader, derive
+from tests.registry.bundles import new_library
+from tests.support.hub import small_repo
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
@@ -70,3 +76,25 @@ def test_tags_are_the_hubs() -> None:
         "license:apache-2.0",
     ]
     assert found.config == LLAMA
+
+
+def test_another_thread_may_clear_the_cache_at_any_point(tmp_path: Path) -> None:
+    """As it does when the cache is full: before every line of the reader here."""
+    library = new_library(tmp_path / "store")
+    manifest = import_folder(library, small_repo(tmp_path / "repo"), name="m", repo="o/m", revision="main")
+    reader = MetadataReader(library.store)
+    expected = reader.read(manifest)
+
+    def clear(frame: FrameType, _event: str, _argument: Any) -> Any:
+        if frame.f_code.co_name == "_read":
+            reader._parsed.clear()
+        return clear
+
+    before = sys.gettrace()
+    sys.settrace(clear)
+    try:
+        found = reader.read(manifest)
+    finally:
+        sys.settrace(before)
+    assert found == expected
+    assert found.config["model_type"] == "bert"
