@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit.config.hub_names import BadName
@@ -55,9 +55,9 @@ def import_bundle(
             if not allow_older:
                 _refuse_older(library, reader)
             stored += _store_blobs(library, reader, on_read)
-            _inspect(library, reader, policy)
+            _inspect(library, reader, policy, renew)
             try:
-                _publish(library, reader.bundle)
+                _publish(library, reader.bundle, renew)
                 return reader.bundle, stored
             except BlobsMissing as error:
                 missing = error  # deleted with another model since we checked
@@ -97,8 +97,8 @@ def _replaced(library: Library, pointer: Name) -> Iterator[Manifest]:
             yield library.manifest(repo, commit)
 
 
-def _inspect(library: Library, reader: BundleReader, policy: Policy) -> None:
-    """Apply the policy to every model. Raises BundleError naming the refused ones."""
+def _inspect(library: Library, reader: BundleReader, policy: Policy, renew: Callable[[], None]) -> None:
+    """Apply the policy to every model, and renew the lease. Raises BundleError naming the refused ones."""
     errors: list[Refused | BadName] = []
     for model in reader.bundle.models:
         manifest = model.manifest
@@ -106,6 +106,7 @@ def _inspect(library: Library, reader: BundleReader, policy: Policy) -> None:
         try:
             inspection = Inspection(library.store, manifest.repo, policy, paths, left_out)
             for file in manifest.files:
+                renew()
                 inspection.scan(file)
         except (Refused, BadName) as error:
             errors.append(error)
@@ -131,8 +132,9 @@ def _store_blobs(library: Library, reader: BundleReader, on_bytes: OnBytes) -> i
     return sum(absent.values())
 
 
-def _publish(library: Library, bundle: Bundle) -> None:
+def _publish(library: Library, bundle: Bundle, renew: Callable[[], None]) -> None:
     for model in bundle.models:
+        renew()
         pointer, manifest = model.pointer, model.manifest
         library.publish(
             name=pointer.name,

@@ -3,10 +3,12 @@
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
 
+from kit.config.catalogue import Catalogue
 from registry.bundle.export import Export, plan_bundle
 from registry.bundle.importing import import_bundle, verify_bundle
 from registry.bundle.manifest import MANIFEST, BundleError, parse, to_json
@@ -14,7 +16,8 @@ from registry.bundle.minisign import SecretKey
 from registry.bundle.target import open_target
 from registry.download.folder_import import import_folder
 from registry.models.library import Library
-from registry.store.interface import Store
+from registry.store.file_store import FileStore
+from registry.store.interface import Document, Store
 from tests.registry.bundles import KEY, VOLUME, new_library, quiet, snapshot, write
 from tests.support.hub import digests, random_bytes, small_repo
 
@@ -182,3 +185,29 @@ def test_manifest_round_trips_through_json(origin: Library) -> None:
 def test_unwritable_target_is_reported() -> None:
     with pytest.raises(BundleError, match="cannot be written"):
         open_target(Path("/proc/nothing/bundle"))
+
+
+def test_lease_is_renewed_for_every_file_inspected_and_every_model_published(
+    origin: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long inspection does not lose it."""
+    steps: list[str] = []
+
+    class Recorder(FileStore):
+        """Records renewals, and what each of them must precede."""
+
+        def read_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+            steps.append(digest)
+            return super().read_blob(digest, start, end)
+
+        def put_document(self, key: str, document: Document) -> None:
+            steps.append(key.partition("/")[0] if key.startswith("leases/") else key)
+            super().put_document(key, document)
+
+    monkeypatch.setattr("registry.store.lease.RENEW_S", 0.0)
+    write(origin, tmp_path / "bundle")
+    import_bundle(Library(Recorder(tmp_path / "there"), Catalogue([])), tmp_path / "bundle", KEY.public, quiet)
+    tasks = [step for step, _ in groupby(steps) if not step.startswith("models/")]
+    assert sum(step.startswith("names/") for step in tasks) == 2
+    for before, after in pairwise(tasks):
+        assert "leases" in (before, after)
