@@ -19,7 +19,7 @@ from gateway.relay.attempt import Attempt, AttemptState
 from gateway.relay.deadline import now
 from gateway.relay.failover import Continue, FailoverState, decide
 from gateway.relay.relayed_request import ForwardedRequest
-from gateway.relay.response import AWAITING, BEGUN, INTERRUPTED, SENDING, awaits_rest
+from gateway.relay.response import AWAITING, BEGUN, INTERRUPTED, SENDING, awaits_rest, with_valid_retry_after
 from gateway.relay.stream_passthrough import StreamPassthrough
 from gateway.routing import Choice, RoutingRequest
 from gateway.streams.continuation import RESUMABLE_ROUTES, Ending
@@ -263,6 +263,8 @@ class Forwarding:
                 # The only 500 that another backend gets: the engine died with the request.
                 self._fail(f"http_{status}", rejection, has_lost_backend=status == 500, is_recorded=True)
                 return False
+            if verdict is ResponseVerdict.FULL:
+                connection.forward = with_valid_retry_after(connection.forward, backend.full_until - now())
         response.accept(connection, resumable=self._relayed.endpoint.path in RESUMABLE_ROUTES)
         return True
 

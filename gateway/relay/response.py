@@ -1,6 +1,8 @@
 """The response to the client: head, framing, body, errors."""
 
 import asyncio
+import math
+import re
 from enum import Enum
 
 from gateway.endpoints import Dialect
@@ -17,6 +19,13 @@ LAST_CHUNK = b"0\r\n\r\n"
 RenderedError = tuple[bytes, bytes]
 # A response with a length up to this, in bytes, is buffered to its end: until then a failure can be retried.
 MAX_BUFFERED = 256 * 1024
+# A Retry-After that is neither a number of seconds nor a date (RFC 9110, 10.2.3 and 5.6.7).
+_MALFORMED_RETRY_AFTER = re.compile(
+    rb"^retry-after:(?![ \t]*(?:[0-9]+|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-3][0-9] "
+    rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [0-9]{4} [0-2][0-9]:[0-5][0-9]:[0-6][0-9] GMT)"
+    rb"[ \t]*\r\n)[^\r\n]*\r\n",
+    re.MULTILINE,
+)
 
 
 class Framing(Enum):
@@ -209,6 +218,11 @@ class Response:
 def awaits_rest(connection: UpstreamConnection) -> bool:
     """Return whether the rest of an error response is awaited before it is judged."""
     return not connection.complete and max(connection.length or 0, sum(map(len, connection.body))) <= MAX_BUFFERED
+
+
+def with_valid_retry_after(forward: bytes, wait_s: float) -> bytes:
+    """Return a backend's header lines with the seconds `wait_s` in place of a Retry-After that clients cannot read."""
+    return _MALFORMED_RETRY_AFTER.sub(b"retry-after: %d\r\n" % max(math.ceil(wait_s), 1), forward)
 
 
 def response_head(

@@ -95,6 +95,33 @@ async def test_429_of_the_only_backend_is_its_own(start_backend: StartBackend, s
     assert 0 < left_s <= MAX_PAUSE_S
 
 
+@pytest.mark.parametrize("status", [429, 503, 529])
+@pytest.mark.parametrize(
+    ("retry_after", "sent"),
+    [
+        ("01_0", "10"),
+        ("1.5", "2"),
+        ("-7", "1"),
+        ("1e9", "60"),
+        ("inf", "1"),
+        ("Wed, 99 Foo 2026", "1"),
+        ("soon", "1"),
+        ("007", "007"),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00 GMT"),
+    ],
+)
+async def test_malformed_retry_after_is_the_pause_in_seconds(
+    start_backend: StartBackend, start_gateway: StartGateway, retry_after: str, sent: str, status: int
+) -> None:
+    """RFC 9110, 10.2.3: digits or a date. Any other value is not one that all clients can read."""
+    backend = await start_backend()
+    reject(backend, status, retry_after=retry_after, message="slow down")
+    gateway = await start_gateway(backend, poll_interval=60)
+    answer = await gateway.chat("qwen")
+    assert (answer.status_code, answer.headers["retry-after"]) == (status, sent)
+    assert answer.json()["error"]["message"] == "slow down"
+
+
 async def test_full_backends_leave_the_request_to_a_fallback(
     start_backend: StartBackend, start_gateway: StartGateway
 ) -> None:
