@@ -21,6 +21,7 @@ TABLE = [
     (errors.NotFound("m"), 404, "invalid_request_error", "not_found"),
     (errors.ModelNotFound("m", []), 404, "invalid_request_error", "model_not_found"),
     (errors.PayloadTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
+    (errors.UnsupportedEncoding("gzip"), 415, "invalid_request_error", "unsupported_content_encoding"),
     (errors.HeadTooLarge("m"), 431, "invalid_request_error", "request_head_too_large"),
     (errors.RequestTimeout("m"), 408, "invalid_request_error", "request_timeout"),
     (errors.Busy("m"), 429, "rate_limit_error", "busy"),
