@@ -244,10 +244,14 @@ class ClientConnection(HttpToolsProtocol):
         in_body, self._reading = self._reading is BODY, CLOSED
         if in_body:
             _disconnect(self.cycle)  # the rest of the body will not come
-            if self.cycle.response_started or self.pipeline:
+            if self.pipeline:
+                # It waits behind others, whose responses are due.
+                self.pipeline.popleft()
+                self.cycle = self.pipeline[0][0] if self.pipeline else self._running
+            elif self.cycle.response_started:
                 self.transport.close()
                 return
-        elif self._is_responding:
+        if self._is_responding:
             self.cycle.keep_alive = False
             self._restart_timeout()
             return

@@ -174,11 +174,13 @@ def test_malformed_request_gets_the_error_envelope(usual: tuple[str, int], name:
     assert message in error["message"]
 
 
-def test_responses_that_are_due_come_before_the_close(usual: tuple[str, int]) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("last", [b"nonsense\r\n\r\n", post(CHUNKED, body=b"zz\r\n")])
+def test_responses_that_are_due_come_before_the_close(usual: tuple[str, int], last: bytes, count: int) -> None:
     """What is malformed behind a request does not spoil its response."""
     with structlog.testing.capture_logs():
-        answer = exchange(usual, post(LENGTH) + b"nonsense\r\n\r\n")
-    assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 OK") == 1
+        answer = exchange(usual, post(LENGTH) * count + last)
+    assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 OK") == count
     assert answer.endswith(BODY)
 
 
@@ -260,6 +262,18 @@ def test_slow_application_is_no_slow_client(waits_for: str) -> None:
         else:
             peer.sendall(body[200_000:])
         assert until_closed(peer).endswith(b"\r\n\r\n" + body)
+
+
+def test_body_that_stalls_behind_a_slow_response_does_not_drop_it() -> None:
+    stopped = threading.Event()
+    Watched.timed_out.clear()
+    slow = b"POST /later HTTP/1.1\r\n" + LOCAL + LENGTH + b"\r\n" + BODY
+    logs, server = structlog.testing.capture_logs(), serve(application(stopped), http=Watched)
+    with logs, server as address, connect(address) as peer:
+        peer.sendall(post(LENGTH) + slow + post(LENGTH, body=b"{"))
+        assert Watched.timed_out.wait(WITHIN_S)
+        stopped.set()
+        assert until_closed(peer).count(b"HTTP/1.1 200 OK") == 2
 
 
 def test_connections_beyond_the_limit_get_503(limited: tuple[str, int]) -> None:
