@@ -236,9 +236,10 @@ class Watched(Limited):
     timed_out = threading.Event()
 
     def _on_timer(self) -> None:
-        is_due = self._deadline <= self.loop.time()
+        deadline = self._deadline
         super()._on_timer()
-        if is_due:
+        # Read after it: the deadline may pass just before it looks.
+        if deadline <= self.loop.time():
             self.timed_out.set()
 
 
