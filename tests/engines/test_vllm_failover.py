@@ -46,7 +46,7 @@ async def test_stream_continues_on_another_server_after_a_kill(
     url, program = server
     body = {
         "model": "qwen",
-        "messages": [{"role": "user", "content": "Tell me about the sea."}],
+        "messages": [{"role": "user", "content": "Write about the sea."}],
         "max_tokens": TOKENS,
         "temperature": 0,
         "ignore_eos": True,

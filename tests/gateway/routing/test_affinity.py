@@ -51,7 +51,7 @@ def test_longest_cached_prefix_wins() -> None:
     router = Router(made := backends(), CATALOGUE)
     for backend in made:
         backend.load.prefixes.add(prefix_hashes((SYSTEM,)), 6.0)
-    conversation = SYSTEM + b"Tell me all about it. " * 200
+    conversation = SYSTEM + b"Describe all of this. " * 200
     first = send(router, asking(conversation))
     assert {send(router, asking(conversation + b"And then? " * turn)) for turn in range(1, 9)} == {first}
 
