@@ -150,7 +150,6 @@ def test_truncated_response_is_incomplete(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("what", "asked"),
     [
-        ("tools", {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}),
         ("forced tool calls", {"tool_choice": "required"}),
         ("n above 1", {"n": 2}),
         ("log probabilities", {"logprobs": True, "top_logprobs": 2}),
