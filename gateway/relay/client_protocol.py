@@ -20,10 +20,11 @@ from gateway.relay.data_plane import ParsedRequest
 from gateway.relay.deadline import NEVER
 from gateway.relay.exchange import RECEIVED, RECEIVING, Exchange, ExchangeState
 from gateway.relay.fast_path import FastPathRequest, try_fast_path
-from gateway.relay.request_parser import BETWEEN, CLOSED, HEAD, UPGRADE, RequestParser
+from gateway.relay.request_parser import RequestParser
 from gateway.relay.response import CONTINUE
 from gateway.routing import RoutingRequest
 from kit.errors import ApiError
+from kit.web.client_connection import BETWEEN, CLOSED, HEAD, UPGRADE
 
 # The slowest body that is accepted, in bytes per second of CLIENT_TIMEOUT. Apache's mod_reqtimeout starts from 500,
 # ASP.NET Core's Kestrel from 240. A body that stalls now and then still arrives, one byte at a time does not.

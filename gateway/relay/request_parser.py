@@ -4,7 +4,6 @@ llhttp parses, in pieces that end where a request may end: what one read may sta
 counted here, because llhttp does not limit it.
 """
 
-from enum import Enum
 from typing import Any
 
 import httptools
@@ -20,7 +19,7 @@ from gateway.http1.headers import Head, origin_form, read_head, split_target, st
 from gateway.relay.data_plane import ParsedRequest, RelayContext
 from gateway.relay.deadline import Deadline
 from kit.errors import ApiError, HeadTooLarge, InvalidRequest
-from kit.web.client_connection import cause_of, feed
+from kit.web.client_connection import BETWEEN, BODY, CLOSED, HEAD, UPGRADE, cause_of, feed
 
 # The bytes of framing that a chunked body may have: a fixed allowance, and so many per byte of body. HTTP does not
 # limit chunk extensions; a chunk of one byte needs five more.
@@ -32,27 +31,6 @@ HEADER_OVERHEAD = 32
 MAX_HELD = 64 * 1024
 # How many pieces are parsed before other connections have their turn.
 MAX_PIECES = 64
-
-
-class ReadState(Enum):
-    """The parser's position in the client's bytes, and the end of each state.
-
-    BETWEEN  between two requests                    the next request's first byte
-    HEAD     in the request line or the headers      the end of the head
-    BODY     in a body                               its end
-    UPGRADE  after a head with Upgrade               the head is parsed again without Upgrade
-    CLOSED   nothing more is read                    final
-    """
-
-    BETWEEN = "between"
-    HEAD = "head"
-    BODY = "body"
-    UPGRADE = "upgrade"
-    CLOSED = "closed"
-
-
-# Reading a member of an enumeration is slow.
-BETWEEN, HEAD, BODY, UPGRADE, CLOSED = ReadState
 
 
 class RequestParser(HttpToolsProtocol):

@@ -40,8 +40,15 @@ class ConnectionLimits:
     max_connections: int = 4096
 
 
-class _Reading(Enum):
-    """The position in the client's bytes. UPGRADE: after a head with Upgrade, which is parsed again without it."""
+class ReadState(Enum):
+    """The parser's position in the client's bytes, and the end of each state.
+
+    BETWEEN  between two requests                    the next request's first byte
+    HEAD     in the request line or the headers      the end of the head
+    BODY     in a body                               its end
+    UPGRADE  after a head with Upgrade               the head is parsed again without Upgrade
+    CLOSED   nothing more is read                    final
+    """
 
     BETWEEN = "between"
     HEAD = "head"
@@ -50,7 +57,8 @@ class _Reading(Enum):
     CLOSED = "closed"
 
 
-BETWEEN, HEAD, BODY, UPGRADE, CLOSED = _Reading
+# Reading a member of an enumeration is slow.
+BETWEEN, HEAD, BODY, UPGRADE, CLOSED = ReadState
 
 
 class ClientConnection(HttpToolsProtocol):
