@@ -27,27 +27,27 @@ case ${1:-} in
     ;;
 esac
 
+require() { # require PACKAGES PROGRAM...: exit unless the programs are there, which are in these packages of Debian
+  local packages=$1 program
+  for program in "${@:2}"; do
+    command -v "$program" >/dev/null || {
+      printf 'These tests need %s. Debian, Ubuntu: sudo apt-get install %s\n' "$program" "$packages" >&2
+      exit 2
+    }
+  done
+}
+
 python=$(find_python)
 "$python" -m quickstart.install requirements/test.txt
 export PATH="$PWD/.venv/bin:$PATH"
 
 if [[ $what == stack ]]; then
-  for program in docker jq ip; do
-    command -v "$program" >/dev/null || {
-      printf 'These tests need %s. Debian, Ubuntu: sudo apt-get install docker.io jq iproute2\n' "$program" >&2
-      exit 2
-    }
-  done
+  require "docker.io jq iproute2" docker jq ip
   step "tests on a Docker engine"
   exec pytest -m stack -rs "$@" tests/stack
 fi
 if [[ $what == front-ends ]]; then
-  for program in chromium ffmpeg; do
-    command -v "$program" >/dev/null || {
-      printf 'These tests need %s. Debian, Ubuntu: sudo apt-get install chromium ffmpeg\n' "$program" >&2
-      exit 2
-    }
-  done
+  require "chromium ffmpeg" chromium ffmpeg
   step "tests of front ends in a browser"
   exec pytest -m front_ends -rs "$@" tests/front_ends
 fi
